@@ -1,0 +1,51 @@
+#!/usr/bin/env bash
+# From a fresh machine to a checked submission.
+#   bash run.sh                        the embedded demo
+#   bash run.sh COMPETITION DATA_DIR   another competition's files
+#   bash run.sh tests                  every test
+#   EXPERIMENTS="lite0_128 cnn_e" bash run.sh nih3 path/to/nih   other experiments than the competition's own
+# Everything that is done already is skipped; after an interruption it goes on where it was.
+set -euo pipefail
+cd "$(dirname "$0")"
+export PYTHONUNBUFFERED=1 HF_HUB_OFFLINE=1 NO_ALBUMENTATIONS_UPDATE=1
+
+# Set-up: the active environment, or .venv; requirements are installed only when they changed.
+if [ -z "${VIRTUAL_ENV:-}${CONDA_PREFIX:-}" ]; then
+  [ -x .venv/bin/python ] || { echo "making .venv"; "${PYTHON:-python3}" -m venv .venv; }
+  VIRTUAL_ENV="$PWD/.venv"
+fi
+python="${VIRTUAL_ENV:-$CONDA_PREFIX}/bin/python"
+"$python" -c 'import sys; (3, 10) <= sys.version_info < (3, 14) or sys.exit(f"Python 3.10 to 3.13 is needed, this is {sys.version.split()[0]}; name another with PYTHON=python3.12 bash run.sh")'
+stamp="${VIRTUAL_ENV:-$CONDA_PREFIX}/.installed-requirements.txt"
+if ! cmp -s requirements.txt "$stamp"; then
+  echo "installing requirements.txt"
+  "$python" -m pip install --quiet --disable-pip-version-check -r requirements.txt
+  cp requirements.txt "$stamp"
+fi
+
+if [ "${1:-}" = tests ]; then
+  exec "$python" -m pytest "${@:2}"
+fi
+
+competition=${1:-demo}
+where=(--competition "$competition")
+if [ -n "${2:-}" ]; then where+=(--data-dir "$2"); fi
+experiments=${EXPERIMENTS:-all}  # all: the competition's own list
+
+step() { printf '\n== %s\n' "$*"; }
+if [ "$competition" = demo ]; then
+  step "1 draw the demo's phantoms"
+  "$python" src/make_demo.py ${2:+--data-dir "$2"}
+fi
+step "2 split into folds; a patient is never in two"
+"$python" src/make_folds.py "${where[@]}"
+step "3 train every fold of the experiments: $experiments"
+"$python" src/train.py "${where[@]}" --experiment $experiments
+step "4 predict the test images with all folds' models"
+"$python" src/predict.py "${where[@]}" --experiment $experiments
+step "5 blend the runs"
+"$python" src/blend.py "${where[@]}" --experiment $experiments
+step "6 look where the networks look"
+"$python" src/explain.py "${where[@]}" --experiment $experiments
+step "7 the leaderboard"
+"$python" src/leaderboard.py "${where[@]}"

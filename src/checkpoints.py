@@ -1,0 +1,53 @@
+"""A run's network on disk: the trained weights, and the checkpoint from which training goes on."""
+
+import pickle
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from experiment import from_recipe
+from files import replace_atomically
+from model import build_model
+from runs import Run, train_command
+
+
+def build_from_recipe(recipe: dict, weights: str | None = None) -> nn.Module:
+    """The run's network; `weights` overrides where training starts from ("none": any values, to be loaded over)."""
+    experiment = from_recipe(recipe["experiment"])
+    return build_model(experiment.network, recipe["channels"], experiment.image_size, len(recipe["labels"]),
+                       experiment.dropout, weights or experiment.weights, experiment.per_task)
+
+
+def load_model(run: Run, device: str = "cpu") -> nn.Module:
+    """The run's trained network in evaluation mode. Needs nothing but the run's folder."""
+    if not run.is_done:
+        raise FileNotFoundError(f"{run.folder} is not finished; {train_command(run.recipe, run.folder.parent.name)}")
+    model = build_from_recipe(run.recipe, weights="none")
+    saved = load_file(run.folder / "weights.safetensors")
+    expected = model.state_dict()
+    if {name: value.shape for name, value in saved.items()} != {name: value.shape for name, value in expected.items()}:
+        raise ValueError(f"{run.folder / 'weights.safetensors'} does not fit the network that {run.folder / 'recipe.json'} names")
+    model.load_state_dict(saved)
+    return model.to(device).eval()
+
+
+def save_weights(run: Run, model: nn.Module) -> None:
+    with replace_atomically(run.folder / "weights.safetensors") as temporary:
+        save_file({name: value.contiguous().cpu() for name, value in model.state_dict().items()}, temporary)
+
+
+def save_checkpoint(run: Run, state: dict) -> None:
+    with replace_atomically(run.folder / "checkpoint.pt") as temporary:
+        torch.save(state, temporary)
+
+
+def load_checkpoint(run: Run) -> dict | None:
+    """The last checkpoint, or None. Raises ValueError where the file cannot be read."""
+    path = run.folder / "checkpoint.pt"
+    if not path.exists():
+        return None
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise ValueError(f"{path} cannot be read ({error}); delete it to train this fold from the start") from error

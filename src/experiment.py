@@ -1,0 +1,128 @@
+"""What we choose: network, weights, image size, augmentation, schedule, label policy, views, seed."""
+
+import difflib
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+from competition import check_choices
+
+Description = TypeVar("Description")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """What we choose. Numbers, names and flags only, so that a recipe can be saved as JSON beside its weights."""
+
+    network: str = "cnn_e"               # a key of NETWORKS, or any timm name
+    weights: Literal["none", "imagenet"] = "none"
+    per_task: bool = False               # one network a label, as reference system 003 trained them
+    image_size: int = 64                 # pixels, square
+    dropout: float = 0.0                 # before the last layer of timm networks; ours have their own
+    augmentation: str = "warp"           # a key of AUGMENTATIONS
+    epochs: int = 10                     # fixed: no epoch is chosen on the fold that is reported
+    batch_size: int = 64
+    lr: float = 1e-3                     # peak, reached after the warm-up
+    warmup: float = 0.1                  # share of all steps
+    weight_decay: float = 1e-2           # on matrices and kernels only, not on biases and norms
+    ema_decay: float = 0.99              # of the weights, a step; climbs to this, 0 switches the average off
+    max_grad_norm: float = 1.0
+    precision: Literal["auto", "fp32", "bf16"] = "auto"  # of training steps; predictions are always fp32
+    uncertain: Literal["ignore", "zeros", "ones"] = "ignore"  # what -1 means in training; scores never use it
+    blank: Literal["ignore", "zeros"] = "ignore"  # what an empty cell means in training; scores never use it
+    black: Literal["drop", "keep"] = "drop"  # images of one grey value in training; predicted by the prior if dropped
+    tta: tuple[str, ...] = ("identity",)  # keys of VIEWS, averaged; flips only where left and right mean the same
+    seed: int = 0
+
+    def __post_init__(self):
+        check_choices(self)
+        for name in ("image_size", "epochs", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        for name in ("lr", "max_grad_norm"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be above 0, not {getattr(self, name)}")
+        for name in ("weight_decay", "seed"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be 0 or more, not {getattr(self, name)}")
+        for name in ("dropout", "ema_decay", "warmup"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must be in [0, 1), not {getattr(self, name)}")
+        if not self.tta:
+            raise ValueError('tta must name at least one view, for example "identity"')
+
+
+SCRATCH = Experiment()
+LITE0 = Experiment(network="tf_efficientnet_lite0", weights="imagenet", epochs=6, batch_size=32, lr=1e-3, dropout=0.2)
+
+EXPERIMENTS = {
+    # reference system 003's networks, each as one multi-label network
+    "cnn_a": replace(SCRATCH, network="cnn_a"),
+    "cnn_b": replace(SCRATCH, network="cnn_b", epochs=20),
+    "cnn_c": replace(SCRATCH, network="cnn_c"),
+    "cnn_d": replace(SCRATCH, network="cnn_d", epochs=20),
+    "cnn_e": SCRATCH,
+    "lstm": replace(SCRATCH, network="lstm", epochs=15),
+    "mlp_a": replace(SCRATCH, network="mlp_a", epochs=20),
+    "mlp_b": replace(SCRATCH, network="mlp_b", epochs=20),
+    # the same, otherwise
+    "cnn_b_per_task": replace(SCRATCH, network="cnn_b", epochs=20, per_task=True),
+    "cnn_e_solt": replace(SCRATCH, augmentation="solt"),
+    "cnn_e_solt003": replace(SCRATCH, augmentation="solt003"),
+    "cnn_e_albumentations": replace(SCRATCH, augmentation="albumentations"),
+    # pretrained on ImageNet
+    "lite0": LITE0,
+    "lite0_128": replace(LITE0, image_size=128),
+    "lite0_224": replace(LITE0, image_size=224),
+    # one epoch of the smallest network, to see that everything runs
+    "smoke": replace(SCRATCH, network="cnn_d", epochs=1),
+}
+
+
+def override(description: Description, assignments: Sequence[str]) -> Description:
+    """A copy with fields replaced as "name=value" says, the value read as the field's type.
+
+    Raises ValueError where there is no such field (with the nearest one) or the value is not of its type.
+    """
+    hints = get_type_hints(type(description))
+    changes = {}
+    for assignment in assignments:
+        name, equals, text = assignment.partition("=")
+        if not equals:
+            raise ValueError(f"{assignment!r} is not NAME=VALUE")
+        if name not in hints:
+            near = difflib.get_close_matches(name, hints, n=1)
+            raise ValueError(f"no setting {name!r}; " + (f"did you mean {near[0]!r}?" if near else f"there are {', '.join(hints)}"))
+        changes[name] = _parse(name, text, hints[name])
+    return replace(description, **changes)
+
+
+def _parse(name: str, text: str, kind: Any) -> Any:
+    if get_origin(kind) is tuple:
+        return tuple(_parse(name, item, get_args(kind)[0]) for item in text.split(",") if item)
+    if get_origin(kind) is Literal:
+        if text not in map(str, get_args(kind)):
+            raise ValueError(f"{name}={text}: must be one of {', '.join(map(str, get_args(kind)))}")
+        return next(choice for choice in get_args(kind) if str(choice) == text)
+    if kind is bool:
+        if text.lower() not in ("true", "false"):
+            raise ValueError(f"{name}={text}: must be true or false")
+        return text.lower() == "true"
+    try:
+        return kind(text)
+    except ValueError as error:
+        raise ValueError(f"{name}={text}: must be a {kind.__name__}") from error
+
+
+def to_recipe(experiment: Experiment) -> dict:
+    """The experiment as JSON can hold it."""
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(experiment).items()}
+
+
+def from_recipe(recipe: dict) -> Experiment:
+    """The experiment that `to_recipe` gave. Raises ValueError where a field is missing or unknown."""
+    known = {field.name for field in fields(Experiment)}
+    if set(recipe) != known:
+        raise ValueError(f"the recipe's fields differ from this version's by {sorted(set(recipe) ^ known)}")
+    return Experiment(**{name: tuple(value) if isinstance(value, list) else value for name, value in recipe.items()})

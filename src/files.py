@@ -1,0 +1,103 @@
+"""Where things live, and writing them so that nothing is ever half-written."""
+
+import csv
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pandas as pd
+
+
+def home() -> Path:
+    """The folder that holds data/, folds/, runs/ and submissions/: $STARTER_HOME, or the repository's root."""
+    return Path(os.environ.get("STARTER_HOME") or Path(__file__).resolve().parents[1])
+
+
+@contextmanager
+def replace_atomically(path: Path) -> Iterator[Path]:
+    """Yields a temporary path beside `path` (for a file or a folder), renamed to `path` when the block ends well.
+
+    When the block raises, the temporary file is removed and whatever stood at `path` before is still there, whole.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")  # the process id keeps two writers apart
+    _remove(temporary)
+    try:
+        yield temporary
+        if path.is_dir() and temporary.exists():
+            shutil.rmtree(path)  # a folder cannot be renamed over a folder that has something in it
+        temporary.replace(path)
+    except BaseException:
+        _remove(temporary)
+        raise
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> Path:
+    with replace_atomically(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return path
+
+
+def write_json(path: Path, content: dict) -> Path:
+    return write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def read_json(path: Path) -> dict:
+    """The object in a JSON file. Raises ValueError where the file is not JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not valid JSON ({error}); delete it and make it again") from error
+
+
+def write_csv(path: Path, frame: pd.DataFrame, float_format: str | None = None) -> Path:
+    with replace_atomically(path) as temporary:
+        frame.to_csv(temporary, index=False, float_format=float_format, lineterminator="\n")
+    return path
+
+
+def read_csv(path: Path) -> pd.DataFrame:
+    """The table in a CSV file, every cell as text, an empty one as "": id 001 stays 001, and nothing is guessed.
+
+    Raises FileNotFoundError where there is no such file, and ValueError where it is empty or not text, a column stands
+    twice, or a row is longer or shorter than the header, as the last row of a file that was cut off is.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"there is no {path}")
+    rows, header = [], None
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.reader(file, strict=True)
+            for row in filter(None, reader):
+                header = header or row
+                if len(row) != len(header):
+                    raise ValueError(f"{path}: line {reader.line_num} has {len(row)} cells, but the header has {len(header)}; "
+                                     f"the file is cut off or damaged: fetch or make it again")
+                rows.append(row)
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not a table of comma-separated text in UTF-8 ({error})") from error
+    if header is None:
+        raise ValueError(f"{path} is empty; fetch or make it again")
+    if len(set(header)) < len(header):
+        raise ValueError(f"{path}: a column stands twice in the header {', '.join(map(repr, header))}")
+    return pd.DataFrame(rows[1:], columns=header, dtype=str)
+
+
+def sha256(*parts: bytes | str) -> str:
+    """The hash of all parts, each with its length, so that moving a byte from one part to the next changes it."""
+    digest = hashlib.sha256()
+    for part in parts:
+        raw = part.encode() if isinstance(part, str) else part
+        digest.update(len(raw).to_bytes(8, "little") + raw)
+    return digest.hexdigest()

@@ -1,0 +1,77 @@
+"""What the machine offers: device, threads, number formats, the allocator; and torchvision made to import."""
+
+import ctypes
+import os
+import platform
+import sys
+from contextlib import AbstractContextManager, nullcontext
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # names and numbers of glibc's malloc.h
+
+
+def tune_process() -> None:
+    """Makes this process train faster on a processor; to be called before torch is imported.
+
+    Threads that wait sleep instead of spinning: where another program wants a core too, spinning makes a training step
+    five to ten times slower. And glibc keeps large buffers between steps: by default it gives every buffer over 32 MB
+    back to the system and faults it in again, which costs networks with large activations a fifth to a half of their time.
+    Source: OpenMP 5.2, OMP_WAIT_POLICY; mallopt(3).
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        for threshold in (M_MMAP_THRESHOLD, M_TRIM_THRESHOLD):
+            libc.mallopt(threshold, 1 << 30)
+
+
+def count_cores() -> int:
+    """Processor cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def pick_device() -> str:
+    """The torch device to compute on: "cuda", "mps" or "cpu"."""
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def has_bf16(device: str) -> bool:
+    """True where bfloat16 multiplies faster than float32: recent NVIDIA cards, processors with AVX512-BF16 or AMX."""
+    import torch
+
+    if device == "cuda":
+        return torch.cuda.get_device_capability()[0] >= 8
+    return device == "cpu" and torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
+def autocast(device: str, precision: str) -> AbstractContextManager:
+    """The context in which a training step computes: precision is "bf16" or "fp32"."""
+    import torch
+
+    return torch.autocast(device, torch.bfloat16) if precision == "bf16" else nullcontext()
+
+
+def import_torchvision() -> None:
+    """Imports torchvision, also where it was built for another kind of torch than the one installed.
+
+    A CPU build of torch beside torchvision built for CUDA fails to import with "operator torchvision::nms does not
+    exist", and timm and solt fail with it. No classifier needs those operators, so declaring them is enough.
+    """
+    import torch
+
+    try:
+        import torchvision  # noqa: F401
+    except RuntimeError as error:
+        if "torchvision::" not in str(error):
+            raise
+        for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
+            del sys.modules[name]
+        library = torch.library.Library("torchvision", "FRAGMENT")
+        for name in ("nms", "qnms"):
+            library.define(name + "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        import torchvision  # noqa: F401
+
+        torchvision.declared_operators = library  # they go when the library object does

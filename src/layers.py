@@ -1,0 +1,68 @@
+"""Building blocks of the networks: pooling before ReLU, convolution by one matrix product, TensorFlow's padding."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class PooledReLU(nn.MaxPool2d):
+    """Max pooling, then ReLU: equal to ReLU, then max pooling, with kernel² times fewer values to rectify.
+
+    Equal because max and ReLU both keep the order of values: max(relu(x)) = relu(max(x)).
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).relu()
+
+
+class UnfoldConv2d(nn.Conv2d):
+    """A convolution of stride 1 as one matrix product on a CPU; parameters, result and state_dict are nn.Conv2d's.
+
+    For many channels on a few pixels: the CPU's own kernels reach a third of the speed of a matrix product when 512
+    channels of 6x6 pixels become 2x2. Where the map is larger the copying costs more than it gains.
+    Equal to nn.Conv2d up to rounding.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.device.type != "cpu":
+            return super().forward(x)  # cuDNN knows how
+        height, width = self.kernel_size
+        pad_y, pad_x = self.padding
+        # channels last, so that every patch's pixels are runs of whole channels to copy
+        x = F.pad(x.permute(0, 2, 3, 1), (0, 0, pad_x, pad_x, pad_y, pad_y))
+        patches = x.unfold(1, height, 1).unfold(2, width, 1).permute(0, 1, 2, 4, 5, 3)  # (B, H, W, height, width, C)
+        weight = self.weight.permute(0, 2, 3, 1).flatten(1)                             # (C out, height * width * C)
+        return F.linear(patches.flatten(3), weight, self.bias).permute(0, 3, 1, 2)      # (B, C out, H, W)
+
+
+class SameConv2d(nn.Conv2d):
+    """A convolution padded as TensorFlow's "same" does it: H, W -> ceil(H / stride), ceil(W / stride).
+
+    With stride 2 the padding can be one pixel more at the bottom and the right than at the top and the left, which
+    nn.Conv2d cannot express.
+    Source: https://www.tensorflow.org/api_docs/python/tf/nn#notes_on_padding_2
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        top, bottom = _same_padding(x.shape[2], self.kernel_size[0], self.stride[0])
+        left, right = _same_padding(x.shape[3], self.kernel_size[1], self.stride[1])
+        return super().forward(F.pad(x, (left, right, top, bottom)))
+
+
+def _same_padding(length: int, kernel: int, stride: int) -> tuple[int, int]:
+    outputs = -(-length // stride)
+    total = max((outputs - 1) * stride + kernel - length, 0)
+    return total // 2, total - total // 2
+
+
+class ImageRows(nn.Module):
+    """Images (B, C, H, W) as sequences of their rows (B, H, W * C)."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.permute(0, 2, 3, 1).flatten(2)
+
+
+class SequenceLSTM(nn.LSTM):
+    """nn.LSTM that hands on the output of every step (B, T, hidden) and nothing else."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x)[0]

@@ -1,0 +1,195 @@
+"""Compare runs by their cross-validation scores:  python src/leaderboard.py --competition demo
+
+One table on the screen, and the same with more columns as runs/<competition>/leaderboard.csv.
+"""
+
+import numpy as np
+import pandas as pd
+from rich.table import Table
+
+from tqdm import tqdm
+
+from commandline import load_competition, load_folded_table, make_console, make_parser
+from competition import Competition
+from files import home, write_csv
+from labels import scoring_targets
+from metrics import (METRICS, average_precision_by_label, brier, constant_probs, decide, f1_macro, prevalence,
+                     roc_auc_by_label, score, undefined_labels)
+from runs import list_runs, read_oof, read_probs, run_folder
+from submission import criterion
+from tables import label_cells, read_solution
+from thresholds import crossfit_decisions, fit_thresholds
+from uncertainty import bootstrap_interval, roc_auc_interval
+
+
+def main(argv: list[str] | None = None) -> pd.DataFrame:
+    """Prints the leaderboard; returns it, one row a run, best first, incomplete runs last."""
+    args = make_parser(__doc__).parse_args(argv)
+    competition, data_dir = load_competition(args)
+    table, folds = load_folded_table(competition, data_dir)
+    solution = read_solution(competition, data_dir) if competition.test else None
+    board = make_board(competition, table, folds.hash, solution)
+    if competition.name == "demo":
+        board = pd.concat([_ceiling(competition, data_dir, table, solution), board], ignore_index=True)
+    path = write_csv(home() / "runs" / competition.name / "leaderboard.csv", board, float_format="%.6g")
+    show_board(competition, board)
+    _footnotes(competition, table, solution)
+    print(f"all columns: {path}")
+    return board
+
+
+def make_board(competition: Competition, table: pd.DataFrame, folds_hash: str, solution: pd.DataFrame | None) -> pd.DataFrame:
+    """One row a run, a blend or a floor, best first; runs with missing folds come last and have no rank."""
+    rates = prevalence(scoring_targets(label_cells(competition, table)))
+    rows = []
+    for name, constant in (("floor: prevalence", np.nan_to_num(rates, nan=0.5)), ("floor: all negative", np.zeros_like(rates))):
+        test_probs = None if solution is None else constant_probs(constant, len(solution))
+        floor = constant_probs(constant, len(table))
+        rows.append(_score_row(competition, table, floor, solution, test_probs, tuned=False) | {"run": name})
+    for name in tqdm(list_runs(competition), desc="scoring", unit="run", leave=False, disable=None):
+        oof = read_oof(competition, name, table, folds_hash)
+        if not oof.is_whole:
+            rows.append({"run": name, "status": f"lacks folds {', '.join(map(str, oof.folds_missing))}"})
+            continue
+        predicted = run_folder(competition, name) / "test.csv"
+        test_probs = None
+        if solution is not None and predicted.exists():
+            test_probs = read_probs(predicted, competition, solution["image_id"], subset=True)
+        results = [run.result for run in oof.runs]
+        rows.append(_score_row(competition, table, oof.probs, solution, test_probs) | {
+            "run": name,
+            "seconds": sum(result["seconds"] for result in results) / table["fold"].nunique(),
+            "parameters": sum(result["parameters"] for result in results) // table["fold"].nunique(),
+            "not_learned": sum(not result["learned"] for result in results),
+        })
+    board = pd.DataFrame(rows)
+    sign = -1 if METRICS[competition.metric].greater_is_better else 1
+    order = (sign * board["cv"]).sort_values(kind="stable", na_position="last").index
+    board = board.loc[order].reset_index(drop=True)
+    is_ranked = board["status"].eq("whole") & ~board["run"].str.startswith("floor")
+    board.insert(0, "rank", is_ranked.cumsum().where(is_ranked).astype("Int64"))
+    return board
+
+
+def _score_row(competition: Competition, table: pd.DataFrame, probs: np.ndarray, solution: pd.DataFrame | None,
+               test_probs: np.ndarray | None, tuned: bool = True) -> dict:
+    """Every figure of one set of out-of-fold probabilities (N, K), and of test probabilities where a solution is there.
+
+    tuned: decisions are made at thresholds fitted on the other folds; else at 0.5.
+    """
+    task, metric = competition.task, METRICS[competition.metric]
+    targets, folds = scoring_targets(label_cells(competition, table)), table["fold"].to_numpy()
+    half = decide(probs, None if task == "multiclass" else 0.5, task)
+    fitted = {name: crossfit_decisions(targets, probs, folds, task, name) if tuned else half for name in ("f1", criterion(competition))}
+    values = probs if metric.uses == "probs" else fitted[criterion(competition)]
+    fold_scores = np.array([metric.score(targets[folds == fold], values[folds == fold], task) for fold in np.unique(folds)])
+    fold_scores = fold_scores[~np.isnan(fold_scores)]
+    black = table["black"].to_numpy()
+    row = {
+        "status": "whole",
+        "cv": metric.score(targets, values, task),
+        **dict(zip(("low", "high"), _interval(competition.metric, targets, values, task, table["group"].to_numpy(str)), strict=True)),
+        "fold_mean": fold_scores.mean() if len(fold_scores) else np.nan,
+        "fold_sd": fold_scores.std(ddof=1) if len(fold_scores) > 1 else np.nan,
+        "cv_without_black": metric.score(targets[~black], values[~black], task),
+        "cv_black": metric.score(targets[black], values[black], task) if black.any() else np.nan,
+        "f1_at_half": f1_macro(targets, half, task),
+        "f1_crossfit": f1_macro(targets, fitted["f1"], task),
+        "accuracy": score("accuracy", targets, probs, task),
+        "roc_auc": score("roc_auc", targets, probs, task),
+        "average_precision": score("average_precision", targets, probs, task),
+        "brier": brier(targets, probs, task),
+        "images": len(table),
+    }
+    for name, by_label in (("auc", roc_auc_by_label), ("ap", average_precision_by_label)):
+        row |= {f"{name}_{label}": value for label, value in zip(competition.labels, by_label(targets, probs), strict=True)}
+    return row | _test_scores(competition, targets, probs, solution, test_probs, tuned)
+
+
+def _interval(metric_name: str, targets: np.ndarray, values: np.ndarray, task: str, groups: np.ndarray) -> tuple[float, float]:
+    if metric_name == "roc_auc":
+        return roc_auc_interval(targets, values, groups)
+    metric = METRICS[metric_name]
+    return bootstrap_interval(lambda weights: metric.score(targets, values, task, weights), groups)
+
+
+def _test_scores(competition: Competition, targets: np.ndarray, probs: np.ndarray, solution: pd.DataFrame | None,
+                 test_probs: np.ndarray | None, tuned: bool) -> dict:
+    """The metric on each part of the solution; decisions are made at thresholds fitted on the oof predictions."""
+    if test_probs is None:
+        return {}
+    task = competition.task
+    thresholds = None if task == "multiclass" or not tuned else fit_thresholds(targets, probs, criterion(competition))
+    truth = scoring_targets(label_cells(competition, solution))
+    scores = {}
+    for usage in sorted(solution["usage"].unique()):
+        part = (solution["usage"] == usage).to_numpy()
+        scores[usage.lower()] = score(competition.metric, truth[part], test_probs[part], task, thresholds)
+        scores[f"{usage.lower()}_roc_auc"] = score("roc_auc", truth[part], test_probs[part], task)
+        scores[f"{usage.lower()}_accuracy"] = score("accuracy", truth[part], test_probs[part], task)
+    return scores
+
+
+def _ceiling(competition: Competition, data_dir, table: pd.DataFrame, solution: pd.DataFrame | None) -> pd.DataFrame:
+    """What the demo's truth allows: the scores of every label's posterior probability given what was drawn."""
+    from demo import read_truth
+
+    truth = read_truth(data_dir).set_index("image_id")
+    columns = [f"posterior_{label}" for label in competition.labels]
+    test_probs = None if solution is None else truth.loc[solution["image_id"], columns].to_numpy(float)
+    row = _score_row(competition, table, truth.loc[table["image_id"], columns].to_numpy(float), solution, test_probs)
+    return pd.DataFrame([row | {"run": "ceiling: the posterior"}])
+
+
+def show_board(competition: Competition, board: pd.DataFrame) -> None:
+    """Prints two tables: the ranking, and AUC and average precision by label."""
+    console, metric = make_console(), METRICS[competition.metric]
+    usages = [usage for usage in ("public", "private", "test") if usage in board and board[usage].notna().any()]
+    ranking = Table("", "run", f"CV {metric.title}", "95 % interval", "folds", "w/o black", "F1 at .5", "F1 cross-fit", "Brier",
+                    *usages, "s a fold", "parameters", title=f"{competition.name}: {metric.title} over {int(board['images'].max())} images")
+    for row in board.to_dict("records"):
+        if row["status"] != "whole":
+            ranking.add_row("", row["run"], row["status"], style="yellow")
+            continue
+        ranked = not pd.isna(row["rank"]) if "rank" in row else False
+        ranking.add_row(
+            str(row["rank"]) if ranked else "", row["run"] + _remark(row), _number(row["cv"]),
+            f"{_number(row['low'])} - {_number(row['high'])}", f"{_number(row['fold_mean'])} ± {_number(row['fold_sd'], 3)}",
+            *(_number(row[name]) for name in ("cv_without_black", "f1_at_half", "f1_crossfit", "brier", *usages)),
+            _number(row.get("seconds"), 0), f"{row['parameters']:,.0f}" if ranked else "", style=None if ranked else "dim")
+    console.print(ranking)
+    by_label = Table("run", *(f"{label}\nAUC / AP" for label in competition.labels), title="by label")
+    for row in board[board["status"] == "whole"].to_dict("records"):
+        by_label.add_row(row["run"], *(f"{_number(row[f'auc_{label}'], 3)} / {_number(row[f'ap_{label}'], 3)}"
+                                       for label in competition.labels))
+    console.print(by_label)
+
+
+def _remark(row: dict) -> str:
+    failed = row.get("not_learned")
+    return f" ({failed:.0f} folds did not learn)" if failed and not pd.isna(failed) else ""
+
+
+def _number(value: float | None, decimals: int = 4) -> str:
+    return "-" if value is None or pd.isna(value) else f"{value:.{decimals}f}"
+
+
+def _footnotes(competition: Competition, table: pd.DataFrame, solution: pd.DataFrame | None) -> None:
+    cells = label_cells(competition, table)
+    print(f"Cross-validation over {table['fold'].nunique()} folds of {table['group'].nunique()} groups; the intervals draw whole "
+          f"groups. {(~np.isin(cells, (0, 1))).sum()} uncertain or blank cells and no other are left out of the scores; "
+          f"{table['black'].sum()} black images are in, predicted by the prior.")
+    undefined = undefined_labels(scoring_targets(cells))
+    if undefined.any():
+        print(f"undefined, one class only: {', '.join(np.array(competition.labels)[undefined])}")
+    if solution is not None:
+        truth = scoring_targets(label_cells(competition, solution))
+        for usage in sorted(solution["usage"].unique()):
+            part = (solution["usage"] == usage).to_numpy()
+            missing = undefined_labels(truth[part])
+            print(f"{usage.lower()}: {part.sum()} test images" + (
+                f"; undefined there and left out of the mean: {', '.join(np.array(competition.labels)[missing])}" if missing.any() else ""))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,142 @@
+"""Images as they are stored to logits: any network of ours or of timm, with the normalisation that its weights expect."""
+
+import torch
+from torch import Tensor, nn
+
+from hardware import has_bf16, import_torchvision
+from networks import NETWORKS
+from weights import find_imagenet_weights, stay_offline
+
+SCRATCH_MEAN, SCRATCH_STD = 0.5, 0.25  # X-rays after /255 lie around these, near enough for networks trained from scratch
+LEAST_CAM_SIDE = 7  # cells: what networks made for 224 pixels end in
+
+
+class Classifier(nn.Module):
+    """uint8 or float images (B, C, S, S), 0 to 255, to raw logits (B, K).
+
+    The normalisation is part of the model, so training, prediction and explanation cannot differ in it.
+    """
+
+    def __init__(self, network: nn.Module, mean: float | tuple[float, ...], std: float | tuple[float, ...],
+                 cam_layer: nn.Module | None):
+        super().__init__()
+        self.network = network
+        self.register_buffer("mean", 255 * torch.as_tensor(mean, dtype=torch.float32).reshape(-1, 1, 1))
+        self.register_buffer("std", 255 * torch.as_tensor(std, dtype=torch.float32).reshape(-1, 1, 1))
+        self.cam_name = next((name for name, module in self.named_modules() if module is cam_layer), None)
+
+    @property
+    def cam_layer(self) -> nn.Module | None:
+        """The layer whose output Grad-CAM weighs; None where the network has no convolution or tokens."""
+        return None if self.cam_name is None else self.get_submodule(self.cam_name)
+
+    def normalise(self, images: Tensor) -> Tensor:
+        return (images.float() - self.mean) / self.std
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network(self.normalise(images).contiguous(memory_format=torch.channels_last))
+
+    def clip_units(self) -> list[nn.Module]:
+        """The parts whose gradients are clipped each by itself."""
+        return [self]
+
+
+class PerTask(nn.Module):
+    """One classifier a label, trained side by side and sharing nothing: logits (B, K)."""
+
+    def __init__(self, classifiers: list[Classifier]):
+        super().__init__()
+        self.classifiers = nn.ModuleList(classifiers)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.cat([classifier(images) for classifier in self.classifiers], dim=1)
+
+    def clip_units(self) -> list[nn.Module]:
+        return list(self.classifiers)
+
+
+def build_model(network: str, channels: int, image_size: int, outputs: int, dropout: float = 0.0, weights: str = "none",
+                per_task: bool = False) -> Classifier | PerTask:
+    """The model of an experiment: `network` is a key of NETWORKS or any timm name; weights "none" or "imagenet".
+
+    Raises ValueError where there is no such network, FileNotFoundError where its weights cannot be found.
+    """
+    if per_task:
+        return PerTask([build_model(network, channels, image_size, 1, dropout, weights) for _ in range(outputs)])
+    if network in NETWORKS:
+        if weights != "none":
+            raise ValueError(f"network {network!r} is ours and has no {weights} weights; set weights=none")
+        built = NETWORKS[network](channels, image_size, outputs)
+        return Classifier(built, SCRATCH_MEAN, SCRATCH_STD, built.cam_layer)
+    return _build_timm(network, channels, image_size, outputs, dropout, weights)
+
+
+def _build_timm(network: str, channels: int, image_size: int, outputs: int, dropout: float, weights: str) -> Classifier:
+    stay_offline()
+    import_torchvision()
+    import timm
+
+    if not timm.is_model(network):
+        near = ", ".join(timm.list_models(f"*{network.split('_')[0]}*")[:5])
+        raise ValueError(f"no network {network!r}; ours are {', '.join(NETWORKS)}, and any name timm knows"
+                         + (f", for example {near}" if near else ""))
+    options = {"num_classes": outputs, "in_chans": channels, "drop_rate": dropout}
+    if weights == "imagenet":
+        path = find_imagenet_weights(network)
+        options |= {"pretrained": True} | ({"pretrained_cfg_overlay": {"file": str(path)}} if path else {})
+    if takes_image_size(network):
+        options["img_size"] = image_size
+    built = timm.create_model(network, **options)
+    if weights == "none":
+        return Classifier(built, SCRATCH_MEAN, SCRATCH_STD, timm_cam_layer(built, image_size))
+    mean, std = (torch.tensor(built.pretrained_cfg[name]) for name in ("mean", "std"))
+    if channels == 1:  # a grey image stands for three equal channels, whose mean statistics are nearest to right
+        mean, std = mean.mean(), std.mean()
+    return Classifier(built, mean, std, timm_cam_layer(built, image_size))
+
+
+def takes_image_size(network: str) -> bool:
+    """True for networks whose position embeddings or windows are made for one image size."""
+    import timm
+
+    return any(name in timm.get_arch_name(network) for name in ("vit_", "deit", "beit", "swin", "eva", "cait", "mixer"))
+
+
+def timm_cam_layer(built: nn.Module, image_size: int) -> nn.Module | None:
+    """The layer for Grad-CAM by family: tokens of the last block for ViTs, else the last map with room to point.
+
+    That is the deepest stage of LEAST_CAM_SIDE cells a side, or of as many as the network has: at 64 pixels most
+    networks end in 2x2 cells, which can say no more than "top left".
+    """
+    if hasattr(built, "blocks") and hasattr(built, "cls_token"):  # ViT: the last block after this norm only reads tokens
+        return built.blocks[-1].norm1
+    modules, info = dict(built.named_modules()), getattr(built, "feature_info", None) or []
+    sides = {stage["module"]: image_size // stage["reduction"] for stage in (info if isinstance(info, list) else info.info)
+             if stage["module"] in modules}  # from the first stage to the last
+    if not sides:
+        return None
+    least = min(LEAST_CAM_SIDE, max(sides.values()))
+    return modules[[name for name, side in sides.items() if side >= least][-1]]
+
+
+def resolve_precision(model: nn.Module, precision: str, device: str) -> str:
+    """"bf16" or "fp32" for training steps.
+
+    "auto" is bf16 where the device multiplies it faster, but fp32 on a processor for networks with depthwise
+    convolutions, whose bf16 kernels there run at half the speed of the fp32 ones.
+    """
+    if precision != "auto":
+        return precision
+    depthwise = any(isinstance(module, nn.Conv2d) and module.groups > 1 for module in model.modules())
+    return "bf16" if has_bf16(device) and not (device == "cpu" and depthwise) else "fp32"
+
+
+def weight_groups(model: nn.Module, weight_decay: float) -> list[dict]:
+    """Optimizer groups: matrices and kernels decay, biases and norms (one dimension or none) do not."""
+    decayed = [parameter for parameter in model.parameters() if parameter.requires_grad and parameter.ndim >= 2]
+    others = [parameter for parameter in model.parameters() if parameter.requires_grad and parameter.ndim < 2]
+    return [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+
+
+def count_parameters(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())

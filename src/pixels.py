@@ -1,0 +1,605 @@
+"""The pixel store: every image decoded and resized once, in one memory-mapped uint8 array."""
+
+import errno
+import io
+import json
+import mmap
+import os
+import re
+import shutil
+import struct
+import time
+import uuid
+import zlib
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+from PIL import Image, ImageOps, UnidentifiedImageError
+from tqdm import tqdm
+
+from files import home, read_json, sha256, write_csv, write_json
+from hardware import count_cores
+
+FORMAT = 1  # part of every key: raise it when decoding or fitting comes to give other pixels
+
+CHUNK_BYTES = 4 << 20  # stored pixels a decoding thread hands over at once
+RESIDENT_BYTES = 256 << 20  # of the mapped file, before `read` lets go of it
+FAULT_BYTES = 64 << 10  # Linux maps this much around every first touch of a page
+MAKE_ROOM = "make room, choose a smaller image size, or set STARTER_HOME to a folder on another disk"
+LEFTOVER_SECONDS = 3600  # a half-built store that nobody has written to for so long belongs to a killed process
+
+JPEG_FLAGS = {  # reduction: OpenCV's flags for one and for three channels
+    1: {1: cv2.IMREAD_GRAYSCALE, 3: cv2.IMREAD_COLOR},
+    2: {1: cv2.IMREAD_REDUCED_GRAYSCALE_2, 3: cv2.IMREAD_REDUCED_COLOR_2},
+    4: {1: cv2.IMREAD_REDUCED_GRAYSCALE_4, 3: cv2.IMREAD_REDUCED_COLOR_4},
+    8: {1: cv2.IMREAD_REDUCED_GRAYSCALE_8, 3: cv2.IMREAD_REDUCED_COLOR_8},
+}
+# in the compressed data, 0xff is followed by a stuffed zero, a fill byte or a restart; anything else is a marker
+JPEG_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
+JPEG_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+PNG_DEPTH_16 = 16
+TIFF_PHOTOMETRIC, MIN_IS_WHITE = 262, 0
+EXIF_ORIENTATION = 0x0112
+
+
+@dataclass(frozen=True)
+class PixelSettings:
+    """What is done to an image before it is stored. Every field goes into the store's key."""
+    size: int  # pixels, height and width
+    channels: int  # 1: grey, 3: RGB
+
+    def __post_init__(self):
+        if self.size < 1:
+            raise ValueError(f"an image size of {self.size} pixels; it must be 1 or more")
+        if self.channels not in (1, 3):
+            raise ValueError(f"{self.channels} channels; images are stored with 1 (grey) or 3 (RGB)")
+
+
+# ---- decoding: one file to uint8 pixels
+
+
+def decode_image(path: str | Path, channels: int, target: int | None = None) -> np.ndarray:
+    """The upright picture: uint8 (H, W) for one channel, (H, W, 3) RGB for three.
+
+    16 bits are scaled by their full range (65535 -> 255), transparency is dropped, EXIF's orientation is applied; of
+    several frames or pages it is the first. With a `target` in pixels, a JPEG may come at 1/2, 1/4 or 1/8 of its size.
+    Raises ValueError with the path and the reason where the file is missing, empty, cut short, damaged, no image, or
+    has other than 1 to 16 bits. Damage inside a JPEG's compressed data shows only where it breaks a marker: a JPEG
+    has no checksum.
+    """
+    return _decode_file(path, channels, target)[0]
+
+
+def fit_image(image: np.ndarray, size: int) -> np.ndarray:
+    """The image squashed to (size, size[, 3]); the aspect ratio is not kept.
+
+    Each direction for itself: the mean of the covered area where it shrinks, linear where it grows (cubic would
+    overshoot at edges). OpenCV's own area mode falls back to sampling when one of the two directions grows.
+    """
+    height, width = image.shape[:2]
+    for shape, mode in (((min(width, size), min(height, size)), cv2.INTER_AREA), ((size, size), cv2.INTER_LINEAR)):
+        if image.shape[1::-1] != shape:
+            image = cv2.resize(image, shape, interpolation=mode)
+    return image
+
+
+def _decode_file(path: str | Path, channels: int, target: int | None) -> tuple[np.ndarray, tuple[int, int]]:
+    """The upright picture, and the height and width it has at full scale."""
+    try:
+        raw = Path(path).read_bytes()
+        if not raw:
+            raise ValueError("the file is empty")
+        if raw.startswith(b"\xff\xd8"):
+            return _decode_jpeg(raw, channels, target)
+        pixels = _decode_png(raw, channels) if raw.startswith(PNG_SIGNATURE) else _decode_with_pillow(raw, channels)
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror or error}") from error
+    except (ValueError, cv2.error) as error:
+        raise ValueError(f"{path}: {error}") from error
+    return pixels, pixels.shape[:2]
+
+
+@dataclass
+class _JpegHeader:
+    height: int = 0
+    width: int = 0
+    components: int = 0
+    bits: int = 0
+    exif: bytes = b""
+    whole: bool = False  # every marker up to the end of the image is there
+
+
+def _decode_jpeg(raw: bytes, channels: int, target: int | None) -> tuple[np.ndarray, tuple[int, int]]:
+    header = _read_jpeg_header(raw)
+    if not header.whole or header.bits != 8 or header.components not in (1, 3):
+        pixels = _decode_with_pillow(raw, channels)  # OpenCV fills up what is missing in silence and inverts no CMYK
+        return pixels, pixels.shape[:2]
+    reduction = _reduction(min(header.height, header.width), target)
+    pixels = _decode_with_opencv(raw, JPEG_FLAGS[reduction][channels])
+    if pixels is None:
+        pixels = _decode_with_pillow(raw, channels)  # which says why, or knows the kind
+        return pixels, pixels.shape[:2]
+    orientation = _read_orientation(header.exif)
+    shape = (header.height, header.width) if orientation < 5 else (header.width, header.height)
+    return _turn_upright(_in_channels(pixels, channels), orientation), shape
+
+
+def _reduction(side: int, target: int | None) -> int:
+    """The largest of 1, 2, 4, 8 by which a JPEG's smaller side may shrink while it is decoded.
+
+    What is left must be the target itself or 1.5 times it. Just above the target two area means follow each other,
+    and their blur grows with the reduction: on 224-pixel X-rays the mean difference from a full decode was 0.1 grey
+    levels at 1.0 and 2.0 times the target, 1.6 at 1.1 times and 1.3 at 1.5 times, all for a quarter of the size.
+    """
+    def allowed(reduction: int) -> bool:
+        return side == reduction * target or side >= 1.5 * reduction * target
+
+    return next((reduction for reduction in (8, 4, 2) if target and allowed(reduction)), 1)
+
+
+def _read_jpeg_header(raw: bytes) -> _JpegHeader:
+    """Walks over all segments and scans. Raises ValueError where compressed data holds what only damage puts there."""
+    header, position = _JpegHeader(), 2
+    while found := JPEG_MARKER.search(raw, position):
+        kind, position = raw[found.end() - 1], found.end()
+        if kind == 0xD9:
+            header.whole = header.height > 0
+            break
+        if kind < 0xC0 or kind == 0xD8:
+            raise ValueError(f"damaged: at byte {found.start():,} stands {kind:#x}, no marker of a JPEG's inside")
+        body = raw[position + 2:position + 18]
+        if kind in JPEG_FRAMES and len(body) >= 6:
+            header.bits, header.height, header.width, header.components = struct.unpack_from(">BHHB", body)
+        length = int.from_bytes(raw[position:position + 2], "big")
+        if kind == 0xE1 and body.startswith(b"Exif\0\0") and not header.exif:
+            header.exif = raw[position + 8:position + length]
+        position += length
+        if position > len(raw):
+            raise ValueError(f"cut short: {position - len(raw):,} bytes of a JPEG segment are missing")
+    return header
+
+
+def _decode_png(raw: bytes, channels: int) -> np.ndarray:
+    header, exif, parts, position = b"", b"", [PNG_SIGNATURE], len(PNG_SIGNATURE)
+    view = memoryview(raw)
+    while True:
+        if len(raw) < position + 12:
+            raise ValueError("cut short: it ends before PNG's end mark")
+        length, kind = struct.unpack_from(">I4s", raw, position)
+        end = position + 12 + length
+        if len(raw) < end:
+            raise ValueError(f"cut short: {end - len(raw):,} bytes of a PNG chunk are missing")
+        if zlib.crc32(view[position + 4:end - 4]) != int.from_bytes(view[end - 4:end], "big"):
+            raise ValueError(f"damaged: a PNG checksum is wrong, between bytes {position:,} and {end:,}")
+        if kind == b"IHDR":
+            header = raw[position + 8:end - 4]
+        if kind == b"eXIf":
+            exif = raw[position + 8:end - 4]
+        # the other chunks do not make pixels, but make libpng print warnings and OpenCV turn or blend
+        if kind in (b"IHDR", b"IDAT", b"IEND") or (kind == b"PLTE" and header[9:10] == b"\x03"):
+            parts.append(view[position:end])
+        if kind == b"IEND":
+            break
+        position = end
+    return _turn_upright(_in_channels(_decode_png_pixels(b"".join(parts), header), channels), _read_orientation(exif))
+
+
+def _decode_png_pixels(raw: bytes, header: bytes) -> np.ndarray:
+    """(H, W) or (H, W, 3) BGR. Pillow is not asked where OpenCV fails: it makes rows that are not there black."""
+    if len(header) != 13:
+        raise ValueError("damaged: it has no PNG header")
+    _, _, bits, colour = struct.unpack_from(">IIBB", header)
+    flag = cv2.IMREAD_COLOR if colour & 2 else cv2.IMREAD_GRAYSCALE  # of PNG's types 2, 3 and 6 are coloured
+    pixels = _decode_with_opencv(raw, flag | cv2.IMREAD_ANYDEPTH if bits == PNG_DEPTH_16 else flag)
+    if pixels is None:
+        raise ValueError("damaged: its pixels cannot be decompressed")
+    return _scale_16_bits(pixels) if bits == PNG_DEPTH_16 else pixels
+
+
+def _decode_with_opencv(raw: bytes, flag: int) -> np.ndarray | None:
+    return cv2.imdecode(np.frombuffer(raw, np.uint8), flag | cv2.IMREAD_IGNORE_ORIENTATION)
+
+
+def _decode_with_pillow(raw: bytes, channels: int) -> np.ndarray:
+    try:
+        with Image.open(io.BytesIO(raw)) as image:
+            kind, white_is_zero = image.format, getattr(image, "tag_v2", {}).get(TIFF_PHOTOMETRIC) == MIN_IS_WHITE
+            if kind != "TIFF":
+                image = ImageOps.exif_transpose(image)
+            image.load()  # fails where the file is cut short; turns a TIFF by itself
+    except UnidentifiedImageError as error:
+        raise ValueError("no image, or none of a kind that can be read here") from error
+    except Exception as error:  # on damaged bytes Pillow's readers raise nearly every kind
+        raise ValueError(f"damaged or cut short ({error or type(error).__name__})") from error
+    return _in_channels(_to_uint8(image, kind, white_is_zero), channels)
+
+
+def _to_uint8(image: Image.Image, kind: str | None, white_is_zero: bool) -> np.ndarray:
+    """(H, W) for grey kinds, (H, W, 3) BGR for coloured ones."""
+    if image.mode.startswith("I;16") or (image.mode == "I" and kind == "PPM"):
+        grey = _scale_16_bits(np.asarray(image).astype(np.uint16))
+        return 255 - grey if white_is_zero else grey  # Pillow inverts 1 and 8 bits by itself, but not 16
+    if image.mode in ("I", "F"):
+        numbers = "floats" if image.mode == "F" else "integers"
+        raise ValueError(f"its pixels are 32-bit {numbers}, whose range of grey is not known; make it 8 or 16 bits")
+    if image.mode in ("1", "L", "LA", "La"):
+        return np.asarray(image.convert("L"))
+    return np.ascontiguousarray(np.asarray(image.convert("RGB"))[..., ::-1])
+
+
+def _scale_16_bits(pixels: np.ndarray) -> np.ndarray:
+    return cv2.convertScaleAbs(pixels, alpha=255 / 65535)  # rounds; 65535 is 257 times 255, so no half occurs
+
+
+def _in_channels(pixels: np.ndarray, channels: int) -> np.ndarray:
+    """Grey (H, W) or OpenCV's BGR (H, W, 3) as (H, W) or RGB (H, W, 3)."""
+    if pixels.ndim == 2:
+        return pixels if channels == 1 else cv2.cvtColor(pixels, cv2.COLOR_GRAY2RGB)
+    return cv2.cvtColor(pixels, cv2.COLOR_BGR2GRAY if channels == 1 else cv2.COLOR_BGR2RGB)
+
+
+def _read_orientation(exif: bytes) -> int:
+    """EXIF's orientation, 1 to 8; 1 (upright) where none is stated, as in a block that an anonymiser has blanked."""
+    order = {b"II": "<", b"MM": ">"}.get(exif[:2])
+    if order is None:
+        return 1
+    try:
+        start, = struct.unpack_from(order + "I", exif, 4)
+        entries, = struct.unpack_from(order + "H", exif, start)
+        for i in range(entries):
+            tag, _, _, value = struct.unpack_from(order + "HHIH", exif, start + 2 + 12 * i)
+            if tag == EXIF_ORIENTATION:
+                return value if 1 <= value <= 8 else 1
+    except struct.error:  # an entry that points behind the block's end
+        pass
+    return 1
+
+
+def _turn_upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Source: EXIF 2.32, tag 0x0112: 5 to 8 are 1 to 4 with rows and columns exchanged."""
+    if orientation == 1:
+        return pixels
+    turned = pixels.swapaxes(0, 1) if orientation > 4 else pixels
+    rows, columns = ((1, 1), (1, -1), (-1, -1), (-1, 1))[(orientation - 1) % 4]
+    return np.ascontiguousarray(turned[::rows, ::columns])
+
+
+# ---- the store
+
+
+class PixelStore:
+    """A finished store: `pixels` (N, H, W) or (N, H, W, 3), mapped and read-only, and arrays (N,) that describe them.
+
+    Pickled as its folder's name, so handing it to another process costs nothing.
+    Raises ValueError where a file in the folder is missing or not what store.json says.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = Path(folder)
+        self._touched = 0  # bytes of the mapping that may have become resident since they were last let go
+        try:
+            account = read_json(self.folder / "store.json")
+            self.settings = PixelSettings(**account["settings"])
+            self.pixels = np.load(self.folder / "pixels.npy", mmap_mode="r")
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"the pixel store {self.folder} is damaged ({error}); delete the folder, and it is built "
+                             "again") from error
+        if self.pixels.shape != _store_shape(account["images"], self.settings) or self.pixels.dtype != np.uint8:
+            raise ValueError(f"the pixel store {self.folder} is damaged (pixels.npy is {self.pixels.dtype} "
+                             f"{self.pixels.shape}); delete the folder, and it is built again")
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def __reduce__(self):
+        return PixelStore, (self.folder,)
+
+    @cached_property
+    def ids(self) -> np.ndarray:
+        """(N,) str, the image ids in the order of the table the store was built from."""
+        return self._read_index("ids")
+
+    @cached_property
+    def hashes(self) -> np.ndarray:
+        """(N,) str, equal where the stored pixels and the file's height and width are equal."""
+        return self._read_index("hashes").astype(str)
+
+    @cached_property
+    def constant(self) -> np.ndarray:
+        """(N,) bool, True where the whole image has one grey value."""
+        return self._read_index("constant")
+
+    @cached_property
+    def shapes(self) -> np.ndarray:
+        """(N, 2) int, height and width of the upright image before it was resized."""
+        return self._read_index("shapes")
+
+    def rows(self, image_ids: Iterable[str]) -> np.ndarray:
+        """(n,) int, where these images stand in the store. Raises ValueError naming the ids that it does not have."""
+        image_ids = pd.Index(list(image_ids), dtype=object)
+        rows = self._rows_by_id.get_indexer(image_ids)
+        if (rows < 0).any():
+            missing = image_ids[rows < 0]
+            raise ValueError(f"{len(missing)} of {len(image_ids)} images are not in the store {self.folder.name}: "
+                             f"{', '.join(map(repr, missing[:5]))}; was it built from another table?")
+        return rows
+
+    def read(self, rows: Iterable[int]) -> np.ndarray:
+        """A fresh, writable copy of these rows: uint8 (n, H, W) or (n, H, W, 3), in the order asked for."""
+        rows = np.asarray(rows, np.int64)
+        if rows.size and not (0 <= rows.min() and rows.max() < len(self)):
+            raise IndexError(f"rows {rows.min()} to {rows.max()} of a store of {len(self)} images")
+        images, pixels = np.empty((len(rows), *self.pixels.shape[1:]), np.uint8), np.asarray(self.pixels)
+        order = np.argsort(rows, kind="stable")  # in the order of the file: a cold disk is read in one sweep
+        step = max(1, RESIDENT_BYTES // self._touched_by_one)
+        for part in (order[first:first + step] for first in range(0, len(order), step)):
+            for i, row in zip(part.tolist(), rows[part].tolist(), strict=True):
+                images[i] = pixels[row]
+            self._bound_memory(len(part))
+        return images
+
+    @cached_property
+    def _touched_by_one(self) -> int:
+        return max(int(np.prod(self.pixels.shape[1:])), FAULT_BYTES)
+
+    def _bound_memory(self, images: int) -> None:
+        """Lets go of the mapped pages in time: they stay in the system's cache, but not in this process's memory."""
+        self._touched += images * self._touched_by_one
+        if self._touched >= RESIDENT_BYTES and self.pixels.nbytes > RESIDENT_BYTES and hasattr(mmap, "MADV_DONTNEED"):
+            self.pixels.base.madvise(mmap.MADV_DONTNEED)
+            self._touched = 0
+
+    @cached_property
+    def _rows_by_id(self) -> pd.Index:
+        return pd.Index(self.ids.tolist(), dtype=object)
+
+    def _read_index(self, name: str) -> np.ndarray:
+        with np.load(self.folder / "index.npz", allow_pickle=False) as index:
+            return index[name]
+
+
+def open_store(name: str, table: pd.DataFrame, settings: PixelSettings, workers: int | None = None) -> PixelStore:
+    """The store of all images of a table (`image_id`, `path`), in its order; built where there is none yet.
+
+    It stands in data/pixels/<name>-<size>px-<key>/, and the key is made of the settings and of every image's id, file
+    name, size and time of change: moving the data's folder does not build it again, changing a file or the table does.
+    workers: decoding threads, by default one a core.
+    Raises ValueError where an id stands twice or an image cannot be read (all of them are named), OSError where the
+    disk has no room.
+    """
+    _check_table(name, table)
+    ids, paths = table["image_id"].tolist(), table["path"].tolist()
+    settings_key, files_key = _hash_settings(settings), _hash_files(ids, paths)
+    stem = f"{name}-{settings.size}px-{settings_key}"
+    folder = home() / "data" / "pixels" / f"{stem}{files_key}"
+    if not folder.is_dir():
+        _build_store(folder, name, ids, paths, settings, workers or count_cores())
+        _remove_stale(folder, stem)
+    return PixelStore(folder)
+
+
+def _check_table(name: str, table: pd.DataFrame) -> None:
+    if not re.fullmatch(r"[A-Za-z0-9_.-]+", name):
+        raise ValueError(f"a pixel store cannot be called {name!r}: use letters, digits, '-', '_' and '.'")
+    if len(table) == 0:
+        raise ValueError(f"the table for the pixel store {name!r} is empty: there is no image to store")
+    twice = table["image_id"][table["image_id"].duplicated()].unique()
+    if len(twice):
+        raise ValueError(f"{len(twice)} image ids stand more than once in the table for the pixel store {name!r}: "
+                         f"{', '.join(map(repr, twice[:5]))}; every image needs an id of its own")
+
+
+def _hash_settings(settings: PixelSettings) -> str:
+    return sha256(json.dumps(asdict(settings), sort_keys=True))[:6]
+
+
+def _hash_files(ids: list[str], paths: list[str]) -> str:
+    """A file that is missing counts as one without a size: the build finds it, and all others that cannot be read."""
+    parts = [f"format {FORMAT}, {len(ids)} images"]
+    images = tqdm(ids, "looking at the files", unit="image", disable=None, delay=1)
+    for image_id, path in zip(images, map(Path, paths), strict=True):
+        try:
+            status = path.stat()
+            parts.append(json.dumps([image_id, path.name, status.st_size, status.st_mtime_ns]))
+        except OSError:
+            parts.append(json.dumps([image_id, path.name]))
+    return sha256(*parts)[:10]
+
+
+# ---- building it
+
+
+@dataclass
+class _Chunk:
+    """Consecutive images, decoded: what a thread hands over."""
+    pixels: np.ndarray  # (n, H, W) or (n, H, W, 3)
+    hashes: list[str]
+    constant: list[bool]
+    shapes: list[tuple[int, int]]
+    unreadable: list[tuple[int, str]]  # row in the table, reason
+
+
+def _build_store(folder: Path, name: str, ids: list[str], paths: list[str], settings: PixelSettings,
+                 workers: int) -> None:
+    started = time.perf_counter()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    _remove_leftovers(folder.parent)
+    _check_room(folder.parent, len(ids), settings)
+    # beside its place, under a name of its own: another process may be building the same store just now
+    temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.part")
+    temporary.mkdir()
+    try:
+        index, unreadable = _write_pixels(temporary / "pixels.npy", name, paths, settings, workers)
+        _refuse_unreadable(folder.parent / f"{name}-unreadable.csv", name, ids, paths, unreadable)
+        np.savez(temporary / "index.npz", ids=np.array(ids, dtype=str), **index)
+        _write_account(temporary / "store.json", name, settings, index, time.perf_counter() - started)
+        _move_into_place(temporary, folder)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def _write_pixels(path: Path, name: str, paths: list[str], settings: PixelSettings,
+                  workers: int) -> tuple[dict[str, np.ndarray], list[tuple[int, str]]]:
+    """Decodes all images into one .npy file; returns the arrays describing them, and (row, reason) of the unreadable.
+
+    Written as a file and not through a mapping, and with few chunks in flight, so memory does not grow with N.
+    """
+    shape = _store_shape(len(paths), settings)
+    index = {"hashes": np.empty(len(paths), "S32"), "constant": np.empty(len(paths), bool),
+             "shapes": np.empty((len(paths), 2), np.int32)}
+    unreadable = []
+    step = int(np.clip(CHUNK_BYTES // np.prod(shape[1:]), 1, 32))
+    jobs = ((first, paths[first:first + step], settings) for first in range(0, len(paths), step))
+    with (_single_threaded_opencv(), _explain_full_disk(path), path.open("wb") as file,
+          tqdm(total=len(paths), desc=f"{name}, {settings.size} px", unit="image", disable=None) as bar):
+        np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+        done = 0
+        for chunk in _map_in_order(_decode_chunk, jobs, workers):
+            rows = slice(done, done + len(chunk.hashes))
+            for field, array in index.items():
+                array[rows] = getattr(chunk, field)
+            unreadable += chunk.unreadable
+            if not unreadable:  # otherwise the rest is only looked at, to name every bad file at once
+                file.write(chunk.pixels.data)
+            done = rows.stop
+            bar.update(len(chunk.hashes))
+        file.flush()
+        os.fsync(file.fileno())  # or a power cut after the renaming could leave a whole store full of zeros
+    return index, unreadable
+
+
+def _map_in_order(function: Callable, jobs: Iterable[tuple], workers: int) -> Iterator:
+    """The results in the order of the jobs, computed in threads, at most two a worker waiting at any time."""
+    pool, waiting = ThreadPoolExecutor(workers), deque()
+    try:
+        for job in jobs:
+            waiting.append(pool.submit(function, *job))
+            if len(waiting) > 2 * workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _decode_chunk(first: int, paths: list[str], settings: PixelSettings) -> _Chunk:
+    chunk = _Chunk(np.zeros(_store_shape(len(paths), settings), np.uint8), [], [], [], [])
+    for i, path in enumerate(paths):
+        hashed, constant, shape = "", False, (0, 0)
+        try:
+            image, shape = _decode_file(path, settings.channels, settings.size)
+            chunk.pixels[i] = fit_image(image, settings.size)
+            constant = _is_constant(image)
+            if constant and image.shape[:2] != shape:  # a single bright dot may have vanished in a reduced decode
+                constant = _is_constant(decode_image(path, settings.channels))
+            hashed = sha256(chunk.pixels[i].tobytes(), f"{shape[0]}x{shape[1]}")[:32]
+        except ValueError as error:
+            chunk.unreadable.append((first + i, str(error).removeprefix(f"{path}: ")))
+        chunk.hashes.append(hashed)
+        chunk.constant.append(constant)
+        chunk.shapes.append(shape)
+    return chunk
+
+
+def _is_constant(image: np.ndarray) -> bool:
+    return bool(image.min() == image.max())
+
+
+def _store_shape(images: int, settings: PixelSettings) -> tuple[int, ...]:
+    return (images, settings.size, settings.size) + (() if settings.channels == 1 else (settings.channels,))
+
+
+def _refuse_unreadable(path: Path, name: str, ids: list[str], paths: list[str],
+                       unreadable: list[tuple[int, str]]) -> None:
+    if not unreadable:
+        path.unlink(missing_ok=True)  # of an earlier attempt
+        return
+    rows = [(ids[row], paths[row], reason) for row, reason in unreadable]
+    write_csv(path, pd.DataFrame(rows, columns=["image_id", "path", "reason"]))
+    shown = "\n".join(f"  {image_id}: {reason} ({where})" for image_id, where, reason in rows[:20])
+    more = f"\n  and {len(rows) - 20:,} more" if len(rows) > 20 else ""
+    raise ValueError(f"{len(rows):,} of the {len(ids):,} images of {name} cannot be read:\n{shown}{more}\n"
+                     f"The whole list is in {path}. Fetch these files again, or remove their rows from the table.")
+
+
+def _write_account(path: Path, name: str, settings: PixelSettings, index: dict[str, np.ndarray],
+                   seconds: float) -> None:
+    images, shapes = len(index["shapes"]), index["shapes"]
+    size, colours = settings.size, "grey" if settings.channels == 1 else "RGB"
+    write_json(path, {
+        "about": f"{images:,} images of {name} in {colours}, {size}x{size} pixels, made from files of "
+                 f"{shapes[:, 0].min()} to {shapes[:, 0].max()} rows and {shapes[:, 1].min()} to {shapes[:, 1].max()} "
+                 f"columns; {index['constant'].sum():,} have one grey value throughout. This folder may be deleted at "
+                 "any time: it is built again.",
+        "settings": asdict(settings), "images": images, "bytes": int(np.prod(_store_shape(images, settings))),
+        "seconds": round(seconds, 1), "images_per_second": round(images / seconds), "format": FORMAT})
+
+
+def _move_into_place(temporary: Path, folder: Path) -> None:
+    """Renames; where another process was faster its store stays, which has the same key and may be in use."""
+    try:
+        temporary.rename(folder)
+    except OSError:
+        if not folder.is_dir():
+            raise
+        shutil.rmtree(temporary)
+
+
+def _remove_stale(folder: Path, stem: str) -> None:
+    """Removes stores of the same name and settings made from other files. Stores of other settings stay.
+
+    A process that has one of them mapped keeps it until it ends. On Windows such files cannot be removed: they stay.
+    """
+    for other in folder.parent.glob(f"{stem}*"):
+        if other != folder and re.fullmatch(r"[0-9a-f]{10}", other.name.removeprefix(stem)):
+            shutil.rmtree(other, ignore_errors=True)
+
+
+def _remove_leftovers(parent: Path) -> None:
+    """Removes half-built stores of processes that were killed."""
+    for part in parent.glob(".*.part"):
+        try:
+            written = max(path.stat().st_mtime for path in [part, *part.glob("*")])
+        except FileNotFoundError:  # its process is alive, and moved it into place just now
+            continue
+        if time.time() - written > LEFTOVER_SECONDS:
+            shutil.rmtree(part, ignore_errors=True)
+
+
+def _check_room(parent: Path, images: int, settings: PixelSettings) -> None:
+    needed, free = int(np.prod(_store_shape(images, settings))), shutil.disk_usage(parent).free
+    if needed > free:
+        raise OSError(errno.ENOSPC, f"the pixel store needs {needed / 1e9:.2f} GB, and {free / 1e9:.2f} GB are free; "
+                      f"{MAKE_ROOM}", str(parent))
+
+
+@contextmanager
+def _explain_full_disk(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        raise OSError(error.errno, f"the pixel store could not be written ({error.strerror}); {MAKE_ROOM}",
+                      str(path)) from error
+
+
+@contextmanager
+def _single_threaded_opencv() -> Iterator[None]:
+    """The images are what is done in parallel; OpenCV's own threads would fight for the same cores."""
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(0)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(threads)

@@ -1,0 +1,175 @@
+"""A run's folder, runs/<competition>/<name>/fold<k>/: its recipe, its result and its out-of-fold predictions."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from competition import Competition
+from experiment import Experiment, from_recipe, to_recipe
+from files import home, read_csv, read_json, write_csv, write_json
+
+PROBS_FORMAT = "%.9g"  # enough digits to read a float32 back exactly
+
+
+@dataclass(frozen=True)
+class Run:
+    """One fold of one experiment on one competition."""
+
+    folder: Path
+    recipe: dict
+
+    @property
+    def experiment(self) -> Experiment:
+        return from_recipe(self.recipe["experiment"])
+
+    @property
+    def is_done(self) -> bool:
+        return (self.folder / "result.json").exists()
+
+    @property
+    def result(self) -> dict:
+        return read_json(self.folder / "result.json")
+
+
+def run_folder(competition: Competition, name: str) -> Path:
+    return home() / "runs" / competition.name / name
+
+
+def open_run(competition: Competition, name: str, fold: int, experiment: Experiment, folds_hash: str) -> Run:
+    """The run's folder, new or taken up again.
+
+    Raises ValueError where the folder holds another recipe or other folds.
+    """
+    folder = run_folder(competition, name) / f"fold{fold}"
+    wanted = {**_described(competition), "fold": fold, "folds_sha256": folds_hash, "experiment": to_recipe(experiment)}
+    path = folder / "recipe.json"
+    if not path.exists():
+        write_json(path, wanted)
+        return Run(folder, wanted)
+    recipe = read_json(path)
+    differs = [key for key in wanted if recipe.get(key) != wanted[key]]
+    if differs:
+        raise ValueError(f"{folder} holds a run with another {_difference(recipe, wanted, differs[0])}; give the new one a "
+                         f"--name of its own, or delete that folder")
+    return Run(folder, recipe)
+
+
+def _described(competition: Competition) -> dict:
+    """What a network is made for."""
+    return {"competition": competition.name, "task": competition.task, "labels": list(competition.labels),
+            "channels": competition.channels}
+
+
+def _difference(recipe: dict, wanted: dict, key: str) -> str:
+    if key == "folds_sha256":
+        return "folds file"
+    if key != "experiment":
+        return f"{key} ({recipe.get(key)} there, {wanted[key]} now)"
+    there, now = recipe["experiment"], wanted["experiment"]
+    names = [name for name in {**there, **now} if there.get(name) != now.get(name)]
+    return "recipe (" + ", ".join(f"{name}: {there.get(name)} there, {now.get(name)} now" for name in names) + ")"
+
+
+def read_run(folder: Path) -> Run:
+    """The run in a folder. Raises FileNotFoundError where there is none."""
+    if not (folder / "recipe.json").exists():
+        raise FileNotFoundError(f"there is no run in {folder}")
+    return Run(folder, read_json(folder / "recipe.json"))
+
+
+def probs_frame(competition: Competition, image_ids: pd.Series, probs: np.ndarray) -> pd.DataFrame:
+    """`image_id` and one column a label."""
+    frame = pd.DataFrame(probs, columns=list(competition.labels))
+    frame.insert(0, "image_id", image_ids.to_numpy())
+    return frame
+
+
+def write_probs(path: Path, frame: pd.DataFrame) -> Path:
+    return write_csv(path, frame, float_format=PROBS_FORMAT)
+
+
+def read_probs(path: Path, competition: Competition, image_ids: pd.Series, subset: bool = False) -> np.ndarray:
+    """Probabilities (N, K) of `image_ids`, joined by id; `subset`: the file may hold others too.
+
+    Raises ValueError where the ids or columns are not the same, an id stands twice or a cell is not a probability.
+    """
+    frame = read_csv(path)
+    again = f"delete {path.parent if path.name == 'oof.csv' else path} and make it again"
+    if missing := [label for label in ("image_id", *competition.labels) if label not in frame]:
+        raise ValueError(f"{path} has no column {missing[0]!r}; {again}")
+    frame = frame.set_index("image_id")
+    odd = set(image_ids) - set(frame.index) if subset else set(frame.index) ^ set(image_ids)
+    if odd:
+        raise ValueError(f"{path} is not about the same images: {len(odd)} ids differ, for example {sorted(odd)[:3]}; {again}")
+    if not frame.index.is_unique:
+        raise ValueError(f"{path} has the image {frame.index[frame.index.duplicated()][0]!r} more than once; {again}")
+    cells = frame.loc[image_ids, list(competition.labels)]
+    probs = np.column_stack([pd.to_numeric(cells[label], errors="coerce") for label in competition.labels]).astype(np.float64)
+    if (wrong := ~((probs >= 0) & (probs <= 1))).any():
+        row, k = np.argwhere(wrong)[0]
+        raise ValueError(f"{path}: {cells.iloc[row, k]!r} for image {cells.index[row]!r} is not a probability; {again}")
+    return probs
+
+
+@dataclass(frozen=True)
+class Oof:
+    """Out-of-fold predictions of a run or a blend: probs (N, K) in the table's order, NaN where the fold is missing."""
+
+    name: str
+    probs: np.ndarray
+    runs: tuple[Run, ...]  # the folds that are there; of a blend: those of all its members
+    folds_missing: tuple[int, ...]
+    members: tuple[str, ...] = ()  # of a blend
+
+    @property
+    def is_whole(self) -> bool:
+        return not self.folds_missing
+
+
+def read_oof(competition: Competition, name: str, table: pd.DataFrame, folds_hash: str) -> Oof:
+    """All held-out predictions of a run or a blend.
+
+    Raises ValueError where they come from another split or description, or the folds from different recipes.
+    """
+    if (blend := run_folder(competition, name) / "blend.json").exists():
+        return _read_blend(competition, blend, table, folds_hash)
+    probs, runs, missing = np.full((len(table), len(competition.labels)), np.nan), [], []
+    for fold in sorted(table["fold"].unique().tolist()):
+        folder = run_folder(competition, name) / f"fold{fold}"
+        if not (folder / "result.json").exists():
+            missing.append(fold)
+            continue
+        run = read_run(folder)
+        if run.recipe["folds_sha256"] != folds_hash:
+            raise ValueError(f"{folder} was trained on another folds file than folds/{competition.name}.csv; delete "
+                             f"{folder.parent} and train it again")
+        wanted = _described(competition) | {"experiment": (runs[0] if runs else run).recipe["experiment"]}
+        if differs := [key for key in wanted if run.recipe.get(key) != wanted[key]]:
+            raise ValueError(f"{folder} was trained with another {_difference(run.recipe, wanted, differs[0])}; delete "
+                             f"{folder} and train it again")
+        held_out = (table["fold"] == fold).to_numpy()
+        probs[held_out] = read_probs(folder / "oof.csv", competition, table.loc[held_out, "image_id"])
+        runs.append(run)
+    return Oof(name, probs, tuple(runs), tuple(missing))
+
+
+def _read_blend(competition: Competition, path: Path, table: pd.DataFrame, folds_hash: str) -> Oof:
+    said = read_json(path)
+    if said["folds_sha256"] != folds_hash:
+        raise ValueError(f"{path.parent} was blended on another folds file than folds/{competition.name}.csv; delete it")
+    runs = [run for member in said["members"] for run in read_oof(competition, member, table, folds_hash).runs]
+    probs = read_probs(path.parent / "oof.csv", competition, table["image_id"])
+    return Oof(path.parent.name, probs, tuple(runs), (), tuple(said["members"]))
+
+
+def list_runs(competition: Competition) -> list[str]:
+    """Names of all runs of a competition, finished or not, and of all blends."""
+    return sorted(path.name for path in run_folder(competition, "").glob("*")
+                  if any(path.glob("fold*/recipe.json")) or (path / "blend.json").exists())
+
+
+def train_command(recipe: dict, name: str) -> str:
+    """The command that trains what a recipe says."""
+    return f"run: python src/train.py --competition {recipe['competition']} --experiment {name} --fold {recipe['fold']}"

@@ -1,0 +1,184 @@
+"""A submission: built like the sample, checked before it is written, and a manifest of what it was made from."""
+
+import platform
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from competition import Competition
+from files import home, read_csv, read_json, sha256, write_csv, write_json
+from labels import scoring_targets
+from metrics import decide, score
+from tables import label_cells, label_columns, read_part, read_sample
+from thresholds import fit_thresholds
+
+FAR_RATE = 0.15  # a share of positives this far from the oof's, and beyond 4 standard errors, is worth a warning
+
+
+@dataclass(frozen=True)
+class Template:
+    """What a submission must look like: all columns, and the ids in their order."""
+
+    frame: pd.DataFrame  # every cell as text; label cells are placeholders
+    id_column: str
+    columns: tuple[str, ...]  # the label columns, in the order of competition.labels
+
+
+def read_template(competition: Competition, data_dir: Path) -> Template:
+    """The sample submission; where the organisers gave none, the test images' ids and one column a label."""
+    sample = read_sample(competition, data_dir)
+    if sample is None:
+        ids = read_part(competition, data_dir, "test")["image_id"]
+        sample = pd.DataFrame({competition.id_column: ids, **{label: "0.5" for label in competition.labels}})
+    return Template(sample, competition.id_column, label_columns(competition))
+
+
+def fill_template(template: Template, image_ids: pd.Series, values: np.ndarray, hard: bool) -> pd.DataFrame:
+    """The submission as text: the template's columns and order, `values` (N, K) joined by id.
+
+    Probabilities have six decimals; hard labels are written as the sample writes numbers, 1 or 1.0.
+    Raises ValueError where an id of the template has no value.
+    """
+    by_id = pd.DataFrame(values, index=pd.Index(image_ids))
+    missing = template.frame[template.id_column][~template.frame[template.id_column].isin(by_id.index)]
+    if len(missing):
+        raise ValueError(f"{len(missing)} ids of the sample submission have no prediction, the first is {missing.iloc[0]!r}; "
+                         f"the sample and the test images do not belong together")
+    ordered = by_id.loc[template.frame[template.id_column]].to_numpy()
+    frame = template.frame.copy()
+    for k, column in enumerate(template.columns):
+        whole = hard and template.frame[column].str.fullmatch(r"\d+").all()
+        frame[column] = [f"{value:.0f}" if whole else f"{value:.1f}" if hard else f"{value:.6f}" for value in ordered[:, k]]
+    return frame
+
+
+def check_submission(competition: Competition, template: Template, frame: pd.DataFrame,
+                     oof_rates: np.ndarray | None = None) -> tuple[list[str], list[str]]:
+    """Errors and warnings about a submission whose cells are all text; no errors means it can go up.
+
+    oof_rates: (K,) the mean of what the runs predicted on held-out images, to compare the submission's with.
+    """
+    if list(frame.columns) != list(template.frame.columns):
+        return [f"the columns are {', '.join(frame.columns)}, but must be {', '.join(template.frame.columns)} in this order"], []
+    errors = _id_errors(frame[template.id_column], template.frame[template.id_column])
+    values = np.column_stack([pd.to_numeric(frame[column], errors="coerce") for column in template.columns]).astype(float)
+    warnings = []
+    for k, column in enumerate(template.columns):
+        column_values = values[:, k]
+        if (bad := ~np.isfinite(column_values)).any():
+            row = int(bad.argmax())
+            errors.append(f"column {column!r}: {bad.sum()} cells are no numbers, the first is {frame[column].iloc[row]!r} for id "
+                          f"{frame[template.id_column].iloc[row]!r}")
+            continue
+        if (outside := (column_values < 0) | (column_values > 1)).any():
+            errors.append(f"column {column!r}: {outside.sum()} values lie outside 0 to 1, the first is "
+                          f"{column_values[outside][0]} for id {frame[template.id_column][outside].iloc[0]!r}")
+        elif competition.submission == "labels" and (soft := ~np.isin(column_values, (0, 1))).any():
+            errors.append(f"column {column!r}: {soft.sum()} values are neither 0 nor 1, but hard labels are asked for")
+        if len(frame) > 1 and np.ptp(column_values) == 0:
+            message = f"column {column!r} is {column_values[0]:g} for every image"
+            if competition.submission == "probs":
+                errors.append(f"{message}: nothing was predicted")
+            else:  # which is sound where a label is rare
+                warnings.append(message)
+        elif oof_rates is not None and (message := _far_rate(column, column_values, oof_rates[k])):
+            warnings.append(message)
+    if competition.task == "multiclass" and not errors and (off := np.abs(values.sum(axis=1) - 1) > 1e-3).any():
+        errors.append(f"{off.sum()} rows do not sum to one, the first is id {frame[template.id_column][off].iloc[0]!r}")
+    return errors, warnings
+
+
+def _id_errors(ids: pd.Series, wanted: pd.Series) -> list[str]:
+    errors = []
+    if (repeated := ids[ids.duplicated()]).size:
+        errors.append(f"{len(repeated)} ids stand there more than once, the first is {repeated.iloc[0]!r}")
+    if (missing := wanted[~wanted.isin(ids)]).size:
+        errors.append(f"{len(missing)} of {len(wanted)} ids are missing, the first is {missing.iloc[0]!r}")
+    if (strange := ids[~ids.isin(wanted)]).size:
+        errors.append(f"{len(strange)} ids are not in the sample submission, the first is {strange.iloc[0]!r}")
+    if not errors and (moved := ids.to_numpy() != wanted.to_numpy()).any():
+        row = int(moved.argmax())
+        errors.append(f"the ids are not in the sample's order: row {row + 2} has {ids.iloc[row]!r}, not {wanted.iloc[row]!r}")
+    return errors
+
+
+def _far_rate(column: str, values: np.ndarray, oof_rate: float) -> str | None:
+    rate = values.mean()
+    noise = 4 * np.sqrt(max(oof_rate * (1 - oof_rate), 1e-6) / len(values))
+    if abs(rate - oof_rate) <= max(FAR_RATE, noise):
+        return None
+    return (f"column {column!r}: the mean is {rate:.3f}, but was {oof_rate:.3f} on held-out training images; either the test "
+            f"images are another population or something is wrong with them")
+
+
+def write_submission(competition: Competition, name: str, template: Template, frame: pd.DataFrame, inputs: dict,
+                     account: dict, oof_rates: np.ndarray | None = None) -> tuple[Path, list[str]]:
+    """Checks and writes submissions/<competition>-<name>.csv and its manifest; returns the path and the warnings.
+
+    inputs: whatever the file is a function of, hashes for the most part;  account: what else the manifest tells.
+    Raises ValueError with all errors, and leaves any earlier submission as it is, where the check fails.
+    """
+    path = submission_path(competition, name)
+    errors, warnings = check_submission(competition, template, frame, oof_rates)
+    if errors:
+        raise ValueError(f"{path} was not written:\n  " + "\n  ".join(errors))
+    write_csv(path, frame)
+    write_json(path.with_suffix(".json"), {"submission": path.name, "sha256": sha256(path.read_bytes()), "inputs": inputs,
+                                           **account, "warnings": warnings})
+    return path, warnings
+
+
+def submit_probs(competition: Competition, data_dir: Path, name: str, image_ids: pd.Series, probs: np.ndarray,
+                 oof_probs: np.ndarray, table: pd.DataFrame, inputs: dict) -> Path:
+    """Writes the submission of test probabilities (n, K) and says what it did; returns the path.
+
+    Hard labels, where the competition wants them, are made at thresholds fitted on the oof predictions. oof_probs:
+    (N, K) in the order of `table`, NaN where no fold has predicted yet.
+    """
+    there = ~np.isnan(oof_probs).any(axis=1)
+    targets = scoring_targets(label_cells(competition, table))[there]
+    thresholds = None if competition.task == "multiclass" else fit_thresholds(targets, oof_probs[there], criterion(competition))
+    values, oof_values = probs, oof_probs[there]
+    if competition.submission == "labels":
+        values, oof_values = decide(probs, thresholds, competition.task), decide(oof_values, thresholds, competition.task)
+    template = read_template(competition, data_dir)
+    frame = fill_template(template, image_ids, values, competition.submission == "labels")
+    account = {
+        "oof": {competition.metric: score(competition.metric, targets, oof_probs[there], competition.task),
+                "images": int(there.sum())},
+        "thresholds": None if thresholds is None else dict(zip(competition.labels, thresholds.round(6).tolist(), strict=True)),
+        "thresholds_fitted": f"best {criterion(competition)} on the oof predictions",
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in ("torch", "timm", "numpy")}},
+    }
+    path, warnings = write_submission(competition, name, template, frame, inputs, account, oof_values.mean(axis=0))
+    for warning in warnings:
+        print(f"warning: {warning}")
+    print(f"wrote {path}: {len(frame)} rows, checked")
+    return path
+
+
+def criterion(competition: Competition) -> str:
+    """What thresholds are fitted for: the competition's metric where it is one of decisions, else F1."""
+    return competition.metric if competition.metric in ("accuracy", "balanced_accuracy") else "f1"
+
+
+def submission_path(competition: Competition, name: str) -> Path:
+    return home() / "submissions" / f"{competition.name}-{name}.csv"
+
+
+def is_written(competition: Competition, name: str, inputs: dict) -> bool:
+    """True where the submission is there, whole, and was made from these very inputs."""
+    path = submission_path(competition, name)
+    manifest = path.with_suffix(".json")
+    if not (path.exists() and manifest.exists()):
+        return False
+    said = read_json(manifest)
+    return said["inputs"] == inputs and said["sha256"] == sha256(path.read_bytes())
+
+
+def read_submission(path: Path) -> pd.DataFrame:
+    """Every cell as text. Raises FileNotFoundError where there is no such file, ValueError where it is no table."""
+    return read_csv(path)

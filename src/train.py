@@ -1,0 +1,148 @@
+"""Train an experiment's folds:  python src/train.py --experiment cnn_e --fold 0
+
+Without --fold, all folds; with several experiments, all of theirs. On a processor folds are trained side by side, one
+thread each. What is finished is skipped, what was interrupted goes on from its last epoch.
+"""
+
+import multiprocessing
+import os
+import threading
+import time
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+from tqdm import tqdm
+
+from commandline import (add_experiment, add_fold, load_competition, load_folded_table, make_parser, pick_experiment,
+                         pick_folds, run_names)
+from competition import Competition
+from experiment import Experiment, override
+from files import home
+from folds import read_folds
+from hardware import count_cores, pick_device, tune_process
+from pixels import PixelSettings, open_store
+from runs import Run, open_run
+
+
+@dataclass(frozen=True)
+class Job:
+    """One fold of one experiment, as it is handed to a process."""
+
+    competition: Competition
+    experiment: Experiment
+    name: str
+    fold: int
+    data_dir: Path
+
+
+def main(argv: list[str] | None = None) -> dict[str, list[float]]:
+    """Trains what is missing; returns each run's scores on its held-out folds."""
+    parser = make_parser(__doc__)
+    add_experiment(parser)
+    add_fold(parser)
+    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="NAME=VALUE", help="change fields: lr=3e-4")
+    parser.add_argument("--name", help="the run's name, where --set makes it another one; default: the experiment's")
+    args = parser.parse_args(argv)
+    names = run_names(args)
+    experiments = {args.name or name: override(pick_experiment(name), args.set) for name in names}
+    if args.name and len(names) > 1:
+        raise ValueError("--name names one run; give it with one --experiment")
+    if args.set and not args.name:
+        raise ValueError("--set makes another recipe: give its run a name with --name")
+
+    tune_process()  # before torch is imported
+    competition, data_dir = load_competition(args)
+    table, folds = load_folded_table(competition, data_dir)
+    jobs = [Job(competition, experiment, name, fold, data_dir)
+            for name, experiment in experiments.items() for fold in pick_folds(args.fold, folds.count)]
+    return train_jobs(jobs, table)
+
+
+def train_jobs(jobs: list[Job], table: pd.DataFrame) -> dict[str, list[float]]:
+    """Trains the jobs that are not done, side by side where that pays; returns the scores of all, by run."""
+    results = {}
+    for job in jobs:  # opening a run refuses another recipe before anything is trained
+        if (run := open_job(job)).is_done:
+            results[job] = run.result
+    todo = [job for job in jobs if job not in results]
+    if results:
+        print(f"{len(results)} of {len(jobs)} folds are trained already, below {home() / 'runs' / jobs[0].competition.name}")
+    for size in sorted({job.experiment.image_size for job in todo}):  # once, before processes would do it twice
+        open_store(f"{jobs[0].competition.name}-train", table, PixelSettings(size, jobs[0].competition.channels))
+
+    start = time.perf_counter()
+    workers = min(len(todo), count_cores()) if pick_device() == "cpu" else 1
+    if workers > 1:
+        results |= _train_side_by_side(todo, workers)
+    else:
+        for job in todo:
+            results[job] = train_job(job, threads=count_cores(), talk=True)
+            print(_sentence(job, results[job]))
+    if todo:
+        print(f"trained {len(todo)} folds in {time.perf_counter() - start:.0f} s; compare runs with: python src/leaderboard.py "
+              f"--competition {jobs[0].competition.name}")
+    scores = {}
+    for job in jobs:
+        scores.setdefault(job.name, []).append(results[job]["score"])
+    return scores
+
+
+def open_job(job: Job) -> Run:
+    """The job's run, new or taken up again."""
+    return open_run(job.competition, job.name, job.fold, job.experiment, read_folds(job.competition).hash)
+
+
+def _sentence(job: Job, result: dict) -> str:
+    return (f"{job.name:<20} fold {job.fold}   {job.competition.metric} {result['score']:.4f} on {result['images']} images   "
+            f"{result['seconds']:5.0f} s" + ("" if result["learned"] else "   DID NOT LEARN: its loss is no better than predicting the prevalence"))
+
+
+def _train_side_by_side(todo: list[Job], workers: int) -> dict[Job, dict]:
+    """One thread a process, so many processes as there are cores; the first error stops the rest."""
+    results = {}
+    bar = tqdm(total=sum(job.experiment.epochs for job in todo), desc="training", unit="epoch", disable=None)
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _prepare_process, (os.getpid(),))
+    try:
+        pending = {pool.submit(train_job, job, threads=1, talk=False): job for job in todo}
+        while pending:
+            done, _ = wait(pending, timeout=1, return_when=FIRST_COMPLETED)
+            for future in done:
+                job = pending.pop(future)
+                results[job] = future.result()
+                tqdm.write(_sentence(job, results[job]))
+            bar.update(sum(_epochs_done(job) for job in todo) - bar.n)
+    finally:
+        bar.close()
+        pool.shutdown(wait=True, cancel_futures=True)
+    return results
+
+
+def _epochs_done(job: Job) -> int:
+    log = home() / "runs" / job.competition.name / job.name / f"fold{job.fold}" / "log.csv"
+    return len(log.read_text().splitlines()) - 1 if log.exists() else 0
+
+
+def _prepare_process(parent: int) -> None:
+    """Set-up of a training process, with an end of its own when the parent was killed."""
+    tune_process()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def train_job(job: Job, threads: int, talk: bool) -> dict:
+    """Trains one job in this process; returns its result."""
+    from training import train_fold
+
+    table, _ = load_folded_table(job.competition, job.data_dir)
+    return train_fold(open_job(job), job.competition, table, threads, talk)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,124 @@
+"""Training one fold, from the table to weights and out-of-fold predictions."""
+
+import time
+
+import numpy as np
+import pandas as pd
+import torch
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
+
+from checkpoints import build_from_recipe, load_checkpoint, save_checkpoint, save_weights
+from competition import Competition
+from ema import EMA
+from engine import predict_logits, train_one_epoch
+from experiment import Experiment
+from files import write_csv, write_json
+from hardware import pick_device
+from labels import scoring_targets, training_targets
+from loader import ordered_batches, training_batches
+from losses import LOSSES, PROBS
+from metrics import prevalence, score
+from model import count_parameters, resolve_precision, weight_groups
+from pixels import PixelSettings, PixelStore, open_store
+from runs import Run, probs_frame, write_probs
+from schedule import warmup_cosine
+from tables import label_cells
+
+PREDICT_BATCH = 64
+
+
+def train_fold(run: Run, competition: Competition, table: pd.DataFrame, threads: int, talk: bool = False) -> dict:
+    """Trains on every fold but the run's and predicts that one; returns what result.json says.
+
+    table: with `fold` and `black`. Goes on from the last checkpoint where there is one, and then ends with the same
+    weights, bit for bit, as without the interruption: each epoch draws from (seed, epoch) alone, and the number of
+    threads and the precision stay those of the first start. talk: print a line an epoch.
+    """
+    experiment, fold = run.experiment, run.recipe["fold"]
+    store = open_store(f"{competition.name}-train", table, PixelSettings(experiment.image_size, competition.channels))
+    cells, held_out = label_cells(competition, table), (table["fold"] == fold).to_numpy()
+    used = ~held_out & ~(table["black"].to_numpy() & (experiment.black == "drop"))
+    targets = training_targets(cells, experiment.uncertain, experiment.blank)
+    used &= ~np.isnan(targets).all(axis=1)  # an image without one stated label teaches nothing
+    rows = store.rows(table["image_id"])
+    if not used.any():
+        raise ValueError(f"fold {fold}: no image to train on is left outside it")
+
+    checkpoint = load_checkpoint(run) or {"epoch": 0, "seconds": 0.0, "log": [], "threads": threads, "precision": ""}
+    torch.set_num_threads(checkpoint["threads"])
+    torch.manual_seed(experiment.seed)
+    device = pick_device()
+    model = build_from_recipe(run.recipe).to(device, memory_format=torch.channels_last)
+    precision = checkpoint["precision"] or resolve_precision(model, experiment.precision, device)
+    ema = EMA(model, experiment.ema_decay)
+    optimizer = AdamW(weight_groups(model, experiment.weight_decay), experiment.lr, fused=True)
+    steps = experiment.epochs * -(-int(used.sum()) // experiment.batch_size)
+    scheduler = LambdaLR(optimizer, lambda step: warmup_cosine(step, steps, experiment.warmup))
+    log = [tuple(line) for line in checkpoint["log"]]
+    if checkpoint["epoch"]:
+        for part, name in ((model, "model"), (ema, "ema"), (optimizer, "optimizer"), (scheduler, "scheduler")):
+            part.load_state_dict(checkpoint[name])
+
+    for epoch in range(checkpoint["epoch"], experiment.epochs):
+        start = time.perf_counter()
+        torch.manual_seed(epoch_seed(experiment.seed, epoch))  # dropout
+        loader = training_batches(store, rows[used], targets[used], experiment.batch_size, experiment.augmentation,
+                                  experiment.seed, epoch)
+        loss = train_one_epoch(model, loader, LOSSES[competition.task], optimizer, scheduler, ema,
+                               experiment.max_grad_norm, precision, f"epoch {epoch + 1}" if talk else None)
+        checkpoint["seconds"] += time.perf_counter() - start
+        log.append((epoch + 1, round(loss, 6), round(checkpoint["seconds"], 2)))
+        checkpoint |= {"epoch": epoch + 1, "log": log, "precision": precision, "model": model.state_dict(),
+                       "ema": ema.state_dict(), "optimizer": optimizer.state_dict(), "scheduler": scheduler.state_dict()}
+        save_checkpoint(run, checkpoint)
+        write_csv(run.folder / "log.csv", pd.DataFrame(log, columns=["epoch", "loss", "seconds"]))
+        if talk:
+            print(f"fold {fold}  epoch {epoch + 1:3d}/{experiment.epochs}  loss {loss:.4f}  {checkpoint['seconds']:6.1f} s")
+
+    prior = np.nan_to_num(prevalence(scoring_targets(cells[~held_out])), nan=0.5)
+    probs = predict_probs(ema.model, store, rows[held_out], competition.task, experiment, prior)
+    save_weights(run, ema.model)
+    write_probs(run.folder / "oof.csv", probs_frame(competition, table.loc[held_out, "image_id"], probs))
+    result = {
+        "score": score(competition.metric, scoring_targets(cells[held_out]), probs, competition.task),
+        "images": int(held_out.sum()),
+        "trained_on": int(used.sum()),
+        "parameters": count_parameters(model),
+        "seconds": round(checkpoint["seconds"], 2),
+        "learned": bool(log[-1][1] < 0.99 * constant_loss(targets[used], competition.task)),
+        "prior": prior.round(6).tolist(),
+        "loss": log[-1][1],
+        "environment": {"device": device, "threads": checkpoint["threads"], "precision": precision,
+                        "torch": torch.__version__},
+    }
+    write_json(run.folder / "result.json", result)  # written last: its being there says that the fold is done
+    (run.folder / "checkpoint.pt").unlink(missing_ok=True)
+    return result
+
+
+def constant_loss(targets: np.ndarray, task: str) -> float:
+    """The training loss of the best predictor that never looks at an image: a network above it has not learned."""
+    rates = torch.from_numpy(np.clip(np.nan_to_num(prevalence(targets), nan=0.5), 1e-6, 1 - 1e-6))
+    logits = rates.log() if task == "multiclass" else torch.logit(rates)
+    return LOSSES[task](logits.expand(len(targets), -1), torch.from_numpy(targets)).item()
+
+
+def epoch_seed(seed: int, epoch: int) -> int:
+    """A seed for torch's generator that is a function of (seed, epoch)."""
+    return int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
+
+
+def predict_probs(model: torch.nn.Module, store: PixelStore, rows: np.ndarray, task: str, experiment: Experiment,
+                  prior: np.ndarray, talk: bool = False) -> np.ndarray:
+    """Probabilities (n, K) of the store's rows, the mean of logits over the experiment's views.
+
+    Images of one grey value show nothing: they get the training folds' prior where the experiment drops them.
+    """
+    loader = ordered_batches(store, rows, PREDICT_BATCH)
+    logits = predict_logits(model, loader, experiment.tta, "predicting" if talk else None)
+    probs = PROBS[task](logits).double().numpy()
+    if experiment.black == "drop":
+        probs[store.constant[rows]] = prior
+    return probs
+

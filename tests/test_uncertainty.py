@@ -1,0 +1,155 @@
+"""Intervals: whole groups are drawn, known widths come out, and the fast ROC AUC is scikit-learn's."""
+
+import tracemalloc
+
+import numpy as np
+import pytest
+import sklearn.metrics as sk
+
+import uncertainty
+from metrics import score
+from uncertainty import (
+    bootstrap_counts,
+    bootstrap_interval,
+    bootstrap_roc_auc,
+    paired_interval,
+    paired_roc_auc_interval,
+    percentile_interval,
+    roc_auc_interval,
+    weighted_roc_auc,
+)
+
+
+def example(n: int = 150, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Targets with NaN cells, scores with many ties, and groups of about three rows."""
+    rng = np.random.default_rng(seed)
+    targets = (rng.random((n, 3)) < [0.5, 0.2, 0.05]).astype(float)
+    probs = np.round(0.8 * rng.random((n, 3)) + 0.2 * targets, 1)
+    targets[rng.random((n, 3)) < 0.1] = np.nan
+    return targets, probs, rng.integers(n // 3, size=n).astype(str)
+
+
+def test_rows_of_one_group_always_count_alike():
+    groups = np.array(["b", "a", "b", "c", "a", "b"])
+    for counts in bootstrap_counts(groups, replicates=50):
+        assert counts[0] == counts[2] == counts[5]
+        assert counts[1] == counts[4]
+
+
+def test_as_many_groups_are_drawn_as_there_are():
+    groups = np.array(["a", "a", "b", "c"])
+    drawn = np.array([counts[[0, 2, 3]] for counts in bootstrap_counts(groups, replicates=2000)])
+    assert (drawn.sum(axis=1) == 3).all()
+    assert drawn.mean(axis=0) == pytest.approx(1, abs=0.08)
+
+
+def test_the_same_seed_draws_the_same_groups():
+    groups = np.arange(20)
+    first, again, other = (np.array(list(bootstrap_counts(groups, 5, seed))) for seed in (3, 3, 4))
+    assert (first == again).all()
+    assert (first != other).any()
+
+
+def test_the_interval_of_a_mean_is_the_textbooks():
+    values = np.random.default_rng(0).normal(size=400)
+    low, high = bootstrap_interval(lambda w: np.average(values, weights=w), np.arange(400), replicates=2000)
+    half_width = 1.96 * values.std() / np.sqrt(400)
+    assert low == pytest.approx(values.mean() - half_width, abs=0.1 * half_width)
+    assert high == pytest.approx(values.mean() + half_width, abs=0.1 * half_width)
+
+
+def test_copies_of_a_row_add_no_certainty():
+    values = np.random.default_rng(0).normal(size=100)
+    copies = values.repeat(9)
+    once = bootstrap_interval(lambda w: np.average(values, weights=w), np.arange(100))
+    grouped = bootstrap_interval(lambda w: np.average(copies, weights=w), np.arange(100).repeat(9))
+    as_if_independent = bootstrap_interval(lambda w: np.average(copies, weights=w), np.arange(900))
+    assert grouped == pytest.approx(once, abs=1e-12)
+    assert np.diff(as_if_independent)[0] == pytest.approx(np.diff(once)[0] / 3, rel=0.1)
+
+
+def test_a_wider_level_gives_a_wider_interval():
+    scores = np.arange(101.0)
+    assert percentile_interval(scores, 0.9) == pytest.approx((5, 95))
+    assert percentile_interval(scores, 0.5) == pytest.approx((25, 75))
+
+
+def test_a_tenth_of_undefined_replicates_is_skipped_and_more_leave_no_interval():
+    scores = np.arange(100.0)
+    scores[:10] = np.nan
+    assert percentile_interval(scores) == percentile_interval(scores[10:])
+    scores[10] = np.nan
+    assert np.isnan(percentile_interval(scores)).all()
+
+
+@pytest.mark.parametrize("integers", [True, False])
+def test_the_fast_auc_is_scikit_learns_ties_and_nan_cells_included(integers):
+    targets, probs, _ = example()
+    rng = np.random.default_rng(1)
+    weights = rng.integers(0, 4, size=(7, len(targets))) if integers else rng.random((7, len(targets)))
+    aucs = weighted_roc_auc(targets, probs, weights)
+    for r in range(7):
+        for k in range(3):
+            rows = ~np.isnan(targets[:, k]) & (weights[r] > 0)
+            expected = sk.roc_auc_score(targets[rows, k], probs[rows, k], sample_weight=weights[r, rows])
+            assert aucs[r, k] == pytest.approx(expected, abs=1e-12)
+
+
+def test_a_label_without_one_of_its_classes_has_no_auc():
+    targets = np.array([[1, 0, 1, np.nan], [0, 0, 1, np.nan]]).astype(float)
+    aucs = weighted_roc_auc(targets, np.full((2, 4), 0.5), np.array([[1, 1], [2, 0]]))
+    assert aucs[0, 0] == 0.5
+    assert np.isnan(aucs[1]).all() and np.isnan(aucs[0, 1:]).all()
+
+
+def test_the_fast_interval_is_the_slow_one():
+    targets, probs, groups = example()
+    slow = bootstrap_interval(lambda w: score("roc_auc", targets, probs, "multilabel", weights=w), groups, 60)
+    assert roc_auc_interval(targets, probs, groups, 60) == pytest.approx(slow, abs=1e-12)
+
+
+def test_the_size_of_a_chunk_changes_nothing(monkeypatch):
+    targets, probs, groups = example()
+    at_once = bootstrap_roc_auc(targets, probs, groups, 20)
+    monkeypatch.setattr(uncertainty, "CHUNK_BYTES", 8 * len(targets) * 3)
+    assert np.array_equal(bootstrap_roc_auc(targets, probs, groups, 20), at_once, equal_nan=True)
+
+
+def test_a_macro_auc_without_any_defined_label_has_no_interval():
+    targets, probs, groups = example()
+    assert np.isnan(roc_auc_interval(np.zeros_like(targets), probs, groups, 20)).all()
+
+
+def test_equal_predictions_differ_by_nothing():
+    targets, probs, groups = example()
+    assert paired_roc_auc_interval(targets, probs, probs, groups, 50) == (0, 0)
+
+
+def test_the_fast_paired_interval_is_the_slow_one_and_signed_for_the_first():
+    targets, probs, groups = example()
+    better = np.where(np.isnan(targets), probs, 0.5 * probs + 0.5 * targets)
+
+    def scores(p):
+        return lambda w: score("roc_auc", targets, p, "multilabel", weights=w)
+
+    slow = paired_interval(scores(better), scores(probs), groups, 40)
+    assert paired_roc_auc_interval(targets, better, probs, groups, 40) == pytest.approx(slow, abs=1e-12)
+    assert slow[0] > 0
+
+
+def test_pairing_takes_out_what_the_rows_share():
+    targets, probs, groups = example(600)
+    nearly = probs + np.random.default_rng(5).normal(scale=0.01, size=probs.shape)
+    width = np.diff(roc_auc_interval(targets, probs, groups, 200))
+    assert np.diff(paired_roc_auc_interval(targets, nearly, probs, groups, 200)) < width / 3
+
+
+def test_memory_does_not_grow_with_replicates():
+    rng = np.random.default_rng(0)
+    targets = (rng.random((112_120, 2)) < [0.5, 0.02]).astype(float)
+    probs, groups = rng.random(targets.shape), rng.integers(30_805, size=len(targets))
+    tracemalloc.start()
+    bootstrap_roc_auc(targets, probs, groups, replicates=40)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 64e6
