@@ -43,6 +43,7 @@ class Strengths:
 
 
 CHEST = Strengths()
+STRONG = Strengths(degrees=15, shear=8, scale=0.2, shift=1 / 8, blur=0.2, cutout=0.5, intensity=0.8, gain=0.3, offset=0.2, gamma=0.4)
 
 
 def none(image_size: int) -> Augmentation:
@@ -237,6 +238,7 @@ AUGMENTATIONS: dict[str, Callable[[int], Augmentation]] = {  # image size, pixel
     "none": none,
     "warp": Warp,
     "warp_flip": lambda image_size: Warp(image_size, replace(CHEST, flip=0.5)),  # where left and right mean the same
+    "warp_strong": lambda image_size: Warp(image_size, STRONG),  # where test images come from other machines
     "solt": solt,
     "solt003": solt003,
     "albumentations": albumentations,

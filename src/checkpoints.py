@@ -3,6 +3,7 @@
 import pickle
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -24,10 +25,14 @@ def load_model(run: Run, device: str = "cpu") -> nn.Module:
     if not run.is_done:
         raise FileNotFoundError(f"{run.folder} is not finished; {train_command(run.recipe, run.folder.parent.name)}")
     model = build_from_recipe(run.recipe, weights="none")
-    saved = load_file(run.folder / "weights.safetensors")
+    path = run.folder / "weights.safetensors"
+    try:
+        saved = load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path} cannot be read ({error}); delete {run.folder} and train that fold again") from error
     expected = model.state_dict()
     if {name: value.shape for name, value in saved.items()} != {name: value.shape for name, value in expected.items()}:
-        raise ValueError(f"{run.folder / 'weights.safetensors'} does not fit the network that {run.folder / 'recipe.json'} names")
+        raise ValueError(f"{path} does not fit the network that {run.folder / 'recipe.json'} names")
     model.load_state_dict(saved)
     return model.to(device).eval()
 
@@ -49,5 +54,5 @@ def load_checkpoint(run: Run) -> dict | None:
         return None
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+    except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
         raise ValueError(f"{path} cannot be read ({error}); delete it to train this fold from the start") from error

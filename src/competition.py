@@ -70,6 +70,8 @@ class Competition:
                              f"{len(self.labels)} labels")
         if self.train.table is None and self.label_pattern is None:
             raise ValueError(f"competition {self.name!r}: a training part without a table needs label_pattern")
+        if self.train.table is None and self.group_column:
+            raise ValueError(f"competition {self.name!r}: without a table there is no group_column; give group_pattern")
         if self.test and self.test.labelled and self.test.table is None and self.label_pattern is None:
             raise ValueError(f"competition {self.name!r}: a test part without a table and label_pattern needs labelled=False")
         if not self.labels:

@@ -74,6 +74,7 @@ EXPERIMENTS = {
     # pretrained on ImageNet
     "lite0": LITE0,
     "lite0_128": replace(LITE0, image_size=128),
+    "lite0_128_strong": replace(LITE0, image_size=128, augmentation="warp_strong"),
     "lite0_224": replace(LITE0, image_size=224),
     # one epoch of the smallest network, to see that everything runs
     "smoke": replace(SCRATCH, network="cnn_d", epochs=1),
@@ -112,7 +113,7 @@ def _parse(name: str, text: str, kind: Any) -> Any:
     try:
         return kind(text)
     except ValueError as error:
-        raise ValueError(f"{name}={text}: must be a {kind.__name__}") from error
+        raise ValueError(f"{name}={text}: must be a {'whole ' if kind is int else ''}number") from error
 
 
 def to_recipe(experiment: Experiment) -> dict:

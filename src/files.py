@@ -44,12 +44,14 @@ def _remove(path: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> Path:
+    """Writes a text file as a whole; returns its path."""
     with replace_atomically(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return path
 
 
 def write_json(path: Path, content: dict) -> Path:
+    """Writes an object as JSON; returns the path."""
     return write_text(path, json.dumps(content, indent=2) + "\n")
 
 
@@ -62,6 +64,7 @@ def read_json(path: Path) -> dict:
 
 
 def write_csv(path: Path, frame: pd.DataFrame, float_format: str | None = None) -> Path:
+    """Writes a table without its index, lines ending in \\n everywhere; returns the path."""
     with replace_atomically(path) as temporary:
         frame.to_csv(temporary, index=False, float_format=float_format, lineterminator="\n")
     return path

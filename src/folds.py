@@ -24,6 +24,7 @@ class Folds:
 
 
 def folds_path(competition: Competition) -> Path:
+    """Where the folds of a competition stand: folds/<competition>.csv."""
     return home() / "folds" / f"{competition.name}.csv"
 
 
@@ -125,8 +126,8 @@ def _twins(image_ids: pd.Series, hashes: np.ndarray, constant: np.ndarray) -> li
 
 def _joined_groups(table: pd.DataFrame, twins: list[list[str]]) -> np.ndarray:
     first = {image_id: ids[0] for ids in twins for image_id in ids}
-    keys = table["image_id"].map(first).fillna("").to_numpy(str)
-    return join_groups(table["group"].to_numpy(str), keys)
+    keys = [first.get(image_id, "") for image_id in table["image_id"]]
+    return join_groups(table["group"].to_numpy(str), np.array(keys, dtype=str))
 
 
 def _refuse_split_groups(groups: np.ndarray, folds: np.ndarray, path: Path) -> None:

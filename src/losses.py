@@ -26,6 +26,7 @@ def masked_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def softmax(logits: Tensor) -> Tensor:
+    """Probabilities (B, K) of classes that exclude each other."""
     return logits.softmax(dim=1)
 
 

@@ -52,6 +52,8 @@ def show_report(competition: Competition, table: pd.DataFrame, folds: Folds) -> 
     shown.add_section()
     shown.add_row("all", str(report.images.sum()), str(report.groups.sum()), *map(str, report.positives.sum(axis=0).astype(int)))
     shown.add_row("deviation", "", "", *(f"{100 * deviation:.1f} %" for deviation in report.deviation))
+    if (report.unavoidable > 0.01).any():
+        shown.add_row("of it forced", "", "", *(f"{100 * forced:.1f} %" for forced in report.unavoidable))
     console = make_console()
     console.print(shown)
     worst = int(np.nan_to_num(report.deviation).argmax())

@@ -7,22 +7,24 @@ from hardware import has_bf16, import_torchvision
 from networks import NETWORKS
 from weights import find_imagenet_weights, stay_offline
 
-SCRATCH_MEAN, SCRATCH_STD = 0.5, 0.25  # X-rays after /255 lie around these, near enough for networks trained from scratch
+SCRATCH_MEAN, SCRATCH_STD = (0.5,), (0.25,)  # X-rays after /255 lie around these, near enough for networks trained from scratch
 LEAST_CAM_SIDE = 7  # cells: what networks made for 224 pixels end in
 
 
 class Classifier(nn.Module):
     """uint8 or float images (B, C, S, S), 0 to 255, to raw logits (B, K).
 
-    The normalisation is part of the model, so training, prediction and explanation cannot differ in it.
+    The normalisation is part of the model, so training, prediction and explanation cannot differ in it. mean, std: for
+    images in [0, 1], a number a channel; a grey image stands for three equal channels and gets the mean of three.
     """
 
-    def __init__(self, network: nn.Module, mean: float | tuple[float, ...], std: float | tuple[float, ...],
+    def __init__(self, network: nn.Module, channels: int, mean: tuple[float, ...], std: tuple[float, ...],
                  cam_layer: nn.Module | None):
         super().__init__()
         self.network = network
-        self.register_buffer("mean", 255 * torch.as_tensor(mean, dtype=torch.float32).reshape(-1, 1, 1))
-        self.register_buffer("std", 255 * torch.as_tensor(std, dtype=torch.float32).reshape(-1, 1, 1))
+        for name, values in (("mean", mean), ("std", std)):  # part of the saved weights, so always (C, 1, 1)
+            values = torch.tensor(values) if len(values) == channels else torch.full((channels,), sum(values) / len(values))
+            self.register_buffer(name, 255 * values.reshape(-1, 1, 1))
         self.cam_name = next((name for name, module in self.named_modules() if module is cam_layer), None)
 
     @property
@@ -67,7 +69,7 @@ def build_model(network: str, channels: int, image_size: int, outputs: int, drop
         if weights != "none":
             raise ValueError(f"network {network!r} is ours and has no {weights} weights; set weights=none")
         built = NETWORKS[network](channels, image_size, outputs)
-        return Classifier(built, SCRATCH_MEAN, SCRATCH_STD, built.cam_layer)
+        return Classifier(built, channels, SCRATCH_MEAN, SCRATCH_STD, built.cam_layer)
     return _build_timm(network, channels, image_size, outputs, dropout, weights)
 
 
@@ -88,18 +90,28 @@ def _build_timm(network: str, channels: int, image_size: int, outputs: int, drop
         options["img_size"] = image_size
     built = timm.create_model(network, **options)
     if weights == "none":
-        return Classifier(built, SCRATCH_MEAN, SCRATCH_STD, timm_cam_layer(built, image_size))
-    mean, std = (torch.tensor(built.pretrained_cfg[name]) for name in ("mean", "std"))
-    if channels == 1:  # a grey image stands for three equal channels, whose mean statistics are nearest to right
-        mean, std = mean.mean(), std.mean()
-    return Classifier(built, mean, std, timm_cam_layer(built, image_size))
+        return Classifier(built, channels, SCRATCH_MEAN, SCRATCH_STD, timm_cam_layer(built, image_size))
+    _zero_head(built)
+    normalisation = built.pretrained_cfg
+    return Classifier(built, channels, normalisation["mean"], normalisation["std"], timm_cam_layer(built, image_size))
+
+
+def _zero_head(built: nn.Module) -> None:
+    """Starts the new head at zero, so that the first predictions are even.
+
+    timm draws it so large that the first loss is 2 to 6 where 1.1 is chance, and a random head tears pretrained features about.
+    """
+    heads = built.get_classifier()
+    for head in heads if isinstance(heads, tuple) else (heads,):
+        for module in head.modules():
+            if isinstance(module, (nn.Linear, nn.Conv2d)):
+                nn.init.zeros_(module.weight)
+                nn.init.zeros_(module.bias)
 
 
 def takes_image_size(network: str) -> bool:
-    """True for networks whose position embeddings or windows are made for one image size."""
-    import timm
-
-    return any(name in timm.get_arch_name(network) for name in ("vit_", "deit", "beit", "swin", "eva", "cait", "mixer"))
+    """True for families whose position embeddings or windows are made for one image size."""
+    return any(family in network for family in ("vit_", "deit", "beit", "swin", "eva02", "cait", "mixer"))
 
 
 def timm_cam_layer(built: nn.Module, image_size: int) -> nn.Module | None:

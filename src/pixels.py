@@ -3,13 +3,13 @@
 import errno
 import io
 import json
-import mmap
 import os
 import re
 import shutil
 import struct
 import time
 import uuid
+import weakref
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -31,8 +31,6 @@ from hardware import count_cores
 FORMAT = 1  # part of every key: raise it when decoding or fitting comes to give other pixels
 
 CHUNK_BYTES = 4 << 20  # stored pixels a decoding thread hands over at once
-RESIDENT_BYTES = 256 << 20  # of the mapped file, before `read` lets go of it
-FAULT_BYTES = 64 << 10  # Linux maps this much around every first touch of a page
 MAKE_ROOM = "make room, choose a smaller image size, or set STARTER_HOME to a folder on another disk"
 LEFTOVER_SECONDS = 3600  # a half-built store that nobody has written to for so long belongs to a killed process
 
@@ -112,21 +110,18 @@ def _decode_file(path: str | Path, channels: int, target: int | None) -> tuple[n
 class _JpegHeader:
     height: int = 0
     width: int = 0
-    components: int = 0
-    bits: int = 0
     exif: bytes = b""
     whole: bool = False  # every marker up to the end of the image is there
 
 
 def _decode_jpeg(raw: bytes, channels: int, target: int | None) -> tuple[np.ndarray, tuple[int, int]]:
     header = _read_jpeg_header(raw)
-    if not header.whole or header.bits != 8 or header.components not in (1, 3):
-        pixels = _decode_with_pillow(raw, channels)  # OpenCV fills up what is missing in silence and inverts no CMYK
-        return pixels, pixels.shape[:2]
-    reduction = _reduction(min(header.height, header.width), target)
-    pixels = _decode_with_opencv(raw, JPEG_FLAGS[reduction][channels])
+    pixels = None
+    if header.whole:  # otherwise OpenCV before its version 5 fills up what is missing, in silence
+        reduction = _reduction(min(header.height, header.width), target)
+        pixels = _decode_with_opencv(raw, JPEG_FLAGS[reduction][channels])
     if pixels is None:
-        pixels = _decode_with_pillow(raw, channels)  # which says why, or knows the kind
+        pixels = _decode_with_pillow(raw, channels)  # which says why not, or knows the kind
         return pixels, pixels.shape[:2]
     orientation = _read_orientation(header.exif)
     shape = (header.height, header.width) if orientation < 5 else (header.width, header.height)
@@ -156,11 +151,11 @@ def _read_jpeg_header(raw: bytes) -> _JpegHeader:
             break
         if kind < 0xC0 or kind == 0xD8:
             raise ValueError(f"damaged: at byte {found.start():,} stands {kind:#x}, no marker of a JPEG's inside")
-        body = raw[position + 2:position + 18]
-        if kind in JPEG_FRAMES and len(body) >= 6:
-            header.bits, header.height, header.width, header.components = struct.unpack_from(">BHHB", body)
-        length = int.from_bytes(raw[position:position + 2], "big")
-        if kind == 0xE1 and body.startswith(b"Exif\0\0") and not header.exif:
+        body = raw[position:position + 8]  # its first two bytes are its length
+        if kind in JPEG_FRAMES and len(body) == 8:
+            header.height, header.width = struct.unpack_from(">HH", body, 3)
+        length = int.from_bytes(body[:2], "big")
+        if kind == 0xE1 and body.endswith(b"Exif\0\0") and not header.exif:
             header.exif = raw[position + 8:position + length]
         position += length
         if position > len(raw):
@@ -285,7 +280,6 @@ class PixelStore:
 
     def __init__(self, folder: Path):
         self.folder = Path(folder)
-        self._touched = 0  # bytes of the mapping that may have become resident since they were last let go
         try:
             account = read_json(self.folder / "store.json")
             self.settings = PixelSettings(**account["settings"])
@@ -338,25 +332,28 @@ class PixelStore:
         rows = np.asarray(rows, np.int64)
         if rows.size and not (0 <= rows.min() and rows.max() < len(self)):
             raise IndexError(f"rows {rows.min()} to {rows.max()} of a store of {len(self)} images")
-        images, pixels = np.empty((len(rows), *self.pixels.shape[1:]), np.uint8), np.asarray(self.pixels)
+        images = np.empty((len(rows), *self.pixels.shape[1:]), np.uint8)
         order = np.argsort(rows, kind="stable")  # in the order of the file: a cold disk is read in one sweep
-        step = max(1, RESIDENT_BYTES // self._touched_by_one)
-        for part in (order[first:first + step] for first in range(0, len(order), step)):
-            for i, row in zip(part.tolist(), rows[part].tolist(), strict=True):
-                images[i] = pixels[row]
-            self._bound_memory(len(part))
+        for i, row in zip(order.tolist(), rows[order].tolist(), strict=True):
+            self._copy_row(row, images[i])
         return images
 
-    @cached_property
-    def _touched_by_one(self) -> int:
-        return max(int(np.prod(self.pixels.shape[1:])), FAULT_BYTES)
+    def _copy_row(self, row: int, image: np.ndarray) -> None:
+        """Read as a file and not through the mapping.
 
-    def _bound_memory(self, images: int) -> None:
-        """Lets go of the mapped pages in time: they stay in the system's cache, but not in this process's memory."""
-        self._touched += images * self._touched_by_one
-        if self._touched >= RESIDENT_BYTES and self.pixels.nbytes > RESIDENT_BYTES and hasattr(mmap, "MADV_DONTNEED"):
-            self.pixels.base.madvise(mmap.MADV_DONTNEED)
-            self._touched = 0
+        Mapped pages count as this process's memory until they are given back, and giving them back in time made random
+        reading three times slower than this; and a broken disk is an error here, where a mapping kills the process.
+        """
+        if not hasattr(os, "preadv"):  # Windows
+            image[...] = self.pixels[row]
+        elif os.preadv(self._descriptor, (image,), self.pixels.offset + row * image.nbytes) != image.nbytes:
+            raise OSError(f"{self.folder / 'pixels.npy'} ends before image {row}; delete the folder to build it again")
+
+    @cached_property
+    def _descriptor(self) -> int:
+        descriptor = os.open(self.folder / "pixels.npy", os.O_RDONLY)
+        weakref.finalize(self, os.close, descriptor)
+        return descriptor
 
     @cached_property
     def _rows_by_id(self) -> pd.Index:

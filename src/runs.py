@@ -34,6 +34,7 @@ class Run:
 
 
 def run_folder(competition: Competition, name: str) -> Path:
+    """Where the folds of a run stand: runs/<competition>/<name>."""
     return home() / "runs" / competition.name / name
 
 
@@ -87,6 +88,7 @@ def probs_frame(competition: Competition, image_ids: pd.Series, probs: np.ndarra
 
 
 def write_probs(path: Path, frame: pd.DataFrame) -> Path:
+    """Writes what `probs_frame` gave; returns the path."""
     return write_csv(path, frame, float_format=PROBS_FORMAT)
 
 

@@ -1,15 +1,12 @@
-"""Where a network looks: Grad-CAM of a logit, its hottest pixel, its colours, and the pointing game that judges it."""
+"""Where a network looks: Grad-CAM of a logit, for convolutions and for tokens."""
 
 import math
 
-import numpy as np
 import torch
-from scipy.ndimage import distance_transform_edt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 ROUNDING = 1e-6  # share of what is added up; a sum below it is what rounding left of terms that cancel
-HEAT = ((0.0, (1.0, 1.0, 0.4, 0.0)), (0.5, (1.0, 0.65, 0.0, 0.4)), (1.0, (1.0, 0.0, 0.0, 0.7)))  # heat, RGBA
 
 
 def cam_layer(model: nn.Module, label: int = 0) -> nn.Module | None:
@@ -81,26 +78,3 @@ def _as_maps(values: Tensor, prefix_tokens: int) -> Tensor:
         return values.permute(0, 3, 1, 2)
     raise ValueError(f"a layer's output of shape {tuple(values.shape)} is neither a square map nor {prefix_tokens} tokens and "
                      f"those of a square map")
-
-
-def heat_colours(heat: np.ndarray) -> np.ndarray:
-    """Heat (...) in [0, 1] as red, green, blue and opacity (..., 4) in [0, 1]: cold is clear, warm is yellow, hot is red."""
-    points, colours = [point for point, _ in HEAT], np.array([colour for _, colour in HEAT])
-    return np.stack([np.interp(heat, points, colours[:, channel]) for channel in range(4)], axis=-1)
-
-
-def hottest_pixel(heat: np.ndarray) -> tuple[int, int]:
-    """Row and column of the highest value of a map (S, S); of several, the one nearest to their middle.
-
-    Maps grown from few cells have plateaus at the border, whose first pixel would always be the one up and left.
-    """
-    places = np.argwhere(heat >= heat.max() - ROUNDING)
-    nearest = np.square(places - places.mean(axis=0)).sum(axis=1).argmin()
-    return int(places[nearest, 0]), int(places[nearest, 1])
-
-
-def distance_to_mask(mask: np.ndarray) -> np.ndarray:
-    """Pixels from every place (S, S) to the nearest one of the finding, 0 inside. Raises ValueError for an empty mask."""
-    if not mask.any():
-        raise ValueError("the mask is empty; the pointing game needs a finding that is drawn")
-    return distance_transform_edt(~mask.astype(bool))

@@ -166,6 +166,7 @@ def criterion(competition: Competition) -> str:
 
 
 def submission_path(competition: Competition, name: str) -> Path:
+    """Where a submission stands: submissions/<competition>-<name>.csv."""
     return home() / "submissions" / f"{competition.name}-{name}.csv"
 
 

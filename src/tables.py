@@ -142,7 +142,7 @@ def _refuse_duplicates(ids: pd.Series, path: Path) -> None:
 def _refuse_missing(rows: pd.DataFrame, path: Path) -> None:
     """Every image must be there. Folders are listed once, since asking for 200,000 files one by one is slow."""
     folders = rows["path"].map(os.path.dirname)
-    present = {entry.path for folder in folders.unique() if os.path.isdir(folder) for entry in os.scandir(folder)}
+    present = {entry.path for folder in folders.unique() if os.path.isdir(folder) for entry in os.scandir(folder) if entry.is_file()}
     missing = rows.loc[~rows["path"].isin(present), ["image_id", "path"]]
     if len(missing):
         raise FileNotFoundError(f"{len(missing)} of the {len(rows)} images in {path} have no file; the first is "
@@ -164,10 +164,11 @@ def _groups(competition: Competition, rows: pd.DataFrame, data_dir: Path, where:
 
 def _test_groups(competition: Competition, data_dir: Path) -> set[str]:
     """The groups of the test part, where they are known."""
-    if competition.group_pattern is None and competition.group_column is None:
+    column, test = competition.group_column, competition.test
+    if competition.group_pattern is None and (
+            column is None or test.table is None or column not in _read_csv(competition, data_dir / test.table)):
         return set()
-    test = read_part(competition, data_dir, "test")
-    return set() if (test["group"] == test["image_id"]).all() else set(test["group"])
+    return set(read_part(competition, data_dir, "test")["group"])
 
 
 def _find(pattern: str, below: pd.Series, where: Path) -> pd.Series:

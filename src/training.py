@@ -86,7 +86,7 @@ def train_fold(run: Run, competition: Competition, table: pd.DataFrame, threads:
         "trained_on": int(used.sum()),
         "parameters": count_parameters(model),
         "seconds": round(checkpoint["seconds"], 2),
-        "learned": bool(log[-1][1] < 0.99 * constant_loss(targets[used], competition.task)),
+        "learned": has_learned(ema.model, store, rows[used], targets[used], competition.task),
         "prior": prior.round(6).tolist(),
         "loss": log[-1][1],
         "environment": {"device": device, "threads": checkpoint["threads"], "precision": precision,
@@ -95,6 +95,13 @@ def train_fold(run: Run, competition: Competition, table: pd.DataFrame, threads:
     write_json(run.folder / "result.json", result)  # written last: its being there says that the fold is done
     (run.folder / "checkpoint.pt").unlink(missing_ok=True)
     return result
+
+
+def has_learned(model: torch.nn.Module, store: PixelStore, rows: np.ndarray, targets: np.ndarray, task: str) -> bool:
+    """False where the network's loss on images it was trained on is no better than that of predicting the prevalence."""
+    some = slice(None, None, max(1, len(rows) // 512))  # 512 to 1,023 images say enough
+    logits = predict_logits(model, ordered_batches(store, rows[some], PREDICT_BATCH), ("identity",))
+    return LOSSES[task](logits, torch.from_numpy(targets[some])).item() < 0.98 * constant_loss(targets[some], task)
 
 
 def constant_loss(targets: np.ndarray, task: str) -> float:

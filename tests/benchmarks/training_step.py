@@ -1,0 +1,142 @@
+"""Our training step against the plain fp32 loop, and the input side's share of it:  python tests/benchmarks/training_step.py
+
+Every figure is the median of interleaved rounds in one process, so that a noisy machine disturbs both sides alike. The
+plain loop is what one writes first: torch's own layers in the same order, float32, torch's default memory layout.
+"""
+
+import argparse
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "src"))
+
+from hardware import autocast, count_cores, tune_process  # noqa: E402
+
+tune_process()
+
+import numpy as np  # noqa: E402
+import pandas as pd  # noqa: E402
+import torch  # noqa: E402
+from rich.console import Console  # noqa: E402
+from rich.table import Table  # noqa: E402
+from torch import nn  # noqa: E402
+
+from ema import EMA  # noqa: E402
+from layers import PooledReLU, UnfoldConv2d  # noqa: E402
+from loader import training_batches  # noqa: E402
+from losses import masked_bce  # noqa: E402
+from model import build_model, resolve_precision, weight_groups  # noqa: E402
+from pixels import PixelSettings, open_store  # noqa: E402
+
+
+def plain_version(network: str, size: int) -> nn.Module:
+    """The network with torch's own layers: ReLU before pooling, nn.Conv2d throughout."""
+    model = build_model(network, 1, size, 3).network
+    for name, module in list(model.named_children()):
+        if isinstance(module, PooledReLU):
+            pool = nn.MaxPool2d(module.kernel_size, module.stride, module.padding, ceil_mode=module.ceil_mode)
+            setattr(model, name, nn.Sequential(nn.ReLU(), pool))
+        elif isinstance(module, UnfoldConv2d):
+            plain = nn.Conv2d(module.in_channels, module.out_channels, module.kernel_size, module.stride, module.padding)
+            plain.load_state_dict(module.state_dict())
+            setattr(model, name, plain)
+    return model
+
+
+def plain_round(model: nn.Module, optimizer, batches: list) -> float:
+    start = time.perf_counter()
+    for images, targets in batches:
+        loss = nn.functional.binary_cross_entropy_with_logits(model((images.float() / 255 - 0.5) / 0.25), targets)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return time.perf_counter() - start
+
+
+def our_round(model: nn.Module, ema: EMA, optimizer, batches: list, precision: str) -> float:
+    start = time.perf_counter()
+    for images, targets in batches:
+        with autocast("cpu", precision):
+            loss = masked_bce(model(images), targets)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        ema.update(model)
+    return time.perf_counter() - start
+
+
+def input_round(store, images: int, batch_size: int, augmentation: str, epoch: int) -> float:
+    targets = np.zeros((images, 3), np.float32)
+    start = time.perf_counter()
+    for _ in training_batches(store, np.arange(images), targets, batch_size, augmentation, 0, epoch):
+        pass
+    return time.perf_counter() - start
+
+
+def main(argv: list[str] | None = None) -> dict[str, float]:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--network", default="cnn_e")
+    parser.add_argument("--size", type=int, default=64)
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=count_cores())
+    args = parser.parse_args(argv)
+    torch.set_num_threads(args.threads)
+    rng = np.random.default_rng(0)
+    steps, images = 4, 4 * args.batch_size
+    batches = [(torch.from_numpy(rng.integers(0, 256, (args.batch_size, 1, args.size, args.size), np.uint8)),
+                torch.from_numpy(rng.integers(0, 2, (args.batch_size, 3)).astype(np.float32))) for _ in range(steps)]
+
+    plain = plain_version(args.network, args.size)
+    plain_optimizer = torch.optim.AdamW(plain.parameters(), 1e-4)
+    ours = build_model(args.network, 1, args.size, 3).to(memory_format=torch.channels_last)
+    precision = resolve_precision(ours, "auto", "cpu")
+    ema, optimizer = EMA(ours, 0.99), torch.optim.AdamW(weight_groups(ours, 1e-2), 1e-4, fused=True)
+
+    with tempfile.TemporaryDirectory() as folder:
+        store = _random_store(Path(folder), images, args.size, rng)
+        seconds = {"plain": [], "ours": [], "reading": [], "reading and warp": [], "reading and albumentations": []}
+        for epoch in range(args.rounds + 1):
+            measured = {
+                "plain": plain_round(plain, plain_optimizer, batches),
+                "ours": our_round(ours, ema, optimizer, batches, precision),
+                "reading": input_round(store, images, args.batch_size, "none", epoch),
+                "reading and warp": input_round(store, images, args.batch_size, "warp", epoch),
+                "reading and albumentations": input_round(store, images, args.batch_size, "albumentations", epoch),
+            }
+            if epoch:  # the first round warms up
+                for name, value in measured.items():
+                    seconds[name].append(value)
+
+    median = {name: statistics.median(values) for name, values in seconds.items()}
+    table = Table("", "images/s", "against the plain loop", "share of our step",
+                  title=f"{args.network}, {args.size} px, batch {args.batch_size}, {args.threads} threads, ours in {precision}")
+    for name, value in median.items():
+        ratio = statistics.median(a / b for a, b in zip(seconds["plain"], seconds[name], strict=True))
+        share = statistics.median(b / a for a, b in zip(seconds["ours"], seconds[name], strict=True))
+        is_step = name in ("plain", "ours")
+        table.add_row(name, f"{images / value:,.0f}", f"{ratio:.2f}x" if is_step else "", "" if is_step else f"{100 * share:.1f} %")
+    Console().print(table)
+    return {name: images / value for name, value in median.items()}
+
+
+def _random_store(folder: Path, images: int, size: int, rng: np.random.Generator):
+    import os
+
+    import cv2
+
+    os.environ["STARTER_HOME"] = str(folder)
+    paths = []
+    for i in range(images):
+        paths.append(str(folder / f"{i}.png"))
+        cv2.imwrite(paths[-1], rng.integers(0, 256, (size, size), np.uint8))
+    table = pd.DataFrame({"image_id": [str(i) for i in range(images)], "path": paths})
+    return open_store("benchmark", table, PixelSettings(size, 1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,61 @@
+"""A competition's description that contradicts itself is refused where it is written, not when its data is read."""
+
+import re
+from dataclasses import FrozenInstanceError, replace
+
+import pytest
+
+from competition import COMPETITIONS, Competition, Part
+
+FROM_PATHS = {"train": Part(images="train/*/*.png"), "label_pattern": r"/(ill|well)/"}
+
+
+def describe(**changes) -> Competition:
+    fields = {"name": "small", "about": "two labels", "task": "multilabel", "labels": ("a", "b"), "metric": "roc_auc",
+              "train": Part(table="train.csv", images="train/{image_id}.png")}
+    return Competition(**{**fields, **changes})
+
+
+def test_a_sound_description_is_accepted():
+    assert describe().labels == ("a", "b")
+
+
+@pytest.mark.parametrize("changes, message", [
+    ({"task": "binary"}, "a binary task has one label, not 2"),
+    ({"task": "multiclass", "labels": ("a",)}, "two labels or more"),
+    ({"labels": ()}, "has no labels"),
+    ({"labels": ("a", "a")}, "a label stands twice"),
+    ({"label_columns": ("A",)}, "1 label_columns for 2 labels"),
+    ({"train": Part(images="train/*.png")}, "a training part without a table needs label_pattern"),
+    ({**FROM_PATHS, "group_column": "patient"}, "without a table there is no group_column; give group_pattern"),
+    ({"test": Part(images="test/*.png")}, "without a table and label_pattern needs labelled=False"),
+    ({**FROM_PATHS, "label_pattern": "(ill)|(well)"}, r"'(ill)|(well)' needs exactly one group in brackets"),
+    ({"group_pattern": "person[0-9]+"}, "needs exactly one group in brackets"),
+    ({**FROM_PATHS, "pattern_labels": (("ill", "c"),)}, "pattern_labels names ['c'], not among the labels"),
+    ({"task": "multi"}, "task must be one of 'binary', 'multiclass', 'multilabel', not 'multi'"),
+    ({"shared_groups": "keep"}, "shared_groups must be one of 'error', 'drop', 'distinct', not 'keep'"),
+    ({"submission": "hard"}, "submission must be one of 'probs', 'labels', not 'hard'"),
+    ({"channels": 4}, "channels must be one of 1, 3, not 4"),
+])
+def test_a_contradiction_is_refused(changes, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        describe(**changes)
+
+
+def test_an_unknown_or_missing_field_is_refused():
+    with pytest.raises(TypeError, match="metrics"):
+        describe(metrics="roc_auc")
+    with pytest.raises(TypeError, match="images"):
+        Part(table="train.csv")
+
+
+def test_a_description_cannot_be_changed_but_for_a_copy():
+    with pytest.raises(FrozenInstanceError):
+        describe().metric = "brier"
+    assert replace(describe(), metric="brier").metric == "brier"
+
+
+@pytest.mark.parametrize("name", COMPETITIONS)
+def test_the_population_and_the_terms_of_use_are_told(name):
+    assert len(COMPETITIONS[name].about) > 40
+    assert name == "demo" or re.search(r"https?://", COMPETITIONS[name].about)

@@ -1,0 +1,128 @@
+"""The whole way, small: phantoms, folds, training, prediction, blend, leaderboard, pictures; and the real sets."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import blend
+import explain
+import leaderboard
+import make_demo
+import make_folds
+import predict
+import train
+from competition import COMPETITIONS
+
+DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+LABELS = list(COMPETITIONS["demo"].labels)
+QUICK = ["--set", "epochs=2", "batch_size=32"]
+
+
+def train_quickly(experiment: str, name: str, *where: str) -> None:
+    train.main([*where, "--experiment", experiment, *QUICK, "--name", name])
+
+
+@pytest.fixture
+def trained(home):
+    """A small demo with two networks trained on all folds."""
+    make_demo.main(["--images", "120", "--set", "test_images=40"])
+    make_folds.main(["--folds", "3"])
+    train_quickly("cnn_b", "cnn")
+    train_quickly("mlp_a", "mlp")
+    return home
+
+
+def test_from_images_to_a_checked_submission(trained, capsys):
+    paths = predict.main(["--experiment", "cnn", "mlp"])
+    scores = blend.main(["--experiment", "cnn", "mlp"])
+    board = leaderboard.main([])
+    sheets = explain.main(["--experiment", "cnn", "mlp"])
+
+    sample = pd.read_csv(trained / "data" / "demo" / "sample_submission.csv", dtype=str)
+    for path in [*paths, *(trained / "submissions" / f"demo-{name}.csv" for name in scores)]:
+        submission = pd.read_csv(path, dtype=str)
+        assert list(submission.columns) == list(sample.columns)
+        assert list(submission["image_id"]) == list(sample["image_id"])
+        assert submission[LABELS].astype(float).stack().between(0, 1).all()
+        assert json.loads(path.with_suffix(".json").read_text())["inputs"]["folds"]
+    assert {"cnn", "mlp", "blend_mean", "blend_rank_mean"} <= set(board["run"])
+    assert board.set_index("run").loc["blend_mean", "cv"] == pytest.approx(scores["blend_mean"])
+    assert board["public"].notna().sum() >= 6 and board["private"].notna().sum() >= 6
+    assert sheets and all(Path(sheet).stat().st_size > 10_000 for sheet in sheets)
+    assert "mlp" in capsys.readouterr().out  # said to have no convolution
+
+
+def test_every_image_is_predicted_by_the_model_that_did_not_see_it(trained):
+    folds = pd.read_csv(trained / "folds" / "demo.csv", dtype={"image_id": str})
+    for fold in range(3):
+        oof = pd.read_csv(trained / "runs" / "demo" / "cnn" / f"fold{fold}" / "oof.csv", dtype={"image_id": str})
+        assert set(oof["image_id"]) == set(folds.loc[folds["fold"] == fold, "image_id"])
+
+
+def test_a_missing_fold_is_an_error_that_names_the_command(trained):
+    (trained / "runs" / "demo" / "cnn" / "fold1" / "result.json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"lacks the folds \[1\].*train.py.*--fold 1"):
+        predict.main(["--experiment", "cnn"])
+    with pytest.raises(ValueError, match="lacks the folds"):
+        blend.main(["--experiment", "cnn", "mlp"])
+    assert not (trained / "submissions").exists()
+
+
+def test_a_run_with_missing_folds_is_listed_and_not_ranked(trained):
+    (trained / "runs" / "demo" / "cnn" / "fold1" / "result.json").unlink()
+    board = leaderboard.main([]).set_index("run")
+    assert board.loc["cnn", "status"] == "lacks folds 1"
+    assert pd.isna(board.loc["cnn", "rank"]) and pd.isna(board.loc["cnn", "cv"])
+    assert board.loc["mlp", "rank"] == 1
+
+
+def test_some_folds_only_predict_where_they_are_asked_for_by_number(trained):
+    whole = pd.read_csv(predict.main(["--experiment", "cnn"])[0])
+    part = pd.read_csv(predict.main(["--experiment", "cnn", "--fold", "0"])[0])
+    assert not np.allclose(whole[LABELS], part[LABELS])
+
+
+def test_a_second_prediction_is_skipped_and_says_so(trained, capsys):
+    path = predict.main(["--experiment", "cnn"])[0]
+    before = path.stat().st_mtime_ns
+    predict.main(["--experiment", "cnn"])
+    assert path.stat().st_mtime_ns == before
+    assert "is there already" in capsys.readouterr().out
+
+
+def test_training_another_competition_without_folds_names_the_command(home):
+    with pytest.raises(FileNotFoundError):
+        train.main(["--competition", "nih3", "--experiment", "mlp_a"])
+
+
+def test_a_changed_folds_file_is_refused_until_it_is_checked(trained):
+    path = trained / "folds" / "demo.csv"
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([lines[0], *reversed(lines[1:])]) + "\n")
+    with pytest.raises(ValueError, match="make_folds.py"):
+        leaderboard.main([])
+
+
+def test_the_best_reachable_score_stands_above_every_run(trained):
+    board = leaderboard.main([]).set_index("run")
+    assert (board.loc["ceiling: the posterior", "cv"] > board["cv"].drop("ceiling: the posterior").dropna()).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "folder", "images", "test_images"), [
+    ("nih3", "nih1000", 723, 200), ("nih14", "nih1000", 723, 200),
+    ("pneumonia2", "chest_xray", 5216, 624), ("pneumonia3", "chest_xray", 5216, 624)])
+def test_real_images_from_folds_to_submission(home, capsys, name, folder, images, test_images):
+    if not (DATA / folder).exists():
+        pytest.skip("the real images are not here")
+    where = ["--competition", name, "--data-dir", str(DATA / folder)]
+    make_folds.main([*where, "--folds", "2"])
+    train_quickly("mlp_a", "mlp", *where)
+    submission = pd.read_csv(predict.main([*where, "--experiment", "mlp"])[0])
+    assert len(submission) == test_images
+    board = leaderboard.main(where).set_index("run")
+    assert board.loc["mlp", "images"] == images
+    assert board.loc["mlp", "roc_auc"] > 0.5

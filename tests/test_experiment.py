@@ -1,0 +1,97 @@
+"""Experiments: changed on the command line with types checked, saved as JSON and read back as they were."""
+
+import json
+import re
+from dataclasses import dataclass, fields, replace
+from typing import Literal
+
+import pytest
+
+from experiment import EXPERIMENTS, Experiment, from_recipe, override, to_recipe
+
+
+@pytest.mark.parametrize("assignment, name, value", [
+    ("epochs=3", "epochs", 3),
+    ("lr=1e-3", "lr", 0.001),
+    ("lr=3", "lr", 3.0),
+    ("network=resnet18", "network", "resnet18"),
+    ("per_task=true", "per_task", True),
+    ("per_task=False", "per_task", False),
+    ("weights=imagenet", "weights", "imagenet"),
+    ("tta=identity,flip", "tta", ("identity", "flip")),
+    ("tta=identity", "tta", ("identity",)),
+])
+def test_a_value_is_read_as_its_fields_type(assignment, name, value):
+    changed = getattr(override(Experiment(), [assignment]), name)
+    assert changed == value and type(changed) is type(value)
+
+
+def test_values_are_read_with_the_fields_own_type_where_that_is_numbers_in_a_tuple_or_a_choice():
+    @dataclass(frozen=True)
+    class Description:
+        sizes: tuple[int, ...] = ()
+        channels: Literal[1, 3] = 1
+
+    assert override(Description(), ["sizes=64,128", "channels=3"]) == Description((64, 128), 3)
+
+
+def test_overriding_changes_only_what_is_named_and_the_last_word_counts():
+    assert override(EXPERIMENTS["lite0"], ["seed=1", "seed=2"]) == replace(EXPERIMENTS["lite0"], seed=2)
+    assert override(EXPERIMENTS["lite0"], []) == EXPERIMENTS["lite0"]
+
+
+@pytest.mark.parametrize("assignment, message", [
+    ("lrr=1", "no setting 'lrr'; did you mean 'lr'?"),
+    ("batchsize=1", "did you mean 'batch_size'?"),
+    ("qqqqqq=1", "no setting 'qqqqqq'; there are network, weights"),
+    ("__post_init__=1", "no setting '__post_init__'"),
+    ("lr", "'lr' is not NAME=VALUE"),
+    ("epochs=2.5", "epochs=2.5: must be a whole number"),
+    ("epochs=", "epochs=: must be a whole number"),
+    ("lr=fast", "lr=fast: must be a number"),
+    ("per_task=1", "per_task=1: must be true or false"),
+    ("weights=imagnet", "weights=imagnet: must be one of none, imagenet"),
+    ("lr=0", "lr must be above 0, not 0.0"),
+    ("lr=nan", "lr must be above 0, not nan"),
+    ("lr=inf", "lr must be above 0, not inf"),
+    ("max_grad_norm=0", "max_grad_norm must be above 0"),
+    ("weight_decay=-1", "weight_decay must be 0 or more"),
+    ("seed=-1", "seed must be 0 or more"),
+    ("image_size=0", "image_size must be at least 1"),
+    ("epochs=-1", "epochs must be at least 1"),
+    ("dropout=1", "dropout must be in [0, 1), not 1.0"),
+    ("ema_decay=1", "ema_decay must be in [0, 1), not 1.0"),
+    ("warmup=nan", "warmup must be in [0, 1), not nan"),
+    ("tta=", "tta must name at least one view"),
+])
+def test_a_wrong_value_is_refused_with_the_way_out(assignment, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        override(Experiment(), [assignment])
+
+
+@pytest.mark.parametrize("name", [field.name for field in fields(Experiment) if "Literal" in str(field.type)])
+def test_a_choice_that_is_not_offered_is_refused_in_experiment_py_too(name):
+    with pytest.raises(ValueError, match=f"{name} must be one of .* not 'imagnet'"):
+        replace(Experiment(), **{name: "imagnet"})
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_a_recipe_comes_back_through_json_as_it_was(name):
+    experiment = EXPERIMENTS[name]
+    assert from_recipe(json.loads(json.dumps(to_recipe(experiment)))) == experiment
+
+
+def test_a_changed_recipe_comes_back_through_json_as_it_was():
+    changed = override(Experiment(), ["tta=identity,flip", "lr=0.1", "black=keep", "per_task=true"])
+    assert from_recipe(json.loads(json.dumps(to_recipe(changed)))) == changed
+
+
+def test_a_recipe_of_another_version_is_refused_with_the_fields_that_differ():
+    recipe = to_recipe(Experiment())
+    del recipe["seed"]
+    with pytest.raises(ValueError, match=re.escape("differ from this version's by ['sampler', 'seed']")):
+        from_recipe({**recipe, "sampler": "uniform"})
+
+
+def test_no_two_experiments_are_the_same():
+    assert len(set(EXPERIMENTS.values())) == len(EXPERIMENTS)

@@ -1,0 +1,295 @@
+"""The sheets of Grad-CAM: which images stand on them, what is drawn, and the pointing game."""
+
+import json
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from scipy.stats import beta
+
+import competition as descriptions
+import explain
+import saliency
+from checkpoints import build_from_recipe, save_weights
+from competition import Competition, Part
+from experiment import Experiment, to_recipe
+from explain import Panel, distance_to_mask, draw_sheet, explain_run, heat_colours, hottest_pixel, pick_examples, pointing_game
+from files import write_csv, write_json
+from folds import add_folds, make_folds, read_folds
+from pixels import PixelSettings, open_store
+from runs import open_run, probs_frame, run_folder, write_probs
+from tables import read_train
+
+SIZE, N = 24, 40
+SQUARES = Competition(name="squares", about="Bright squares.", task="multilabel", labels=("square", "other"), metric="roc_auc",
+                      train=Part(table="train.csv", images="train/{image_id}.png"))
+
+
+@pytest.fixture
+def squares(home, monkeypatch):
+    """A competition of noise with a bright square in every second image, its folds and the square's masks."""
+    monkeypatch.setitem(descriptions.COMPETITIONS, "squares", SQUARES)
+    data, rng = home / "data" / "squares", np.random.default_rng(0)
+    (data / "train").mkdir(parents=True)
+    (data / "truth" / "masks" / "square").mkdir(parents=True)
+    rows = []
+    for number in range(N):
+        image = rng.integers(0, 120, (SIZE, SIZE), dtype=np.uint8)
+        if positive := number % 2:
+            mask = np.zeros((SIZE, SIZE), np.uint8)
+            row, column = rng.integers(0, SIZE - 8, 2)
+            mask[row:row + 8, column:column + 8] = 255
+            image = np.maximum(image, mask)
+            cv2.imwrite(str(data / "truth" / "masks" / "square" / f"i{number:02d}.png"), mask)
+        if number >= N - 2:
+            image[:] = 0  # black
+        cv2.imwrite(str(data / "train" / f"i{number:02d}.png"), image)
+        rows.append((f"i{number:02d}", positive, -1 if number == 3 else int(number % 3 == 0)))
+    write_csv(data / "train.csv", pd.DataFrame(rows, columns=["image_id", "square", "other"]))
+    table, _ = read_train(SQUARES, data)
+    make_folds(SQUARES, table, open_store("squares-train", table, PixelSettings(SIZE, 1)), n_folds=2, seed=0)
+    return data
+
+
+def fabricate(data, name: str, network: str = "cnn_b", folds: tuple[int, ...] = (0, 1), per_task: bool = False):
+    """A run with random weights whose predictions say that the square is there with a probability that grows by number."""
+    table, _ = read_train(SQUARES, data)
+    split = read_folds(SQUARES)
+    table = add_folds(table, split)
+    for fold in folds:
+        run = open_run(SQUARES, name, fold, Experiment(network=network, image_size=SIZE, per_task=per_task), split.hash)
+        torch.manual_seed(fold)
+        save_weights(run, build_from_recipe(run.recipe))
+        ids = table.loc[table["fold"] == fold, "image_id"]
+        probs = np.stack([ids.str[1:].astype(int) / N, np.full(len(ids), 0.25)], axis=1)
+        write_probs(run.folder / "oof.csv", probs_frame(SQUARES, ids, probs))
+        write_json(run.folder / "result.json", {"prior": [0.5, 0.5]})
+    return table
+
+
+def panel(heat: np.ndarray, is_empty: bool = False, mask: np.ndarray | None = None) -> Panel:
+    return Panel("an image", np.full(heat.shape, 100, np.uint8), heat, is_empty, mask)
+
+
+def paint(figure) -> np.ndarray:
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].astype(int)
+
+
+def tiles(figure, pixels: np.ndarray) -> list[np.ndarray]:
+    """The pixels of every axes, in the order in which they were drawn."""
+    height, width = pixels.shape[:2]
+    boxes = [axes.get_position() for axes in figure.axes]
+    return [pixels[round((1 - box.y1) * height):round((1 - box.y0) * height), round(box.x0 * width):round(box.x1 * width)]
+            for box in boxes]
+
+
+def test_the_most_confident_cases_come_first():
+    targets = np.array([1, 1, 0, 1, 0, 1, np.nan, 1.0])
+    probs = np.array([0.6, 0.9, 0.8, 0.1, 0.2, 0.3, 0.99, 0.7])
+    decisions, groups = (probs >= 0.5).astype(int), np.arange(8).astype(str)
+    chosen = {outcome: pick_examples(targets, probs, decisions, groups, outcome, count=2) for outcome in explain.OUTCOMES}
+    assert chosen["true positives"][0].tolist() == [1, 7] and chosen["true positives"][1] == 3
+    assert chosen["false positives"][0].tolist() == [2]
+    assert chosen["false negatives"][0].tolist() == [3, 5]  # the surest first: the lowest probability
+
+
+def test_a_group_is_shown_once_by_its_surest_image():
+    rows, total = pick_examples(np.ones(4), np.array([0.7, 0.9, 0.8, 0.6]), np.ones(4), np.array(["a", "a", "b", "b"]), "true positives")
+    assert rows.tolist() == [1, 2] and total == 4
+
+
+def test_the_hottest_place_is_painted_red_and_cold_stays_grey():
+    heat = np.zeros((16, 16), np.float32)
+    heat[4, 12] = 1.0
+    figure = draw_sheet("title", "caption", [("label", "true positives", [panel(heat)])])
+    image, overlay, _ = tiles(figure, paint(figure))
+    height, width = overlay.shape[:2]
+    red, green, blue = overlay[round(4.5 / 16 * height), round(12.5 / 16 * width)]
+    assert red > 180 and green < 60 and blue < 60
+    assert np.ptp(overlay[-4, 4]) == 0  # far away: as grey as it was
+    assert np.ptp(image, axis=2).max() == 0  # the image beside it carries no heat
+
+
+def test_the_colour_bar_has_hot_on_top():
+    figure = draw_sheet("title", "caption", [("label", "true positives", [panel(np.zeros((8, 8), np.float32))])])
+    bar = tiles(figure, paint(figure))[-1]
+    (red, green, blue), bottom = bar[3, bar.shape[1] // 2], bar[-4, bar.shape[1] // 2]
+    assert red > 180 and green < 90 and blue < 90
+    assert np.ptp(bottom) < 20
+
+
+def test_the_outline_is_drawn_where_the_mask_ends():
+    mask = np.zeros((16, 16), bool)
+    mask[:, :8] = True
+    figure = draw_sheet("title", "caption", [("label", "true positives", [panel(np.zeros((16, 16), np.float32), mask=mask)])])
+    _, overlay, _ = tiles(figure, paint(figure))
+    red, green, blue = overlay[overlay.shape[0] // 2].T
+    drawn = np.flatnonzero(np.minimum(green, blue) - red > 60) / overlay.shape[1]
+    assert len(drawn) and np.abs(drawn - 0.5).max() < 1 / 16
+
+
+@pytest.mark.parametrize("is_empty", [True, False])
+def test_an_empty_map_is_called_empty(is_empty):
+    figure = draw_sheet("title", "caption", [("label", "true positives", [panel(np.zeros((8, 8), np.float32), is_empty)])])
+    said = [text.get_text() for axes in figure.axes for text in axes.texts]
+    assert ("empty" in said) is is_empty
+
+
+def test_hot_is_red_and_cold_is_clear():
+    hot, warm, cold = heat_colours(np.array([1.0, 0.5, 0.0]))
+    assert hot[:3].tolist() == [1, 0, 0]
+    assert warm[0] == 1 and 0.3 < warm[1] < 1 and warm[2] == 0
+    assert cold[3] == 0 and hot[3] > warm[3] > 0.3
+
+
+def test_hottest_of_a_plateau_is_its_middle():
+    heat = np.zeros((9, 9))
+    heat[4:9, 0:3] = 1.0
+    assert hottest_pixel(heat) == (6, 1)
+    heat[0, 8] = 1.5
+    assert hottest_pixel(heat) == (0, 8)
+
+
+def test_distance_to_a_mask():
+    mask = np.zeros((8, 8), bool)
+    mask[2:4, 2:4] = True
+    distance = distance_to_mask(mask)
+    assert (distance == 0).sum() == 4
+    assert distance[2, 7] == 4 and distance[6, 7] == 5  # three down, four right
+    with pytest.raises(ValueError, match="mask is empty"):
+        distance_to_mask(np.zeros((8, 8), bool))
+
+
+def test_pointing_game_counts_hits_misses_and_empty_maps():
+    mask = np.zeros((32, 32), bool)
+    mask[8:16, 8:16] = True  # a sixteenth of the image
+    masks = [{row: mask for row in range(4)}, {}]
+    hottest = {(0, 0): (10, 10), (0, 1): (10, 17), (0, 2): (30, 30), (0, 3): None}
+    played = pointing_game(("found", "never drawn"), masks, hottest, np.array([0, 0, 1, 1])).set_index("label")
+    assert list(played.index) == ["found", "all"]
+    found = played.loc["found"]
+    assert (found["images"], found["empty"], found["inside"], found["nearly"]) == (4, 1, 0.25, 0.5)  # (10, 17) is 2 pixels off
+    assert found["chance"] == 1 / 16
+    assert found["best_guess"] == 1.0  # the other fold's masks are in the same place
+
+
+def test_the_interval_is_wilsons():
+    mask = np.eye(8, dtype=bool)
+    masks, hottest = [{row: mask for row in range(10)}], {(0, row): (0, 0) if row < 7 else (0, 1) for row in range(10)}
+    played = pointing_game(("diagonal",), masks, hottest, np.arange(10) % 2).iloc[0]
+    assert (played["low"], played["high"]) == pytest.approx((0.3968, 0.8922), abs=1e-4)  # Wilson 1927 for 7 of 10
+    exact = beta.ppf(0.025, 7, 4)
+    assert played["low"] != pytest.approx(exact, abs=1e-3)
+
+
+def test_the_best_guess_never_sees_its_own_fold():
+    left, right = np.zeros((8, 8), bool), np.zeros((8, 8), bool)
+    left[:, :2], right[:, 6:] = True, True
+    masks, hottest = [{0: left, 1: left, 2: right, 3: right}], {(0, row): (0, 0) for row in range(4)}
+    assert pointing_game(("side",), masks, hottest, np.array([0, 0, 1, 1])).iloc[0]["best_guess"] == 0
+
+
+def test_a_run_gets_its_sheet_and_its_pointing_game(squares, capsys):
+    fabricate(squares, "toy")
+    sheets = explain.main(["--competition", "squares", "--experiment", "toy"])
+    folder = run_folder(SQUARES, "toy")
+    assert sheets == [folder / "gradcam.png"]
+    sheet = cv2.imread(str(sheets[0]))
+    assert sheet.shape[0] > 500 and sheet.std() > 20
+    played = pd.read_csv(folder / "pointing.csv").set_index("label")
+    assert played.loc["square", "images"] == N // 2 - 1  # one of the positives is black
+    assert "other" not in played.index  # it has no masks
+    assert "hottest pixel" in capsys.readouterr().out
+
+
+def test_a_second_time_nothing_is_made_until_the_weights_change(squares, capsys):
+    fabricate(squares, "toy")
+    sheet, = explain.main(["--competition", "squares", "--experiment", "toy"])
+    first = sheet.stat().st_mtime_ns
+    assert explain.main(["--competition", "squares", "--experiment", "toy"]) == [sheet]
+    assert sheet.stat().st_mtime_ns == first
+    assert "there already" in capsys.readouterr().out
+    (run_folder(SQUARES, "toy") / "fold1" / "weights.safetensors").write_bytes(
+        (run_folder(SQUARES, "toy") / "fold0" / "weights.safetensors").read_bytes())
+    explain.main(["--competition", "squares", "--experiment", "toy"])
+    assert sheet.stat().st_mtime_ns > first
+
+
+def test_every_image_is_explained_by_the_model_of_its_own_fold(squares, monkeypatch):
+    table = fabricate(squares, "toy")
+    asked = []
+    original = saliency.grad_cam
+
+    def spy(model, images, label):
+        asked.append((float(next(model.parameters()).detach().sum()), images))
+        return original(model, images, label)
+
+    monkeypatch.setattr(saliency, "grad_cam", spy)
+    explain_run(SQUARES, squares, "toy", table, read_folds(SQUARES))
+    store = open_store("squares-train", table, PixelSettings(SIZE, 1))
+    fold_of = {image.tobytes(): fold for image, fold in zip(store.read(store.rows(table["image_id"])), table["fold"], strict=True)}
+    models = {fold: float(next(build_weights(fold).parameters()).detach().sum()) for fold in (0, 1)}
+    assert len(asked) > 2
+    for weights, images in asked:
+        assert {models[fold_of[image.numpy().tobytes()]] for image in images[:, 0]} == {weights}
+
+
+def build_weights(fold: int) -> torch.nn.Module:
+    torch.manual_seed(fold)
+    return build_from_recipe({"experiment": to_recipe(Experiment(network="cnn_b", image_size=SIZE)), "channels": 1, "labels": ["a", "b"]})
+
+
+def test_only_certain_labels_of_images_that_show_something_are_used(squares, monkeypatch):
+    table = fabricate(squares, "toy")
+    shown = []
+    monkeypatch.setattr(explain, "pick_examples", lambda targets, *rest: shown.append(targets) or pick_examples(targets, *rest))
+    explain_run(SQUARES, squares, "toy", table, read_folds(SQUARES))
+    black = table["black"].to_numpy()
+    assert black.sum() == 2
+    for targets in shown:
+        assert np.isnan(targets[black]).all()
+    assert np.isnan(shown[-1][3])  # the other label of image 3 is uncertain
+
+
+def test_missing_folds_are_said_and_left_out(squares, capsys):
+    table = fabricate(squares, "toy", folds=(1,))
+    assert len(explain_run(SQUARES, squares, "toy", table, read_folds(SQUARES))) == 1
+    assert "the folds 0 are not trained" in capsys.readouterr().out
+    played = pd.read_csv(run_folder(SQUARES, "toy") / "pointing.csv").set_index("label")
+    here = (table["fold"] == 1) & (table["square"] == 1) & ~table["black"]
+    assert played.loc["square", "images"] == here.sum()
+
+
+def test_a_run_without_a_fold_names_the_command(squares):
+    table = fabricate(squares, "toy", folds=())
+    with pytest.raises(FileNotFoundError, match=r"python src/train.py --competition squares --experiment toy"):
+        explain_run(SQUARES, squares, "toy", table, read_folds(SQUARES))
+
+
+@pytest.mark.parametrize("network", ["lstm", "mlp_a"])
+def test_a_network_without_a_convolution_says_so(squares, capsys, network):
+    table = fabricate(squares, "plain", network)
+    assert explain_run(SQUARES, squares, "plain", table, read_folds(SQUARES)) == []
+    assert f"{network} has no convolution" in capsys.readouterr().out
+    assert not (run_folder(SQUARES, "plain") / "gradcam.png").exists()
+
+
+def test_a_network_a_label_is_explained(squares):
+    table = fabricate(squares, "tasks", per_task=True)
+    assert len(explain_run(SQUARES, squares, "tasks", table, read_folds(SQUARES))) == 1
+    account = json.loads((run_folder(SQUARES, "tasks") / "gradcam.json").read_text())
+    assert account["made_from"]["layer"] == "network.conv3"
+
+
+def test_a_blend_is_explained_by_its_members(squares, capsys):
+    table = fabricate(squares, "toy")
+    folder = run_folder(SQUARES, "both")
+    write_json(folder / "blend.json", {"members": ["toy"], "folds_sha256": read_folds(SQUARES).hash})
+    write_probs(folder / "oof.csv", probs_frame(SQUARES, table["image_id"], np.full((N, 2), 0.5)))
+    assert explain_run(SQUARES, squares, "both", table, read_folds(SQUARES)) == []
+    assert "explained by its members: toy" in capsys.readouterr().out

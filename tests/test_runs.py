@@ -1,0 +1,235 @@
+"""Run folders: nothing is mixed that does not belong together, and what differs is named."""
+
+import re
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from checkpoints import build_from_recipe, load_checkpoint, load_model, save_checkpoint, save_weights
+from competition import Competition, Part
+from experiment import EXPERIMENTS, override
+from files import write_json
+from runs import (Run, list_runs, open_run, probs_frame, read_oof, read_probs, read_run, run_folder, write_probs)
+
+SMALL = Competition(name="small", about="nothing drawn", task="multilabel", labels=("a", "b"), metric="roc_auc",
+                    train=Part(table="train.csv", images="{image_id}.png"))
+SMOKE = EXPERIMENTS["smoke"]
+HASH = "f" * 64
+TABLE = pd.DataFrame({"image_id": ["007", "NA", "1e5", "x,y", "12", "3"], "fold": [0, 1, 2, 0, 1, 2]})
+PROBS = np.random.default_rng(0).uniform(0, 1, (6, 2)).astype(np.float32)
+
+
+def finish(name: str = "smoke", folds: tuple[int, ...] = (0, 1, 2), competition: Competition = SMALL,
+           experiment=SMOKE, folds_hash: str = HASH) -> list[Run]:
+    """Runs as training leaves them, but for the weights."""
+    runs = [open_run(competition, name, fold, experiment, folds_hash) for fold in folds]
+    for run, fold in zip(runs, folds, strict=True):
+        held_out = (TABLE["fold"] == fold).to_numpy()
+        write_probs(run.folder / "oof.csv", probs_frame(competition, TABLE.loc[held_out, "image_id"], PROBS[held_out]))
+        write_json(run.folder / "result.json", {"score": 0.5})
+    return runs
+
+
+# ---- one recipe a folder
+
+
+def test_a_run_is_opened_once_and_then_taken_up(home):
+    first = open_run(SMALL, "smoke", 0, SMOKE, HASH)
+    assert open_run(SMALL, "smoke", 0, SMOKE, HASH) == first == read_run(first.folder)
+    assert first.folder == home / "runs" / "small" / "smoke" / "fold0" and first.experiment == SMOKE and not first.is_done
+
+
+@pytest.mark.parametrize("change, message", [
+    ({"experiment": override(SMOKE, ["lr=0.5", "tta=identity,flip"])},
+     "another recipe (lr: 0.001 there, 0.5 now, tta: ['identity'] there, ['identity', 'flip'] now)"),
+    ({"folds_hash": "0" * 64}, "another folds file"),
+    ({"competition": replace(SMALL, labels=("b", "a"))}, "another labels (['a', 'b'] there, ['b', 'a'] now)"),
+    ({"competition": replace(SMALL, channels=3)}, "another channels (1 there, 3 now)"),
+    ({"competition": replace(SMALL, task="multiclass")}, "another task (multilabel there, multiclass now)"),
+])
+def test_a_folder_with_another_recipe_is_refused_and_left_as_it_is(home, change, message):
+    run = open_run(SMALL, "smoke", 0, SMOKE, HASH)
+    before = (run.folder / "recipe.json").read_bytes()
+    wanted = {"competition": SMALL, "experiment": SMOKE, "folds_hash": HASH, **change}
+    with pytest.raises(ValueError, match=re.escape(message)) as caught:
+        open_run(wanted["competition"], "smoke", 0, wanted["experiment"], wanted["folds_hash"])
+    assert str(run.folder) in str(caught.value) and "--name of its own, or delete that folder" in str(caught.value)
+    assert (run.folder / "recipe.json").read_bytes() == before
+
+
+def test_what_a_network_is_not_made_for_may_change(home):
+    open_run(SMALL, "smoke", 0, SMOKE, HASH)
+    open_run(replace(SMALL, about="told better", metric="f1_macro"), "smoke", 0, SMOKE, HASH)
+
+
+def test_a_folder_without_a_run_says_so(home):
+    with pytest.raises(FileNotFoundError, match="there is no run in .*smoke"):
+        read_run(run_folder(SMALL, "smoke"))
+
+
+def test_a_broken_recipe_is_named(home):
+    run = open_run(SMALL, "smoke", 0, SMOKE, HASH)
+    (run.folder / "recipe.json").write_text("{")
+    with pytest.raises(ValueError, match="recipe.json is not valid JSON"):
+        open_run(SMALL, "smoke", 0, SMOKE, HASH)
+
+
+# ---- out-of-fold predictions
+
+
+def test_predictions_of_all_folds_are_put_together_by_id(home):
+    finish()
+    shuffled = TABLE.iloc[[4, 2, 5, 0, 3, 1]].reset_index(drop=True)
+    oof = read_oof(SMALL, "smoke", shuffled, HASH)
+    assert oof.is_whole and [run.recipe["fold"] for run in oof.runs] == [0, 1, 2]
+    np.testing.assert_array_equal(oof.probs.astype(np.float32), PROBS[[4, 2, 5, 0, 3, 1]])
+
+
+def test_folds_that_are_missing_are_told_and_not_filled(home):
+    finish(folds=(0, 2))
+    open_run(SMALL, "smoke", 1, SMOKE, HASH)  # begun, not done
+    oof = read_oof(SMALL, "smoke", TABLE, HASH)
+    assert not oof.is_whole and oof.folds_missing == (1,)
+    assert np.isnan(oof.probs).all(axis=1).tolist() == (TABLE["fold"] == 1).tolist()
+    assert read_oof(SMALL, "nothing", TABLE, HASH).folds_missing == (0, 1, 2)
+
+
+def test_predictions_of_another_split_are_refused(home):
+    finish()
+    with pytest.raises(ValueError, match=r"fold0 was trained on another folds file than folds/small\.csv; delete"):
+        read_oof(SMALL, "smoke", TABLE, "0" * 64)
+
+
+@pytest.mark.parametrize("change, message", [
+    ({"labels": ("b", "a")}, "labels (['a', 'b'] there, ['b', 'a'] now)"),
+    ({"labels": ("a",), "task": "binary"}, "task (multilabel there, binary now)"),
+    ({"channels": 3}, "channels (1 there, 3 now)"),
+])
+def test_predictions_for_another_description_are_refused(home, change, message):
+    finish()
+    with pytest.raises(ValueError, match="fold0 was trained with another " + re.escape(message)):
+        read_oof(replace(SMALL, **change), "smoke", TABLE, HASH)
+
+
+def test_folds_of_different_recipes_are_not_mixed(home):
+    finish(folds=(0, 1))
+    finish(folds=(2,), experiment=override(SMOKE, ["lr=0.5"]))
+    with pytest.raises(ValueError, match=r"fold2 was trained with another recipe \(lr: 0\.5 there, 0\.001 now\); delete"):
+        read_oof(SMALL, "smoke", TABLE, HASH)
+
+
+# ---- probabilities on disk
+
+
+def read(path, labels: tuple[str, ...], image_ids: pd.Series, subset: bool = False) -> np.ndarray:
+    return read_probs(path, replace(SMALL, labels=labels), image_ids, subset).astype(np.float32)
+
+
+def test_probabilities_of_single_precision_come_back_as_they_were_by_id_and_name(tmp_path):
+    path = write_probs(tmp_path / "probs.csv", probs_frame(SMALL, TABLE["image_id"], PROBS))
+    np.testing.assert_array_equal(read(path, ("a", "b"), TABLE["image_id"][::-1]), PROBS[::-1])
+    np.testing.assert_array_equal(read(path, ("b", "a"), TABLE["image_id"]), PROBS[:, ::-1])
+    assert path.read_text().splitlines()[0] == "image_id,a,b"
+
+
+def test_a_part_of_the_images_is_only_read_when_asked_for(tmp_path):
+    path = write_probs(tmp_path / "probs.csv", probs_frame(SMALL, TABLE["image_id"], PROBS))
+    np.testing.assert_array_equal(read(path, ("a", "b"), TABLE["image_id"][1:3], subset=True), PROBS[1:3])
+    with pytest.raises(ValueError, match="4 ids differ"):
+        read(path, ("a", "b"), TABLE["image_id"][1:3])
+
+
+@pytest.mark.parametrize("edit, message", [
+    (lambda text: text.replace("007,", "7,"), "is not about the same images: 2 ids differ, for example ['007', '7']"),
+    (lambda text: text + "99,0.1,0.1\n", "1 ids differ, for example ['99']"),
+    (lambda text: text + "NA,0.1,0.1\n", "has the image 'NA' more than once"),
+    (lambda text: text.replace("image_id,a", "image_id,c"), "has no column 'a'"),
+    (lambda text: re.sub("12,[^,]*,", "12,,", text), "'' for image '12' is not a probability"),
+    (lambda text: re.sub("12,[^,]*,", "12,nan,", text), "'nan' for image '12' is not a probability"),
+    (lambda text: re.sub("12,[^,]*,", "12,1.5,", text), "'1.5' for image '12' is not a probability"),
+    (lambda text: text[:-15], "the file is cut off or damaged"),
+], ids=["other id", "strange id", "id twice", "column", "blank", "nan", "above 1", "cut off"])
+def test_a_damaged_file_is_named_with_what_to_do(tmp_path, edit, message):
+    path = write_probs(tmp_path / "oof.csv", probs_frame(SMALL, TABLE["image_id"], PROBS))
+    path.write_text(edit(path.read_text()))
+    with pytest.raises(ValueError, match=re.escape(message)) as caught:
+        read_probs(path, SMALL, TABLE["image_id"])
+    assert "oof.csv" in str(caught.value)
+
+
+# ---- blends and lists
+
+
+def test_a_blend_is_read_with_its_members_runs(home):
+    finish("one"), finish("two")
+    folder = run_folder(SMALL, "blend_mean")
+    write_probs(folder / "oof.csv", probs_frame(SMALL, TABLE["image_id"], PROBS))
+    write_json(folder / "blend.json", {"kind": "mean", "members": ["one", "two"], "folds_sha256": HASH})
+    oof = read_oof(SMALL, "blend_mean", TABLE, HASH)
+    assert oof.members == ("one", "two") and len(oof.runs) == 6 and oof.is_whole
+    with pytest.raises(ValueError, match="blend_mean was blended on another folds file"):
+        read_oof(SMALL, "blend_mean", TABLE, "0" * 64)
+
+
+def test_all_runs_and_blends_of_a_competition_are_listed_and_nothing_else(home):
+    assert list_runs(SMALL) == []
+    finish("b", folds=(1,))
+    open_run(SMALL, "a", 0, SMOKE, HASH)
+    write_json(run_folder(SMALL, "c") / "blend.json", {})
+    (run_folder(SMALL, "") / "d").mkdir()
+    (run_folder(SMALL, "") / "leaderboard.csv").touch()
+    open_run(replace(SMALL, name="other"), "e", 0, SMOKE, HASH)
+    assert list_runs(SMALL) == ["a", "b", "c"]
+
+
+# ---- networks on disk
+
+
+def test_a_network_comes_back_from_its_folder_alone(home):
+    (run,) = finish(folds=(0,))
+    torch.manual_seed(1)
+    model = build_from_recipe(run.recipe).eval()
+    save_weights(run, model)
+    images = torch.randint(0, 256, (2, 1, 64, 64), dtype=torch.uint8)
+    with torch.inference_mode():
+        torch.testing.assert_close(load_model(read_run(run.folder))(images), model(images), atol=0, rtol=0)
+
+
+def test_a_fold_that_is_not_finished_is_named_with_its_command(home):
+    run = open_run(SMALL, "smoke", 2, SMOKE, HASH)
+    with pytest.raises(FileNotFoundError, match=r"fold2 is not finished; run: python src/train\.py --competition small "
+                                                r"--experiment smoke --fold 2"):
+        load_model(run)
+
+
+def test_weights_of_another_network_are_refused(home):
+    (run,) = finish(folds=(0,))
+    save_weights(run, build_from_recipe({**run.recipe, "labels": ["a", "b", "c"]}))
+    with pytest.raises(ValueError, match=r"weights\.safetensors does not fit the network that .*recipe\.json names"):
+        load_model(run)
+
+
+@pytest.mark.parametrize("spoil", ["cut off", "empty", "missing"])
+def test_weights_that_cannot_be_read_are_named(home, spoil):
+    (run,) = finish(folds=(0,))
+    path = run.folder / "weights.safetensors"
+    save_weights(run, build_from_recipe(run.recipe))
+    raw = path.read_bytes()
+    path.unlink() if spoil == "missing" else path.write_bytes(raw[:-100] if spoil == "cut off" else b"")
+    with pytest.raises((ValueError, FileNotFoundError), match=r"weights\.safetensors"):
+        load_model(run)
+
+
+def test_a_checkpoint_that_cannot_be_read_is_named_with_what_to_do(home):
+    run = open_run(SMALL, "smoke", 0, SMOKE, HASH)
+    assert load_checkpoint(run) is None
+    save_checkpoint(run, {"epoch": 1, "model": {"weight": torch.ones(1000)}})
+    assert load_checkpoint(run)["epoch"] == 1
+    path = run.folder / "checkpoint.pt"
+    for raw in (path.read_bytes()[:-500], b"", b"no checkpoint at all"):
+        path.write_bytes(raw)
+        with pytest.raises(ValueError, match=r"checkpoint\.pt cannot be read .*; delete it to train this fold from the start"):
+            load_checkpoint(run)
