@@ -55,4 +55,4 @@ def load_checkpoint(run: Run) -> dict | None:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
-        raise ValueError(f"{path} cannot be read ({error}); delete it to train this fold from the start") from error
+        raise ValueError(f"{path} cannot be read; delete it to train this fold from the start") from error

@@ -131,7 +131,7 @@ def _decode_jpeg(raw: bytes, channels: int, target: int | None) -> tuple[np.ndar
 def _reduction(side: int, target: int | None) -> int:
     """The largest of 1, 2, 4, 8 by which a JPEG's smaller side may shrink while it is decoded.
 
-    What is left must be the target itself or 1.5 times it. Just above the target two area means follow each other,
+    What is left must be the target itself or at least 1.5 times it. Just above the target two area means follow each other,
     and their blur grows with the reduction: on 224-pixel X-rays the mean difference from a full decode was 0.1 grey
     levels at 1.0 and 2.0 times the target, 1.6 at 1.1 times and 1.3 at 1.5 times, all for a quarter of the size.
     """
@@ -179,7 +179,7 @@ def _decode_png(raw: bytes, channels: int) -> np.ndarray:
             header = raw[position + 8:end - 4]
         if kind == b"eXIf":
             exif = raw[position + 8:end - 4]
-        # the other chunks do not make pixels, but make libpng print warnings and OpenCV turn or blend
+        # the other chunks make no pixels, but some make libpng print warnings
         if kind in (b"IHDR", b"IDAT", b"IEND") or (kind == b"PLTE" and header[9:10] == b"\x03"):
             parts.append(view[position:end])
         if kind == b"IEND":
@@ -214,7 +214,7 @@ def _decode_with_pillow(raw: bytes, channels: int) -> np.ndarray:
     except UnidentifiedImageError as error:
         raise ValueError("no image, or none of a kind that can be read here") from error
     except Exception as error:  # on damaged bytes Pillow's readers raise nearly every kind
-        raise ValueError(f"damaged or cut short ({error or type(error).__name__})") from error
+        raise ValueError(f"damaged or cut short ({str(error) or type(error).__name__})") from error
     return _in_channels(_to_uint8(image, kind, white_is_zero), channels)
 
 
@@ -435,10 +435,11 @@ def _build_store(folder: Path, name: str, ids: list[str], paths: list[str], sett
     temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.part")
     temporary.mkdir()
     try:
-        index, unreadable = _write_pixels(temporary / "pixels.npy", name, paths, settings, workers)
-        _refuse_unreadable(folder.parent / f"{name}-unreadable.csv", name, ids, paths, unreadable)
-        np.savez(temporary / "index.npz", ids=np.array(ids, dtype=str), **index)
-        _write_account(temporary / "store.json", name, settings, index, time.perf_counter() - started)
+        with _explain_full_disk(temporary):
+            index, unreadable = _write_pixels(temporary / "pixels.npy", name, paths, settings, workers)
+            _refuse_unreadable(folder.parent / f"{name}-unreadable.csv", name, ids, paths, unreadable)
+            np.savez(temporary / "index.npz", ids=np.array(ids, dtype=str), **index)
+            _write_account(temporary / "store.json", name, settings, index, time.perf_counter() - started)
         _move_into_place(temporary, folder)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -457,7 +458,7 @@ def _write_pixels(path: Path, name: str, paths: list[str], settings: PixelSettin
     unreadable = []
     step = int(np.clip(CHUNK_BYTES // np.prod(shape[1:]), 1, 32))
     jobs = ((first, paths[first:first + step], settings) for first in range(0, len(paths), step))
-    with (_single_threaded_opencv(), _explain_full_disk(path), path.open("wb") as file,
+    with (_single_threaded_opencv(), path.open("wb") as file,
           tqdm(total=len(paths), desc=f"{name}, {settings.size} px", unit="image", disable=None) as bar):
         np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
         done = 0

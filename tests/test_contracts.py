@@ -1,0 +1,256 @@
+"""What holds for every competition, experiment, network, metric, augmentation and view, whoever added it."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch.optim import SGD
+from torch.optim.lr_scheduler import LambdaLR
+
+from augmentation import AUGMENTATIONS, make_augmentation
+from checkpoints import build_from_recipe, load_model, save_weights
+from competition import COMPETITIONS, Competition, Part
+from ema import EMA
+from engine import predict_logits, train_one_epoch
+from experiment import EXPERIMENTS, Experiment
+from files import write_json
+from losses import LOSSES, PROBS
+from metrics import METRICS, decide, score
+from networks import NETWORKS
+from runs import open_run, read_run
+from tta import VIEWS
+
+LABELS = ("a", "b", "c")
+GENERATOR = torch.Generator()
+
+
+def random_images(channels: int, size: int, count: int = 2) -> torch.Tensor:
+    return torch.randint(0, 256, (count, channels, size, size), dtype=torch.uint8, generator=GENERATOR.manual_seed(0))
+
+
+# ---- experiments
+
+# what makes a model: experiments that differ in nothing of this share a test
+MODELS = {(each.network, each.weights, each.image_size, each.per_task): name for name, each in reversed(EXPERIMENTS.items())}
+
+
+def competition_of(channels: int) -> Competition:
+    return Competition(name="any", about="no images", task="multilabel", labels=LABELS, metric="roc_auc", channels=channels,
+                       train=Part(table="train.csv", images="{image_id}.png"))
+
+
+@pytest.fixture(scope="module")
+def shared_home(tmp_path_factory):
+    return tmp_path_factory.mktemp("home")  # pretrained weights are written there once
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("name", MODELS.values())
+def test_an_experiments_network_predicts_learns_and_comes_back_from_disk(name, channels, shared_home, monkeypatch):
+    monkeypatch.setenv("STARTER_HOME", str(shared_home))
+    experiment = EXPERIMENTS[name]
+    if channels == 3 and experiment.image_size > 64:
+        pytest.skip("colour is tried at 64 pixels")
+    run = open_run(competition_of(channels), name, channels, experiment, "no folds")
+    torch.manual_seed(0)
+    model = build_from_recipe(run.recipe)
+    images, targets = random_images(channels, experiment.image_size), torch.tensor([[1.0, 0.0, float("nan")], [0.0, 1.0, 1.0]])
+
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    optimizer, ema = SGD(model.parameters(), 1e-2), EMA(model, experiment.ema_decay)
+    loss = train_one_epoch(model, [(images, targets, None)], LOSSES["multilabel"], optimizer,
+                           LambdaLR(optimizer, lambda step: 1.0), ema, experiment.max_grad_norm)
+    assert np.isfinite(loss)
+    assert any(not torch.equal(old, new) for old, new in zip(before, model.parameters(), strict=True))
+
+    logits = predict_logits(ema.model, [(images, None, None)], experiment.tta)
+    assert logits.shape == (2, len(LABELS)) and logits.dtype == torch.float32 and logits.isfinite().all()
+
+    save_weights(run, ema.model)
+    write_json(run.folder / "result.json", {})
+    again = predict_logits(load_model(read_run(run.folder)), [(images, None, None)], experiment.tta)
+    torch.testing.assert_close(again, logits, atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("name", MODELS.values())
+def test_an_image_is_predicted_alike_whatever_stands_beside_it(name, shared_home, monkeypatch):
+    monkeypatch.setenv("STARTER_HOME", str(shared_home))
+    experiment = EXPERIMENTS[name]
+    if experiment.image_size > 64:
+        pytest.skip("the same network is tried at 64 pixels")
+    run = open_run(competition_of(1), name, 1, experiment, "no folds")
+    model, images = build_from_recipe(run.recipe), random_images(1, experiment.image_size, 3)
+    together = predict_logits(model, [(images, None, None)], ("identity",))
+    alone = predict_logits(model, [(image[None], None, None) for image in images], ("identity",))
+    torch.testing.assert_close(alone, together, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_an_experiment_names_things_that_are_there(name):
+    experiment = EXPERIMENTS[name]
+    assert experiment.augmentation in AUGMENTATIONS
+    assert set(experiment.tta) <= set(VIEWS)
+    assert experiment.weights == "none" or experiment.network not in NETWORKS
+
+
+def test_every_network_of_ours_has_an_experiment():
+    assert set(NETWORKS) <= {experiment.network for experiment in EXPERIMENTS.values()}
+
+
+# ---- competitions
+
+
+@pytest.mark.parametrize("name", COMPETITIONS)
+def test_a_competition_is_called_by_its_name_and_names_things_that_are_there(name):
+    competition = COMPETITIONS[name]
+    assert competition.name == name and replace(competition) == competition
+    assert competition.metric in METRICS
+    assert competition.experiments and set(competition.experiments) <= set(EXPERIMENTS)
+    assert competition.task in LOSSES and competition.task in PROBS
+
+
+@pytest.mark.parametrize("name", COMPETITIONS)
+def test_a_competitions_metric_can_score_its_task(name):
+    competition = COMPETITIONS[name]
+    targets = truth(competition.task, 60, len(competition.labels))
+    assert np.isfinite(score(competition.metric, targets, np.clip(targets, 0.01, 0.99), competition.task))
+
+
+@pytest.mark.parametrize("name", COMPETITIONS)
+def test_no_experiment_of_a_competition_flips_where_left_and_right_differ(name):
+    competition = COMPETITIONS[name]
+    for experiment in map(EXPERIMENTS.get, competition.experiments):
+        assert not competition.laterality or experiment.tta == ("identity",)
+        assert not competition.laterality or "flip" not in experiment.augmentation
+
+
+# ---- metrics
+
+
+def truth(task: str, count: int, labels: int) -> np.ndarray:
+    """(count, labels) 0 and 1, every label of both kinds; for multiclass one-hot."""
+    rng = np.random.default_rng(0)
+    if task == "multiclass":
+        return np.eye(labels)[rng.permutation(count) % labels]
+    return (rng.permuted(np.tile(np.arange(count)[:, None], labels), axis=0) < count // 3).astype(float)
+
+
+TASKS = {"binary": 1, "multiclass": 3, "multilabel": 4}
+
+
+def can_score(name: str, task: str) -> bool:
+    """Some scores mean nothing for some tasks, and must say so."""
+    try:
+        score(name, truth(task, 60, TASKS[task]), truth(task, 60, TASKS[task]), task)
+    except ValueError:
+        return False
+    return True
+
+
+PAIRS = [(name, task) for name in METRICS for task in TASKS if can_score(name, task)]
+
+
+def test_every_metric_scores_some_task_and_every_task_has_metrics_of_both_kinds():
+    assert {name for name, _ in PAIRS} == set(METRICS)
+    for task in TASKS:
+        assert {METRICS[name].uses for name, each in PAIRS if each == task} == {"probs", "decisions"}
+
+
+@pytest.mark.parametrize("name, task", PAIRS)
+def test_a_metric_is_best_on_perfect_predictions(name, task):
+    targets = truth(task, 300, TASKS[task])
+    rng = np.random.default_rng(1)
+    sign = 1 if METRICS[name].greater_is_better else -1
+    perfect = score(name, targets, targets, task)
+    assert perfect == pytest.approx(1 if sign == 1 else 0, abs=1e-6)
+    for blur in (0.3, 0.6, 1.0):
+        noisy = (1 - blur) * targets + blur * rng.uniform(0, 1, targets.shape)
+        noisy = noisy / noisy.sum(axis=1, keepdims=True) if task == "multiclass" else noisy
+        assert sign * score(name, targets, noisy, task) <= sign * perfect
+    assert sign * score(name, targets, noisy, task) < sign * perfect
+
+
+@pytest.mark.parametrize("name, task", PAIRS)
+def test_a_metric_is_at_chance_level_on_noise(name, task):
+    """Chance by permutation: predictions dealt to other images at random score what unrelated ones do."""
+    count = 20_000 if name != "quadratic_kappa" else 5_000
+    targets = truth(task, count, TASKS[task])
+    rng = np.random.default_rng(2)
+    noise = rng.dirichlet(np.ones(3), count) if task == "multiclass" else rng.uniform(0, 1, targets.shape)
+    value = score(name, targets, noise, task)
+    shuffled = score(name, targets, noise[rng.permutation(count)], task)
+    assert value == pytest.approx(shuffled, abs=0.02)
+    rate = 1 / 3  # of positives, here
+    chance = {"roc_auc": 0.5, "average_precision": rate, "balanced_accuracy": 1 / 3 if task == "multiclass" else 0.5,
+              "quadratic_kappa": 0.0, "accuracy": 1 / 3 if task == "multiclass" else 0.5}
+    if name in chance:
+        assert value == pytest.approx(chance[name], abs=0.02)
+
+
+@pytest.mark.parametrize("name, task", PAIRS)
+def test_a_metric_leaves_out_what_nobody_knows(name, task):
+    targets = truth(task, 90, TASKS[task])
+    probs = np.random.default_rng(3).dirichlet(np.ones(3), 90) if task == "multiclass" else np.random.default_rng(3).uniform(
+        0, 1, targets.shape)
+    known = np.arange(90) % 3 > 0
+    blanked = np.where(known[:, None], targets, np.nan)
+    assert score(name, blanked, probs, task) == pytest.approx(score(name, targets[known], probs[known], task))
+
+
+@pytest.mark.parametrize("name, task", PAIRS)
+def test_a_metric_is_undefined_where_nothing_can_be_scored(name, task):
+    assert np.isnan(score(name, np.full((5, TASKS[task]), np.nan), np.full((5, TASKS[task]), 0.5), task))
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_a_metric_is_listed_under_its_own_name(name):
+    assert METRICS[name].name == name and METRICS[name].title
+
+
+def test_decisions_of_every_task_are_zeros_and_ones():
+    for task, labels in TASKS.items():
+        decided = decide(np.full((4, labels), 0.4), None if task == "multiclass" else 0.5, task)
+        assert set(np.unique(decided)) <= {0, 1} and decided.shape == (4, labels)
+
+
+# ---- augmentations
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (64, 64, 3), (33, 33)])
+@pytest.mark.parametrize("name", AUGMENTATIONS)
+def test_an_augmentation_keeps_shape_and_type_and_its_input_and_repeats_itself(name, shape):
+    image = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    before = image.copy()
+    image.setflags(write=False)
+    augment = make_augmentation(name, shape[0])
+    first = [augment(image, seed) for seed in range(8)]
+    again = [augment(image, seed) for seed in reversed(range(8))][::-1]
+    for one, other in zip(first, again, strict=True):
+        assert one.shape == shape and one.dtype == np.uint8
+        np.testing.assert_array_equal(one, other)
+    np.testing.assert_array_equal(image, before)
+    different = len({one.tobytes() for one in first})
+    assert different == 1 if name == "none" else different >= 7
+
+
+# ---- views
+
+
+@pytest.mark.parametrize("name", VIEWS)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_view_keeps_shape_and_type_and_its_input(name, channels):
+    images = random_images(channels, 64)
+    before = images.clone()
+    seen = VIEWS[name](images)
+    assert seen.shape == images.shape and seen.dtype == images.dtype
+    assert torch.equal(images, before)
+    assert torch.equal(seen, images) == (name == "identity")
+    assert torch.equal(VIEWS[name](images), seen)
+
+
+def test_the_views_of_an_experiment_are_averaged():
+    model = build_from_recipe({"experiment": {**vars(Experiment(network="mlp_a"))}, "channels": 1, "labels": LABELS})
+    images, views = [(random_images(1, 64), None, None)], tuple(VIEWS)
+    single = torch.stack([predict_logits(model, images, (view,)) for view in views])
+    torch.testing.assert_close(predict_logits(model, images, views), single.mean(dim=0))
