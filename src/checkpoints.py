@@ -38,11 +38,13 @@ def load_model(run: Run, device: str = "cpu") -> nn.Module:
 
 
 def save_weights(run: Run, model: nn.Module) -> None:
+    """Writes the run's weights.safetensors as a whole."""
     with replace_atomically(run.folder / "weights.safetensors") as temporary:
         save_file({name: value.contiguous().cpu() for name, value in model.state_dict().items()}, temporary)
 
 
 def save_checkpoint(run: Run, state: dict) -> None:
+    """Writes the run's checkpoint.pt as a whole."""
     with replace_atomically(run.folder / "checkpoint.pt") as temporary:
         torch.save(state, temporary)
 

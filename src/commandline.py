@@ -25,6 +25,7 @@ def make_parser(description: str) -> argparse.ArgumentParser:
 
 
 def add_experiment(parser: argparse.ArgumentParser) -> None:
+    """Adds --experiment, one run or several."""
     parser.add_argument("--experiment", default=["cnn_e"], nargs="+", metavar="NAME",
                         help=f"one run or several; all: the competition's own list; default: cnn_e; known: {', '.join(EXPERIMENTS)}")
 
@@ -36,10 +37,12 @@ def run_names(args: argparse.Namespace) -> list[str]:
 
 
 def add_fold(parser: argparse.ArgumentParser) -> None:
+    """Adds --fold, one or several."""
     parser.add_argument("--fold", type=int, nargs="+", metavar="K", help="these folds only, from 0; default: all")
 
 
 def data_folder(args: argparse.Namespace) -> Path:
+    """The folder given with --data-dir, or data/<competition>."""
     return args.data_dir or home() / "data" / args.competition
 
 

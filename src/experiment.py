@@ -22,7 +22,7 @@ class Experiment:
     dropout: float = 0.0                 # before the last layer of timm networks; ours have their own
     augmentation: str = "warp"           # a key of AUGMENTATIONS
     epochs: int = 10                     # fixed: no epoch is chosen on the fold that is reported
-    batch_size: int = 64
+    batch_size: int = 32
     lr: float = 1e-3                     # peak, reached after the warm-up
     warmup: float = 0.1                  # share of all steps
     weight_decay: float = 1e-2           # on matrices and kernels only, not on biases and norms
@@ -54,20 +54,20 @@ class Experiment:
 
 
 SCRATCH = Experiment()
-LITE0 = Experiment(network="tf_efficientnet_lite0", weights="imagenet", epochs=6, batch_size=32, lr=1e-3, dropout=0.2)
+LITE0 = Experiment(network="tf_efficientnet_lite0", weights="imagenet", epochs=6, dropout=0.2)
 
 EXPERIMENTS = {
     # reference system 003's networks, each as one multi-label network
     "cnn_a": replace(SCRATCH, network="cnn_a"),
-    "cnn_b": replace(SCRATCH, network="cnn_b", epochs=20),
+    "cnn_b": replace(SCRATCH, network="cnn_b", epochs=15),
     "cnn_c": replace(SCRATCH, network="cnn_c"),
-    "cnn_d": replace(SCRATCH, network="cnn_d", epochs=20),
+    "cnn_d": replace(SCRATCH, network="cnn_d", epochs=15),
     "cnn_e": SCRATCH,
-    "lstm": replace(SCRATCH, network="lstm", epochs=15),
-    "mlp_a": replace(SCRATCH, network="mlp_a", epochs=20),
-    "mlp_b": replace(SCRATCH, network="mlp_b", epochs=20),
+    "lstm": replace(SCRATCH, network="lstm", epochs=12),
+    "mlp_a": replace(SCRATCH, network="mlp_a", epochs=15),
+    "mlp_b": replace(SCRATCH, network="mlp_b", epochs=15),
     # the same, otherwise
-    "cnn_b_per_task": replace(SCRATCH, network="cnn_b", epochs=20, per_task=True),
+    "cnn_b_per_task": replace(SCRATCH, network="cnn_b", epochs=15, per_task=True),
     "cnn_e_solt": replace(SCRATCH, augmentation="solt"),
     "cnn_e_solt003": replace(SCRATCH, augmentation="solt003"),
     "cnn_e_albumentations": replace(SCRATCH, augmentation="albumentations"),

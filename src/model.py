@@ -151,4 +151,5 @@ def weight_groups(model: nn.Module, weight_decay: float) -> list[dict]:
 
 
 def count_parameters(model: nn.Module) -> int:
+    """Numbers that training can change."""
     return sum(parameter.numel() for parameter in model.parameters())

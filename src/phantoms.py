@@ -80,7 +80,8 @@ class Site:
     blur: float   # of the picture, share of its side
 
 
-SITES = (Site(gain=1.0, offset=0.0, gamma=1.0, noise=0.025, blur=0.0), Site(gain=0.8, offset=0.1, gamma=0.8, noise=0.045, blur=0.006))
+SITES = (Site(gain=1.0, offset=0.0, gamma=1.0, noise=0.02, blur=0.0),
+         Site(gain=0.8, offset=0.1, gamma=0.8, noise=0.035, blur=0.006))
 
 
 def draw_phantom(patient_rng: np.random.Generator, rng: np.random.Generator, severities: np.ndarray, size: int, site: Site,
@@ -249,7 +250,7 @@ def _consolidation(x: np.ndarray, y: np.ndarray, inner: np.ndarray, severity: fl
     for (dx, dy), (rx, ry), angle in zip(offsets, radii, angles, strict=True):
         patch += _bump(x, y, (side * lateral * 0.8 + dx, zone + dy / 2), (rx * grow, 0.6 * ry * grow), angle)
     mottled = 0.75 + 0.25 * np.sin(34 * x + phase) * np.sin(58 * y + 2 * phase)
-    return np.clip(patch * mottled, 0, 1) * np.float32(min(1.0, 0.15 + 1.0 * severity) * strength).clip(0, 1)
+    return np.clip(patch * mottled, 0, 1) * np.float32(min(1.0, (0.25 + 1.1 * severity) * strength))
 
 
 def _distractors(x: np.ndarray, y: np.ndarray, build: dict, rng: np.random.Generator) -> np.ndarray:

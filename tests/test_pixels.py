@@ -16,8 +16,10 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+import decoding
 import pixels
-from pixels import PixelSettings, PixelStore, decode_image, fit_image, open_store
+from decoding import decode_image, fit_image
+from pixels import PixelSettings, PixelStore, open_store
 
 REAL = Path(__file__).parents[2] / "shared" / "data"
 NIH, CHEST = REAL / "nih1000" / "images", REAL / "chest_xray" / "train"
@@ -213,7 +215,7 @@ def test_of_several_frames_it_is_the_first(decode):
     (400, None, 1), (400, 400, 1), (400, 64, 4), (400, 200, 2), (400, 190, 1), (400, 133, 2), (400, 134, 1),
     (1024, 320, 2), (1024, 128, 8), (1024, 120, 4), (64, 64, 1), (40, 64, 1)])
 def test_reduction_leaves_the_target_or_half_as_much_again(side, target, reduction):
-    assert pixels._reduction(side, target) == reduction
+    assert decoding._reduction(side, target) == reduction
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -394,8 +396,8 @@ def test_many_threads_and_one_build_the_same_store(home, monkeypatch):
 def test_a_second_opening_decodes_nothing_and_a_changed_file_everything(home, monkeypatch):
     table = make_table(home / "images")
     calls = []
-    decode_file = pixels._decode_file
-    monkeypatch.setattr(pixels, "_decode_file", lambda *arguments: calls.append(1) or decode_file(*arguments))
+    decode_file = pixels.decode_file
+    monkeypatch.setattr(pixels, "decode_file", lambda *arguments: calls.append(1) or decode_file(*arguments))
     first = open_store("set-train", table, GREY)
     assert open_store("set-train", table, GREY).folder == first.folder and len(calls) == 40
 
@@ -422,7 +424,7 @@ def test_moving_the_data_does_not_build_again(home, monkeypatch):
     table = make_table(home / "images")
     first = open_store("set-train", table, GREY)
     (home / "images").rename(home / "moved")
-    monkeypatch.setattr(pixels, "_decode_file", None)
+    monkeypatch.setattr(pixels, "decode_file", None)
     moved = table.assign(path=[path.replace("images", "moved") for path in table["path"]])
     assert open_store("set-train", moved, GREY).folder == first.folder
 
@@ -532,7 +534,7 @@ def test_a_damaged_store_says_what_to_delete(home):
 def test_too_little_room_is_said_before_anything_is_decoded(home, monkeypatch):
     table = make_table(home / "images", images=3)
     monkeypatch.setattr(pixels.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 3 * 16 * 16 - 1}))
-    monkeypatch.setattr(pixels, "_decode_file", None)
+    monkeypatch.setattr(pixels, "decode_file", None)
     with pytest.raises(OSError, match="needs 0.00 GB.*make room"):
         open_store("set-train", table, GREY)
     assert store_folders(home) == []
@@ -559,7 +561,7 @@ def test_an_interrupted_build_leaves_nothing(home, monkeypatch):
     def interrupt(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(pixels, "_decode_file", interrupt)
+    monkeypatch.setattr(pixels, "decode_file", interrupt)
     threads = cv2.getNumThreads()
     with pytest.raises(KeyboardInterrupt):
         open_store("set-train", table, GREY)

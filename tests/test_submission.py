@@ -27,7 +27,7 @@ VALUES = {"probs": np.linspace(0, 1, 12).reshape(6, 2), "hard": np.array([[1, 0]
 
 
 @pytest.fixture
-def data(tmp_path) -> Path:
+def data(home, tmp_path) -> Path:
     (tmp_path / "sample.csv").write_text(SAMPLE)
     for name in IDS:
         (tmp_path / f"{name}.png").touch()
@@ -199,7 +199,7 @@ def test_an_id_without_a_prediction_is_named(data):
 # ---- written
 
 
-def test_what_is_written_is_read_back_as_it_was_and_passes_its_own_check(data, home):
+def test_what_is_written_is_read_back_as_it_was_and_passes_its_own_check(data):
     path, _ = write_submission(PROBS, "run", read_template(PROBS, data), sound("probs", data), {"weights": "w"}, {"oof": 1})
     assert path == home / "submissions" / "probs-run.csv"
     pd.testing.assert_frame_equal(read_submission(path), sound("probs", data), check_dtype=False)
@@ -207,7 +207,7 @@ def test_what_is_written_is_read_back_as_it_was_and_passes_its_own_check(data, h
     assert check("probs", data, read_submission(path)) == ([], [])
 
 
-def test_a_refused_submission_leaves_the_earlier_one_as_it_is(data, home):
+def test_a_refused_submission_leaves_the_earlier_one_as_it_is(data):
     template = read_template(PROBS, data)
     path, _ = write_submission(PROBS, "run", template, sound("probs", data), {}, {})
     before = path.read_bytes()
@@ -255,7 +255,7 @@ def oof_of(competition: Competition, count: int = 60) -> tuple[pd.DataFrame, np.
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_probabilities_become_a_submission_with_its_account(data, home, name, capsys):
+def test_probabilities_become_a_submission_with_its_account(data, name, capsys):
     competition = TASKS[name]
     table, oof = oof_of(competition)
     test = oof[:6]
@@ -269,7 +269,7 @@ def test_probabilities_become_a_submission_with_its_account(data, home, name, ca
     assert f"wrote {path}: 6 rows, checked" in capsys.readouterr().out
 
 
-def test_rows_no_fold_has_predicted_yet_are_left_out_of_the_account(data, home):
+def test_rows_no_fold_has_predicted_yet_are_left_out_of_the_account(data):
     table, oof = oof_of(PROBS)
     oof[::3] = np.nan
     oof[1, 0], oof[2, 0] = oof[2, 0], oof[1, 0]
@@ -285,7 +285,7 @@ def test_thresholds_are_fitted_for_the_metric_where_it_is_one_of_decisions(metri
     assert criterion(replace(PROBS, metric=metric)) == expected
 
 
-def test_a_name_with_dots_keeps_its_manifest_beside_it(data, home):
+def test_a_name_with_dots_keeps_its_manifest_beside_it(data):
     path, _ = write_submission(PROBS, "lr0.1", read_template(PROBS, data), sound("probs", data), {}, {})
     assert path == submission_path(PROBS, "lr0.1") and path.name == "probs-lr0.1.csv"
     assert path.with_suffix(".json").name == "probs-lr0.1.json"
