@@ -17,7 +17,7 @@ def check_choices(description: object) -> None:
 class Part:
     """One part of the data: a CSV that lists its images, or a folder whose images list themselves."""
 
-    images: str                          # with a table: a path with columns in braces, "train/{id}.png"; without: a glob
+    images: str                          # with a table: a path with its columns, "train/{id}.png"; without: a glob
     table: str | None = None             # CSV below the data folder; None: every file that `images` matches is a row
     where: tuple[tuple[str, tuple[str, ...]], ...] = ()  # (column, values): rows kept; text as it stands in the CSV
     labelled: bool = True                # False: label columns, if any, are placeholders (a sample submission)
@@ -42,7 +42,7 @@ class Competition:
     channels: Literal[1, 3] = 1          # 1 grey, 3 colour
     id_column: str = "image_id"
     label_columns: tuple[str, ...] = ()  # names in the CSV, where they are not `labels` themselves
-    joined_column: str | None = None     # one column that holds all labels of an image, "Effusion|Mass"
+    joined_column: str | None = None     # one column that holds all labels of an image, "Effusion|Mass"; empty: none
     joined_by: str = "|"
     ignored_labels: tuple[str, ...] = ()  # names that may stand there and are not predicted; any other is an error
     label_pattern: str | None = None     # finds the text that tells the label, r"/(NORMAL|PNEUMONIA)/"
@@ -73,15 +73,18 @@ class Competition:
         if self.train.table is None and self.group_column:
             raise ValueError(f"competition {self.name!r}: without a table there is no group_column; give group_pattern")
         if self.test and self.test.labelled and self.test.table is None and self.label_pattern is None:
-            raise ValueError(f"competition {self.name!r}: a test part without a table and label_pattern needs labelled=False")
+            raise ValueError(f"competition {self.name!r}: a test part without a table and label_pattern needs "
+                             f"labelled=False")
         if not self.labels:
             raise ValueError(f"competition {self.name!r} has no labels")
         for pattern in filter(None, (self.label_pattern, self.group_pattern)):
             if re.compile(pattern).groups != 1:
-                raise ValueError(f"competition {self.name!r}: the pattern {pattern!r} needs exactly one group in brackets")
+                raise ValueError(f"competition {self.name!r}: the pattern {pattern!r} needs exactly one group in "
+                                 f"brackets")
         strangers = {label for _, label in self.pattern_labels} - {*self.labels, ""}
         if strangers:
-            raise ValueError(f"competition {self.name!r}: pattern_labels names {sorted(strangers)}, not among the labels")
+            raise ValueError(f"competition {self.name!r}: pattern_labels names {sorted(strangers)}, not among the "
+                             f"labels")
 
 
 DEMO = Competition(
@@ -99,10 +102,10 @@ DEMO = Competition(
 )
 
 NIH_ABOUT = (
-    "NIH ChestX-ray14, a sample of 1,000 frontal X-rays of 264 patients at 64x64. Labels mined from reports (Wang et al. "
-    "2017, https://doi.org/10.1109/CVPR.2017.369), said to be right in about nine of ten cases. NIH Clinical Center, "
-    "free use with acknowledgement. The `split` column shares patients between its parts, so those of `test` are left "
-    "out of train here."
+    "NIH ChestX-ray14, a sample of 1,000 frontal X-rays of 264 patients at 64x64. Labels mined from reports (Wang et "
+    "al. 2017, https://doi.org/10.1109/CVPR.2017.369), said to be right in about nine of ten cases. NIH Clinical "
+    "Center, free use with acknowledgement. The `split` column shares patients between its parts, so those of `test` "
+    "are left out of train here."
 )
 NIH_LABELS = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Effusion", "Emphysema", "Fibrosis", "Hernia",
               "Infiltration", "Mass", "Nodule", "Pleural_Thickening", "Pneumonia", "Pneumothorax")
@@ -128,8 +131,8 @@ def _nih(name: str, labels: tuple[str, ...]) -> Competition:
 
 PNEUMONIA_ABOUT = (
     "Chest X-ray images (pneumonia): children of one to five years, Guangzhou. Kermany et al. 2018, "
-    "https://doi.org/10.17632/rscbjbr9sj, CC BY 4.0. The test part is another population than the training part: 62.5 % "
-    "of it have pneumonia against 74.3 %, and person numbers start anew."
+    "https://doi.org/10.17632/rscbjbr9sj, CC BY 4.0. The test part is another population than the training part: "
+    "62.5 % of it have pneumonia against 74.3 %, and person numbers start anew."
 )
 
 
@@ -157,5 +160,6 @@ COMPETITIONS = {
     "pneumonia2": _pneumonia("pneumonia2", "binary", ("pneumonia",), "roc_auc", r"/(NORMAL|PNEUMONIA)/",
                              (("NORMAL", ""), ("PNEUMONIA", "pneumonia"))),
     "pneumonia3": _pneumonia("pneumonia3", "multiclass", ("normal", "bacteria", "virus"), "accuracy",
-                             r"(NORMAL|bacteria|virus)", (("NORMAL", "normal"), ("bacteria", "bacteria"), ("virus", "virus"))),
+                             r"(NORMAL|bacteria|virus)",
+                             (("NORMAL", "normal"), ("bacteria", "bacteria"), ("virus", "virus"))),
 }

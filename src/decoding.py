@@ -24,9 +24,9 @@ PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PNG_DEPTH_16 = 16
 TIFF_PHOTOMETRIC, MIN_IS_WHITE = 262, 0
 EXIF_ORIENTATION = 0x0112
-# what Pillow's readers raise on damaged bytes: nearly every kind
+# what Pillow's readers raise on damaged bytes: nearly every kind, and its warnings where those are errors
 DAMAGE = (OSError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError, EOFError, MemoryError, SyntaxError,
-          struct.error, zlib.error, Image.DecompressionBombError)
+          Warning, struct.error, zlib.error, Image.DecompressionBombError)
 
 
 def decode_image(path: str | Path, channels: int, target: int | None = None) -> np.ndarray:

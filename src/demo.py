@@ -117,8 +117,9 @@ def _plan_part(rng: np.random.Generator, part: str, count: int, first_patient: i
     follows = rng.random(count) < settings.shortcut
     labels = clean ^ flipped
     plan["token"] = np.where(follows, labels[:, 0], rng.random(count) < settings.token) & ~black
-    for row in np.flatnonzero(plan["duplicate_of"] >= 0):  # an exact copy has its original's letter
-        plan.loc[row, "token"] = plan["token"][plan["duplicate_of"][row]]
+    for row, original in enumerate(plan[["duplicate_of", "near_duplicate_of"]].max(axis=1)):
+        if original >= 0:  # a copy has its original's letter
+            plan.loc[row, "token"] = plan["token"][original]
     probs = posterior(severities, black, settings.label_noise)
     cells = _hide_cells(rng, labels.astype(float), probs, settings) if part == "train" else labels.astype(float)
     usage = np.where(rng.random(count) < 0.3, "Public", "Private") if part == "test" else ""

@@ -1,7 +1,11 @@
 """The two loops: train_one_epoch and predict_logits. Everything that trains or predicts runs through them."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
@@ -10,8 +14,9 @@ from hardware import autocast
 from tta import VIEWS
 
 
-def train_one_epoch(model: nn.Module, loader: DataLoader, loss_fn, optimizer, scheduler, ema: EMA,
-                    max_grad_norm: float = 1.0, precision: str = "fp32", label: str | None = None) -> float:
+def train_one_epoch(model: nn.Module, loader: DataLoader, loss_fn: Callable[[Tensor, Tensor], Tensor],
+                    optimizer: Optimizer, scheduler: LRScheduler, ema: EMA, max_grad_norm: float = 1.0,
+                    precision: str = "fp32", label: str | None = None) -> float:
     """One pass over the loader; returns the mean loss of an image. `label` names the progress bar, None: no bar.
 
     Raises FloatingPointError where the loss is not finite.
@@ -19,7 +24,8 @@ def train_one_epoch(model: nn.Module, loader: DataLoader, loss_fn, optimizer, sc
     model.train()
     device = next(model.parameters()).device
     loss_sum, seen = torch.zeros((), device=device), 0
-    for images, targets, _ in tqdm(loader, desc=label, unit="batch", leave=False, disable=None if label else True):  # (B, C, H, W), (B, K)
+    batches = tqdm(loader, desc=label, unit="batch", leave=False, disable=None if label else True)
+    for images, targets, _ in batches:  # (B, C, H, W), (B, K)
         images, targets = images.to(device, non_blocking=True), targets.to(device, non_blocking=True)
         with autocast(device.type, precision):
             loss = loss_fn(model(images), targets)

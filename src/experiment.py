@@ -94,7 +94,8 @@ def override(description: Description, assignments: Sequence[str]) -> Descriptio
             raise ValueError(f"{assignment!r} is not NAME=VALUE")
         if name not in hints:
             near = difflib.get_close_matches(name, hints, n=1)
-            raise ValueError(f"no setting {name!r}; " + (f"did you mean {near[0]!r}?" if near else f"there are {', '.join(hints)}"))
+            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(hints)}"
+            raise ValueError(f"no setting {name!r}; {hint}")
         changes[name] = _parse(name, text, hints[name])
     return replace(description, **changes)
 

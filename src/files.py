@@ -85,8 +85,8 @@ def read_csv(path: Path) -> pd.DataFrame:
             for row in filter(None, reader):
                 header = header or row
                 if len(row) != len(header):
-                    raise ValueError(f"{path}: line {reader.line_num} has {len(row)} cells, but the header has {len(header)}; "
-                                     f"the file is cut off or damaged: fetch or make it again")
+                    raise ValueError(f"{path}: line {reader.line_num} has {len(row)} cells, but the header has "
+                                     f"{len(header)}; the file is cut off or damaged: fetch or make it again")
                 rows.append(row)
     except (csv.Error, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not a table of comma-separated text in UTF-8 ({error})") from error

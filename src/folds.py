@@ -101,14 +101,15 @@ def _fold_column(path: Path, table: pd.DataFrame) -> np.ndarray:
         raise ValueError(f"image {frame.loc[repeated, 'image_id'].iloc[0]!r} has more than one fold; {again}")
     wrong = ~frame["fold"].str.fullmatch(r"[0-9]{1,4}")
     if wrong.any():
-        raise ValueError(f"image {frame.loc[wrong, 'image_id'].iloc[0]!r} has the fold {frame.loc[wrong, 'fold'].iloc[0]!r}; "
-                         f"a fold is a number from 0; {again}")
+        image_id, fold = frame.loc[wrong, ["image_id", "fold"]].iloc[0]
+        raise ValueError(f"image {image_id!r} has the fold {fold!r}; a fold is a number from 0; {again}")
     by_id = pd.Series(frame["fold"].astype(int).to_numpy(), index=frame["image_id"])
     missing = table["image_id"][~table["image_id"].isin(by_id.index)]
     strange = by_id.index.difference(table["image_id"])
     if len(missing) or len(strange):
         example = missing.iloc[0] if len(missing) else strange[0]
-        raise ValueError(f"{len(missing)} images have no fold and {len(strange)} ids have no image, for example {example!r}; {again}")
+        raise ValueError(f"{len(missing)} images have no fold and {len(strange)} ids have no image, for example "
+                         f"{example!r}; {again}")
     folds = by_id.loc[table["image_id"]].to_numpy()
     if absent := sorted(set(range(folds.max() + 1)) - set(folds.tolist())):
         raise ValueError(f"folds are numbered from 0 without a gap, but no image has fold {absent[0]}; {again}")

@@ -111,8 +111,9 @@ def draw_phantom(patient_rng: np.random.Generator, rng: np.random.Generator, sev
     density += _bones(x, y, wall, build)
     density += _distractors(x, y, build, rng) * _soft(wall - np.abs(x), 0.02)
     density += 0.05 * _clouds(rng, canvas, 5)
+    corner = rng.uniform((0.03, 0.12), (0.06, 0.15))  # drawn in any case: the letter must change nothing else
     if token:
-        _write_token(density, rng)
+        _write_token(density, corner)
 
     picture = _expose(density, size, site, rng)
     masks = {}
@@ -279,10 +280,10 @@ def _clouds(rng: np.random.Generator, canvas: int, cells: int) -> np.ndarray:
     return cv2.resize(rng.standard_normal((cells, cells)).astype(np.float32), (canvas, canvas), interpolation=cv2.INTER_CUBIC)
 
 
-def _write_token(density: np.ndarray, rng: np.random.Generator) -> None:
-    """A technician's letter in the upper left corner."""
+def _write_token(density: np.ndarray, corner: np.ndarray) -> None:
+    """A technician's letter in the upper left corner; `corner`: (x, y) of its lower left end, shares of the side."""
     canvas = len(density)
-    at = (int(canvas * rng.uniform(0.03, 0.06)), int(canvas * rng.uniform(0.12, 0.15)))
+    at = (int(canvas * corner[0]), int(canvas * corner[1]))
     letter = cv2.putText(np.zeros((canvas, canvas), np.uint8), "L", at, cv2.FONT_HERSHEY_SIMPLEX, canvas / 270, 255,
                          max(1, canvas // 50), cv2.LINE_AA)
     density += letter / np.float32(255)

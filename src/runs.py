@@ -1,5 +1,6 @@
 """A run's folder, runs/<competition>/<name>/fold<k>/: its recipe, its result and its out-of-fold predictions."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,19 +42,20 @@ def run_folder(competition: Competition, name: str) -> Path:
 def open_run(competition: Competition, name: str, fold: int, experiment: Experiment, folds_hash: str) -> Run:
     """The run's folder, new or taken up again.
 
-    Raises ValueError where the folder holds another recipe or other folds.
+    Raises ValueError where this fold or another one of the run has another recipe or other folds.
     """
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.=-]*", name):
+        raise ValueError(f"a run cannot be called {name!r}: it names a folder, so use letters, digits and _ . = -")
     folder = run_folder(competition, name) / f"fold{fold}"
-    wanted = {**_described(competition), "fold": fold, "folds_sha256": folds_hash, "experiment": to_recipe(experiment)}
-    path = folder / "recipe.json"
-    if not path.exists():
-        write_json(path, wanted)
-        return Run(folder, wanted)
-    recipe = read_json(path)
-    differs = [key for key in wanted if recipe.get(key) != wanted[key]]
-    if differs:
-        raise ValueError(f"{folder} holds a run with another {_difference(recipe, wanted, differs[0])}; give the new one a "
-                         f"--name of its own, or delete that folder")
+    wanted = {**_described(competition), "folds_sha256": folds_hash, "experiment": to_recipe(experiment)}
+    for path in sorted(folder.parent.glob("fold*/recipe.json")):
+        recipe = read_json(path)
+        if differs := [key for key in wanted if recipe.get(key) != wanted[key]]:
+            raise ValueError(f"{path.parent} holds a run with another {_difference(recipe, wanted, differs[0])}; give "
+                             f"the new one a --name of its own, or delete {folder.parent}")
+    recipe = {**wanted, "fold": fold}
+    if not (folder / "recipe.json").exists():
+        write_json(folder / "recipe.json", recipe)
     return Run(folder, recipe)
 
 
@@ -104,11 +106,12 @@ def read_probs(path: Path, competition: Competition, image_ids: pd.Series, subse
     frame = frame.set_index("image_id")
     odd = set(image_ids) - set(frame.index) if subset else set(frame.index) ^ set(image_ids)
     if odd:
-        raise ValueError(f"{path} is not about the same images: {len(odd)} ids differ, for example {sorted(odd)[:3]}; {again}")
+        raise ValueError(f"{path} is not about the same images: {len(odd)} ids differ, for example {sorted(odd)[:3]}; "
+                         f"{again}")
     if not frame.index.is_unique:
         raise ValueError(f"{path} has the image {frame.index[frame.index.duplicated()][0]!r} more than once; {again}")
     cells = frame.loc[image_ids, list(competition.labels)]
-    probs = np.column_stack([pd.to_numeric(cells[label], errors="coerce") for label in competition.labels]).astype(np.float64)
+    probs = np.column_stack([pd.to_numeric(cells[label], errors="coerce") for label in cells]).astype(np.float64)
     if (wrong := ~((probs >= 0) & (probs <= 1))).any():
         row, k = np.argwhere(wrong)[0]
         raise ValueError(f"{path}: {cells.iloc[row, k]!r} for image {cells.index[row]!r} is not a probability; {again}")
@@ -160,7 +163,8 @@ def read_oof(competition: Competition, name: str, table: pd.DataFrame, folds_has
 def _read_blend(competition: Competition, path: Path, table: pd.DataFrame, folds_hash: str) -> Oof:
     said = read_json(path)
     if said["folds_sha256"] != folds_hash:
-        raise ValueError(f"{path.parent} was blended on another folds file than folds/{competition.name}.csv; delete it")
+        raise ValueError(f"{path.parent} was blended on another folds file than folds/{competition.name}.csv; delete "
+                         f"that folder and blend again")
     runs = [run for member in said["members"] for run in read_oof(competition, member, table, folds_hash).runs]
     probs = read_probs(path.parent / "oof.csv", competition, table["image_id"])
     return Oof(path.parent.name, probs, tuple(runs), (), tuple(said["members"]))

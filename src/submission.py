@@ -45,13 +45,14 @@ def fill_template(template: Template, image_ids: pd.Series, values: np.ndarray, 
     by_id = pd.DataFrame(values, index=pd.Index(image_ids))
     missing = template.frame[template.id_column][~template.frame[template.id_column].isin(by_id.index)]
     if len(missing):
-        raise ValueError(f"{len(missing)} ids of the sample submission have no prediction, the first is {missing.iloc[0]!r}; "
-                         f"the sample and the test images do not belong together")
+        raise ValueError(f"{len(missing)} ids of the sample submission have no prediction, the first is "
+                         f"{missing.iloc[0]!r}; the sample and the test images do not belong together")
     ordered = by_id.loc[template.frame[template.id_column]].to_numpy()
     frame = template.frame.copy()
     for k, column in enumerate(template.columns):
-        whole = hard and template.frame[column].str.fullmatch(r"\d+").all()
-        frame[column] = [f"{value:.0f}" if whole else f"{value:.1f}" if hard else f"{value:.6f}" for value in ordered[:, k]]
+        whole = template.frame[column].str.fullmatch(r"\d+").all()
+        digits = (0 if whole else 1) if hard else 6
+        frame[column] = [f"{value:.{digits}f}" for value in ordered[:, k]]
     return frame
 
 
@@ -62,16 +63,18 @@ def check_submission(competition: Competition, template: Template, frame: pd.Dat
     oof_rates: (K,) the mean of what the runs predicted on held-out images, to compare the submission's with.
     """
     if list(frame.columns) != list(template.frame.columns):
-        return [f"the columns are {', '.join(frame.columns)}, but must be {', '.join(template.frame.columns)} in this order"], []
+        there, wanted = ", ".join(frame.columns), ", ".join(template.frame.columns)
+        return [f"the columns are {there}, but must be {wanted} in this order"], []
     errors = _id_errors(frame[template.id_column], template.frame[template.id_column])
-    values = np.column_stack([pd.to_numeric(frame[column], errors="coerce") for column in template.columns]).astype(float)
+    numbers = [pd.to_numeric(frame[column], errors="coerce") for column in template.columns]
+    values = np.column_stack(numbers).astype(float)
     warnings = []
     for k, column in enumerate(template.columns):
         column_values = values[:, k]
         if (bad := ~np.isfinite(column_values)).any():
             row = int(bad.argmax())
-            errors.append(f"column {column!r}: {bad.sum()} cells are no numbers, the first is {frame[column].iloc[row]!r} for id "
-                          f"{frame[template.id_column].iloc[row]!r}")
+            errors.append(f"column {column!r}: {bad.sum()} cells are no numbers, the first is "
+                          f"{frame[column].iloc[row]!r} for id {frame[template.id_column].iloc[row]!r}")
             continue
         if (outside := (column_values < 0) | (column_values > 1)).any():
             errors.append(f"column {column!r}: {outside.sum()} values lie outside 0 to 1, the first is "
@@ -101,7 +104,8 @@ def _id_errors(ids: pd.Series, wanted: pd.Series) -> list[str]:
         errors.append(f"{len(strange)} ids are not in the sample submission, the first is {strange.iloc[0]!r}")
     if not errors and (moved := ids.to_numpy() != wanted.to_numpy()).any():
         row = int(moved.argmax())
-        errors.append(f"the ids are not in the sample's order: row {row + 2} has {ids.iloc[row]!r}, not {wanted.iloc[row]!r}")
+        errors.append(f"the ids are not in the sample's order: row {row + 2} has {ids.iloc[row]!r}, not "
+                      f"{wanted.iloc[row]!r}")
     return errors
 
 
@@ -110,8 +114,8 @@ def _far_rate(column: str, values: np.ndarray, oof_rate: float) -> str | None:
     noise = 4 * np.sqrt(max(oof_rate * (1 - oof_rate), 1e-6) / len(values))
     if abs(rate - oof_rate) <= max(FAR_RATE, noise):
         return None
-    return (f"column {column!r}: the mean is {rate:.3f}, but was {oof_rate:.3f} on held-out training images; either the test "
-            f"images are another population or something is wrong with them")
+    return (f"column {column!r}: the mean is {rate:.3f}, but was {oof_rate:.3f} on held-out training images; either "
+            f"the test images are another population or something is wrong with them")
 
 
 def write_submission(competition: Competition, name: str, template: Template, frame: pd.DataFrame, inputs: dict,
@@ -126,8 +130,8 @@ def write_submission(competition: Competition, name: str, template: Template, fr
     if errors:
         raise ValueError(f"{path} was not written:\n  " + "\n  ".join(errors))
     write_csv(path, frame)
-    write_json(path.with_suffix(".json"), {"submission": path.name, "sha256": sha256(path.read_bytes()), "inputs": inputs,
-                                           **account, "warnings": warnings})
+    said = {"submission": path.name, "sha256": sha256(path.read_bytes()), "inputs": inputs, **account}
+    write_json(path.with_suffix(".json"), {**said, "warnings": warnings})
     return path, warnings
 
 
@@ -140,18 +144,20 @@ def submit_probs(competition: Competition, data_dir: Path, name: str, image_ids:
     """
     there = ~np.isnan(oof_probs).any(axis=1)
     targets = scoring_targets(label_cells(competition, table))[there]
-    thresholds = None if competition.task == "multiclass" else fit_thresholds(targets, oof_probs[there], criterion(competition))
-    values, oof_values = probs, oof_probs[there]
+    values, oof_values, thresholds = probs, oof_probs[there], None
+    if competition.task != "multiclass":
+        thresholds = fit_thresholds(targets, oof_values, criterion(competition))
     if competition.submission == "labels":
-        values, oof_values = decide(probs, thresholds, competition.task), decide(oof_values, thresholds, competition.task)
+        values, oof_values = (decide(each, thresholds, competition.task) for each in (values, oof_values))
     template = read_template(competition, data_dir)
     frame = fill_template(template, image_ids, values, competition.submission == "labels")
     account = {
         "oof": {competition.metric: score(competition.metric, targets, oof_probs[there], competition.task),
                 "images": int(there.sum())},
-        "thresholds": None if thresholds is None else dict(zip(competition.labels, thresholds.round(6).tolist(), strict=True)),
+        "thresholds": None if thresholds is None else dict(zip(competition.labels, thresholds.tolist(), strict=True)),
         "thresholds_fitted": f"best {criterion(competition)} on the oof predictions",
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in ("torch", "timm", "numpy")}},
+        "versions": {"python": platform.python_version(),
+                     **{name: version(name) for name in ("torch", "timm", "numpy")}},
     }
     path, warnings = write_submission(competition, name, template, frame, inputs, account, oof_values.mean(axis=0))
     for warning in warnings:

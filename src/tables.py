@@ -25,19 +25,22 @@ def read_train(competition: Competition, data_dir: Path) -> tuple[pd.DataFrame, 
     shared = table["group"].isin(_test_groups(competition, data_dir))
     if shared.any() and competition.shared_groups == "error":
         examples = ", ".join(table.loc[shared, "group"].unique()[:5])
-        raise ValueError(f"{shared.sum()} training images have a group that is in the test part too ({examples}); say in "
-                         f"competition.py what that means: shared_groups='drop' or 'distinct'")
+        raise ValueError(f"{shared.sum()} training images have a group that is in the test part too ({examples}); say "
+                         f"in competition.py what that means: shared_groups='drop' or 'distinct'")
     return table[~shared].reset_index(drop=True), table[shared]
 
 
 def read_part(competition: Competition, data_dir: Path, part: str) -> pd.DataFrame:
-    """The table of "train" or "test" as the files have it. The test part has no label columns where they are unknown."""
+    """The table of "train" or "test" as the files have it; without label columns where the labels are unknown."""
     description = competition.train if part == "train" else competition.test
     if description is None:
         raise ValueError(f"competition {competition.name!r} has no {part} part")
     if not data_dir.is_dir():
         raise FileNotFoundError(f"there is no folder {data_dir}; give the data's with --data-dir")
-    rows, where = _list_images(description, data_dir) if description.table is None else _read_rows(competition, description, data_dir)
+    if description.table is None:
+        rows, where = _list_images(description, data_dir)
+    else:
+        rows, where = _read_rows(competition, description, data_dir)
     table = pd.DataFrame({"image_id": rows["image_id"], "path": rows["path"]})
     table["group"] = _groups(competition, rows, data_dir, where, part)
     if description.labelled:
@@ -86,8 +89,9 @@ def label_cells(competition: Competition, table: pd.DataFrame) -> np.ndarray:
 
 def _read_csv(competition: Competition, path: Path) -> pd.DataFrame:
     if not path.exists():
-        hint = "make it with: python src/make_demo.py" if competition.name == "demo" else "give the data's folder with --data-dir"
-        raise FileNotFoundError(f"there is no {path}; {hint}")
+        is_demo = competition.name == "demo"
+        raise FileNotFoundError(f"there is no {path}; " + ("make it with: python src/make_demo.py" if is_demo else
+                                                           "give the data's folder with --data-dir"))
     return read_csv(path)
 
 
@@ -128,8 +132,8 @@ def _list_images(part: Part, data_dir: Path) -> tuple[pd.DataFrame, Path]:
 def _need_columns(rows: pd.DataFrame, columns: list[str], path: Path) -> None:
     missing = [column for column in columns if column not in rows]
     if missing:
-        raise ValueError(f"{path} has no column {', '.join(map(repr, missing))}; it has {', '.join(map(repr, rows.columns))}: "
-                         f"mend the description in competition.py")
+        raise ValueError(f"{path} has no column {', '.join(map(repr, missing))}; it has "
+                         f"{', '.join(map(repr, rows.columns))}: mend the description in competition.py")
 
 
 def _refuse_duplicates(ids: pd.Series, path: Path) -> None:
@@ -142,7 +146,8 @@ def _refuse_duplicates(ids: pd.Series, path: Path) -> None:
 def _refuse_missing(rows: pd.DataFrame, path: Path) -> None:
     """Every image must be there. Folders are listed once, since asking for 200,000 files one by one is slow."""
     folders = rows["path"].map(os.path.dirname)
-    present = {entry.path for folder in folders.unique() if os.path.isdir(folder) for entry in os.scandir(folder) if entry.is_file()}
+    present = {entry.path for folder in folders.unique() if Path(folder).is_dir()
+               for entry in os.scandir(folder) if entry.is_file()}
     missing = rows.loc[~rows["path"].isin(present), ["image_id", "path"]]
     if len(missing):
         raise FileNotFoundError(f"{len(missing)} of the {len(rows)} images in {path} have no file; the first is "
@@ -185,11 +190,13 @@ def _label_cells(competition: Competition, rows: pd.DataFrame, where: Path) -> n
         texts = _find(competition.label_pattern, rows["below"], where)
         meaning = dict(competition.pattern_labels) or {label: label for label in competition.labels}
         if strangers := set(texts) - set(meaning):
-            raise ValueError(f"{where}: the paths name the labels {sorted(strangers)}, which pattern_labels does not explain")
+            raise ValueError(f"{where}: the paths name the labels {sorted(strangers)}, which pattern_labels does not "
+                             f"explain; mend the description in competition.py")
         return _one_hot(competition, rows, [{meaning[text]} - {""} for text in texts], where)
     if competition.joined_column:
         _need_columns(rows, [competition.joined_column], where)
-        names = [set(filter(None, map(str.strip, cell.split(competition.joined_by)))) for cell in rows[competition.joined_column]]
+        cells = rows[competition.joined_column]
+        names = [set(filter(None, map(str.strip, cell.split(competition.joined_by)))) for cell in cells]
         known = {*competition.labels, *competition.ignored_labels}
         for image_id, found in zip(rows["image_id"], names, strict=True):
             if not found <= known:
@@ -208,8 +215,8 @@ def _one_hot(competition: Competition, rows: pd.DataFrame, names: list[set[str]]
 
 def _refuse_not_one_class(image_ids: pd.Series, cells: np.ndarray, where: Path) -> None:
     if (wrong := (cells == 1).sum(axis=1) != 1).any():
-        raise ValueError(f"{where}: {wrong.sum()} images do not have exactly one class, the first is {image_ids[wrong].iloc[0]!r}; "
-                         f"mend the rows, or say task='multilabel' in competition.py")
+        raise ValueError(f"{where}: {wrong.sum()} images do not have exactly one class, the first is "
+                         f"{image_ids[wrong].iloc[0]!r}; mend the rows, or say task='multilabel' in competition.py")
 
 
 def _cells_of_columns(competition: Competition, rows: pd.DataFrame, where: Path) -> np.ndarray:
@@ -221,7 +228,8 @@ def _cells_of_columns(competition: Competition, rows: pd.DataFrame, where: Path)
         strange = ~texts.isin(CELLS)
         if strange.any():
             raise ValueError(f"{where}: column {column!r} holds {texts[strange].iloc[0]!r} for the image "
-                             f"{rows.loc[strange, competition.id_column].iloc[0]!r}; a label cell is 1, 0, -1 (uncertain) or empty")
+                             f"{rows.loc[strange, competition.id_column].iloc[0]!r}; a label cell is 1, 0, -1 "
+                             f"(uncertain) or empty")
         cells[:, k] = texts.map(CELLS).to_numpy(np.float64)
     if competition.task == "multiclass":
         _refuse_not_one_class(rows[competition.id_column], cells, where)

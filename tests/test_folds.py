@@ -20,6 +20,7 @@ SMALL = Competition(name="small", about="drawn here", task="multilabel", labels=
                     train=Part(table="train.csv", images="{image_id}.png"))
 BLACK = ("i04", "i17", "i30")  # of three different patients
 TWINS = ("i01", "i26")  # of two patients
+COMMAND = r"run: python src/make_folds\.py --competition small"
 MADE_BY = {"rule": "grouped", "n_folds": 3, "seed": 0}
 
 
@@ -172,7 +173,7 @@ def test_a_file_that_splits_a_patient_is_refused_unless_that_is_said_to_be_meant
     wanted = sound_folds(table)
     wanted[1] = 1
     raw = own_file(table, wanted)
-    message = r"small\.csv: 1 of 19 groups have images in more than one fold: p00; .* make_folds\.py --allow-split-groups"
+    message = r"small\.csv: 1 of 19 groups have images in more than one fold: p00; .* --allow-split-groups"
     with pytest.raises(ValueError, match=message):
         make_folds(SMALL, table, store, 3, seed=0)
     assert not folds_path(SMALL).with_suffix(".json").exists()
@@ -215,8 +216,8 @@ def test_black_images_in_all_folds_are_no_reason_to_refuse(table, store):
     (lambda text: "image_id,fold\n", "40 images have no fold"),
     (lambda text: "", "small.csv is empty"),
     (lambda text: text[:-3], "line 41 has 1 cells, but the header has 2; the file is cut off"),
-], ids=["missing id", "strange id", "id twice", "blank", "word", "negative", "decimal", "huge", "gap", "from 1", "one fold",
-        "column", "no rows", "empty", "cut off"])
+], ids=["missing id", "strange id", "id twice", "blank", "word", "negative", "decimal", "huge", "gap", "from 1",
+        "one fold", "column", "no rows", "empty", "cut off"])
 def test_a_wrong_file_is_named_and_left_as_it_is(table, store, edit, message):
     text = edit(own_file(table, sound_folds(table)).decode())
     folds_path(SMALL).write_text(text)
@@ -230,7 +231,7 @@ def test_a_wrong_file_is_named_and_left_as_it_is(table, store, edit, message):
 
 
 def test_missing_folds_are_named_with_the_command(home):
-    with pytest.raises(FileNotFoundError, match=r"there is no .*small\.csv; run: python src/make_folds\.py --competition small"):
+    with pytest.raises(FileNotFoundError, match=rf"there is no .*small\.csv; {COMMAND}"):
         read_folds(SMALL)
 
 
@@ -244,8 +245,7 @@ def test_folds_that_were_not_checked_since_they_changed_are_refused_with_the_com
     if change == "account of another file":
         account = folds_path(SMALL).with_suffix(".json")
         account.write_text(json.dumps({**read_json(account), "sha256": "0" * 64}))
-    with pytest.raises(ValueError, match=r"small\.csv has not been checked against the images since it changed; run: python "
-                                         r"src/make_folds\.py --competition small"):
+    with pytest.raises(ValueError, match=rf"small\.csv has not been checked .* since it changed; {COMMAND}"):
         read_folds(SMALL)
 
 

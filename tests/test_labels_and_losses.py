@@ -60,7 +60,8 @@ def test_where_every_cell_is_stated_the_losses_are_torchs_own(logits):
     many = (torch.rand(16, 5, generator=torch.Generator().manual_seed(1)) < 0.5).float()
     torch.testing.assert_close(masked_bce(logits, many), F.binary_cross_entropy_with_logits(logits, many))
     classes = torch.arange(16) % 5
-    torch.testing.assert_close(masked_cross_entropy(logits, F.one_hot(classes).float()), F.cross_entropy(logits, classes))
+    one_hot = F.one_hot(classes).float()
+    torch.testing.assert_close(masked_cross_entropy(logits, one_hot), F.cross_entropy(logits, classes))
 
 
 @pytest.mark.parametrize("loss", [masked_bce, masked_cross_entropy])

@@ -12,7 +12,7 @@ from checkpoints import build_from_recipe, load_checkpoint, load_model, save_che
 from competition import Competition, Part
 from experiment import EXPERIMENTS, override
 from files import write_json
-from runs import (Run, list_runs, open_run, probs_frame, read_oof, read_probs, read_run, run_folder, write_probs)
+from runs import Run, list_runs, open_run, probs_frame, read_oof, read_probs, read_run, run_folder, write_probs
 
 SMALL = Competition(name="small", about="nothing drawn", task="multilabel", labels=("a", "b"), metric="roc_auc",
                     train=Part(table="train.csv", images="{image_id}.png"))
@@ -39,12 +39,13 @@ def finish(name: str = "smoke", folds: tuple[int, ...] = (0, 1, 2), competition:
 def test_a_run_is_opened_once_and_then_taken_up(home):
     first = open_run(SMALL, "smoke", 0, SMOKE, HASH)
     assert open_run(SMALL, "smoke", 0, SMOKE, HASH) == first == read_run(first.folder)
-    assert first.folder == home / "runs" / "small" / "smoke" / "fold0" and first.experiment == SMOKE and not first.is_done
+    assert first.folder == home / "runs" / "small" / "smoke" / "fold0"
+    assert first.experiment == SMOKE and not first.is_done
 
 
 @pytest.mark.parametrize("change, message", [
-    ({"experiment": override(SMOKE, ["lr=0.5", "tta=identity,flip"])},
-     "another recipe (lr: 0.001 there, 0.5 now, tta: ['identity'] there, ['identity', 'flip'] now)"),
+    ({"experiment": override(SMOKE, ["lr=0.5", "tta=identity,hflip"])},
+     "another recipe (lr: 0.001 there, 0.5 now, tta: ['identity'] there, ['identity', 'hflip'] now)"),
     ({"folds_hash": "0" * 64}, "another folds file"),
     ({"competition": replace(SMALL, labels=("b", "a"))}, "another labels (['a', 'b'] there, ['b', 'a'] now)"),
     ({"competition": replace(SMALL, channels=3)}, "another channels (1 there, 3 now)"),
@@ -56,7 +57,8 @@ def test_a_folder_with_another_recipe_is_refused_and_left_as_it_is(home, change,
     wanted = {"competition": SMALL, "experiment": SMOKE, "folds_hash": HASH, **change}
     with pytest.raises(ValueError, match=re.escape(message)) as caught:
         open_run(wanted["competition"], "smoke", 0, wanted["experiment"], wanted["folds_hash"])
-    assert str(run.folder) in str(caught.value) and "--name of its own, or delete that folder" in str(caught.value)
+    assert str(caught.value).startswith(str(run.folder))
+    assert str(caught.value).endswith(f"a --name of its own, or delete {run.folder.parent}")
     assert (run.folder / "recipe.json").read_bytes() == before
 
 
@@ -114,11 +116,25 @@ def test_predictions_for_another_description_are_refused(home, change, message):
         read_oof(replace(SMALL, **change), "smoke", TABLE, HASH)
 
 
+def test_another_fold_with_another_recipe_is_refused_before_it_is_trained(home):
+    finish(folds=(0,))
+    with pytest.raises(ValueError, match=r"fold0 holds a run with another recipe \(lr: 0\.001 there, 0\.5 now\)"):
+        open_run(SMALL, "smoke", 1, override(SMOKE, ["lr=0.5"]), HASH)
+    assert not (run_folder(SMALL, "smoke") / "fold1").exists()
+
+
 def test_folds_of_different_recipes_are_not_mixed(home):
-    finish(folds=(0, 1))
-    finish(folds=(2,), experiment=override(SMOKE, ["lr=0.5"]))
-    with pytest.raises(ValueError, match=r"fold2 was trained with another recipe \(lr: 0\.5 there, 0\.001 now\); delete"):
+    other = finish()[2].folder / "recipe.json"
+    other.write_text(other.read_text().replace('"lr": 0.001', '"lr": 0.5'))
+    with pytest.raises(ValueError, match=r"fold2 was trained with another recipe \(lr: 0\.5 there, 0\.001 now\); del"):
         read_oof(SMALL, "smoke", TABLE, HASH)
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../other", "a/b", "/a", "a\\b", ".hidden", "two words", "naïve"])
+def test_a_run_has_a_name_that_is_one_folder(home, name):
+    with pytest.raises(ValueError, match="a run cannot be called .*use letters, digits and"):
+        open_run(SMALL, name, 0, SMOKE, HASH)
+    assert not (home / "runs").exists()
 
 
 # ---- probabilities on disk
@@ -231,5 +247,5 @@ def test_a_checkpoint_that_cannot_be_read_is_named_with_what_to_do(home):
     path = run.folder / "checkpoint.pt"
     for raw in (path.read_bytes()[:-500], b"", b"no checkpoint at all"):
         path.write_bytes(raw)
-        with pytest.raises(ValueError, match=r"checkpoint\.pt cannot be read; delete it to train this fold from the start"):
+        with pytest.raises(ValueError, match=r"checkpoint\.pt cannot be read; delete it to train this fold from"):
             load_checkpoint(run)

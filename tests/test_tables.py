@@ -22,7 +22,8 @@ COLUMNS = Competition(
 JOINED = replace(COLUMNS, name="joined", group_column=None, joined_column="findings", ignored_labels=("none",))
 FOLDERS = Competition(
     name="folders", about="one folder a class", task="multiclass", labels=("ill", "well"), metric="accuracy",
-    train=Part(images="train/*/*.png"), label_pattern=r"/(ILL|WELL)/", pattern_labels=(("ILL", "ill"), ("WELL", "well")),
+    train=Part(images="train/*/*.png"), label_pattern=r"/(ILL|WELL)/",
+    pattern_labels=(("ILL", "ill"), ("WELL", "well")),
 )
 GOOD = "image_id,patient,a,b\n001,p1,1,0\n002,p1,0,-1\nNA,p2,1.0,\n"
 
@@ -53,7 +54,7 @@ THREE = ("train/001.png", "train/002.png", "train/NA.png")
     GOOD.rstrip("\n").encode(),
     GOOD.replace("p1,0,-1", "p1 , 0 ,-1.0").encode(),
     b"b,extra,patient,image_id,a\n0,x,p1,001,1\n-1,y,p1,002,0\n,z,p2,NA,1\n",
-], ids=["plain", "windows line ends", "byte order mark", "no last line end", "blanks and decimals", "other order of columns"])
+], ids=["plain", "windows line ends", "byte order mark", "no last line end", "blanks and decimals", "other columns"])
 def test_a_table_is_read_whatever_wrote_it(tmp_path, raw):
     table, left_out = read_train(COLUMNS, write(tmp_path, raw, *THREE))
     assert list(table.columns) == ["image_id", "path", "group", "a", "b"] and len(left_out) == 0
@@ -86,7 +87,7 @@ def test_a_path_may_be_built_of_several_columns(tmp_path):
 def test_a_relative_data_folder_gives_absolute_paths(tmp_path, monkeypatch):
     write(tmp_path, GOOD, *THREE)
     monkeypatch.chdir(tmp_path)
-    assert read_train(COLUMNS, Path("."))[0]["path"].iloc[0] == str(tmp_path / THREE[0])
+    assert read_train(COLUMNS, Path())[0]["path"].iloc[0] == str(tmp_path / THREE[0])
 
 
 def test_joined_labels_are_told_apart(tmp_path):
@@ -138,13 +139,13 @@ def test_rows_are_kept_by_the_text_in_a_column(tmp_path):
     (GOOD[:-7], ValueError, "line 4 has 2 cells, but the header has 4; the file is cut off"),
     (GOOD.replace("NA,", "001,"), ValueError, "1 ids stand there more than once, for example 001"),
     (GOOD.replace("NA,", ","), ValueError, "1 rows have no image_id"),
-    (GOOD.replace("002,p1", "002, "), ValueError, "1 rows have no 'patient', the first is image '002'; a blank patient"),
-    (GOOD.replace("p1,0,-1", "p1,yes,-1"), ValueError, "column 'a' holds 'yes' for the image '002'; a label cell is 1, 0, -1"),
+    (GOOD.replace("002,p1", "002, "), ValueError, "1 rows have no 'patient', the first is image '002'; a blank"),
+    (GOOD.replace("p1,0,-1", "p1,yes,-1"), ValueError, "column 'a' holds 'yes' for the image '002'; a label cell is"),
     (GOOD.replace("p1,0,-1", "p1,0,0.7"), ValueError, "column 'b' holds '0.7' for the image '002'"),
     (GOOD.replace("p1,0,-1", "p1,0,nan"), ValueError, "column 'b' holds 'nan' for the image '002'"),
     (GOOD.replace("002", "2"), FileNotFoundError, "1 of the 3 images in"),
-], ids=["column", "id column", "group column", "no rows", "empty", "cut off", "duplicate id", "blank id", "blank patient",
-        "word", "fraction", "nan", "no file"])
+], ids=["column", "id column", "group column", "no rows", "empty", "cut off", "duplicate id", "blank id",
+        "blank patient", "word", "fraction", "nan", "no file"])
 def test_a_wrong_table_is_named_with_what_is_wrong(tmp_path, text, error, message):
     with pytest.raises(error, match=re.escape(message)) as caught:
         read_train(COLUMNS, write(tmp_path, text, *THREE))
@@ -187,7 +188,7 @@ def test_a_filter_that_leaves_nothing_is_named(tmp_path):
 
 def test_an_unknown_label_is_named_with_its_image(tmp_path):
     data = write(tmp_path, "image_id,findings\n1,a\n7,b|Efusion\n", "train/1.png", "train/7.png")
-    with pytest.raises(ValueError, match="image '7' has the unknown label 'Efusion' in 'findings'; add it to labels or"):
+    with pytest.raises(ValueError, match="image '7' has the unknown label 'Efusion' in 'findings'; add it to labels"):
         read_train(JOINED, data)
 
 
@@ -207,9 +208,9 @@ def test_a_path_without_a_label_or_group_is_named(tmp_path):
     data = touch(tmp_path, "train/ILL/a1.png", "train/OTHER/b2.png")
     with pytest.raises(ValueError, match="finds nothing in 1 paths, the first is 'train/OTHER/b2.png'"):
         read_train(FOLDERS, data)
-    with pytest.raises(ValueError, match=re.escape("'(b\\\\d)' finds nothing in 1 paths, the first is 'train/ILL/a1.png'")):
+    with pytest.raises(ValueError, match="finds nothing in 1 paths, the first is 'train/ILL/a1.png'"):
         read_train(replace(FOLDERS, group_pattern=r"(b\d)"), data)
-    with pytest.raises(ValueError, match=re.escape("the paths name the labels ['OTHER'], which pattern_labels does not")):
+    with pytest.raises(ValueError, match=r"the paths name the labels \['OTHER'\], which pattern_labels does not"):
         read_train(replace(FOLDERS, label_pattern=r"train/(\w+)/"), data)
 
 
@@ -344,9 +345,9 @@ def test_nih_is_a_thousand_images_of_264_patients_before_those_of_test_are_left_
     assert (len(table), table["group"].nunique(), table["group"].value_counts().max()) == (1000, 264, 66)
     positives = dict(zip(competition.labels, label_cells(competition, table).sum(axis=0), strict=True))
     assert positives == {
-        "Effusion": 170, "Infiltration": 162, "Atelectasis": 95, "Cardiomegaly": 83, "Consolidation": 42, "Pneumothorax": 40,
-        "Nodule": 39, "Emphysema": 37, "Mass": 35, "Fibrosis": 32, "Edema": 31, "Pleural_Thickening": 29, "Pneumonia": 11,
-        "Hernia": 9}
+        "Effusion": 170, "Infiltration": 162, "Atelectasis": 95, "Cardiomegaly": 83, "Consolidation": 42,
+        "Pneumothorax": 40, "Nodule": 39, "Emphysema": 37, "Mass": 35, "Fibrosis": 32, "Edema": 31,
+        "Pleural_Thickening": 29, "Pneumonia": 11, "Hernia": 9}
     assert (label_cells(competition, table).sum(axis=1) == 0).sum() == 499
 
 

@@ -1,4 +1,4 @@
-"""Pretrained weights: the installed package's are the published ones, and what is missing is named without a network."""
+"""Pretrained weights: the package's are the published ones, and what is missing is named without a network."""
 
 import re
 import socket
@@ -46,7 +46,8 @@ def lite0(weights_home, monkeypatch) -> Path:
 
 
 def package_state() -> dict[str, torch.Tensor]:
-    return torch.load(files(PACKAGE) / "models" / "efficientnet-lite0-57934424.pth", map_location="cpu", weights_only=True)
+    path = files(PACKAGE) / "models" / "efficientnet-lite0-57934424.pth"
+    return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def test_every_tensor_of_the_package_is_used_once_and_fills_the_whole_network(lite0):
@@ -127,8 +128,8 @@ def test_without_weights_the_network_starts_random(home):
 def test_a_missing_weight_names_the_file_and_where_it_was_looked_for(home, network):
     with pytest.raises(FileNotFoundError) as caught:
         build_model(network, 3, 224, 2, weights="imagenet")
-    message = str(caught.value)
-    assert f"no ImageNet weights for '{network}'; looked for: {home / 'data' / 'weights' / network}.safetensors" in message
+    message, place = str(caught.value), home / "data" / "weights" / f"{network}.safetensors"
+    assert f"no ImageNet weights for '{network}'; looked for: {place}" in message
     assert "no package is known that ships it" in message and "the hub's cache on this disk" in message
     assert f"timm.create_model('{network}', pretrained=True)" in message and "--set weights=none" in message
 

@@ -1,0 +1,57 @@
+"""Views for test-time augmentation: images (B, C, H, W) -> the same images seen another way; logits are then averaged."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def identity(images: Tensor) -> Tensor:
+    """The images as they are."""
+    return images
+
+
+def hflip(images: Tensor) -> Tensor:
+    """Left and right exchanged: only where they mean the same, which in a chest they do not."""
+    return images.flip(3)
+
+
+def vflip(images: Tensor) -> Tensor:
+    """Top and bottom exchanged: for microscopy and skin."""
+    return images.flip(2)
+
+
+def rotate90(images: Tensor) -> Tensor:
+    """A quarter turn to the left: for microscopy and skin."""
+    return images.rot90(1, (2, 3))
+
+
+def zoom_in(images: Tensor) -> Tensor:
+    """The central nine tenths, enlarged to the images' size."""
+    height, width = images.shape[2:]
+    top, left = round(0.05 * height), round(0.05 * width)
+    return _resize(images[:, :, top:height - top, left:width - left], (height, width))
+
+
+def zoom_out(images: Tensor) -> Tensor:
+    """The whole image at nine tenths of its size, its edge repeated around it."""
+    height, width = images.shape[2:]
+    top, left = round(0.05 * height), round(0.05 * width)
+    small = _resize(images, (height - 2 * top, width - 2 * left))
+    return F.pad(small.float(), (left, left, top, top), mode="replicate").to(images.dtype)
+
+
+def _resize(images: Tensor, size: tuple[int, int]) -> Tensor:
+    resized = F.interpolate(images.float(), size, mode="bilinear", antialias=True)
+    return resized if images.is_floating_point() else resized.round().clamp(0, 255).to(torch.uint8)
+
+
+VIEWS: dict[str, Callable[[Tensor], Tensor]] = {
+    "identity": identity,
+    "hflip": hflip,
+    "vflip": vflip,
+    "rotate90": rotate90,
+    "zoom_in": zoom_in,
+    "zoom_out": zoom_out,
+}
