@@ -69,6 +69,7 @@ def build_model(network: str, channels: int, image_size: int, outputs: int, drop
         if weights != "none":
             raise ValueError(f"network {network!r} is ours and has no {weights} weights; set weights=none")
         built = NETWORKS[network](channels, image_size, outputs)
+        _zero(list(built.modules())[-1])
         return Classifier(built, channels, SCRATCH_MEAN, SCRATCH_STD, built.cam_layer)
     return _build_timm(network, channels, image_size, outputs, dropout, weights)
 
@@ -91,22 +92,27 @@ def _build_timm(network: str, channels: int, image_size: int, outputs: int, drop
     built = timm.create_model(network, **options)
     if weights == "none":
         return Classifier(built, channels, SCRATCH_MEAN, SCRATCH_STD, timm_cam_layer(built, image_size))
-    _zero_head(built)
+    _zero_timm_head(built)
     normalisation = built.pretrained_cfg
     return Classifier(built, channels, normalisation["mean"], normalisation["std"], timm_cam_layer(built, image_size))
 
 
-def _zero_head(built: nn.Module) -> None:
-    """Starts the new head at zero, so that the first predictions are even.
-
-    timm draws it so large that the first loss is 2 to 6 where 1.1 is chance, and a random head tears pretrained features about.
-    """
+def _zero_timm_head(built: nn.Module) -> None:
     heads = built.get_classifier()
     for head in heads if isinstance(heads, tuple) else (heads,):
         for module in head.modules():
             if isinstance(module, (nn.Linear, nn.Conv2d)):
-                nn.init.zeros_(module.weight)
-                nn.init.zeros_(module.bias)
+                _zero(module)
+
+
+def _zero(head: nn.Linear | nn.Conv2d) -> None:
+    """Starts the last layer at zero, so that the first predictions are even.
+
+    Drawn at random it is so large that the first loss is 1 to 6 where 0.7 is chance, and the first epochs go into
+    shrinking it; behind pretrained features it tears them about meanwhile.
+    """
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
 
 
 def takes_image_size(network: str) -> bool:
