@@ -16,7 +16,7 @@ from competition import Competition
 from files import sha256, write_json
 from labels import scoring_targets
 from metrics import METRICS, score
-from runs import probs_frame, read_oof, read_probs, run_folder, write_probs
+from runs import Oof, probs_frame, read_oof, read_test, run_folder, write_probs, write_test
 from submission import is_written, submission_path, submit_probs
 from tables import label_cells, read_part
 
@@ -45,29 +45,31 @@ def blend_runs(competition: Competition, data_dir: Path, table: pd.DataFrame, fo
             raise ValueError(f"run {oof.name!r} lacks the folds {list(oof.folds_missing)}; a blend of other images than its "
                              f"members' cannot be compared. Run: python src/train.py --competition {competition.name} "
                              f"--experiment {oof.name}")
-    targets = scoring_targets(label_cells(competition, table))
-    tests = [run_folder(competition, member) / "test.csv" for member in members]
-    test_ids = read_part(competition, data_dir, "test")["image_id"] if all(path.exists() for path in tests) else None
+    targets, folds = scoring_targets(label_cells(competition, table)), table["fold"].to_numpy()
+    test_ids = read_part(competition, data_dir, "test")["image_id"] if competition.test else None
+    tests = [] if test_ids is None else [read_test(competition, oof, test_ids) for oof in oofs]
+    unpredicted = [oof.name for oof, test in zip(oofs, tests, strict=False) if test is None]
     scores = {oof.name: score(competition.metric, targets, oof.probs, competition.task) for oof in oofs}
     for kind, blend in BLENDS.items():
-        blended = f"{name}_{kind}"
-        folder = run_folder(competition, blended)
-        probs = blend(np.stack([oof.probs for oof in oofs]), table["fold"].to_numpy(), competition.task)
+        probs = blend(np.stack([oof.probs for oof in oofs]), folds, competition.task)
+        blended = Oof(f"{name}_{kind}", probs, tuple(run for oof in oofs for run in oof.runs), (), tuple(members))
+        folder = run_folder(competition, blended.name)
         write_probs(folder / "oof.csv", probs_frame(competition, table["image_id"], probs))
-        write_json(folder / "blend.json", {"kind": kind, "members": members, "folds_sha256": folds_hash})
-        scores[blended] = score(competition.metric, targets, probs, competition.task)
-        if test_ids is not None:
-            test_probs = blend(np.stack([read_probs(path, competition, test_ids) for path in tests]), None, competition.task)
-            write_probs(folder / "test.csv", probs_frame(competition, test_ids, test_probs))
-            inputs = {"kind": kind, "folds": folds_hash, "members": {path.parent.name: sha256(path.read_bytes()) for path in tests},
-                      "oof": sha256((folder / "oof.csv").read_bytes())}
-            if is_written(competition, blended, inputs):
-                print(f"{submission_path(competition, blended)} is there already, made from these very predictions")
-            else:
-                submit_probs(competition, data_dir, blended, test_ids, test_probs, probs, table, inputs)
-    if test_ids is None:
-        print(f"no submission: not every member has predicted the test images; run: python src/predict.py --competition "
-              f"{competition.name} --experiment {' '.join(members)}")
+        write_json(folder / "blend.json", {"kind": kind, "members": members, "folds_sha256": folds_hash, "made_of": blended.made_of})
+        scores[blended.name] = score(competition.metric, targets, probs, competition.task)
+        if test_ids is None or unpredicted:
+            continue
+        test_probs = blend(np.stack(tests), None, competition.task)
+        write_test(competition, blended, test_ids, test_probs)
+        inputs = {"kind": kind, "folds": folds_hash, "members": members, "weights": blended.made_of,
+                  "test": sha256(np.ascontiguousarray(test_probs).tobytes())}
+        if is_written(competition, blended.name, inputs):
+            print(f"{submission_path(competition, blended.name)} is there already, made from these very predictions")
+        else:
+            submit_probs(competition, data_dir, blended.name, test_ids, test_probs, probs, table, inputs)
+    if unpredicted:
+        print(f"no submission: {', '.join(unpredicted)} has not predicted the test images; run: python src/predict.py --competition "
+              f"{competition.name} --experiment {' '.join(unpredicted)}")
     _show(competition, scores, members)
     return {blended: value for blended, value in scores.items() if blended not in members}
 

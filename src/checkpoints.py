@@ -8,9 +8,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from experiment import from_recipe
-from files import replace_atomically
+from files import replace_atomically, sha256
 from model import build_model
-from runs import Run, train_command
+from runs import Run
 
 
 def build_from_recipe(recipe: dict, weights: str | None = None) -> nn.Module:
@@ -23,7 +23,7 @@ def build_from_recipe(recipe: dict, weights: str | None = None) -> nn.Module:
 def load_model(run: Run, device: str = "cpu") -> nn.Module:
     """The run's trained network in evaluation mode. Needs nothing but the run's folder."""
     if not run.is_done:
-        raise FileNotFoundError(f"{run.folder} is not finished; {train_command(run.recipe, run.folder.parent.name)}")
+        raise FileNotFoundError(f"{run.folder} is not finished; run: {run.recipe['command']}")
     model = build_from_recipe(run.recipe, weights="none")
     path = run.folder / "weights.safetensors"
     try:
@@ -37,10 +37,12 @@ def load_model(run: Run, device: str = "cpu") -> nn.Module:
     return model.to(device).eval()
 
 
-def save_weights(run: Run, model: nn.Module) -> None:
-    """Writes the run's weights.safetensors as a whole."""
-    with replace_atomically(run.folder / "weights.safetensors") as temporary:
+def save_weights(run: Run, model: nn.Module) -> str:
+    """Writes the run's weights.safetensors as a whole; returns the file's hash."""
+    path = run.folder / "weights.safetensors"
+    with replace_atomically(path) as temporary:
         save_file({name: value.contiguous().cpu() for name, value in model.state_dict().items()}, temporary)
+    return sha256(path.read_bytes())
 
 
 def save_checkpoint(run: Run, state: dict) -> None:

@@ -11,6 +11,7 @@ from competition import COMPETITIONS, Competition
 from experiment import EXPERIMENTS, Experiment
 from files import home
 from folds import Folds, add_folds, folds_path, make_folds, read_folds
+from metrics import METRICS
 from pixels import PixelSettings, open_store
 from tables import read_train
 
@@ -66,6 +67,8 @@ def pick_experiment(name: str) -> Experiment:
 def load_competition(args: argparse.Namespace) -> tuple[Competition, Path]:
     """The competition and its data folder. The demo's images are drawn if they are missing."""
     competition, data_dir = COMPETITIONS[args.competition], data_folder(args)
+    if competition.metric not in METRICS:
+        raise ValueError(f"competition {competition.name!r}: no metric {competition.metric!r}; there are {', '.join(METRICS)}")
     if competition.name == "demo" and args.data_dir is None and not (data_dir / "demo.json").exists():
         from demo import DemoSettings, make_demo
 
@@ -81,7 +84,7 @@ def load_folded_table(competition: Competition, data_dir: Path) -> tuple[pd.Data
         store = open_store("demo-train", table, PixelSettings(size=64, channels=competition.channels))
         make_folds(competition, table, store, n_folds=5, seed=0)
     folds = read_folds(competition)
-    return add_folds(table, folds), folds
+    return add_folds(competition, table, folds), folds
 
 
 def make_console() -> Console:

@@ -27,7 +27,8 @@ from folds import Folds
 from hardware import pick_device, tune_process
 from labels import scoring_targets
 from metrics import decide
-from pixels import PixelSettings, PixelStore, decode_image, fit_image, open_store
+from decoding import decode_image, fit_image
+from pixels import PixelSettings, PixelStore, open_store
 from runs import Oof, read_oof, run_folder
 from tables import label_cells
 from thresholds import fit_thresholds
@@ -105,7 +106,7 @@ def explain_run(competition: Competition, data_dir: Path, name: str, table: pd.D
         "images": store.folder.name,
         "labels": sha256(cells.tobytes()),
         "folds": folds.hash,
-        "weights": {f"fold{run.recipe['fold']}": sha256((run.folder / "weights.safetensors").read_bytes()) for run in oof.runs},
+        "weights": oof.made_of,
         "layer": layer_name,
     }
     made = read_json(folder / "gradcam.json") if (folder / "gradcam.json").exists() else {}

@@ -15,7 +15,7 @@ from tables import label_cells
 
 @dataclass(frozen=True)
 class Folds:
-    """The folds file as it was checked. `hash` stands on everything that is computed from it."""
+    """The folds file as it was checked. `hash`, of folds and labels, stands on everything that is computed from them."""
 
     path: Path
     hash: str
@@ -57,9 +57,9 @@ def make_folds(competition: Competition, table: pd.DataFrame, store: PixelStore,
         _refuse_split_groups(groups, folds, path)
     if not path.exists():
         write_csv(path, pd.DataFrame({"image_id": table["image_id"], "fold": folds}))
-    account["sha256"] = sha256(path.read_bytes())
+    account |= {"sha256": sha256(path.read_bytes()), "labels_sha256": _hash_labels(competition, table)}
     write_json(path.with_suffix(".json"), account)
-    return Folds(path, account["sha256"], int(folds.max()) + 1, account)
+    return read_folds(competition)
 
 
 def read_folds(competition: Competition) -> Folds:
@@ -71,19 +71,32 @@ def read_folds(competition: Competition) -> Folds:
     account = _account_of(path)
     if account.get("sha256") != sha256(path.read_bytes()):
         raise ValueError(f"{path} has not been checked against the images since it changed; {command}")
-    return Folds(path, account["sha256"], int(read_csv(path)["fold"].astype(int).max()) + 1, account)
+    count = int(read_csv(path)["fold"].astype(int).max()) + 1
+    return Folds(path, sha256(account["sha256"], account["labels_sha256"]), count, account)
 
 
-def add_folds(table: pd.DataFrame, folds: Folds) -> pd.DataFrame:
+def add_folds(competition: Competition, table: pd.DataFrame, folds: Folds) -> pd.DataFrame:
     """The table with `fold`, `black`, and `group` joined over images of equal pixels.
 
-    Raises ValueError where an image has no fold or a group straddles folds without having been allowed to.
+    Raises ValueError where an image has no fold, a group straddles folds without having been allowed to, or the labels
+    are not those that the folds were checked with.
     """
+    labels_hash = _hash_labels(competition, table)
     table = table.assign(fold=_fold_column(folds.path, table), black=table["image_id"].isin(folds.account["black"]))
     table["group"] = _joined_groups(table, folds.account["duplicates"])
     if not folds.account["split_groups_allowed"]:
         _refuse_split_groups(table["group"].to_numpy(str), table["fold"].to_numpy(), folds.path)
+    if folds.account["labels_sha256"] != labels_hash:
+        raise ValueError(f"the labels or groups of {competition.name!r} have changed since {folds.path} was checked; run: python "
+                         f"src/make_folds.py --competition {competition.name}, then train again: older runs will be refused")
     return table
+
+
+def _hash_labels(competition: Competition, table: pd.DataFrame) -> str:
+    """In the order of the ids, not of the table."""
+    table = table.sort_values("image_id")
+    cells = label_cells(competition, table).astype(np.float32)
+    return sha256("\n".join(table["image_id"]), "\n".join(table["group"]), cells.tobytes())
 
 
 def _account_of(path: Path) -> dict:

@@ -15,7 +15,7 @@ from files import home, write_csv
 from labels import scoring_targets
 from metrics import (METRICS, average_precision_by_label, brier, constant_probs, decide, f1_macro, prevalence,
                      roc_auc_by_label, score, undefined_labels)
-from runs import list_runs, read_oof, read_probs, run_folder
+from runs import list_runs, read_oof, read_test
 from submission import criterion
 from tables import label_cells, read_solution
 from thresholds import crossfit_decisions, fit_thresholds
@@ -51,10 +51,7 @@ def make_board(competition: Competition, table: pd.DataFrame, folds_hash: str, s
         if not oof.is_whole:
             rows.append({"run": name, "status": f"lacks folds {', '.join(map(str, oof.folds_missing))}"})
             continue
-        predicted = run_folder(competition, name) / "test.csv"
-        test_probs = None
-        if solution is not None and predicted.exists():
-            test_probs = read_probs(predicted, competition, solution["image_id"], subset=True)
+        test_probs = None if solution is None else read_test(competition, oof, solution["image_id"])
         results = [run.result for run in oof.runs]
         rows.append(_score_row(competition, table, oof.probs, solution, test_probs) | {
             "run": name,

@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> Path:
     was_there = folds_path(competition).exists()
     folds = make_folds(competition, table, store, args.folds, args.seed, args.allow_split_groups)
     print(f"{folds.path} " + ("was there: checked and left as it is" if was_there else "written"))
-    show_report(competition, add_folds(table, folds), folds)
+    show_report(competition, add_folds(competition, table, folds), folds)
     return folds.path
 
 

@@ -1,5 +1,7 @@
 """Images as they are stored to logits: any network of ours or of timm, with the normalisation that its weights expect."""
 
+import difflib
+
 import torch
 from torch import Tensor, nn
 
@@ -65,24 +67,35 @@ def build_model(network: str, channels: int, image_size: int, outputs: int, drop
     """
     if per_task:
         return PerTask([build_model(network, channels, image_size, 1, dropout, weights) for _ in range(outputs)])
+    check_network(network, weights)
     if network in NETWORKS:
-        if weights != "none":
-            raise ValueError(f"network {network!r} is ours and has no {weights} weights; set weights=none")
         built = NETWORKS[network](channels, image_size, outputs)
         _zero(list(built.modules())[-1])
         return Classifier(built, channels, SCRATCH_MEAN, SCRATCH_STD, built.cam_layer)
     return _build_timm(network, channels, image_size, outputs, dropout, weights)
 
 
-def _build_timm(network: str, channels: int, image_size: int, outputs: int, dropout: float, weights: str) -> Classifier:
+def check_network(network: str, weights: str) -> None:
+    """Raises ValueError where there is no such network, FileNotFoundError where its weights cannot be found."""
+    if network in NETWORKS:
+        if weights != "none":
+            raise ValueError(f"network {network!r} is ours and has no {weights} weights; set weights=none")
+        return
     stay_offline()
     import_torchvision()
     import timm
 
     if not timm.is_model(network):
-        near = ", ".join(timm.list_models(f"*{network.split('_')[0]}*")[:5])
+        near = difflib.get_close_matches(network, [*NETWORKS, *timm.list_models()], n=3)
         raise ValueError(f"no network {network!r}; ours are {', '.join(NETWORKS)}, and any name timm knows"
-                         + (f", for example {near}" if near else ""))
+                         + (f"; near are {', '.join(near)}" if near else ""))
+    if weights == "imagenet":
+        find_imagenet_weights(network)
+
+
+def _build_timm(network: str, channels: int, image_size: int, outputs: int, dropout: float, weights: str) -> Classifier:
+    import timm
+
     options = {"num_classes": outputs, "in_chans": channels, "drop_rate": dropout}
     if weights == "imagenet":
         path = find_imagenet_weights(network)

@@ -4,6 +4,7 @@ Writes submissions/<competition>-<experiment>.csv, checked against the sample su
 Any submission can be checked with:  python src/predict.py --check FILE
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +13,10 @@ import pandas as pd
 from commandline import (add_experiment, add_fold, load_competition, load_folded_table, make_parser, pick_folds,
                          run_names)
 from competition import Competition
-from files import sha256
 from folds import Folds
 from hardware import pick_device, tune_process
 from pixels import PixelSettings, open_store
-from runs import probs_frame, read_oof, run_folder, write_probs
+from runs import read_oof, read_test, write_test
 from submission import (check_submission, is_written, read_submission, read_template, submission_path, submit_probs)
 from tables import read_part
 
@@ -58,27 +58,32 @@ def predict_run(competition: Competition, data_dir: Path, name: str, table: pd.D
 
     oof = read_oof(competition, name, table, folds.hash)
     if missing := [fold for fold in wanted if fold in oof.folds_missing]:
-        raise FileNotFoundError(f"run {name!r} lacks the folds {missing}; run: python src/train.py --competition "
-                                f"{competition.name} --experiment {name} --fold {' '.join(map(str, missing))}")
+        command = oof.runs[0].recipe["command"] if oof.runs else f"python src/train.py --competition {competition.name} --experiment {name}"
+        raise FileNotFoundError(f"run {name!r} lacks the folds {missing}; run: {command} --fold {' '.join(map(str, missing))}")
+    if oof.members:
+        raise ValueError(f"{name} is a blend; its submission is written by: python src/blend.py --experiment {' '.join(oof.members)}")
     runs = [run for run in oof.runs if run.recipe["fold"] in wanted]
+    is_part = len(runs) < folds.count
+    submission = name + "".join(f"-fold{fold}" for fold in wanted) if is_part else name  # never in the whole run's place
     test = read_part(competition, data_dir, "test")
     settings = PixelSettings(runs[0].experiment.image_size, competition.channels)
     store = open_store(f"{competition.name}-test", test, settings)
     inputs = {
         "test_images": store.folder.name,
         "folds": folds.hash,
-        "weights": {f"fold{run.recipe['fold']}": sha256((run.folder / "weights.safetensors").read_bytes()) for run in runs},
+        "weights": replace(oof, runs=tuple(runs)).made_of,
         "experiment": runs[0].recipe["experiment"],
     }
-    if is_written(competition, name, inputs):
-        print(f"{submission_path(competition, name)} is there already, made from these very models and images")
-        return submission_path(competition, name)
+    if is_written(competition, submission, inputs) and (is_part or read_test(competition, oof, test["image_id"]) is not None):
+        print(f"{submission_path(competition, submission)} is there already, made from these very models and images")
+        return submission_path(competition, submission)
 
     device, rows = pick_device(), store.rows(test["image_id"])
     probs = np.mean([predict_probs(load_model(run, device), store, rows, competition.task, run.experiment,
                                    np.array(run.result["prior"]), talk=True) for run in runs], axis=0)
-    write_probs(run_folder(competition, name) / "test.csv", probs_frame(competition, test["image_id"], probs))
-    return submit_probs(competition, data_dir, name, test["image_id"], probs, oof.probs, table, inputs)
+    if not is_part:
+        write_test(competition, oof, test["image_id"], probs)
+    return submit_probs(competition, data_dir, submission, test["image_id"], probs, oof.probs, table, inputs)
 
 
 if __name__ == "__main__":

@@ -39,8 +39,8 @@ def run_folder(competition: Competition, name: str) -> Path:
     return home() / "runs" / competition.name / name
 
 
-def open_run(competition: Competition, name: str, fold: int, experiment: Experiment, folds_hash: str) -> Run:
-    """The run's folder, new or taken up again.
+def open_run(competition: Competition, name: str, fold: int, experiment: Experiment, folds_hash: str, command: str = "") -> Run:
+    """The run's folder, new or taken up again. `command`: what trains it, for whoever finds the folder.
 
     Raises ValueError where this fold or another one of the run has another recipe or other folds.
     """
@@ -49,14 +49,18 @@ def open_run(competition: Competition, name: str, fold: int, experiment: Experim
     folder = run_folder(competition, name) / f"fold{fold}"
     wanted = {**_described(competition), "folds_sha256": folds_hash, "experiment": to_recipe(experiment)}
     for path in sorted(folder.parent.glob("fold*/recipe.json")):
-        recipe = read_json(path)
+        recipe = _completed(read_json(path))
         if differs := [key for key in wanted if recipe.get(key) != wanted[key]]:
             raise ValueError(f"{path.parent} holds a run with another {_difference(recipe, wanted, differs[0])}; give "
                              f"the new one a --name of its own, or delete {folder.parent}")
-    recipe = {**wanted, "fold": fold}
     if not (folder / "recipe.json").exists():
-        write_json(folder / "recipe.json", recipe)
-    return Run(folder, recipe)
+        write_json(folder / "recipe.json", {**wanted, "fold": fold, "command": command})
+    return read_run(folder)
+
+
+def _completed(recipe: dict) -> dict:
+    """The recipe with the defaults of fields that came after it was written."""
+    return {**recipe, "experiment": to_recipe(from_recipe(recipe["experiment"]))}
 
 
 def _described(competition: Competition) -> dict:
@@ -79,7 +83,7 @@ def read_run(folder: Path) -> Run:
     """The run in a folder. Raises FileNotFoundError where there is none."""
     if not (folder / "recipe.json").exists():
         raise FileNotFoundError(f"there is no run in {folder}")
-    return Run(folder, read_json(folder / "recipe.json"))
+    return Run(folder, _completed(read_json(folder / "recipe.json")))
 
 
 def probs_frame(competition: Competition, image_ids: pd.Series, probs: np.ndarray) -> pd.DataFrame:
@@ -132,6 +136,11 @@ class Oof:
     def is_whole(self) -> bool:
         return not self.folds_missing
 
+    @property
+    def made_of(self) -> dict[str, str]:
+        """Hashes of the weights that predicted, by run and fold: what is made from other weights is out of date."""
+        return {f"{run.folder.parent.name}/{run.folder.name}": run.result["weights_sha256"] for run in self.runs}
+
 
 def read_oof(competition: Competition, name: str, table: pd.DataFrame, folds_hash: str) -> Oof:
     """All held-out predictions of a run or a blend.
@@ -166,16 +175,30 @@ def _read_blend(competition: Competition, path: Path, table: pd.DataFrame, folds
         raise ValueError(f"{path.parent} was blended on another folds file than folds/{competition.name}.csv; delete "
                          f"that folder and blend again")
     runs = [run for member in said["members"] for run in read_oof(competition, member, table, folds_hash).runs]
-    probs = read_probs(path.parent / "oof.csv", competition, table["image_id"])
-    return Oof(path.parent.name, probs, tuple(runs), (), tuple(said["members"]))
+    blend = Oof(path.parent.name, read_probs(path.parent / "oof.csv", competition, table["image_id"]), tuple(runs), (),
+                tuple(said["members"]))
+    if said["made_of"] != blend.made_of:
+        raise ValueError(f"{path.parent} was blended from other models than its members have now; delete that folder and "
+                         f"blend again")
+    return blend
+
+
+def write_test(competition: Competition, oof: Oof, image_ids: pd.Series, probs: np.ndarray) -> None:
+    """Writes a run's or blend's predictions of the test images, and what they are made of."""
+    folder = run_folder(competition, oof.name)
+    write_probs(folder / "test.csv", probs_frame(competition, image_ids, probs))
+    write_json(folder / "test.json", oof.made_of)
+
+
+def read_test(competition: Competition, oof: Oof, image_ids: pd.Series) -> np.ndarray | None:
+    """Test probabilities (n, K) of `image_ids`; None where there are none of the models as they are now."""
+    folder = run_folder(competition, oof.name)
+    if not (folder / "test.json").exists() or read_json(folder / "test.json") != oof.made_of:
+        return None
+    return read_probs(folder / "test.csv", competition, image_ids, subset=True)
 
 
 def list_runs(competition: Competition) -> list[str]:
     """Names of all runs of a competition, finished or not, and of all blends."""
     return sorted(path.name for path in run_folder(competition, "").glob("*")
                   if any(path.glob("fold*/recipe.json")) or (path / "blend.json").exists())
-
-
-def train_command(recipe: dict, name: str) -> str:
-    """The command that trains what a recipe says."""
-    return f"run: python src/train.py --competition {recipe['competition']} --experiment {name} --fold {recipe['fold']}"

@@ -4,8 +4,10 @@ Without --fold, all folds; with several experiments, all of theirs. On a process
 thread each. What is finished is skipped, what was interrupted goes on from its last epoch.
 """
 
+import argparse
 import multiprocessing
 import os
+import shlex
 import threading
 import time
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
@@ -19,11 +21,10 @@ from commandline import (add_experiment, add_fold, load_competition, load_folded
                          pick_folds, run_names)
 from competition import Competition
 from experiment import Experiment, override
-from files import home
 from folds import read_folds
 from hardware import count_cores, pick_device, tune_process
 from pixels import PixelSettings, open_store
-from runs import Run, open_run
+from runs import Run, open_run, run_folder
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class Job:
     name: str
     fold: int
     data_dir: Path
+    command: str  # that trains the run it belongs to
 
 
 def main(argv: list[str] | None = None) -> dict[str, list[float]]:
@@ -55,20 +57,32 @@ def main(argv: list[str] | None = None) -> dict[str, list[float]]:
     tune_process()  # before torch is imported
     competition, data_dir = load_competition(args)
     table, folds = load_folded_table(competition, data_dir)
-    jobs = [Job(competition, experiment, name, fold, data_dir)
+    jobs = [Job(competition, experiment, name, fold, data_dir, _command(args, name))
             for name, experiment in experiments.items() for fold in pick_folds(args.fold, folds.count)]
     return train_jobs(jobs, table)
 
 
+def _command(args: argparse.Namespace, name: str) -> str:
+    """What trains one run again, as it is typed."""
+    words = ["python", "src/train.py", "--competition", args.competition]
+    words += ["--data-dir", str(args.data_dir)] if args.data_dir else []
+    words += ["--experiment", args.experiment[0] if args.name else name]
+    words += ["--set", *args.set] if args.set else []
+    words += ["--name", name] if args.name else []
+    return shlex.join(words)
+
+
 def train_jobs(jobs: list[Job], table: pd.DataFrame) -> dict[str, list[float]]:
     """Trains the jobs that are not done, side by side where that pays; returns the scores of all, by run."""
+    for experiment in {job.experiment for job in jobs if not run_folder(job.competition, job.name).exists()}:
+        _check(experiment)
     results = {}
     for job in jobs:  # opening a run refuses another recipe before anything is trained
         if (run := open_job(job)).is_done:
             results[job] = run.result
     todo = [job for job in jobs if job not in results]
     if results:
-        print(f"{len(results)} of {len(jobs)} folds are trained already, below {home() / 'runs' / jobs[0].competition.name}")
+        print(f"{len(results)} of {len(jobs)} folds are trained already, in {run_folder(jobs[0].competition, '')}")
     for size in sorted({job.experiment.image_size for job in todo}):  # once, before processes would do it twice
         open_store(f"{jobs[0].competition.name}-train", table, PixelSettings(size, jobs[0].competition.channels))
 
@@ -89,9 +103,15 @@ def train_jobs(jobs: list[Job], table: pd.DataFrame) -> dict[str, list[float]]:
     return scores
 
 
+def _check(experiment: Experiment) -> None:
+    from training import check_experiment
+
+    check_experiment(experiment)
+
+
 def open_job(job: Job) -> Run:
     """The job's run, new or taken up again."""
-    return open_run(job.competition, job.name, job.fold, job.experiment, read_folds(job.competition).hash)
+    return open_run(job.competition, job.name, job.fold, job.experiment, read_folds(job.competition).hash, job.command)
 
 
 def _sentence(job: Job, result: dict) -> str:
@@ -120,7 +140,7 @@ def _train_side_by_side(todo: list[Job], workers: int) -> dict[Job, dict]:
 
 
 def _epochs_done(job: Job) -> int:
-    log = home() / "runs" / job.competition.name / job.name / f"fold{job.fold}" / "log.csv"
+    log = run_folder(job.competition, job.name) / f"fold{job.fold}" / "log.csv"
     return len(log.read_text().splitlines()) - 1 if log.exists() else 0
 
 

@@ -8,6 +8,7 @@ import torch
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
+from augmentation import AUGMENTATIONS
 from checkpoints import build_from_recipe, load_checkpoint, save_checkpoint, save_weights
 from competition import Competition
 from ema import EMA
@@ -19,11 +20,12 @@ from labels import scoring_targets, training_targets
 from loader import ordered_batches, training_batches
 from losses import LOSSES, PROBS
 from metrics import prevalence, score
-from model import count_parameters, resolve_precision, weight_groups
+from model import check_network, count_parameters, resolve_precision, weight_groups
 from pixels import PixelSettings, PixelStore, open_store
 from runs import Run, probs_frame, write_probs
 from schedule import warmup_cosine
 from tables import label_cells
+from tta import VIEWS
 
 PREDICT_BATCH = 64
 
@@ -42,6 +44,9 @@ def train_fold(run: Run, competition: Competition, table: pd.DataFrame, threads:
     targets = training_targets(cells, experiment.uncertain, experiment.blank)
     used &= ~np.isnan(targets).all(axis=1)  # an image without one stated label teaches nothing
     rows = store.rows(table["image_id"])
+    if (changed := store.constant[rows] != table["black"].to_numpy()).any():
+        raise ValueError(f"image {table['image_id'][changed].iloc[0]!r} has changed since the folds were checked; run: python "
+                         f"src/make_folds.py --competition {competition.name}")
     if not used.any():
         raise ValueError(f"fold {fold}: no image to train on is left outside it")
 
@@ -78,7 +83,7 @@ def train_fold(run: Run, competition: Competition, table: pd.DataFrame, threads:
 
     prior = np.nan_to_num(prevalence(scoring_targets(cells[~held_out])), nan=0.5)
     probs = predict_probs(ema.model, store, rows[held_out], competition.task, experiment, prior)
-    save_weights(run, ema.model)
+    weights_hash = save_weights(run, ema.model)
     write_probs(run.folder / "oof.csv", probs_frame(competition, table.loc[held_out, "image_id"], probs))
     result = {
         "score": score(competition.metric, scoring_targets(cells[held_out]), probs, competition.task),
@@ -89,6 +94,7 @@ def train_fold(run: Run, competition: Competition, table: pd.DataFrame, threads:
         "learned": has_learned(ema.model, store, rows[used], targets[used], competition.task),
         "prior": prior.round(6).tolist(),
         "loss": log[-1][1],
+        "weights_sha256": weights_hash,
         "environment": {"device": device, "threads": checkpoint["threads"], "precision": precision,
                         "torch": torch.__version__},
     }
@@ -109,6 +115,15 @@ def constant_loss(targets: np.ndarray, task: str) -> float:
     rates = torch.from_numpy(np.clip(np.nan_to_num(prevalence(targets), nan=0.5), 1e-6, 1 - 1e-6))
     logits = rates.log() if task == "multiclass" else torch.logit(rates)
     return LOSSES[task](logits.expand(len(targets), -1), torch.from_numpy(targets)).item()
+
+
+def check_experiment(experiment: Experiment) -> None:
+    """Raises ValueError or FileNotFoundError where a name in the recipe means nothing here, before anything is trained."""
+    for field, known in (("augmentation", AUGMENTATIONS), ("tta", VIEWS)):
+        value = getattr(experiment, field)
+        if strange := set(value if isinstance(value, tuple) else (value,)) - set(known):
+            raise ValueError(f"{field}={sorted(strange)[0]}: there is no such name; there are {', '.join(known)}")
+    check_network(experiment.network, experiment.weights)
 
 
 def epoch_seed(seed: int, epoch: int) -> int:

@@ -20,7 +20,7 @@ from explain import Panel, distance_to_mask, draw_sheet, explain_run, heat_colou
 from files import write_csv, write_json
 from folds import add_folds, make_folds, read_folds
 from pixels import PixelSettings, open_store
-from runs import open_run, probs_frame, run_folder, write_probs
+from runs import open_run, probs_frame, read_oof, run_folder, write_probs
 from tables import read_train
 
 SIZE, N = 24, 40
@@ -58,15 +58,15 @@ def fabricate(data, name: str, network: str = "cnn_b", folds: tuple[int, ...] = 
     """A run with random weights whose predictions say that the square is there with a probability that grows by number."""
     table, _ = read_train(SQUARES, data)
     split = read_folds(SQUARES)
-    table = add_folds(table, split)
+    table = add_folds(SQUARES, table, split)
     for fold in folds:
         run = open_run(SQUARES, name, fold, Experiment(network=network, image_size=SIZE, per_task=per_task), split.hash)
         torch.manual_seed(fold)
-        save_weights(run, build_from_recipe(run.recipe))
+        weights_hash = save_weights(run, build_from_recipe(run.recipe))
         ids = table.loc[table["fold"] == fold, "image_id"]
         probs = np.stack([ids.str[1:].astype(int) / N, np.full(len(ids), 0.25)], axis=1)
         write_probs(run.folder / "oof.csv", probs_frame(SQUARES, ids, probs))
-        write_json(run.folder / "result.json", {"prior": [0.5, 0.5]})
+        write_json(run.folder / "result.json", {"prior": [0.5, 0.5], "weights_sha256": weights_hash})
     return table
 
 
@@ -214,8 +214,7 @@ def test_a_second_time_nothing_is_made_until_the_weights_change(squares, capsys)
     assert explain.main(["--competition", "squares", "--experiment", "toy"]) == [sheet]
     assert sheet.stat().st_mtime_ns == first
     assert "there already" in capsys.readouterr().out
-    (run_folder(SQUARES, "toy") / "fold1" / "weights.safetensors").write_bytes(
-        (run_folder(SQUARES, "toy") / "fold0" / "weights.safetensors").read_bytes())
+    write_json(run_folder(SQUARES, "toy") / "fold1" / "result.json", {"prior": [0.5, 0.5], "weights_sha256": "trained again"})
     explain.main(["--competition", "squares", "--experiment", "toy"])
     assert sheet.stat().st_mtime_ns > first
 
@@ -289,7 +288,8 @@ def test_a_network_a_label_is_explained(squares):
 def test_a_blend_is_explained_by_its_members(squares, capsys):
     table = fabricate(squares, "toy")
     folder = run_folder(SQUARES, "both")
-    write_json(folder / "blend.json", {"members": ["toy"], "folds_sha256": read_folds(SQUARES).hash})
+    write_json(folder / "blend.json", {"members": ["toy"], "folds_sha256": read_folds(SQUARES).hash,
+                                      "made_of": read_oof(SQUARES, "toy", table, read_folds(SQUARES).hash).made_of})
     write_probs(folder / "oof.csv", probs_frame(SQUARES, table["image_id"], np.full((N, 2), 0.5)))
     assert explain_run(SQUARES, squares, "both", table, read_folds(SQUARES)) == []
     assert "explained by its members: toy" in capsys.readouterr().out

@@ -72,7 +72,7 @@ def sound_folds(table: pd.DataFrame) -> np.ndarray:
 
 def test_folds_that_were_made_split_no_patient_and_no_equal_images(table, store):
     folds = make_folds(SMALL, table, store, 3, seed=0)
-    folded = add_folds(table, folds)
+    folded = add_folds(SMALL, table, folds)
     assert folds.count == 3 and set(folded["fold"]) == {0, 1, 2} and folds.account["made_by"] == MADE_BY
     assert (folded.groupby("group")["fold"].nunique() == 1).all()
     assert (table.assign(fold=folded["fold"]).groupby("group")["fold"].nunique() == 1).all()
@@ -80,7 +80,7 @@ def test_folds_that_were_made_split_no_patient_and_no_equal_images(table, store)
 
 
 def test_images_of_equal_pixels_join_their_patients_and_black_ones_do_not(table, store):
-    folded = add_folds(table, make_folds(SMALL, table, store, 3, seed=0))
+    folded = add_folds(SMALL, table, make_folds(SMALL, table, store, 3, seed=0))
     group = folded.set_index("image_id")["group"]
     assert group["i00"] == group["i01"] == group["i26"] == group["i27"] == "p00"
     assert len({group[name] for name in BLACK}) == 3
@@ -106,14 +106,14 @@ def test_images_without_groups_are_stratified(table, store):
     table["group"] = table["image_id"]
     folds = make_folds(SMALL, table, store, 3, seed=0)
     assert folds.account["made_by"] == {"rule": "stratified", "n_folds": 3, "seed": 0}
-    assert sorted(add_folds(table, folds)["fold"].value_counts()) == [13, 13, 13]
+    assert sorted(add_folds(SMALL, table, folds)["fold"].value_counts()) == [13, 13, 13]
 
 
 def test_equal_images_alone_are_reason_enough_for_groups(table, store):
     table["group"] = table["image_id"]
     folds = make_folds(SMALL, table, store, 3, seed=0)
     assert folds.account["made_by"]["rule"] == "grouped"
-    assert add_folds(table, folds).set_index("image_id")["fold"].loc[list(TWINS)].nunique() == 1
+    assert add_folds(SMALL, table, folds).set_index("image_id")["fold"].loc[list(TWINS)].nunique() == 1
 
 
 def test_making_folds_again_changes_nothing(table, store):
@@ -126,14 +126,14 @@ def test_making_folds_again_changes_nothing(table, store):
 
 def test_folds_are_joined_by_id_whatever_the_order_of_the_table(table, store):
     folds = make_folds(SMALL, table, store, 3, seed=0)
-    turned = add_folds(table[::-1].reset_index(drop=True), folds)
-    pd.testing.assert_frame_equal(turned[::-1].reset_index(drop=True), add_folds(table, folds))
+    turned = add_folds(SMALL, table[::-1].reset_index(drop=True), folds)
+    pd.testing.assert_frame_equal(turned[::-1].reset_index(drop=True), add_folds(SMALL, table, folds))
 
 
 def test_ids_keep_their_leading_zeros(table, store, folder, home):
     table["image_id"] = [f"{number:03}" for number in range(40)]
     store = open_store("zeros", table, PixelSettings(16, 1))
-    folded = add_folds(table, make_folds(SMALL, table, store, 3, seed=0))
+    folded = add_folds(SMALL, table, make_folds(SMALL, table, store, 3, seed=0))
     assert folded["image_id"].iloc[7] == "007" and folds_path(SMALL).read_text().splitlines()[8].startswith("007,")
 
 
@@ -148,7 +148,7 @@ def test_a_users_file_is_honoured_byte_for_byte(table, store, line_end, shuffled
     folds = make_folds(SMALL, table, store, 5, seed=3)
     assert folds_path(SMALL).read_bytes() == raw
     assert (folds.count, folds.account["made_by"]) == (3, "given")
-    assert add_folds(table, folds)["fold"].tolist() == wanted.tolist()
+    assert add_folds(SMALL, table, folds)["fold"].tolist() == wanted.tolist()
     assert read_folds(SMALL) == folds
 
 
@@ -179,7 +179,7 @@ def test_a_file_that_splits_a_patient_is_refused_unless_that_is_said_to_be_meant
     assert not folds_path(SMALL).with_suffix(".json").exists()
 
     folds = make_folds(SMALL, table, store, 3, seed=0, allow_split_groups=True)
-    assert folds_path(SMALL).read_bytes() == raw and add_folds(table, folds)["fold"].tolist() == wanted.tolist()
+    assert folds_path(SMALL).read_bytes() == raw and add_folds(SMALL, table, folds)["fold"].tolist() == wanted.tolist()
     assert read_folds(SMALL).account["split_groups_allowed"] is True
     with pytest.raises(ValueError, match="more than one fold"):  # it must be said every time the file is checked
         make_folds(SMALL, table, store, 3, seed=0)
@@ -253,15 +253,15 @@ def test_a_table_that_grew_is_refused(table, store):
     folds = make_folds(SMALL, table, store, 3, seed=0)
     grown = pd.concat([table, table.iloc[:1].assign(image_id="i40")], ignore_index=True)
     with pytest.raises(ValueError, match="1 images have no fold and 0 ids have no image, for example 'i40'"):
-        add_folds(grown, folds)
+        add_folds(SMALL, grown, folds)
 
 
 def test_patients_that_came_to_be_one_are_refused(table, store):
     folds = make_folds(SMALL, table, store, 3, seed=0)
-    folded = add_folds(table, folds)
+    folded = add_folds(SMALL, table, folds)
     other = table["group"] == folded.loc[folded["fold"] != folded["fold"].iloc[0], "group"].iloc[0]
     with pytest.raises(ValueError, match="1 of 18 groups have images in more than one fold"):
-        add_folds(table.assign(group=table["group"].mask(other, "p00")), folds)
+        add_folds(SMALL, table.assign(group=table["group"].mask(other, "p00")), folds)
 
 
 def test_more_folds_than_groups_are_refused_and_nothing_is_written(table, store):
@@ -273,5 +273,16 @@ def test_more_folds_than_groups_are_refused_and_nothing_is_written(table, store)
 def test_two_images_make_two_folds(table, home):
     table = table.iloc[[0, 2]].reset_index(drop=True)
     store = open_store("two", table, PixelSettings(16, 1))
-    folds = make_folds(replace(SMALL, labels=("a",)), table, store, 2, seed=0)
-    assert sorted(add_folds(table, folds)["fold"]) == [0, 1]
+    one_label = replace(SMALL, labels=("a",))
+    folds = make_folds(one_label, table, store, 2, seed=0)
+    assert sorted(add_folds(one_label, table, folds)["fold"]) == [0, 1]
+
+
+def test_changed_labels_are_refused_until_the_folds_are_checked_again(table, store, home):
+    folds = make_folds(SMALL, table, store, 3, seed=0)
+    changed = table.assign(a=1 - table["a"].fillna(0).clip(lower=0))
+    with pytest.raises(ValueError, match="labels or groups of 'small' have changed.*make_folds.py --competition small"):
+        add_folds(SMALL, changed, folds)
+    again = make_folds(SMALL, changed, store, 3, seed=0)
+    assert again.hash != folds.hash and again.path.read_bytes() == folds.path.read_bytes()
+    add_folds(SMALL, changed, again)

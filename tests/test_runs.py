@@ -11,8 +11,20 @@ import torch
 from checkpoints import build_from_recipe, load_checkpoint, load_model, save_checkpoint, save_weights
 from competition import Competition, Part
 from experiment import EXPERIMENTS, override
-from files import write_json
-from runs import Run, list_runs, open_run, probs_frame, read_oof, read_probs, read_run, run_folder, write_probs
+from files import read_json, write_json
+from runs import (
+    Run,
+    list_runs,
+    open_run,
+    probs_frame,
+    read_oof,
+    read_probs,
+    read_run,
+    read_test,
+    run_folder,
+    write_probs,
+    write_test,
+)
 
 SMALL = Competition(name="small", about="nothing drawn", task="multilabel", labels=("a", "b"), metric="roc_auc",
                     train=Part(table="train.csv", images="{image_id}.png"))
@@ -29,7 +41,7 @@ def finish(name: str = "smoke", folds: tuple[int, ...] = (0, 1, 2), competition:
     for run, fold in zip(runs, folds, strict=True):
         held_out = (TABLE["fold"] == fold).to_numpy()
         write_probs(run.folder / "oof.csv", probs_frame(competition, TABLE.loc[held_out, "image_id"], PROBS[held_out]))
-        write_json(run.folder / "result.json", {"score": 0.5})
+        write_json(run.folder / "result.json", {"score": 0.5, "weights_sha256": f"{name} {fold}"})
     return runs
 
 
@@ -183,11 +195,33 @@ def test_a_blend_is_read_with_its_members_runs(home):
     finish("one"), finish("two")
     folder = run_folder(SMALL, "blend_mean")
     write_probs(folder / "oof.csv", probs_frame(SMALL, TABLE["image_id"], PROBS))
-    write_json(folder / "blend.json", {"kind": "mean", "members": ["one", "two"], "folds_sha256": HASH})
+    made_of = {f"{name}/fold{fold}": f"{name} {fold}" for name in ("one", "two") for fold in range(3)}
+    write_json(folder / "blend.json", {"kind": "mean", "members": ["one", "two"], "folds_sha256": HASH, "made_of": made_of})
     oof = read_oof(SMALL, "blend_mean", TABLE, HASH)
-    assert oof.members == ("one", "two") and len(oof.runs) == 6 and oof.is_whole
+    assert oof.members == ("one", "two") and len(oof.runs) == 6 and oof.is_whole and oof.made_of == made_of
     with pytest.raises(ValueError, match="blend_mean was blended on another folds file"):
         read_oof(SMALL, "blend_mean", TABLE, "0" * 64)
+    write_json(run_folder(SMALL, "two") / "fold1" / "result.json", {"weights_sha256": "trained again"})
+    with pytest.raises(ValueError, match="from other models than its members have now"):
+        read_oof(SMALL, "blend_mean", TABLE, HASH)
+
+
+def test_test_predictions_of_other_models_are_not_read(home):
+    finish()
+    oof, ids = read_oof(SMALL, "smoke", TABLE, HASH), TABLE["image_id"]
+    assert read_test(SMALL, oof, ids) is None
+    write_test(SMALL, oof, ids, PROBS)
+    np.testing.assert_allclose(read_test(SMALL, oof, ids[::-1]), PROBS[::-1], rtol=1e-7)
+    write_json(run_folder(SMALL, "smoke") / "fold0" / "result.json", {"weights_sha256": "trained again"})
+    assert read_test(SMALL, read_oof(SMALL, "smoke", TABLE, HASH), ids) is None
+
+
+def test_a_recipe_from_before_a_field_existed_is_read_with_its_default(home):
+    run = open_run(SMALL, "smoke", 0, SMOKE, HASH)
+    recipe = read_json(run.folder / "recipe.json")
+    del recipe["experiment"]["tta"]
+    write_json(run.folder / "recipe.json", recipe)
+    assert open_run(SMALL, "smoke", 0, SMOKE, HASH).experiment == SMOKE
 
 
 def test_all_runs_and_blends_of_a_competition_are_listed_and_nothing_else(home):
@@ -215,9 +249,8 @@ def test_a_network_comes_back_from_its_folder_alone(home):
 
 
 def test_a_fold_that_is_not_finished_is_named_with_its_command(home):
-    run = open_run(SMALL, "smoke", 2, SMOKE, HASH)
-    with pytest.raises(FileNotFoundError, match=r"fold2 is not finished; run: python src/train\.py --competition small "
-                                                r"--experiment smoke --fold 2"):
+    run = open_run(SMALL, "smoke", 2, SMOKE, HASH, command="python src/train.py --experiment smoke")
+    with pytest.raises(FileNotFoundError, match=r"fold2 is not finished; run: python src/train\.py --experiment smoke"):
         load_model(run)
 
 

@@ -119,7 +119,7 @@ def test_folds_trained_side_by_side_equal_folds_trained_alone(demo, home):
     """Both with one thread, which the tests' environment sets."""
     train.main(["--experiment", "cnn_d", "--fold", "0", "1", *TINY])
     both = [weights_hash(home, "tiny", fold) for fold in (0, 1)]
-    jobs = [train.Job(COMPETITIONS["demo"], replace(EXPERIMENTS["cnn_d"], epochs=3, batch_size=16), "alone", fold, demo)
+    jobs = [train.Job(COMPETITIONS["demo"], replace(EXPERIMENTS["cnn_d"], epochs=3, batch_size=16), "alone", fold, demo, "")
             for fold in (0, 1)]
     for job in jobs:
         train.train_job(job, threads=1, talk=False)
