@@ -75,7 +75,8 @@ EXPERIMENTS = {
     # pretrained on ImageNet
     "lite0": LITE0,
     "lite0_128": replace(LITE0, image_size=128),
-    "lite0_128_strong": replace(LITE0, image_size=128, augmentation="warp_strong"),
+    # where the test images come from elsewhere: stronger augmentation, and the mean over three scales
+    "lite0_128_strong": replace(LITE0, image_size=128, augmentation="warp_strong", epochs=5, tta=("identity", "zoom_in", "zoom_out")),
     "lite0_224": replace(LITE0, image_size=224),
     # one epoch of the smallest network, to see that everything runs
     "smoke": replace(SCRATCH, network="cnn_d", epochs=1),
