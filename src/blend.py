@@ -4,6 +4,7 @@ Makes two blends, NAME_mean of probabilities and NAME_rank_mean of ranks, scores
 writes a submission of each where every member has predicted the test images.
 """
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from metrics import METRICS, score
 from runs import Oof, probs_frame, read_oof, read_test, run_folder, write_probs, write_test
 from submission import is_written, submission_path, submit_probs
 from tables import label_cells, read_part
+from uncertainty import paired_interval, paired_roc_auc_interval
 
 
 def main(argv: list[str] | None = None) -> dict[str, float]:
@@ -50,6 +52,9 @@ def blend_runs(competition: Competition, data_dir: Path, table: pd.DataFrame, fo
     tests = [] if test_ids is None else [read_test(competition, oof, test_ids) for oof in oofs]
     unpredicted = [oof.name for oof, test in zip(oofs, tests, strict=False) if test is None]
     scores = {oof.name: score(competition.metric, targets, oof.probs, competition.task) for oof in oofs}
+    sign = 1 if METRICS[competition.metric].greater_is_better else -1
+    best = max(oofs, key=lambda oof: sign * scores[oof.name])
+    gains = {}
     for kind, blend in BLENDS.items():
         probs = blend(np.stack([oof.probs for oof in oofs]), folds, competition.task)
         blended = Oof(f"{name}_{kind}", probs, tuple(run for oof in oofs for run in oof.runs), (), tuple(members))
@@ -57,6 +62,7 @@ def blend_runs(competition: Competition, data_dir: Path, table: pd.DataFrame, fo
         write_probs(folder / "oof.csv", probs_frame(competition, table["image_id"], probs))
         write_json(folder / "blend.json", {"kind": kind, "members": members, "folds_sha256": folds_hash, "made_of": blended.made_of})
         scores[blended.name] = score(competition.metric, targets, probs, competition.task)
+        gains[blended.name] = gain_interval(competition, targets, probs, best.probs, table["group"].to_numpy(str))
         if test_ids is None or unpredicted:
             continue
         test_probs = blend(np.stack(tests), None, competition.task)
@@ -70,15 +76,29 @@ def blend_runs(competition: Competition, data_dir: Path, table: pd.DataFrame, fo
     if unpredicted:
         print(f"no submission: {', '.join(unpredicted)} has not predicted the test images; run: python src/predict.py --competition "
               f"{competition.name} --experiment {' '.join(unpredicted)}")
-    _show(competition, scores, members)
-    return {blended: value for blended, value in scores.items() if blended not in members}
+    _show(competition, scores, gains, best.name)
+    return {blended: scores[blended] for blended in gains}
 
 
-def _show(competition: Competition, scores: dict[str, float], members: list[str]) -> None:
+def gain_interval(competition: Competition, targets: np.ndarray, probs: np.ndarray, baseline: np.ndarray,
+                  groups: np.ndarray) -> tuple[float, float]:
+    """95 % interval of the metric of `probs` minus that of `baseline`, both on the same drawn groups."""
+    if competition.metric == "roc_auc":
+        return paired_roc_auc_interval(targets, probs, baseline, groups)
+    ours, theirs = (partial(_weighted_score, competition, targets, values) for values in (probs, baseline))
+    return paired_interval(ours, theirs, groups)
+
+
+def _weighted_score(competition: Competition, targets: np.ndarray, probs: np.ndarray, weights: np.ndarray) -> float:
+    return score(competition.metric, targets, probs, competition.task, weights=weights)
+
+
+def _show(competition: Competition, scores: dict[str, float], gains: dict[str, tuple[float, float]], best: str) -> None:
     metric = METRICS[competition.metric]
-    table = Table("run", f"oof {metric.title}", title=f"{competition.name}: blends and their members")
+    table = Table("run", f"oof {metric.title}", f"minus {best}", "95 % interval", title=f"{competition.name}: blends and their members")
     for name, value in sorted(scores.items(), key=lambda item: item[1], reverse=metric.greater_is_better):
-        table.add_row(name, f"{value:.4f}", style=None if name in members else "bold")
+        gain = (f"{value - scores[best]:+.4f}", "{:+.4f} to {:+.4f}".format(*gains[name])) if name in gains else ("", "")
+        table.add_row(name, f"{value:.4f}", *gain, style="bold" if name in gains else None)
     make_console().print(table)
 
 

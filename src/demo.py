@@ -26,8 +26,8 @@ IMAGE_STREAM, PATIENT_STREAM, COPY_STREAM, TABLE_STREAM = range(4)  # kinds of r
 class DemoSettings:
     """What is drawn, and the troubles that are planted. Shares are of the training images unless it says otherwise."""
 
-    images: int = 1600               # training images
-    test_images: int = 800
+    images: int = 1400               # training images
+    test_images: int = 700
     size: int = 64                   # pixels
     seed: int = 0
     black: float = 0.10              # constant images with labels of both kinds, in the test part too

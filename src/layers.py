@@ -22,6 +22,10 @@ class UnfoldConv2d(nn.Conv2d):
     Equal to nn.Conv2d up to rounding.
     """
 
+    def __init__(self, channels_in: int, channels_out: int, kernel_size: int | tuple[int, int], *,
+                 padding: int | tuple[int, int] = 0):
+        super().__init__(channels_in, channels_out, kernel_size, padding=padding)  # no stride, groups or dilation
+
     def forward(self, x: Tensor) -> Tensor:
         if x.device.type != "cpu":
             return super().forward(x)  # cuDNN knows how

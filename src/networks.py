@@ -1,8 +1,8 @@
-"""Reference system 003's eight networks: images (B, C, S, S) -> raw logits (B, outputs); sigmoid and softmax are elsewhere.
+"""Reference system 003's eight networks: images (B, C, S, S) -> raw logits (B, outputs); no sigmoid, no softmax.
 
-Layers and sizes are the reference's. Departures: the weights of layers before a ReLU are drawn as He et al. 2015 propose
-(Glorot's, Keras' default, left the nine layers of CNN e untrained after three epochs); the pools stand before their
-ReLU, which gives the same numbers sooner; the MLPs flatten the image first, without which they give an answer a row.
+Layers and sizes are the reference's. Departures: the weights of layers before a ReLU are drawn as He et al. 2015
+propose (Glorot's, Keras' default, left the nine layers of CNN e untrained after three epochs); the pools stand before
+their ReLU, which gives the same numbers sooner; the MLPs flatten the image first, without which they answer per row.
 """
 
 from collections import OrderedDict
@@ -100,7 +100,7 @@ def cnn_d(channels: int, image_size: int, outputs: int) -> Network:
         "conv1": nn.Conv2d(channels, 32, 5),                    # 32 x 60 x 60
         "pool1": PooledReLU(5),                                 # 32 x 12 x 12
         "conv2": nn.Conv2d(32, 64, 5),                          # 64 x 8 x 8
-        "pool2": PooledReLU(5),                                 # 64 x 1 x 1: the last three rows and columns are left out
+        "pool2": PooledReLU(5),                                 # 64 x 1 x 1: the last three rows and columns are lost
         "flatten": nn.Flatten(),                                # 64
         "hidden": nn.Linear(64 * side**2, 1024),                # 1024
         "relu": nn.ReLU(),
@@ -110,7 +110,7 @@ def cnn_d(channels: int, image_size: int, outputs: int) -> Network:
 
 
 def cnn_e(channels: int, image_size: int, outputs: int) -> Network:
-    """Eight convolutions and a global maximum: the reference's best. Its parameters do not depend on the image's size."""
+    """Eight convolutions and a global maximum: the reference's best. Its parameters fit images of any size."""
     _require_size("cnn_e", image_size, least=54)
     return Network({                                            # 64 pixels:
         "conv1": nn.Conv2d(channels, 32, 3, padding=1),         # 32 x 64 x 64
@@ -215,7 +215,7 @@ def _initialise_lstm(stage: nn.LSTM) -> None:
             nn.init.orthogonal_(parameter)
         else:
             nn.init.zeros_(parameter)
-            if name.startswith("bias_ih"):  # gates stand as input, forget, cell, output: at first a cell keeps what it holds
+            if name.startswith("bias_ih"):  # gates: input, forget, cell, output; at first a cell keeps what it holds
                 nn.init.ones_(parameter.data[stage.hidden_size : 2 * stage.hidden_size])
 
 

@@ -39,28 +39,23 @@ def train_fold(run: Run, competition: Competition, table: pd.DataFrame, threads:
     """
     experiment, fold = run.experiment, run.recipe["fold"]
     store = open_store(f"{competition.name}-train", table, PixelSettings(experiment.image_size, competition.channels))
-    cells, held_out = label_cells(competition, table), (table["fold"] == fold).to_numpy()
-    used = ~held_out & ~(table["black"].to_numpy() & (experiment.black == "drop"))
-    targets = training_targets(cells, experiment.uncertain, experiment.blank)
-    used &= ~np.isnan(targets).all(axis=1)  # an image without one stated label teaches nothing
     rows = store.rows(table["image_id"])
     if (changed := store.constant[rows] != table["black"].to_numpy()).any():
-        raise ValueError(f"image {table['image_id'][changed].iloc[0]!r} has changed since the folds were checked; run: python "
-                         f"src/make_folds.py --competition {competition.name}")
-    if not used.any():
-        raise ValueError(f"fold {fold}: no image to train on is left outside it")
+        raise ValueError(f"image {table['image_id'][changed].iloc[0]!r} has changed since the folds were checked; run: "
+                         f"python src/make_folds.py --competition {competition.name}")
+    used, targets = choose_training_rows(competition, table, experiment, fold)
+    rows, targets = rows[used], targets[used]
 
     checkpoint = load_checkpoint(run) or {"epoch": 0, "seconds": 0.0, "log": [], "threads": threads, "precision": ""}
     torch.set_num_threads(checkpoint["threads"])
     torch.manual_seed(experiment.seed)
     device = pick_device()
     model = build_from_recipe(run.recipe).to(device, memory_format=torch.channels_last)
-    precision = checkpoint["precision"] or resolve_precision(model, experiment.precision, device)
+    checkpoint["precision"] = checkpoint["precision"] or resolve_precision(model, experiment.precision, device)
     ema = EMA(model, experiment.ema_decay)
     optimizer = AdamW(weight_groups(model, experiment.weight_decay), experiment.lr, fused=True)
-    steps = experiment.epochs * -(-int(used.sum()) // experiment.batch_size)
+    steps = experiment.epochs * -(-len(rows) // experiment.batch_size)
     scheduler = LambdaLR(optimizer, lambda step: warmup_cosine(step, steps, experiment.warmup))
-    log = [tuple(line) for line in checkpoint["log"]]
     if checkpoint["epoch"]:
         for part, name in ((model, "model"), (ema, "ema"), (optimizer, "optimizer"), (scheduler, "scheduler")):
             part.load_state_dict(checkpoint[name])
@@ -68,37 +63,56 @@ def train_fold(run: Run, competition: Competition, table: pd.DataFrame, threads:
     for epoch in range(checkpoint["epoch"], experiment.epochs):
         start = time.perf_counter()
         torch.manual_seed(epoch_seed(experiment.seed, epoch))  # dropout
-        loader = training_batches(store, rows[used], targets[used], experiment.batch_size, experiment.augmentation,
-                                  experiment.seed, epoch)
+        loader = training_batches(store, rows, targets, experiment.batch_size, experiment.augmentation, experiment.seed, epoch)
         loss = train_one_epoch(model, loader, LOSSES[competition.task], optimizer, scheduler, ema,
-                               experiment.max_grad_norm, precision, f"epoch {epoch + 1}" if talk else None)
+                               experiment.max_grad_norm, checkpoint["precision"], f"epoch {epoch + 1}" if talk else None)
         checkpoint["seconds"] += time.perf_counter() - start
-        log.append((epoch + 1, round(loss, 6), round(checkpoint["seconds"], 2)))
-        checkpoint |= {"epoch": epoch + 1, "log": log, "precision": precision, "model": model.state_dict(),
-                       "ema": ema.state_dict(), "optimizer": optimizer.state_dict(), "scheduler": scheduler.state_dict()}
+        checkpoint["log"].append((epoch + 1, round(loss, 6), round(checkpoint["seconds"], 2)))
+        checkpoint |= {"epoch": epoch + 1, "model": model.state_dict(), "ema": ema.state_dict(),
+                       "optimizer": optimizer.state_dict(), "scheduler": scheduler.state_dict()}
         save_checkpoint(run, checkpoint)
-        write_csv(run.folder / "log.csv", pd.DataFrame(log, columns=["epoch", "loss", "seconds"]))
+        write_csv(run.folder / "log.csv", pd.DataFrame(checkpoint["log"], columns=["epoch", "loss", "seconds"]))
         if talk:
             print(f"fold {fold}  epoch {epoch + 1:3d}/{experiment.epochs}  loss {loss:.4f}  {checkpoint['seconds']:6.1f} s")
 
-    prior = np.nan_to_num(prevalence(scoring_targets(cells[~held_out])), nan=0.5)
-    probs = predict_probs(ema.model, store, rows[held_out], competition.task, experiment, prior)
-    weights_hash = save_weights(run, ema.model)
-    write_probs(run.folder / "oof.csv", probs_frame(competition, table.loc[held_out, "image_id"], probs))
+    learned = has_learned(ema.model, store, rows, targets, competition.task)
+    return finish_fold(run, competition, table, store, ema.model, checkpoint, {"trained_on": len(rows), "learned": learned})
+
+
+def choose_training_rows(competition: Competition, table: pd.DataFrame, experiment: Experiment,
+                         fold: int) -> tuple[np.ndarray, np.ndarray]:
+    """(N,) bool, which of the table's images are trained on where `fold` is held out; and all targets (N, K)."""
+    targets = training_targets(label_cells(competition, table), experiment.uncertain, experiment.blank)
+    used = (table["fold"] != fold).to_numpy() & ~np.isnan(targets).all(axis=1)  # without a stated label it teaches nothing
+    if experiment.black == "drop":
+        used &= ~table["black"].to_numpy()
+    if not used.any():
+        raise ValueError(f"no image outside fold {fold} has a label to train on")
+    return used, targets
+
+
+def finish_fold(run: Run, competition: Competition, table: pd.DataFrame, store: PixelStore, model: torch.nn.Module,
+                checkpoint: dict, facts: dict) -> dict:
+    """Predicts the held-out fold and writes weights, oof.csv and, last, result.json; returns what that says."""
+    held_out = (table["fold"] == run.recipe["fold"]).to_numpy()
+    targets, images = scoring_targets(label_cells(competition, table)), table.loc[held_out, "image_id"]
+    prior = np.nan_to_num(prevalence(targets[~held_out]), nan=0.5)
+    probs = predict_probs(model, store, store.rows(images), competition.task, run.experiment, prior)
+    weights_hash = save_weights(run, model)
+    write_probs(run.folder / "oof.csv", probs_frame(competition, images, probs))
     result = {
-        "score": score(competition.metric, scoring_targets(cells[held_out]), probs, competition.task),
-        "images": int(held_out.sum()),
-        "trained_on": int(used.sum()),
+        "score": score(competition.metric, targets[held_out], probs, competition.task),
+        "images": len(images),
+        **facts,
         "parameters": count_parameters(model),
         "seconds": round(checkpoint["seconds"], 2),
-        "learned": has_learned(ema.model, store, rows[used], targets[used], competition.task),
         "prior": prior.round(6).tolist(),
-        "loss": log[-1][1],
+        "loss": checkpoint["log"][-1][1],
         "weights_sha256": weights_hash,
-        "environment": {"device": device, "threads": checkpoint["threads"], "precision": precision,
+        "environment": {"device": pick_device(), "threads": checkpoint["threads"], "precision": checkpoint["precision"],
                         "torch": torch.__version__},
     }
-    write_json(run.folder / "result.json", result)  # written last: its being there says that the fold is done
+    write_json(run.folder / "result.json", result)  # its being there says that the fold is done
     (run.folder / "checkpoint.pt").unlink(missing_ok=True)
     return result
 

@@ -1,8 +1,7 @@
-"""Views for test-time augmentation: images (B, C, H, W) -> the same images seen another way; logits are then averaged."""
+"""Views for test-time augmentation: images (B, C, H, W) -> the same images seen in another way, for averaging."""
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -44,7 +43,7 @@ def zoom_out(images: Tensor) -> Tensor:
 
 def _resize(images: Tensor, size: tuple[int, int]) -> Tensor:
     resized = F.interpolate(images.float(), size, mode="bilinear", antialias=True)
-    return resized if images.is_floating_point() else resized.round().clamp(0, 255).to(torch.uint8)
+    return (resized if images.is_floating_point() else resized.round().clamp(0, 255)).to(images.dtype)
 
 
 VIEWS: dict[str, Callable[[Tensor], Tensor]] = {
