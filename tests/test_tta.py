@@ -143,7 +143,7 @@ def test_zoom_in_enlarges_and_zoom_out_shrinks_a_disc():
 
 
 def test_zoom_out_averages_what_it_shrinks():
-    """Columns of black and white in turn: without a filter the small image would hold a strong, slow pattern."""
+    """Columns of black and white in turn: without a filter more of them would be left, as a slow pattern."""
     stripes = (torch.arange(64) % 2 * 255.0).expand(1, 1, 64, 64)
     plain = torch.nn.functional.interpolate(stripes, (58, 58), mode="bilinear")
-    assert zoom_out(stripes)[..., 8:-8].std() < plain[..., 8:-8].std()
+    assert zoom_out(stripes)[..., 8:-8].std() < 0.85 * plain[..., 5:-5].std()  # the same place: 3 pixels are put around
