@@ -22,12 +22,12 @@ from tqdm import tqdm
 
 from commandline import add_experiment, load_competition, load_folded_table, make_console, make_parser, run_names
 from competition import Competition
+from decoding import decode_image, fit_image
 from files import read_json, replace_atomically, sha256, write_csv, write_json
 from folds import Folds
 from hardware import pick_device, tune_process
 from labels import scoring_targets
 from metrics import decide
-from decoding import decode_image, fit_image
 from pixels import PixelSettings, PixelStore, open_store
 from runs import Oof, read_oof, run_folder
 from tables import label_cells

@@ -6,15 +6,24 @@ One table on the screen, and the same with more columns as runs/<competition>/le
 import numpy as np
 import pandas as pd
 from rich.table import Table
-
 from tqdm import tqdm
 
 from commandline import load_competition, load_folded_table, make_console, make_parser
 from competition import Competition
 from files import home, write_csv
 from labels import scoring_targets
-from metrics import (METRICS, average_precision_by_label, brier, constant_probs, decide, f1_macro, prevalence,
-                     roc_auc_by_label, score, undefined_labels)
+from metrics import (
+    METRICS,
+    average_precision_by_label,
+    brier,
+    constant_probs,
+    decide,
+    f1_macro,
+    prevalence,
+    roc_auc_by_label,
+    score,
+    undefined_labels,
+)
 from runs import list_runs, read_oof, read_test
 from submission import criterion
 from tables import label_cells, read_solution

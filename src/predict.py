@@ -10,14 +10,21 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from commandline import (add_experiment, add_fold, load_competition, load_folded_table, make_parser, pick_folds,
-                         run_names)
+from commandline import (
+    add_experiment,
+    add_fold,
+    load_competition,
+    load_folded_table,
+    make_parser,
+    pick_folds,
+    run_names,
+)
 from competition import Competition
 from folds import Folds
 from hardware import pick_device, tune_process
 from pixels import PixelSettings, open_store
 from runs import read_oof, read_test, write_test
-from submission import (check_submission, is_written, read_submission, read_template, submission_path, submit_probs)
+from submission import check_submission, is_written, read_submission, read_template, submission_path, submit_probs
 from tables import read_part
 
 

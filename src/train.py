@@ -17,8 +17,16 @@ from pathlib import Path
 import pandas as pd
 from tqdm import tqdm
 
-from commandline import (add_experiment, add_fold, load_competition, load_folded_table, make_parser, pick_experiment,
-                         pick_folds, run_names)
+from commandline import (
+    add_experiment,
+    add_fold,
+    load_competition,
+    load_folded_table,
+    make_parser,
+    pick_experiment,
+    pick_folds,
+    run_names,
+)
 from competition import Competition
 from experiment import Experiment, override
 from folds import read_folds

@@ -16,7 +16,16 @@ import saliency
 from checkpoints import build_from_recipe, save_weights
 from competition import Competition, Part
 from experiment import Experiment, to_recipe
-from explain import Panel, distance_to_mask, draw_sheet, explain_run, heat_colours, hottest_pixel, pick_examples, pointing_game
+from explain import (
+    Panel,
+    distance_to_mask,
+    draw_sheet,
+    explain_run,
+    heat_colours,
+    hottest_pixel,
+    pick_examples,
+    pointing_game,
+)
 from files import write_csv, write_json
 from folds import add_folds, make_folds, read_folds
 from pixels import PixelSettings, open_store

@@ -165,8 +165,8 @@ def test_constant_loss_is_the_entropy_of_the_prevalence():
 
 def test_a_network_learns_sixteen_images(home):
     """Fewer than a hundred steps on images that differ in brightness: a loop that learns nothing fails here."""
-    from engine import predict_logits, train_one_epoch
     from ema import EMA
+    from engine import predict_logits, train_one_epoch
     from loader import ordered_batches, training_batches
     from losses import masked_bce
     from model import build_model, weight_groups
