@@ -137,7 +137,7 @@ PNEUMONIA_ABOUT = (
 
 
 def _pneumonia(name: str, task: str, labels: tuple[str, ...], metric: str, label_pattern: str,
-               pattern_labels: tuple[tuple[str, str], ...]) -> Competition:
+               pattern_labels: tuple[tuple[str, str], ...], experiments: tuple[str, ...]) -> Competition:
     return Competition(
         name=name,
         about=PNEUMONIA_ABOUT,
@@ -150,7 +150,7 @@ def _pneumonia(name: str, task: str, labels: tuple[str, ...], metric: str, label
         pattern_labels=pattern_labels,
         group_pattern=r"(person\d+|IM-\d+)",  # IM-0115 and NORMAL2-IM-0115 may be one child: kept together
         shared_groups="distinct",
-        experiments=("lite0_128_strong",),
+        experiments=experiments,
     )
 
 
@@ -159,8 +159,9 @@ COMPETITIONS = {
     "nih3": _nih("nih3", ("Effusion", "Infiltration", "Atelectasis")),
     "nih14": _nih("nih14", NIH_LABELS),
     "pneumonia2": _pneumonia("pneumonia2", "binary", ("pneumonia",), "roc_auc", r"/(NORMAL|PNEUMONIA)/",
-                             (("NORMAL", ""), ("PNEUMONIA", "pneumonia"))),
+                             (("NORMAL", ""), ("PNEUMONIA", "pneumonia")), ("lite0_128_strong_short",)),
     "pneumonia3": _pneumonia("pneumonia3", "multiclass", ("normal", "bacteria", "virus"), "accuracy",
                              r"(NORMAL|bacteria|virus)",
-                             (("NORMAL", "normal"), ("bacteria", "bacteria"), ("virus", "virus"))),
+                             (("NORMAL", "normal"), ("bacteria", "bacteria"), ("virus", "virus")),
+                             ("lite0_128_strong",)),
 }

@@ -55,6 +55,8 @@ class Experiment:
 
 SCRATCH = Experiment()
 LITE0 = Experiment(network="tf_efficientnet_lite0", weights="imagenet", augmentation="warp", epochs=8, lr=2e-3, dropout=0.2)
+# where the test images come from elsewhere: stronger augmentation, and the mean over three scales
+STRONG = replace(LITE0, image_size=128, augmentation="warp_strong", epochs=5, tta=("identity", "zoom_in", "zoom_out"))
 
 EXPERIMENTS = {
     # reference system 003's networks, each as one multi-label network
@@ -75,8 +77,8 @@ EXPERIMENTS = {
     # pretrained on ImageNet
     "lite0": LITE0,
     "lite0_128": replace(LITE0, image_size=128),
-    # where the test images come from elsewhere: stronger augmentation, and the mean over three scales
-    "lite0_128_strong": replace(LITE0, image_size=128, augmentation="warp_strong", epochs=5, tta=("identity", "zoom_in", "zoom_out")),
+    "lite0_128_strong": STRONG,
+    "lite0_128_strong_short": replace(STRONG, epochs=3),
     "lite0_224": replace(LITE0, image_size=224),
     # one epoch of the smallest network, to see that everything runs
     "smoke": replace(SCRATCH, network="cnn_d", epochs=1),
