@@ -44,9 +44,9 @@ def blend_runs(competition: Competition, data_dir: Path, table: pd.DataFrame, fo
     oofs = [read_oof(competition, member, table, folds_hash) for member in members]
     for oof in oofs:
         if not oof.is_whole:
-            raise ValueError(f"run {oof.name!r} lacks the folds {list(oof.folds_missing)}; a blend of other images than its "
-                             f"members' cannot be compared. Run: python src/train.py --competition {competition.name} "
-                             f"--experiment {oof.name}")
+            raise ValueError(f"run {oof.name!r} lacks the folds {list(oof.folds_missing)}; a blend of other images "
+                             f"than its members' cannot be compared. Run: python src/train.py --competition "
+                             f"{competition.name} --experiment {oof.name}")
     targets, folds = scoring_targets(label_cells(competition, table)), table["fold"].to_numpy()
     test_ids = read_part(competition, data_dir, "test")["image_id"] if competition.test else None
     tests = [] if test_ids is None else [read_test(competition, oof, test_ids) for oof in oofs]
@@ -60,7 +60,8 @@ def blend_runs(competition: Competition, data_dir: Path, table: pd.DataFrame, fo
         blended = Oof(f"{name}_{kind}", probs, tuple(run for oof in oofs for run in oof.runs), (), tuple(members))
         folder = run_folder(competition, blended.name)
         write_probs(folder / "oof.csv", probs_frame(competition, table["image_id"], probs))
-        write_json(folder / "blend.json", {"kind": kind, "members": members, "folds_sha256": folds_hash, "made_of": blended.made_of})
+        write_json(folder / "blend.json", {"kind": kind, "members": members, "folds_sha256": folds_hash,
+                                           "made_of": blended.made_of})
         scores[blended.name] = score(competition.metric, targets, probs, competition.task)
         gains[blended.name] = gain_interval(competition, targets, probs, best.probs, table["group"].to_numpy(str))
         if test_ids is None or unpredicted:
@@ -74,8 +75,8 @@ def blend_runs(competition: Competition, data_dir: Path, table: pd.DataFrame, fo
         else:
             submit_probs(competition, data_dir, blended.name, test_ids, test_probs, probs, table, inputs)
     if unpredicted:
-        print(f"no submission: {', '.join(unpredicted)} has not predicted the test images; run: python src/predict.py --competition "
-              f"{competition.name} --experiment {' '.join(unpredicted)}")
+        print(f"no submission: {', '.join(unpredicted)} has not predicted the test images; run: python src/predict.py "
+              f"--competition {competition.name} --experiment {' '.join(unpredicted)}")
     _show(competition, scores, gains, best.name)
     return {blended: scores[blended] for blended in gains}
 
@@ -95,9 +96,12 @@ def _weighted_score(competition: Competition, targets: np.ndarray, probs: np.nda
 
 def _show(competition: Competition, scores: dict[str, float], gains: dict[str, tuple[float, float]], best: str) -> None:
     metric = METRICS[competition.metric]
-    table = Table("run", f"oof {metric.title}", f"minus {best}", "95 % interval", title=f"{competition.name}: blends and their members")
+    table = Table("run", f"oof {metric.title}", f"minus {best}", "95 % interval",
+                  title=f"{competition.name}: blends and their members")
     for name, value in sorted(scores.items(), key=lambda item: item[1], reverse=metric.greater_is_better):
-        gain = (f"{value - scores[best]:+.4f}", "{:+.4f} to {:+.4f}".format(*gains[name])) if name in gains else ("", "")
+        gain = ("", "")
+        if name in gains:
+            gain = (f"{value - scores[best]:+.4f}", "{:+.4f} to {:+.4f}".format(*gains[name]))
         table.add_row(name, f"{value:.4f}", *gain, style="bold" if name in gains else None)
     make_console().print(table)
 

@@ -28,7 +28,8 @@ def make_parser(description: str) -> argparse.ArgumentParser:
 def add_experiment(parser: argparse.ArgumentParser) -> None:
     """Adds --experiment, one run or several."""
     parser.add_argument("--experiment", default=["cnn_e"], nargs="+", metavar="NAME",
-                        help=f"one run or several; all: the competition's own list; default: cnn_e; known: {', '.join(EXPERIMENTS)}")
+                        help="one run or several; all: the competition's own list; default: cnn_e; "
+                             f"known: {', '.join(EXPERIMENTS)}")
 
 
 def run_names(args: argparse.Namespace) -> list[str]:
@@ -60,7 +61,8 @@ def pick_experiment(name: str) -> Experiment:
     """The named experiment. Raises ValueError with the nearest names where there is none."""
     if name not in EXPERIMENTS:
         near = difflib.get_close_matches(name, EXPERIMENTS, n=3) or list(EXPERIMENTS)
-        raise ValueError(f"no experiment {name!r}; did you mean {', '.join(near)}? New ones are a line in experiment.py")
+        raise ValueError(f"no experiment {name!r}; did you mean {', '.join(near)}? "
+                         "New ones are a line in experiment.py")
     return EXPERIMENTS[name]
 
 
@@ -68,7 +70,8 @@ def load_competition(args: argparse.Namespace) -> tuple[Competition, Path]:
     """The competition and its data folder. The demo's images are drawn if they are missing."""
     competition, data_dir = COMPETITIONS[args.competition], data_folder(args)
     if competition.metric not in METRICS:
-        raise ValueError(f"competition {competition.name!r}: no metric {competition.metric!r}; there are {', '.join(METRICS)}")
+        raise ValueError(f"competition {competition.name!r}: no metric {competition.metric!r}; "
+                         f"there are {', '.join(METRICS)}")
     if competition.name == "demo" and args.data_dir is None and not (data_dir / "demo.json").exists():
         from demo import DemoSettings, make_demo
 

@@ -1,4 +1,4 @@
-"""One image file to uint8 pixels: upright, grey or colour, squashed to a square; or an error that says what is wrong."""
+"""One image file to uint8 pixels: upright, grey or colour, squashed to a square; or an error saying what is wrong."""
 
 import io
 import re
@@ -25,8 +25,8 @@ PNG_DEPTH_16 = 16
 TIFF_PHOTOMETRIC, MIN_IS_WHITE = 262, 0
 EXIF_ORIENTATION = 0x0112
 # what Pillow's readers raise on damaged bytes: nearly every kind, and its warnings where those are errors
-DAMAGE = (OSError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError, EOFError, MemoryError, SyntaxError,
-          Warning, struct.error, zlib.error, Image.DecompressionBombError)
+DAMAGE = (OSError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError, EOFError, MemoryError,
+          SyntaxError, Warning, struct.error, zlib.error, Image.DecompressionBombError)
 
 
 def decode_image(path: str | Path, channels: int, target: int | None = None) -> np.ndarray:

@@ -51,7 +51,7 @@ class DemoSettings:
 def make_demo(folder: Path, settings: DemoSettings, workers: int | None = None) -> Path:
     """The demo competition in `folder`, byte for byte the same for the same settings, whatever the number of workers.
 
-    `train/`, `test/`, `train.csv`, `sample_submission.csv`, `solution.csv` as Kaggle has them, `truth/` and `demo.json`.
+    `train/`, `test/`, `train.csv`, `sample_submission.csv`, `solution.csv` as Kaggle has them, `truth/`, `demo.json`.
     Built beside its place and renamed. A folder that is there already with these settings is left as it is.
     Raises ValueError where the folder holds something else.
     """
@@ -67,8 +67,9 @@ def make_demo(folder: Path, settings: DemoSettings, workers: int | None = None) 
             _draw_all(temporary, settings, truth, workers or count_cores())
             _write_tables(temporary, settings, truth)
         except OSError as error:
+            megabytes = (settings.images + settings.test_images) * settings.size**2 / 1e6
             raise OSError(error.errno, f"the demo could not be written ({error.strerror}); about "
-                          f"{(settings.images + settings.test_images) * settings.size**2 / 1e6:.0f} MB are needed", str(folder)) from error
+                          f"{megabytes:.0f} MB are needed", str(folder)) from error
     return folder
 
 
@@ -102,7 +103,8 @@ def plan_images(settings: DemoSettings) -> pd.DataFrame:
     return plan
 
 
-def _plan_part(rng: np.random.Generator, part: str, count: int, first_patient: int, settings: DemoSettings) -> pd.DataFrame:
+def _plan_part(rng: np.random.Generator, part: str, count: int, first_patient: int,
+               settings: DemoSettings) -> pd.DataFrame:
     images = np.minimum(rng.geometric(0.45, count), 8)  # of a patient
     drawn_for = np.repeat(np.arange(count), images)[:count]
     severities = draw_severities(rng, drawn_for)
@@ -110,8 +112,8 @@ def _plan_part(rng: np.random.Generator, part: str, count: int, first_patient: i
     black = rng.random(count) < settings.black
     clean = rng.random((count, len(LABELS))) < label_probs(severities)
     flipped = rng.random((count, len(LABELS))) < settings.label_noise
-    plan = pd.DataFrame({"part": part, "patient": first_patient + drawn_for, "drawn_for": first_patient + drawn_for, "site": site,
-                         "black": black, "duplicate_of": -1, "near_duplicate_of": -1})
+    plan = pd.DataFrame({"part": part, "patient": first_patient + drawn_for, "drawn_for": first_patient + drawn_for,
+                         "site": site, "black": black, "duplicate_of": -1, "near_duplicate_of": -1})
     if part == "train":
         _plant_copies(rng, plan, severities, clean, settings)
     follows = rng.random(count) < settings.shortcut
@@ -132,11 +134,14 @@ def _plan_part(rng: np.random.Generator, part: str, count: int, first_patient: i
     return plan.assign(usage=usage)
 
 
-def _plant_copies(rng: np.random.Generator, plan: pd.DataFrame, severities: np.ndarray, clean: np.ndarray, settings: DemoSettings) -> None:
-    """Makes some images copies of others, in place: what is drawn is the original's, the label that of one more reading."""
+def _plant_copies(rng: np.random.Generator, plan: pd.DataFrame, severities: np.ndarray, clean: np.ndarray,
+                  settings: DemoSettings) -> None:
+    """Makes some images copies of others, in place: the picture is the original's, the label one more reading's."""
     usable = rng.permutation(np.flatnonzero(~plan["black"].to_numpy()))
-    kinds = {"duplicate_of": round(settings.exact_duplicates * len(plan)), "near_duplicate_of": round(settings.near_duplicates * len(plan))}
-    originals, copies = np.split(usable[: 2 * sum(kinds.values()) // 2 * 2], 2) if len(usable) > 1 else (usable[:0], usable[:0])
+    kinds = {"duplicate_of": round(settings.exact_duplicates * len(plan)),
+             "near_duplicate_of": round(settings.near_duplicates * len(plan))}
+    wanted = 2 * sum(kinds.values()) // 2 * 2
+    originals, copies = np.split(usable[:wanted], 2) if len(usable) > 1 else (usable[:0], usable[:0])
     pairs = list(zip(originals, copies, strict=True))
     for column, number in kinds.items():
         chosen, pairs = pairs[:number], pairs[number:]
@@ -215,13 +220,16 @@ def _write_tables(folder: Path, settings: DemoSettings, plan: pd.DataFrame) -> N
     train = plan[plan["part"] == "train"].sort_values("image_id")
     test = plan[plan["part"] == "test"].sort_values("image_id")
     labels = list(LABELS)
-    train[["image_id", "patient_id", *labels]].astype(dict.fromkeys(labels, "Int64")).to_csv(folder / "train.csv", index=False, lineterminator="\n")
-    order = np.random.default_rng([settings.seed, TABLE_STREAM, 4]).permutation(len(test))  # as some organisers do: not sorted
+    train = train[["image_id", "patient_id", *labels]].astype(dict.fromkeys(labels, "Int64"))
+    train.to_csv(folder / "train.csv", index=False, lineterminator="\n")
+    # as some organisers do: not sorted
+    order = np.random.default_rng([settings.seed, TABLE_STREAM, 4]).permutation(len(test))
     sample = test.iloc[order][["image_id"]].assign(**dict.fromkeys(labels, 0.5))
     sample.to_csv(folder / "sample_submission.csv", index=False, lineterminator="\n")
     solution = test.iloc[order][["image_id", *labels, "usage"]].rename(columns={"usage": "Usage"})
     solution.astype(dict.fromkeys(labels, int)).to_csv(folder / "solution.csv", index=False, lineterminator="\n")
     truth = plan.drop(columns=["patient", "drawn_for", "usage"]).astype({"black": int, "token": int})
-    truth.sort_values("image_id").to_csv(folder / "truth" / "truth.csv", index=False, lineterminator="\n", float_format="%.6g")
+    truth = truth.sort_values("image_id")
+    truth.to_csv(folder / "truth" / "truth.csv", index=False, lineterminator="\n", float_format="%.6g")
     (folder / "demo.json").write_text(json.dumps(asdict(settings), indent=2) + "\n", encoding="utf-8")
 

@@ -54,7 +54,8 @@ class Experiment:
 
 
 SCRATCH = Experiment()
-LITE0 = Experiment(network="tf_efficientnet_lite0", weights="imagenet", augmentation="warp", epochs=8, lr=2e-3, dropout=0.2)
+LITE0 = Experiment(network="tf_efficientnet_lite0", weights="imagenet", augmentation="warp", epochs=8, lr=2e-3,
+                   dropout=0.2)
 # where the test images come from elsewhere: stronger augmentation, and the mean over three scales
 STRONG = replace(LITE0, image_size=128, augmentation="warp_strong", epochs=5, tta=("identity", "zoom_in", "zoom_out"))
 
@@ -127,7 +128,7 @@ def to_recipe(experiment: Experiment) -> dict:
 
 
 def from_recipe(recipe: dict) -> Experiment:
-    """The experiment that `to_recipe` gave; a field that came later has its default, which must mean what was done before.
+    """The experiment `to_recipe` gave; a field that came later has its default, which must mean what was done before.
 
     Raises ValueError where a field is unknown.
     """

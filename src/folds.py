@@ -15,7 +15,7 @@ from tables import label_cells
 
 @dataclass(frozen=True)
 class Folds:
-    """The folds file as it was checked. `hash`, of folds and labels, stands on everything that is computed from them."""
+    """The folds file as it was checked. `hash`, of folds and labels, stands on everything computed from them."""
 
     path: Path
     hash: str
@@ -87,8 +87,9 @@ def add_folds(competition: Competition, table: pd.DataFrame, folds: Folds) -> pd
     if not folds.account["split_groups_allowed"]:
         _refuse_split_groups(table["group"].to_numpy(str), table["fold"].to_numpy(), folds.path)
     if folds.account["labels_sha256"] != labels_hash:
-        raise ValueError(f"the labels or groups of {competition.name!r} have changed since {folds.path} was checked; run: python "
-                         f"src/make_folds.py --competition {competition.name}, then train again: older runs will be refused")
+        raise ValueError(f"the labels or groups of {competition.name!r} have changed since {folds.path} was checked; "
+                         f"run: python src/make_folds.py --competition {competition.name}, then train again: "
+                         "older runs will be refused")
     return table
 
 

@@ -14,7 +14,8 @@ def tune_process() -> None:
 
     Threads that wait sleep instead of spinning: where another program wants a core too, spinning makes a training step
     five to ten times slower. And glibc keeps large buffers between steps: by default it gives every buffer over 32 MB
-    back to the system and faults it in again, which costs networks with large activations a fifth to a half of their time.
+    back to the system and faults it in again, which costs networks with large activations a fifth to a half of
+    their time.
     Source: OpenMP 5.2, OMP_WAIT_POLICY; mallopt(3).
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

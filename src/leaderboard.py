@@ -47,11 +47,13 @@ def main(argv: list[str] | None = None) -> pd.DataFrame:
     return board
 
 
-def make_board(competition: Competition, table: pd.DataFrame, folds_hash: str, solution: pd.DataFrame | None) -> pd.DataFrame:
+def make_board(competition: Competition, table: pd.DataFrame, folds_hash: str,
+               solution: pd.DataFrame | None) -> pd.DataFrame:
     """One row a run, a blend or a floor, best first; runs with missing folds come last and have no rank."""
     rates = prevalence(scoring_targets(label_cells(competition, table)))
     rows = []
-    for name, constant in (("floor: prevalence", np.nan_to_num(rates, nan=0.5)), ("floor: all negative", np.zeros_like(rates))):
+    floors = {"floor: prevalence": np.nan_to_num(rates, nan=0.5), "floor: all negative": np.zeros_like(rates)}
+    for name, constant in floors.items():
         test_probs = None if solution is None else constant_probs(constant, len(solution))
         floor = constant_probs(constant, len(table))
         rows.append(_score_row(competition, table, floor, solution, test_probs, tuned=False) | {"run": name})
@@ -86,15 +88,19 @@ def _score_row(competition: Competition, table: pd.DataFrame, probs: np.ndarray,
     task, metric = competition.task, METRICS[competition.metric]
     targets, folds = scoring_targets(label_cells(competition, table)), table["fold"].to_numpy()
     half = decide(probs, None if task == "multiclass" else 0.5, task)
-    fitted = {name: crossfit_decisions(targets, probs, folds, task, name) if tuned else half for name in ("f1", criterion(competition))}
+    fitted = {name: crossfit_decisions(targets, probs, folds, task, name) if tuned else half
+              for name in ("f1", criterion(competition))}
     values = probs if metric.uses == "probs" else fitted[criterion(competition)]
-    fold_scores = np.array([metric.score(targets[folds == fold], values[folds == fold], task) for fold in np.unique(folds)])
+    fold_scores = np.array([metric.score(targets[folds == fold], values[folds == fold], task)
+                            for fold in np.unique(folds)])
     fold_scores = fold_scores[~np.isnan(fold_scores)]
+    low, high = _interval(competition.metric, targets, values, task, table["group"].to_numpy(str))
     black = table["black"].to_numpy()
     row = {
         "status": "whole",
         "cv": metric.score(targets, values, task),
-        **dict(zip(("low", "high"), _interval(competition.metric, targets, values, task, table["group"].to_numpy(str)), strict=True)),
+        "low": low,
+        "high": high,
         "fold_mean": fold_scores.mean() if len(fold_scores) else np.nan,
         "fold_sd": fold_scores.std(ddof=1) if len(fold_scores) > 1 else np.nan,
         "cv_without_black": metric.score(targets[~black], values[~black], task),
@@ -108,11 +114,13 @@ def _score_row(competition: Competition, table: pd.DataFrame, probs: np.ndarray,
         "images": len(table),
     }
     for name, by_label in (("auc", roc_auc_by_label), ("ap", average_precision_by_label)):
-        row |= {f"{name}_{label}": value for label, value in zip(competition.labels, by_label(targets, probs), strict=True)}
+        values = by_label(targets, probs)
+        row |= {f"{name}_{label}": value for label, value in zip(competition.labels, values, strict=True)}
     return row | _test_scores(competition, targets, probs, solution, test_probs, tuned)
 
 
-def _interval(metric_name: str, targets: np.ndarray, values: np.ndarray, task: str, groups: np.ndarray) -> tuple[float, float]:
+def _interval(metric_name: str, targets: np.ndarray, values: np.ndarray, task: str,
+              groups: np.ndarray) -> tuple[float, float]:
     if metric_name == "roc_auc":
         return roc_auc_interval(targets, values, groups)
     metric = METRICS[metric_name]
@@ -151,8 +159,9 @@ def show_board(competition: Competition, board: pd.DataFrame) -> None:
     """Prints two tables: the ranking, and AUC and average precision by label."""
     console, metric = make_console(), METRICS[competition.metric]
     usages = [usage for usage in ("public", "private", "test") if usage in board and board[usage].notna().any()]
-    ranking = Table("", "run", f"CV {metric.title}", "95 % interval", "folds", "w/o black", "F1 at .5", "F1 cross-fit", "Brier",
-                    *usages, "s a fold", "parameters", title=f"{competition.name}: {metric.title} over {int(board['images'].max())} images")
+    ranking = Table("", "run", f"CV {metric.title}", "95 % interval", "folds", "w/o black", "F1 at .5", "F1 cross-fit",
+                    "Brier", *usages, "s a fold", "parameters",
+                    title=f"{competition.name}: {metric.title} over {int(board['images'].max())} images")
     for row in board.to_dict("records"):
         if row["status"] != "whole":
             ranking.add_row("", row["run"], row["status"], style="yellow")
@@ -160,9 +169,11 @@ def show_board(competition: Competition, board: pd.DataFrame) -> None:
         ranked = not pd.isna(row["rank"]) if "rank" in row else False
         ranking.add_row(
             str(row["rank"]) if ranked else "", row["run"] + _remark(row), _number(row["cv"]),
-            f"{_number(row['low'])} - {_number(row['high'])}", f"{_number(row['fold_mean'])} ± {_number(row['fold_sd'], 3)}",
+            f"{_number(row['low'])} - {_number(row['high'])}",
+            f"{_number(row['fold_mean'])} ± {_number(row['fold_sd'], 3)}",
             *(_number(row[name]) for name in ("cv_without_black", "f1_at_half", "f1_crossfit", "brier", *usages)),
-            _number(row.get("seconds"), 0), f"{row['parameters']:,.0f}" if ranked else "", style=None if ranked else "dim")
+            _number(row.get("seconds"), 0), f"{row['parameters']:,.0f}" if ranked else "",
+            style=None if ranked else "dim")
     console.print(ranking)
     by_label = Table("run", *(f"{label}\nAUC / AP" for label in competition.labels), title="by label")
     for row in board[board["status"] == "whole"].to_dict("records"):
@@ -182,9 +193,9 @@ def _number(value: float | None, decimals: int = 4) -> str:
 
 def _footnotes(competition: Competition, table: pd.DataFrame, solution: pd.DataFrame | None) -> None:
     cells = label_cells(competition, table)
-    print(f"Cross-validation over {table['fold'].nunique()} folds of {table['group'].nunique()} groups; the intervals draw whole "
-          f"groups. {(~np.isin(cells, (0, 1))).sum()} uncertain or blank cells and no other are left out of the scores; "
-          f"{table['black'].sum()} black images are in, predicted by the prior.")
+    print(f"Cross-validation over {table['fold'].nunique()} folds of {table['group'].nunique()} groups; the intervals "
+          f"draw whole groups. {(~np.isin(cells, (0, 1))).sum()} uncertain or blank cells and no other are left out of "
+          f"the scores; {table['black'].sum()} black images are in, predicted by the prior.")
     undefined = undefined_labels(scoring_targets(cells))
     if undefined.any():
         print(f"undefined, one class only: {', '.join(np.array(competition.labels)[undefined])}")
@@ -192,9 +203,9 @@ def _footnotes(competition: Competition, table: pd.DataFrame, solution: pd.DataF
         truth = scoring_targets(label_cells(competition, solution))
         for usage in sorted(solution["usage"].unique()):
             part = (solution["usage"] == usage).to_numpy()
-            missing = undefined_labels(truth[part])
+            missing = np.array(competition.labels)[undefined_labels(truth[part])]
             print(f"{usage.lower()}: {part.sum()} test images" + (
-                f"; undefined there and left out of the mean: {', '.join(np.array(competition.labels)[missing])}" if missing.any() else ""))
+                f"; undefined there and left out of the mean: {', '.join(missing)}" if len(missing) else ""))
 
 
 if __name__ == "__main__":

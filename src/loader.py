@@ -27,7 +27,8 @@ class Batches(Dataset):
         if self.augmentation != "none":
             images = augment_batch(self.augmentation, images, self.store.ids[rows], self.seed, self.epoch)
         images = images[:, None] if images.ndim == 3 else np.moveaxis(images, -1, 1)
-        return torch.from_numpy(np.ascontiguousarray(images)), torch.from_numpy(self.targets[part]), torch.from_numpy(rows)
+        images = torch.from_numpy(np.ascontiguousarray(images))
+        return images, torch.from_numpy(self.targets[part]), torch.from_numpy(rows)
 
 
 def training_batches(store: PixelStore, rows: np.ndarray, targets: np.ndarray, batch_size: int, augmentation: str,

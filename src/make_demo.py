@@ -17,17 +17,20 @@ from phantoms import LABELS
 def main(argv: list[str] | None = None) -> Path:
     """Draws the demo where it is missing; returns its folder."""
     knobs = ", ".join(f"{name}={value}" for name, value in vars(DemoSettings()).items())
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+                                     allow_abbrev=False)
     parser.add_argument("--data-dir", type=Path, help="default: data/demo")
     for name in ("size", "images", "seed", "shortcut"):
         parser.add_argument(f"--{name}", help=f"default: {getattr(DemoSettings(), name)}")
     parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="NAME=VALUE", help=f"any of: {knobs}")
     args = parser.parse_args(argv)
-    given = [f"{name}={value}" for name in ("size", "images", "seed", "shortcut") if (value := getattr(args, name)) is not None]
+    given = [f"{name}={value}" for name in ("size", "images", "seed", "shortcut")
+             if (value := getattr(args, name)) is not None]
     settings, folder = override(DemoSettings(), given + args.set), args.data_dir or home() / "data" / "demo"
     was_made = is_made(folder, settings)
     make_demo(folder, settings)
-    print(f"{folder} " + ("is there already" if was_made else f"drawn: {settings.images} training and {settings.test_images} test images"))
+    drawn = f"drawn: {settings.images} training and {settings.test_images} test images"
+    print(f"{folder} " + ("is there already" if was_made else drawn))
     _describe(folder)
     return folder
 

@@ -32,8 +32,10 @@ def main(argv: list[str] | None = None) -> Path:
     competition, data_dir = load_competition(args)
     table, left_out = read_train(competition, data_dir)
     if len(left_out):
-        print(f"{len(left_out)} training images are left out: their {left_out['group'].nunique()} patients are in the test part too")
-    size = pick_experiment(competition.experiments[0]).image_size  # any size shows equal pixels; this one is needed anyway
+        print(f"{len(left_out)} training images are left out: their {left_out['group'].nunique()} patients are in the "
+              "test part too")
+    # any size shows equal pixels; this one is needed anyway
+    size = pick_experiment(competition.experiments[0]).image_size
     store = open_store(f"{competition.name}-train", table, PixelSettings(size, competition.channels))
     was_there = folds_path(competition).exists()
     folds = make_folds(competition, table, store, args.folds, args.seed, args.allow_split_groups)
@@ -46,25 +48,29 @@ def show_report(competition: Competition, table: pd.DataFrame, folds: Folds) -> 
     """Prints images, groups and positives by fold and label, the largest deviation and the labels too rare."""
     cells = label_cells(competition, table)
     report = fold_report(scoring_targets(cells), table["group"].to_numpy(str), table["fold"].to_numpy())
-    shown = Table("fold", "images", "groups", *(f"{label} +" for label in competition.labels), title=f"folds of {competition.name}")
+    shown = Table("fold", "images", "groups", *(f"{label} +" for label in competition.labels),
+                  title=f"folds of {competition.name}")
     for fold in range(folds.count):
         shown.add_row(*map(str, (fold, report.images[fold], report.groups[fold], *report.positives[fold].astype(int))))
     shown.add_section()
-    shown.add_row("all", str(report.images.sum()), str(report.groups.sum()), *map(str, report.positives.sum(axis=0).astype(int)))
+    shown.add_row("all", str(report.images.sum()), str(report.groups.sum()),
+                  *map(str, report.positives.sum(axis=0).astype(int)))
     shown.add_row("deviation", "", "", *(f"{100 * deviation:.1f} %" for deviation in report.deviation))
     if (report.unavoidable > 0.01).any():
         shown.add_row("of it forced", "", "", *(f"{100 * forced:.1f} %" for forced in report.unavoidable))
     console = make_console()
     console.print(shown)
     worst = int(np.nan_to_num(report.deviation).argmax())
-    console.print(f"largest deviation of a fold's share of positives from 1/{folds.count}: {100 * report.deviation[worst]:.1f} % "
-                  f"({competition.labels[worst]})")
+    console.print(f"largest deviation of a fold's share of positives from 1/{folds.count}: "
+                  f"{100 * report.deviation[worst]:.1f} % ({competition.labels[worst]})")
     if report.too_rare.any():
         rare = [label for label, is_rare in zip(competition.labels, report.too_rare, strict=True) if is_rare]
-        console.print(f"too rare for {folds.count} folds (fewer groups with it than folds): {', '.join(rare)}", style="yellow")
+        console.print(f"too rare for {folds.count} folds (fewer groups with it than folds): {', '.join(rare)}",
+                      style="yellow")
     twins, black = folds.account["duplicates"], folds.account["black"]
-    console.print(f"{sum(map(len, twins))} images in {len(twins)} sets of equal pixels, kept together; {len(black)} images of one "
-                  f"grey value; {(cells == -1).sum()} uncertain and {np.isnan(cells).sum()} blank label cells")
+    console.print(f"{sum(map(len, twins))} images in {len(twins)} sets of equal pixels, kept together; {len(black)} "
+                  f"images of one grey value; {(cells == -1).sum()} uncertain and {np.isnan(cells).sum()} blank label "
+                  "cells")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Images as they are stored to logits: any network of ours or of timm, with the normalisation that its weights expect."""
+"""Images as they are stored to logits: any network of ours or of timm, with the normalisation its weights expect."""
 
 import difflib
 
@@ -9,7 +9,8 @@ from hardware import has_bf16, import_torchvision
 from networks import NETWORKS
 from weights import find_imagenet_weights, stay_offline
 
-SCRATCH_MEAN, SCRATCH_STD = (0.5,), (0.25,)  # X-rays after /255 lie around these, near enough for networks trained from scratch
+# X-rays after /255 lie around these, near enough for networks trained from scratch
+SCRATCH_MEAN, SCRATCH_STD = (0.5,), (0.25,)
 LEAST_CAM_SIDE = 7  # cells: what networks made for 224 pixels end in
 
 
@@ -25,7 +26,8 @@ class Classifier(nn.Module):
         super().__init__()
         self.network = network
         for name, values in (("mean", mean), ("std", std)):  # part of the saved weights, so always (C, 1, 1)
-            values = torch.tensor(values) if len(values) == channels else torch.full((channels,), sum(values) / len(values))
+            of_grey = torch.full((channels,), sum(values) / len(values))
+            values = torch.tensor(values) if len(values) == channels else of_grey
             self.register_buffer(name, 255 * values.reshape(-1, 1, 1))
         self.cam_name = next((name for name, module in self.named_modules() if module is cam_layer), None)
 
@@ -139,11 +141,12 @@ def timm_cam_layer(built: nn.Module, image_size: int) -> nn.Module | None:
     That is the deepest stage of LEAST_CAM_SIDE cells a side, or of as many as the network has: at 64 pixels most
     networks end in 2x2 cells, which can say no more than "top left".
     """
-    if hasattr(built, "blocks") and hasattr(built, "cls_token"):  # ViT: the last block after this norm only reads tokens
+    if hasattr(built, "blocks") and hasattr(built, "cls_token"):
+        # ViT: the last block after this norm only reads tokens
         return built.blocks[-1].norm1
     modules, info = dict(built.named_modules()), getattr(built, "feature_info", None) or []
-    sides = {stage["module"]: image_size // stage["reduction"] for stage in (info if isinstance(info, list) else info.info)
-             if stage["module"] in modules}  # from the first stage to the last
+    stages = info if isinstance(info, list) else info.info  # from the first to the last
+    sides = {stage["module"]: image_size // stage["reduction"] for stage in stages if stage["module"] in modules}
     if not sides:
         return None
     least = min(LEAST_CAM_SIDE, max(sides.values()))

@@ -51,7 +51,7 @@ def posterior(severities: np.ndarray, black: np.ndarray, label_noise: float) -> 
 
 
 def _solve_offsets() -> np.ndarray:
-    """The latent (K,) at half severity that gives the wanted prevalence, by bisection over a fine grid of the normal."""
+    """The latent (K,) at half severity that gives the wanted prevalence, by bisection on a fine grid of the normal."""
     grid = np.linspace(-6, 6, 4001)
     density = np.exp(-grid**2 / 2)
     density /= density.sum()
@@ -84,8 +84,8 @@ SITES = (Site(gain=1.0, offset=0.0, gamma=1.0, noise=0.02, blur=0.0),
          Site(gain=0.8, offset=0.1, gamma=0.8, noise=0.035, blur=0.006))
 
 
-def draw_phantom(patient_rng: np.random.Generator, rng: np.random.Generator, severities: np.ndarray, size: int, site: Site,
-                 token: bool) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+def draw_phantom(patient_rng: np.random.Generator, rng: np.random.Generator, severities: np.ndarray, size: int,
+                 site: Site, token: bool) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """One picture, uint8 (size, size), and the mask of each finding that is drawn in it, bool (size, size).
 
     patient_rng: always in the same state for one patient, whose build does not change;  rng: this image's own.
@@ -117,7 +117,8 @@ def draw_phantom(patient_rng: np.random.Generator, rng: np.random.Generator, sev
 
     picture = _expose(density, size, site, rng)
     masks = {}
-    for label, drawn in zip(LABELS, (fluid > 0.5, patches > 0.15, (heart > 0.5) & (severities[2] > HALF_SEVERITY)), strict=True):
+    findings = (fluid > 0.5, patches > 0.15, (heart > 0.5) & (severities[2] > HALF_SEVERITY))
+    for label, drawn in zip(LABELS, findings, strict=True):
         if (small := _shrink(drawn.astype(np.float32), size) > 0.5).any():
             masks[label] = small
     return picture, masks
@@ -129,14 +130,16 @@ def _draw_build(rng: np.random.Generator) -> dict[str, float]:
         "heart_y": rng.uniform(0.60, 0.67), "heart_tilt": rng.uniform(0.2, 0.6), "heart_ratio": rng.normal(0, 0.012),
         "neck": rng.uniform(0.09, 0.13), "knob": rng.uniform(0.02, 0.07), "ribs": rng.uniform(0.085, 0.105),
         "rib_phase": rng.uniform(0, 1), "rib_tilt": rng.uniform(0.15, 0.3), "rib_density": rng.uniform(0.05, 0.11),
-        "breast": rng.uniform(0.05, 0.15) * (rng.random() < 0.45), "breast_y": rng.uniform(0.58, 0.7), "curve": rng.normal(0, 0.03),
+        "breast": rng.uniform(0.05, 0.15) * (rng.random() < 0.45), "breast_y": rng.uniform(0.58, 0.7),
+        "curve": rng.normal(0, 0.03),
     }
 
 
 def _draw_pose(rng: np.random.Generator) -> dict[str, float]:
     return {
         "angle": np.deg2rad(rng.uniform(-8, 8)), "scale": rng.uniform(0.9, 1.12), "shift_x": rng.uniform(-0.08, 0.08),
-        "shift_y": rng.uniform(-0.05, 0.05), "breath": rng.normal(0, 0.025), "left_dome": rng.uniform(0.0, 0.05), "turn": rng.normal(0, 0.03),
+        "shift_y": rng.uniform(-0.05, 0.05), "breath": rng.normal(0, 0.025), "left_dome": rng.uniform(0.0, 0.05),
+        "turn": rng.normal(0, 0.03),
     }
 
 
@@ -160,24 +163,28 @@ def _smooth(t: np.ndarray) -> np.ndarray:
     return t * t * (3 - 2 * t)
 
 
-def _bump(x: np.ndarray, y: np.ndarray, at: tuple[float, float], radius: tuple[float, float], angle: float = 0.0) -> np.ndarray:
+def _bump(x: np.ndarray, y: np.ndarray, at: tuple[float, float], radius: tuple[float, float],
+          angle: float = 0.0) -> np.ndarray:
     """A Gaussian hill of height 1."""
     cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
     dx, dy = x - np.float32(at[0]), y - np.float32(at[1])
-    return np.exp(-(((cos * dx + sin * dy) / np.float32(radius[0])) ** 2 + ((cos * dy - sin * dx) / np.float32(radius[1])) ** 2) / 2)
+    along, across = (cos * dx + sin * dy) / np.float32(radius[0]), (cos * dy - sin * dx) / np.float32(radius[1])
+    return np.exp(-(along**2 + across**2) / 2)
 
 
 def _lungs(x: np.ndarray, y: np.ndarray, inner: np.ndarray, build: dict, pose: dict) -> tuple[np.ndarray, np.ndarray]:
-    """Both lungs in [0, 1], and the height of the diaphragm over x: a dome in each half, the image's left one higher."""
+    """Both lungs in [0, 1], and the diaphragm's height over x: a dome in each half, the image's left one higher."""
     half = np.abs(x) / np.maximum(inner, 0.2)
     dome = 0.10 * (1 - (2 * half - 1) ** 2)
-    bases = np.float32(build["base"] + pose["breath"]) - dome + np.where(x > 0, np.float32(pose["left_dome"]), 0) + 0.06 * half**4
+    higher = np.where(x > 0, np.float32(pose["left_dome"]), 0)
+    bases = np.float32(build["base"] + pose["breath"]) - dome + higher + 0.06 * half**4
     apex = np.float32(build["apex"]) + 0.25 * (half - 0.42) ** 2
-    return _soft(inner - np.abs(x), 0.03) * _soft(y - apex, 0.03) * _soft(bases - y, 0.025) * _soft(np.abs(x) - 0.07, 0.05), bases
+    lungs = _soft(inner - np.abs(x), 0.03) * _soft(y - apex, 0.03) * _soft(bases - y, 0.025)
+    return lungs * _soft(np.abs(x) - 0.07, 0.05), bases
 
 
 def _heart(x: np.ndarray, y: np.ndarray, build: dict, severity: float) -> np.ndarray:
-    """The heart in [0, 1]; its width over the chest's, the cardiothoracic ratio, is 0.42 plus 0.2 a unit of severity."""
+    """The heart in [0, 1]; its width over the chest's, the cardiothoracic ratio, is 0.42 + 0.2 a unit of severity."""
     ratio = 0.42 + 0.2 * severity + build["heart_ratio"]
     reach = ratio * (build["width"] - 0.07)
     at = (0.30 * reach, build["heart_y"])  # two thirds of it lie on the image's right
@@ -202,7 +209,8 @@ def _bones(x: np.ndarray, y: np.ndarray, wall: np.ndarray, build: dict) -> np.nd
     ribs = _pulse(back, 0.34) + 0.45 * _pulse(front, 0.3) * _smooth((side - 0.25) / 0.2)
     ribs *= _soft(0.84 - y, 0.1) * _soft(y - 0.03, 0.05) * _soft(side - 0.08, 0.06)
     spine = _soft(0.075 - np.abs(x - build["curve"] * np.sin(4 * y)), 0.03) * (0.7 + 0.3 * _pulse(y / 0.075, 0.7))
-    clavicles = np.exp(-(((y - 0.13 + 0.10 * side - 0.10 * side**2) / 0.016) ** 2)) * _soft(side - 0.1, 0.05) * _soft(0.75 - side, 0.1)
+    above = y - 0.13 + 0.10 * side - 0.10 * side**2
+    clavicles = np.exp(-((above / 0.016) ** 2)) * _soft(side - 0.1, 0.05) * _soft(0.75 - side, 0.1)
     return np.float32(build["rib_density"]) * ribs * inside + 0.10 * spine + 0.12 * clavicles * inside
 
 
@@ -218,11 +226,13 @@ def _vessels(x: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> np.ndarr
         dx, dy = x * side - 0.14, (y - np.float32(rng.uniform(0.42, 0.48))) * 2
         radius, angle = np.sqrt(dx**2 + dy**2) + 1e-3, np.arctan2(dy, dx)
         wave = np.sin(angle * rng.integers(7, 12) + rng.uniform(0, 6) + 2 * np.sin(3 * radius + rng.uniform(0, 6)))
-        strands += (x * side > 0) * (0.22 * np.exp(-((radius / 0.16) ** 2)) + 0.07 * (wave > 0.75) * np.exp(-radius / 0.35))
+        hilum, fan = 0.22 * np.exp(-((radius / 0.16) ** 2)), 0.07 * (wave > 0.75) * np.exp(-radius / 0.35)
+        strands += (x * side > 0) * (hilum + fan)
     return strands
 
 
-def _effusion(x: np.ndarray, y: np.ndarray, inner: np.ndarray, bases: np.ndarray, severity: float, rng: np.random.Generator) -> np.ndarray:
+def _effusion(x: np.ndarray, y: np.ndarray, inner: np.ndarray, bases: np.ndarray, severity: float,
+              rng: np.random.Generator) -> np.ndarray:
     """Fluid in [0, 1]: a blunted angle that becomes a meniscus, highest at the chest wall; on one side or both."""
     side = rng.choice((-1, 1))
     second = rng.random() < 0.3
@@ -233,16 +243,20 @@ def _effusion(x: np.ndarray, y: np.ndarray, inner: np.ndarray, bases: np.ndarray
         return fluid
     for sign, amount in ((side, severity), (-side, severity * share * second)):
         lateral = np.clip(x * sign / inner, 0, 1)
-        height = np.float32(0.30 * amount) * (0.25 + 0.75 * lateral**2.5) + np.float32(0.10 * min(amount, 0.5)) * lateral**8 - 0.02
+        pool = np.float32(0.30 * amount) * (0.25 + 0.75 * lateral**2.5)
+        meniscus = np.float32(0.10 * min(amount, 0.5)) * lateral**8
+        height = pool + meniscus - 0.02
         fluid = np.maximum(fluid, _soft(y - (bases - height), edge) * (x * sign > 0) * (height > 0))
     return fluid
 
 
-def _consolidation(x: np.ndarray, y: np.ndarray, inner: np.ndarray, severity: float, rng: np.random.Generator) -> np.ndarray:
+def _consolidation(x: np.ndarray, y: np.ndarray, inner: np.ndarray, severity: float,
+                   rng: np.random.Generator) -> np.ndarray:
     """Patches in [0, 1] in one zone of a lung, ill-defined, mottled, with darker bronchi running through."""
     side, zone, lateral = rng.choice((-1, 1)), rng.uniform(0.25, 0.68), rng.uniform(0.3, 0.75)
     parts = rng.integers(3, 6)
-    offsets, radii, angles = rng.normal(0, 0.06, (parts, 2)), rng.uniform(0.05, 0.11, (parts, 2)), rng.uniform(0, 3, parts)
+    offsets, radii = rng.normal(0, 0.06, (parts, 2)), rng.uniform(0.05, 0.11, (parts, 2))
+    angles = rng.uniform(0, 3, parts)
     phase, strength = rng.uniform(0, 6), rng.uniform(0.75, 1.1)
     if severity <= 0:
         return np.zeros_like(x)
@@ -255,7 +269,7 @@ def _consolidation(x: np.ndarray, y: np.ndarray, inner: np.ndarray, severity: fl
 
 
 def _distractors(x: np.ndarray, y: np.ndarray, build: dict, rng: np.random.Generator) -> np.ndarray:
-    """What looks like a finding and is none: breasts over the bases, nipples, wires, a stomach bubble, electrodes, nodules."""
+    """What looks like a finding and is none: breasts, nipples, wires, a stomach bubble, electrodes, nodules."""
     extra = np.zeros_like(x)
     if build["breast"]:
         for side in (-1, 1):
@@ -265,19 +279,23 @@ def _distractors(x: np.ndarray, y: np.ndarray, build: dict, rng: np.random.Gener
         extra += 0.10 * (_bump(x, y, (-where, 0.62), (0.02, 0.01)) + _bump(x, y, (where, 0.62), (0.02, 0.01)))
     if rng.random() < 0.25:
         start, slope, bend = rng.uniform(-0.5, 0.5), rng.normal(0, 0.5), rng.normal(0, 0.4)
-        extra += 0.18 * np.exp(-(((x - start - slope * (y - 0.2) - bend * (y - 0.2) ** 2) / 0.012) ** 2)) * (y < rng.uniform(0.5, 1.1))
+        beside = x - start - slope * (y - 0.2) - bend * (y - 0.2) ** 2
+        extra += 0.18 * np.exp(-((beside / 0.012) ** 2)) * (y < rng.uniform(0.5, 1.1))
     if rng.random() < 0.3:
         extra -= 0.15 * _bump(x, y, (rng.uniform(0.3, 0.5), rng.uniform(0.88, 0.95)), (0.1, 0.04))
     for _ in range(rng.integers(0, 3)):
         extra += 0.2 * (_bump(x, y, (rng.uniform(-0.7, 0.7), rng.uniform(0.1, 0.9)), (0.025, 0.0125)) > 0.5)
     if rng.random() < 0.5:
-        extra += rng.uniform(0.04, 0.09) * _bump(x, y, (rng.choice((-1, 1)) * rng.uniform(0.25, 0.6), rng.uniform(0.25, 0.7)), (0.12, 0.09))
+        density = rng.uniform(0.04, 0.09)
+        at = (rng.choice((-1, 1)) * rng.uniform(0.25, 0.6), rng.uniform(0.25, 0.7))
+        extra += density * _bump(x, y, at, (0.12, 0.09))
     return extra
 
 
 def _clouds(rng: np.random.Generator, canvas: int, cells: int) -> np.ndarray:
     """Slow random variation, about -1 to 1."""
-    return cv2.resize(rng.standard_normal((cells, cells)).astype(np.float32), (canvas, canvas), interpolation=cv2.INTER_CUBIC)
+    coarse = rng.standard_normal((cells, cells)).astype(np.float32)
+    return cv2.resize(coarse, (canvas, canvas), interpolation=cv2.INTER_CUBIC)
 
 
 def _write_token(density: np.ndarray, corner: np.ndarray) -> None:
@@ -294,7 +312,8 @@ def _expose(density: np.ndarray, size: int, site: Site, rng: np.random.Generator
     picture = _shrink(density, size)
     if site.blur:
         picture = cv2.GaussianBlur(picture, (0, 0), site.blur * size)
-    gain, offset, gamma = site.gain * rng.uniform(0.8, 1.2), site.offset + rng.uniform(-0.06, 0.06), site.gamma * rng.uniform(0.8, 1.25)
+    gain, offset = site.gain * rng.uniform(0.8, 1.2), site.offset + rng.uniform(-0.06, 0.06)
+    gamma = site.gamma * rng.uniform(0.8, 1.25)
     picture = gain * np.clip(picture + 0.05, 0, 1.2) ** gamma + offset
     picture += site.noise * rng.uniform(0.7, 1.4) * rng.standard_normal((size, size), dtype=np.float32)
     return (np.clip(picture, 0, 1) * 255 + 0.5).astype(np.uint8)

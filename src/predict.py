@@ -65,13 +65,18 @@ def predict_run(competition: Competition, data_dir: Path, name: str, table: pd.D
 
     oof = read_oof(competition, name, table, folds.hash)
     if missing := [fold for fold in wanted if fold in oof.folds_missing]:
-        command = oof.runs[0].recipe["command"] if oof.runs else f"python src/train.py --competition {competition.name} --experiment {name}"
-        raise FileNotFoundError(f"run {name!r} lacks the folds {missing}; run: {command} --fold {' '.join(map(str, missing))}")
+        command = f"python src/train.py --competition {competition.name} --experiment {name}"
+        if oof.runs:
+            command = oof.runs[0].recipe["command"]
+        raise FileNotFoundError(f"run {name!r} lacks the folds {missing}; run: {command} "
+                                f"--fold {' '.join(map(str, missing))}")
     if oof.members:
-        raise ValueError(f"{name} is a blend; its submission is written by: python src/blend.py --experiment {' '.join(oof.members)}")
+        raise ValueError(f"{name} is a blend; its submission is written by: python src/blend.py "
+                         f"--experiment {' '.join(oof.members)}")
     runs = [run for run in oof.runs if run.recipe["fold"] in wanted]
     is_part = len(runs) < folds.count
-    submission = name + "".join(f"-fold{fold}" for fold in wanted) if is_part else name  # never in the whole run's place
+    # never in the whole run's place
+    submission = name + "".join(f"-fold{fold}" for fold in wanted) if is_part else name
     test = read_part(competition, data_dir, "test")
     settings = PixelSettings(runs[0].experiment.image_size, competition.channels)
     store = open_store(f"{competition.name}-test", test, settings)
@@ -81,7 +86,8 @@ def predict_run(competition: Competition, data_dir: Path, name: str, table: pd.D
         "weights": replace(oof, runs=tuple(runs)).made_of,
         "experiment": runs[0].recipe["experiment"],
     }
-    if is_written(competition, submission, inputs) and (is_part or read_test(competition, oof, test["image_id"]) is not None):
+    if is_written(competition, submission, inputs) and (
+            is_part or read_test(competition, oof, test["image_id"]) is not None):
         print(f"{submission_path(competition, submission)} is there already, made from these very models and images")
         return submission_path(competition, submission)
 

@@ -39,7 +39,8 @@ def run_folder(competition: Competition, name: str) -> Path:
     return home() / "runs" / competition.name / name
 
 
-def open_run(competition: Competition, name: str, fold: int, experiment: Experiment, folds_hash: str, command: str = "") -> Run:
+def open_run(competition: Competition, name: str, fold: int, experiment: Experiment, folds_hash: str,
+             command: str = "") -> Run:
     """The run's folder, new or taken up again. `command`: what trains it, for whoever finds the folder.
 
     Raises ValueError where this fold or another one of the run has another recipe or other folds.
@@ -178,8 +179,8 @@ def _read_blend(competition: Competition, path: Path, table: pd.DataFrame, folds
     blend = Oof(path.parent.name, read_probs(path.parent / "oof.csv", competition, table["image_id"]), tuple(runs), (),
                 tuple(said["members"]))
     if said["made_of"] != blend.made_of:
-        raise ValueError(f"{path.parent} was blended from other models than its members have now; delete that folder and "
-                         f"blend again")
+        raise ValueError(f"{path.parent} was blended from other models than its members have now; delete that folder "
+                         f"and blend again")
     return blend
 
 

@@ -52,7 +52,8 @@ def main(argv: list[str] | None = None) -> dict[str, list[float]]:
     parser = make_parser(__doc__)
     add_experiment(parser)
     add_fold(parser)
-    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="NAME=VALUE", help="change fields: lr=3e-4")
+    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="NAME=VALUE",
+                        help="change fields: lr=3e-4")
     parser.add_argument("--name", help="the run's name, where --set makes it another one; default: the experiment's")
     args = parser.parse_args(argv)
     names = run_names(args)
@@ -103,8 +104,8 @@ def train_jobs(jobs: list[Job], table: pd.DataFrame) -> dict[str, list[float]]:
             results[job] = train_job(job, threads=count_cores(), talk=True)
             print(_sentence(job, results[job]))
     if todo:
-        print(f"trained {len(todo)} folds in {time.perf_counter() - start:.0f} s; compare runs with: python src/leaderboard.py "
-              f"--competition {jobs[0].competition.name}")
+        print(f"trained {len(todo)} folds in {time.perf_counter() - start:.0f} s; compare runs with: python "
+              f"src/leaderboard.py --competition {jobs[0].competition.name}")
     scores = {}
     for job in jobs:
         scores.setdefault(job.name, []).append(results[job]["score"])
@@ -123,8 +124,9 @@ def open_job(job: Job) -> Run:
 
 
 def _sentence(job: Job, result: dict) -> str:
-    return (f"{job.name:<20} fold {job.fold}   {job.competition.metric} {result['score']:.4f} on {result['images']} images   "
-            f"{result['seconds']:5.0f} s" + ("" if result["learned"] else "   DID NOT LEARN: its loss is no better than predicting the prevalence"))
+    failed = "   DID NOT LEARN: its loss is no better than predicting the prevalence"
+    return (f"{job.name:<20} fold {job.fold}   {job.competition.metric} {result['score']:.4f} on {result['images']} "
+            f"images   {result['seconds']:5.0f} s" + ("" if result["learned"] else failed))
 
 
 def _train_side_by_side(todo: list[Job], workers: int) -> dict[Job, dict]:

@@ -63,9 +63,11 @@ def train_fold(run: Run, competition: Competition, table: pd.DataFrame, threads:
     for epoch in range(checkpoint["epoch"], experiment.epochs):
         start = time.perf_counter()
         torch.manual_seed(epoch_seed(experiment.seed, epoch))  # dropout
-        loader = training_batches(store, rows, targets, experiment.batch_size, experiment.augmentation, experiment.seed, epoch)
+        loader = training_batches(store, rows, targets, experiment.batch_size, experiment.augmentation,
+                                  experiment.seed, epoch)
         loss = train_one_epoch(model, loader, LOSSES[competition.task], optimizer, scheduler, ema,
-                               experiment.max_grad_norm, checkpoint["precision"], f"epoch {epoch + 1}" if talk else None)
+                               experiment.max_grad_norm, checkpoint["precision"],
+                               f"epoch {epoch + 1}" if talk else None)
         checkpoint["seconds"] += time.perf_counter() - start
         checkpoint["log"].append((epoch + 1, round(loss, 6), round(checkpoint["seconds"], 2)))
         checkpoint |= {"epoch": epoch + 1, "model": model.state_dict(), "ema": ema.state_dict(),
@@ -73,17 +75,20 @@ def train_fold(run: Run, competition: Competition, table: pd.DataFrame, threads:
         save_checkpoint(run, checkpoint)
         write_csv(run.folder / "log.csv", pd.DataFrame(checkpoint["log"], columns=["epoch", "loss", "seconds"]))
         if talk:
-            print(f"fold {fold}  epoch {epoch + 1:3d}/{experiment.epochs}  loss {loss:.4f}  {checkpoint['seconds']:6.1f} s")
+            print(f"fold {fold}  epoch {epoch + 1:3d}/{experiment.epochs}  loss {loss:.4f}  "
+                  f"{checkpoint['seconds']:6.1f} s")
 
     learned = has_learned(ema.model, store, rows, targets, competition.task)
-    return finish_fold(run, competition, table, store, ema.model, checkpoint, {"trained_on": len(rows), "learned": learned})
+    facts = {"trained_on": len(rows), "learned": learned}
+    return finish_fold(run, competition, table, store, ema.model, checkpoint, facts)
 
 
 def choose_training_rows(competition: Competition, table: pd.DataFrame, experiment: Experiment,
                          fold: int) -> tuple[np.ndarray, np.ndarray]:
     """(N,) bool, which of the table's images are trained on where `fold` is held out; and all targets (N, K)."""
     targets = training_targets(label_cells(competition, table), experiment.uncertain, experiment.blank)
-    used = (table["fold"] != fold).to_numpy() & ~np.isnan(targets).all(axis=1)  # without a stated label it teaches nothing
+    # without a stated label an image teaches nothing
+    used = (table["fold"] != fold).to_numpy() & ~np.isnan(targets).all(axis=1)
     if experiment.black == "drop":
         used &= ~table["black"].to_numpy()
     if not used.any():
@@ -118,7 +123,7 @@ def finish_fold(run: Run, competition: Competition, table: pd.DataFrame, store: 
 
 
 def has_learned(model: torch.nn.Module, store: PixelStore, rows: np.ndarray, targets: np.ndarray, task: str) -> bool:
-    """False where the network's loss on images it was trained on is no better than that of predicting the prevalence."""
+    """False where the network's loss on images it was trained on is no better than predicting the prevalence."""
     some = slice(None, None, max(1, len(rows) // 512))  # 512 to 1,023 images say enough
     logits = predict_logits(model, ordered_batches(store, rows[some], PREDICT_BATCH), ("identity",))
     return LOSSES[task](logits, torch.from_numpy(targets[some])).item() < 0.98 * constant_loss(targets[some], task)
@@ -132,7 +137,7 @@ def constant_loss(targets: np.ndarray, task: str) -> float:
 
 
 def check_experiment(experiment: Experiment) -> None:
-    """Raises ValueError or FileNotFoundError where a name in the recipe means nothing here, before anything is trained."""
+    """Raises ValueError or FileNotFoundError where a name in the recipe means nothing here, before training starts."""
     for field, known in (("augmentation", AUGMENTATIONS), ("tta", VIEWS)):
         value = getattr(experiment, field)
         if strange := set(value if isinstance(value, tuple) else (value,)) - set(known):

@@ -119,8 +119,8 @@ def test_flipped_labels_are_a_small_share_and_said():
 
 @pytest.mark.parametrize(("strength", "agreement"), [(0.0, (0.4, 0.65)), (1.0, (1.0, 1.0))])
 def test_the_token_follows_the_label_as_strictly_as_asked(strength, agreement):
-    plan = plan_images(DemoSettings(images=4_000, test_images=500, shortcut=strength, uncertain=0, blank=0, exact_duplicates=0,
-                                     near_duplicates=0))
+    plan = plan_images(DemoSettings(images=4_000, test_images=500, shortcut=strength, uncertain=0, blank=0,
+                                    exact_duplicates=0, near_duplicates=0))
     seen = plan[~plan["black"].astype(bool)]
     assert agreement[0] <= (seen["token"] == seen["effusion"]).mean() <= agreement[1]
 
@@ -160,10 +160,12 @@ def test_impossible_settings_are_refused(wrong):
 
 
 def test_the_script_takes_size_images_seed_shortcut_and_any_knob(home, capsys):
-    made = script.main(["--images", "30", "--size", "32", "--seed", "3", "--shortcut", "0.5", "--set", "test_images=10", "black=0.2"])
+    words = ["--images", "30", "--size", "32", "--seed", "3", "--shortcut", "0.5",
+             "--set", "test_images=10", "black=0.2"]
+    made = script.main(words)
     assert demo_module.is_made(made, DemoSettings(images=30, size=32, seed=3, shortcut=0.5, test_images=10, black=0.2))
     assert picture(made, "train", next((made / "train").iterdir()).stem).shape == (32, 32)
-    script.main(["--images", "30", "--size", "32", "--seed", "3", "--shortcut", "0.5", "--set", "test_images=10", "black=0.2"])
+    script.main(words)
     assert "is there already" in capsys.readouterr().out
     with pytest.raises(ValueError, match="did you mean 'shortcut'"):
         script.main(["--set", "shorcut=0.2"])

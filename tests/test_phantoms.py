@@ -1,4 +1,4 @@
-"""The phantoms: prevalences, dependence, the posterior against drawn labels, masks where the finding is, and the picture."""
+"""The phantoms: prevalences, dependence, the posterior against drawn labels, masks where findings are, the picture."""
 
 import numpy as np
 import pytest
@@ -18,8 +18,8 @@ def simulated() -> tuple[np.ndarray, np.ndarray]:
 
 
 def draw(severities: tuple[float, float, float], number: int = 0, size: int = 64, token: bool = False):
-    return draw_phantom(np.random.default_rng([7, number]), np.random.default_rng([8, number]), np.array(severities), size,
-                        SITES[0], token)
+    return draw_phantom(np.random.default_rng([7, number]), np.random.default_rng([8, number]), np.array(severities),
+                        size, SITES[0], token)
 
 
 def test_prevalences_are_as_promised(simulated):

@@ -13,7 +13,8 @@ from experiment import EXPERIMENTS
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-COMMANDS = sorted(set(re.findall(r"python (?:src|tests/benchmarks)/\w+\.py[^\n`#|]*", README + (ROOT / "run.sh").read_text())))
+COMMANDS = sorted(set(re.findall(r"python (?:src|tests/benchmarks)/\w+\.py[^\n`#|]*",
+                                 README + (ROOT / "run.sh").read_text())))
 
 
 def arguments(command: str) -> tuple[str, list[str]]:
@@ -31,7 +32,8 @@ def test_every_command_names_a_script_and_flags_that_exist(command):
 
 
 def test_every_experiment_and_competition_the_readme_commands_name_exists():
-    for flag, known in (("--experiment", {*EXPERIMENTS, "all", "NAME"}), ("--competition", {*COMPETITIONS, "NAME", "mine"})):
+    for flag, known in (("--experiment", {*EXPERIMENTS, "all", "NAME"}),
+                        ("--competition", {*COMPETITIONS, "NAME", "mine"})):
         for names in re.findall(flag + r"((?: [a-z_0-9A-Z]+)+)", README):
             assert set(names.split()) <= known, f"{flag}{names}"
 

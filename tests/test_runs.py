@@ -196,7 +196,8 @@ def test_a_blend_is_read_with_its_members_runs(home):
     folder = run_folder(SMALL, "blend_mean")
     write_probs(folder / "oof.csv", probs_frame(SMALL, TABLE["image_id"], PROBS))
     made_of = {f"{name}/fold{fold}": f"{name} {fold}" for name in ("one", "two") for fold in range(3)}
-    write_json(folder / "blend.json", {"kind": "mean", "members": ["one", "two"], "folds_sha256": HASH, "made_of": made_of})
+    write_json(folder / "blend.json", {"kind": "mean", "members": ["one", "two"], "folds_sha256": HASH,
+                                       "made_of": made_of})
     oof = read_oof(SMALL, "blend_mean", TABLE, HASH)
     assert oof.members == ("one", "two") and len(oof.runs) == 6 and oof.is_whole and oof.made_of == made_of
     with pytest.raises(ValueError, match="blend_mean was blended on another folds file"):

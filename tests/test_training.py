@@ -1,4 +1,4 @@
-"""Training: a killed run goes on to the same bits, black images get the prior, and what cannot be trained is refused."""
+"""Training: a killed run goes on to the same bits, black images get the prior, what cannot be trained is refused."""
 
 import json
 import os
@@ -46,7 +46,8 @@ def test_training_twice_gives_the_same_weights(demo, home):
 
 def test_another_seed_gives_other_weights(demo, home):
     train.main(["--experiment", "cnn_d", "--fold", "0", *TINY])
-    train.main(["--experiment", "cnn_d", "--fold", "0", "--set", "epochs=3", "batch_size=16", "seed=1", "--name", "other"])
+    train.main(["--experiment", "cnn_d", "--fold", "0", "--set", "epochs=3", "batch_size=16", "seed=1",
+                "--name", "other"])
     assert weights_hash(home, "tiny") != weights_hash(home, "other")
 
 
@@ -75,7 +76,8 @@ def test_a_run_stopped_after_any_epoch_ends_with_the_same_weights(demo, home, mo
 
 @pytest.mark.slow
 def test_a_killed_process_goes_on_to_the_same_weights(demo, home):
-    command = [sys.executable, str(SRC / "train.py"), "--experiment", "cnn_b", "--fold", "0", "--set", "epochs=12", "batch_size=16"]
+    command = [sys.executable, str(SRC / "train.py"), "--experiment", "cnn_b", "--fold", "0",
+               "--set", "epochs=12", "batch_size=16"]
     environment = {**os.environ, "STARTER_HOME": str(home)}
     subprocess.run([*command, "--name", "whole"], env=environment, check=True, capture_output=True)
 
@@ -112,15 +114,16 @@ def test_a_finished_fold_is_not_trained_again(demo, home, capsys):
 def test_another_recipe_under_the_same_name_is_refused(demo):
     train.main(["--experiment", "cnn_d", "--fold", "0", *TINY])
     with pytest.raises(ValueError, match="lr: 0.001 there, 0.002 now"):
-        train.main(["--experiment", "cnn_d", "--fold", "0", "--set", "epochs=3", "batch_size=16", "lr=0.002", "--name", "tiny"])
+        train.main(["--experiment", "cnn_d", "--fold", "0", "--set", "epochs=3", "batch_size=16", "lr=0.002",
+                    "--name", "tiny"])
 
 
 def test_folds_trained_side_by_side_equal_folds_trained_alone(demo, home):
     """Both with one thread, which the tests' environment sets."""
     train.main(["--experiment", "cnn_d", "--fold", "0", "1", *TINY])
     both = [weights_hash(home, "tiny", fold) for fold in (0, 1)]
-    jobs = [train.Job(COMPETITIONS["demo"], replace(EXPERIMENTS["cnn_d"], epochs=3, batch_size=16), "alone", fold, demo, "")
-            for fold in (0, 1)]
+    experiment = replace(EXPERIMENTS["cnn_d"], epochs=3, batch_size=16)
+    jobs = [train.Job(COMPETITIONS["demo"], experiment, "alone", fold, demo, "") for fold in (0, 1)]
     for job in jobs:
         train.train_job(job, threads=1, talk=False)
     assert [weights_hash(home, "alone", fold) for fold in (0, 1)] == both
@@ -144,15 +147,18 @@ def test_the_saved_network_gives_the_saved_predictions(demo, home):
     train.main(["--experiment", "cnn_b", "--fold", "0", *TINY])
     run = read_run(home / "runs" / "demo" / "tiny" / "fold0")
     oof = pd.read_csv(run.folder / "oof.csv", dtype={"image_id": str})
-    table = pd.DataFrame({"image_id": oof["image_id"], "path": [str(demo / "train" / f"{i}.png") for i in oof["image_id"]]})
+    paths = [str(demo / "train" / f"{image_id}.png") for image_id in oof["image_id"]]
+    table = pd.DataFrame({"image_id": oof["image_id"], "path": paths})
     store = open_store("again", table, PixelSettings(size=64, channels=1))
-    probs = predict_probs(load_model(run), store, np.arange(len(table)), "multilabel", run.experiment, np.array(run.result["prior"]))
+    probs = predict_probs(load_model(run), store, np.arange(len(table)), "multilabel", run.experiment,
+                          np.array(run.result["prior"]))
     np.testing.assert_allclose(probs, oof[run.recipe["labels"]].to_numpy(), atol=1e-5)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(demo):
     with pytest.raises(FloatingPointError, match="not finite"):
-        train.main(["--experiment", "cnn_d", "--fold", "0", "--set", "epochs=3", "lr=1e30", "max_grad_norm=1e30", "--name", "wild"])
+        train.main(["--experiment", "cnn_d", "--fold", "0", "--set", "epochs=3", "lr=1e30", "max_grad_norm=1e30",
+                    "--name", "wild"])
 
 
 def test_constant_loss_is_the_entropy_of_the_prevalence():

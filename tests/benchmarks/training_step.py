@@ -1,4 +1,4 @@
-"""Our training step against the plain fp32 loop, and the input side's share of it:  python tests/benchmarks/training_step.py
+"""Our training step against the plain fp32 loop, and the input's share of it:  python tests/benchmarks/training_step.py
 
 Every figure is the median of interleaved rounds in one process, so that a noisy machine disturbs both sides alike. The
 plain loop is what one writes first: torch's own layers in the same order, float32, torch's default memory layout.
@@ -40,7 +40,8 @@ def plain_version(network: str, size: int) -> nn.Module:
             pool = nn.MaxPool2d(module.kernel_size, module.stride, module.padding, ceil_mode=module.ceil_mode)
             setattr(model, name, nn.Sequential(nn.ReLU(), pool))
         elif isinstance(module, UnfoldConv2d):
-            plain = nn.Conv2d(module.in_channels, module.out_channels, module.kernel_size, module.stride, module.padding)
+            plain = nn.Conv2d(module.in_channels, module.out_channels, module.kernel_size, module.stride,
+                              module.padding)
             plain.load_state_dict(module.state_dict())
             setattr(model, name, plain)
     return model
@@ -114,12 +115,14 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
 
     median = {name: statistics.median(values) for name, values in seconds.items()}
     table = Table("", "images/s", "against the plain loop", "share of our step",
-                  title=f"{args.network}, {args.size} px, batch {args.batch_size}, {args.threads} threads, ours in {precision}")
+                  title=f"{args.network}, {args.size} px, batch {args.batch_size}, {args.threads} threads, "
+                        f"ours in {precision}")
     for name, value in median.items():
         ratio = statistics.median(a / b for a, b in zip(seconds["plain"], seconds[name], strict=True))
         share = statistics.median(b / a for a, b in zip(seconds["ours"], seconds[name], strict=True))
         is_step = name in ("plain", "ours")
-        table.add_row(name, f"{images / value:,.0f}", f"{ratio:.2f}x" if is_step else "", "" if is_step else f"{100 * share:.1f} %")
+        table.add_row(name, f"{images / value:,.0f}", f"{ratio:.2f}x" if is_step else "",
+                      "" if is_step else f"{100 * share:.1f} %")
     Console().print(table)
     return {name: images / value for name, value in median.items()}
 
