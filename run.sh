@@ -6,17 +6,23 @@
 #   EXPERIMENTS="lite0_128 cnn_e" bash run.sh nih3 path/to/nih   other experiments than the competition's own
 # Everything that is done already is skipped; after an interruption it goes on where it was.
 set -euo pipefail
+data_dir=
+if [ "${1:-}" != tests ] && [ -n "${2:-}" ]; then data_dir=$(cd "$2" && pwd); fi  # as seen from where this is called
 cd "$(dirname "$0")"
 export PYTHONUNBUFFERED=1 HF_HUB_OFFLINE=1 NO_ALBUMENTATIONS_UPDATE=1
 
 # Set-up: the active environment, or .venv; requirements are installed only when they changed.
-if [ -z "${VIRTUAL_ENV:-}${CONDA_PREFIX:-}" ]; then
-  [ -x .venv/bin/python ] || { echo "making .venv"; "${PYTHON:-python3}" -m venv .venv; }
-  VIRTUAL_ENV="$PWD/.venv"
+environment=${VIRTUAL_ENV:-${CONDA_PREFIX:-.venv}}
+python="$environment/bin/python"
+"$([ -x "$python" ] && echo "$python" || echo "${PYTHON:-python3}")" -c 'import sys
+if not (3, 10) <= sys.version_info < (3, 14):
+    sys.exit("Python 3.10 to 3.13 is needed, this is " + sys.version.split()[0] + "; name another: PYTHON=python3.12 bash run.sh")'
+if ! "$python" -m pip --version > /dev/null 2>&1; then  # none yet, or one that was left half-made
+  [ "$environment" = .venv ] || { echo "the active environment $environment has no pip; deactivate it or install pip there"; exit 1; }
+  echo "making .venv"
+  "${PYTHON:-python3}" -m venv --clear .venv
 fi
-python="${VIRTUAL_ENV:-$CONDA_PREFIX}/bin/python"
-"$python" -c 'import sys; (3, 10) <= sys.version_info < (3, 14) or sys.exit(f"Python 3.10 to 3.13 is needed, this is {sys.version.split()[0]}; name another with PYTHON=python3.12 bash run.sh")'
-stamp="${VIRTUAL_ENV:-$CONDA_PREFIX}/.installed-requirements.txt"
+stamp="$environment/.installed-requirements.txt"
 if ! cmp -s requirements.txt "$stamp"; then
   echo "installing requirements.txt"
   "$python" -m pip install --quiet --disable-pip-version-check -r requirements.txt
@@ -29,13 +35,13 @@ fi
 
 competition=${1:-demo}
 where=(--competition "$competition")
-if [ -n "${2:-}" ]; then where+=(--data-dir "$2"); fi
+if [ -n "$data_dir" ]; then where+=(--data-dir "$data_dir"); fi
 experiments=${EXPERIMENTS:-all}  # all: the competition's own list
 
 step() { printf '\n== %s\n' "$*"; }
 if [ "$competition" = demo ]; then
   step "1 draw the demo's phantoms"
-  "$python" src/make_demo.py ${2:+--data-dir "$2"}
+  "$python" src/make_demo.py ${data_dir:+--data-dir "$data_dir"}
 fi
 step "2 split into folds; a patient is never in two"
 "$python" src/make_folds.py "${where[@]}"
@@ -49,3 +55,4 @@ step "6 look where the networks look"
 "$python" src/explain.py "${where[@]}" --experiment $experiments
 step "7 the leaderboard"
 "$python" src/leaderboard.py "${where[@]}"
+if [ "$environment" = .venv ]; then printf '\nTo run a step by itself:  source .venv/bin/activate\n'; fi

@@ -123,6 +123,8 @@ def _plan_part(rng: np.random.Generator, part: str, count: int, first_patient: i
         if original >= 0:  # a copy has its original's letter
             plan.loc[row, "token"] = plan["token"][original]
     probs = posterior(severities, black, settings.label_noise)
+    if settings.shortcut:
+        probs[:, 0] = _posterior_with_token(probs[:, 0], plan["token"].to_numpy(bool), black, settings)
     cells = _hide_cells(rng, labels.astype(float), probs, settings) if part == "train" else labels.astype(float)
     usage = np.where(rng.random(count) < 0.3, "Public", "Private") if part == "test" else ""
     for k, label in enumerate(LABELS):
@@ -140,8 +142,8 @@ def _plant_copies(rng: np.random.Generator, plan: pd.DataFrame, severities: np.n
     usable = rng.permutation(np.flatnonzero(~plan["black"].to_numpy()))
     kinds = {"duplicate_of": round(settings.exact_duplicates * len(plan)),
              "near_duplicate_of": round(settings.near_duplicates * len(plan))}
-    wanted = 2 * sum(kinds.values()) // 2 * 2
-    originals, copies = np.split(usable[:wanted], 2) if len(usable) > 1 else (usable[:0], usable[:0])
+    half = len(usable) // 2
+    originals, copies = usable[:half], usable[half:2 * half]
     pairs = list(zip(originals, copies, strict=True))
     for column, number in kinds.items():
         chosen, pairs = pairs[:number], pairs[number:]
@@ -152,6 +154,16 @@ def _plant_copies(rng: np.random.Generator, plan: pd.DataFrame, severities: np.n
             plan.loc[copy, ["site", "drawn_for"]] = plan.loc[original, ["site", "drawn_for"]].to_numpy()
             if rng.random() < 0.5:
                 plan.loc[copy, "patient"] = plan.loc[original, "patient"]
+
+
+def _posterior_with_token(probs: np.ndarray, token: np.ndarray, black: np.ndarray,
+                          settings: DemoSettings) -> np.ndarray:
+    """P(first label | picture and letter) by Bayes' rule; a black image shows no letter."""
+    # P(letter | label) for the labels 0 and 1
+    letter = [settings.shortcut * label + (1 - settings.shortcut) * settings.token for label in (0, 1)]
+    seen = [np.where(token, chance, 1 - chance) for chance in letter]
+    joint = probs * seen[1], (1 - probs) * seen[0]
+    return np.where(black, probs, joint[0] / (joint[0] + joint[1]))
 
 
 def _hide_cells(rng: np.random.Generator, labels: np.ndarray, probs: np.ndarray, settings: DemoSettings) -> np.ndarray:

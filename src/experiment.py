@@ -17,7 +17,7 @@ class Experiment:
 
     network: str = "cnn_e"               # a key of NETWORKS, or any timm name
     weights: Literal["none", "imagenet"] = "none"
-    per_task: bool = False               # one network a label, as reference system 003 trained them
+    per_task: bool = False               # one network a label, as 003 (see networks.py) trained them
     image_size: int = 64                 # pixels, square
     dropout: float = 0.0                 # before the last layer of timm networks; ours have their own
     augmentation: str = "none"           # a key of AUGMENTATIONS
@@ -60,7 +60,7 @@ LITE0 = Experiment(network="tf_efficientnet_lite0", weights="imagenet", augmenta
 STRONG = replace(LITE0, image_size=128, augmentation="warp_strong", epochs=5, tta=("identity", "zoom_in", "zoom_out"))
 
 EXPERIMENTS = {
-    # reference system 003's networks, each as one multi-label network
+    # the networks of 003 (see networks.py), each as one multi-label network
     "cnn_a": replace(SCRATCH, network="cnn_a"),
     "cnn_b": replace(SCRATCH, network="cnn_b", epochs=15),
     "cnn_c": replace(SCRATCH, network="cnn_c"),

@@ -162,6 +162,8 @@ def _explain(competition: Competition, data_dir: Path, table: pd.DataFrame, oof:
     if not any(masks):
         return pages
     played = pointing_game(competition.labels, masks, hottest, table["fold"].to_numpy())
+    if played.empty:  # every mask belongs to a fold that is not trained
+        return pages
     return [*pages, write_csv(run_folder(competition, oof.name) / "pointing.csv", played, float_format="%.6g")]
 
 
@@ -252,6 +254,8 @@ def pointing_game(labels: tuple[str, ...], masks: list[dict[int, np.ndarray]], h
                 "nearly_chance": (distance <= reach).mean(),
                 "best_guess": distance[hottest_pixel(sums[folds[row]])] == 0 if np.any(sums[folds[row]]) else np.nan,
             })
+    if not plays:
+        return pd.DataFrame()
     frame = pd.DataFrame(plays)
     return pd.DataFrame([_summary(label, frame[frame["label"] == label]) for label in frame["label"].unique()]
                         + [_summary("all", frame)])

@@ -15,7 +15,7 @@ from tables import label_cells
 
 @dataclass(frozen=True)
 class Folds:
-    """The folds file as it was checked. `hash`, of folds and labels, stands on everything computed from them."""
+    """The folds file as it was checked. `hash`, of folds, labels and images, stands on all that is computed from them."""
 
     path: Path
     hash: str
@@ -47,17 +47,19 @@ def make_folds(competition: Competition, table: pd.DataFrame, store: PixelStore,
     if path.exists():
         folds = _fold_column(path, table)
         before = _account_of(path)  # of this very file, or it is one that was given
-        account["made_by"] = before["made_by"] if before.get("sha256") == sha256(path.read_bytes()) else "given"
+        same = before.get("sha256") == sha256(path.read_bytes())
+        account["made_by"] = before["made_by"] if same else "given"
+        account["split_groups_allowed"] = allow_split_groups or (same and before["split_groups_allowed"])
     else:
         cells = label_cells(competition, table)
         has_groups = len(np.unique(groups)) < len(table)
         folds = grouped_folds(cells, groups, n_folds, seed) if has_groups else stratified_folds(cells, n_folds, seed)
         account["made_by"] = {"rule": "grouped" if has_groups else "stratified", "n_folds": n_folds, "seed": seed}
-    if not allow_split_groups:
+    if not account["split_groups_allowed"]:
         _refuse_split_groups(groups, folds, path)
     if not path.exists():
         write_csv(path, pd.DataFrame({"image_id": table["image_id"], "fold": folds}))
-    account |= {"sha256": sha256(path.read_bytes()), "labels_sha256": _hash_labels(competition, table)}
+    account |= {"sha256": sha256(path.read_bytes()), "table_sha256": _hash_table(competition, table)}
     write_json(path.with_suffix(".json"), account)
     return read_folds(competition)
 
@@ -72,32 +74,33 @@ def read_folds(competition: Competition) -> Folds:
     if account.get("sha256") != sha256(path.read_bytes()):
         raise ValueError(f"{path} has not been checked against the images since it changed; {command}")
     count = int(read_csv(path)["fold"].astype(int).max()) + 1
-    return Folds(path, sha256(account["sha256"], account["labels_sha256"]), count, account)
+    return Folds(path, sha256(account["sha256"], account["table_sha256"]), count, account)
 
 
 def add_folds(competition: Competition, table: pd.DataFrame, folds: Folds) -> pd.DataFrame:
     """The table with `fold`, `black`, and `group` joined over images of equal pixels.
 
-    Raises ValueError where an image has no fold, a group straddles folds without having been allowed to, or the labels
-    are not those that the folds were checked with.
+    Raises ValueError where an image has no fold, a group straddles folds without having been allowed to, or labels or
+    images are not those that the folds were checked with.
     """
-    labels_hash = _hash_labels(competition, table)
+    table_hash = _hash_table(competition, table)
     table = table.assign(fold=_fold_column(folds.path, table), black=table["image_id"].isin(folds.account["black"]))
     table["group"] = _joined_groups(table, folds.account["duplicates"])
     if not folds.account["split_groups_allowed"]:
         _refuse_split_groups(table["group"].to_numpy(str), table["fold"].to_numpy(), folds.path)
-    if folds.account["labels_sha256"] != labels_hash:
-        raise ValueError(f"the labels or groups of {competition.name!r} have changed since {folds.path} was checked; "
-                         f"run: python src/make_folds.py --competition {competition.name}, then train again: "
+    if folds.account["table_sha256"] != table_hash:
+        raise ValueError(f"the labels, groups or images of {competition.name!r} have changed since {folds.path} was "
+                         f"checked; run: python src/make_folds.py --competition {competition.name}, then train again: "
                          "older runs will be refused")
     return table
 
 
-def _hash_labels(competition: Competition, table: pd.DataFrame) -> str:
-    """In the order of the ids, not of the table."""
+def _hash_table(competition: Competition, table: pd.DataFrame) -> str:
+    """Of ids, groups, labels and the sizes of the image files, in the order of the ids, not of the table."""
     table = table.sort_values("image_id")
     cells = label_cells(competition, table).astype(np.float32)
-    return sha256("\n".join(table["image_id"]), "\n".join(table["group"]), cells.tobytes())
+    sizes = np.array([Path(path).stat().st_size for path in table["path"]], np.int64)  # other images, other sizes
+    return sha256("\n".join(table["image_id"]), "\n".join(table["group"]), cells.tobytes(), sizes.tobytes())
 
 
 def _account_of(path: Path) -> dict:

@@ -35,6 +35,8 @@ def pick_device() -> str:
     import torch
 
     if torch.cuda.is_available():
+        torch.backends.cudnn.deterministic = True  # the same recipe, the same weights
+        torch.backends.cudnn.benchmark = False
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
 

@@ -25,9 +25,8 @@ from metrics import (
     undefined_labels,
 )
 from runs import list_runs, read_oof, read_test
-from submission import criterion
 from tables import label_cells, read_solution
-from thresholds import crossfit_decisions, fit_thresholds
+from thresholds import criterion, crossfit_decisions, fit_thresholds
 from uncertainty import bootstrap_interval, roc_auc_interval
 
 
@@ -58,13 +57,18 @@ def make_board(competition: Competition, table: pd.DataFrame, folds_hash: str,
         floor = constant_probs(constant, len(table))
         rows.append(_score_row(competition, table, floor, solution, test_probs, tuned=False) | {"run": name})
     for name in tqdm(list_runs(competition), desc="scoring", unit="run", leave=False, disable=None):
-        oof = read_oof(competition, name, table, folds_hash)
+        try:
+            oof = read_oof(competition, name, table, folds_hash)
+        except (ValueError, FileNotFoundError) as error:  # one stale run must not hide all others
+            rows.append({"run": name, "status": f"not counted: {error}"})
+            continue
         if not oof.is_whole:
             rows.append({"run": name, "status": f"lacks folds {', '.join(map(str, oof.folds_missing))}"})
             continue
         test_probs = None if solution is None else read_test(competition, oof, solution["image_id"])
         results = [run.result for run in oof.runs]
-        rows.append(_score_row(competition, table, oof.probs, solution, test_probs) | {
+        no_probs = dict.fromkeys(("brier", "f1_at_half", "accuracy"), np.nan) if oof.kind == "rank_mean" else {}
+        rows.append(_score_row(competition, table, oof.probs, solution, test_probs) | no_probs | {
             "run": name,
             "seconds": sum(result["seconds"] for result in results) / table["fold"].nunique(),
             "parameters": sum(result["parameters"] for result in results) // table["fold"].nunique(),
@@ -89,8 +93,8 @@ def _score_row(competition: Competition, table: pd.DataFrame, probs: np.ndarray,
     targets, folds = scoring_targets(label_cells(competition, table)), table["fold"].to_numpy()
     half = decide(probs, None if task == "multiclass" else 0.5, task)
     fitted = {name: crossfit_decisions(targets, probs, folds, task, name) if tuned else half
-              for name in ("f1", criterion(competition))}
-    values = probs if metric.uses == "probs" else fitted[criterion(competition)]
+              for name in ("f1", criterion(competition.metric))}
+    values = probs if metric.uses == "probs" else fitted[criterion(competition.metric)]
     fold_scores = np.array([metric.score(targets[folds == fold], values[folds == fold], task)
                             for fold in np.unique(folds)])
     fold_scores = fold_scores[~np.isnan(fold_scores)]
@@ -133,7 +137,9 @@ def _test_scores(competition: Competition, targets: np.ndarray, probs: np.ndarra
     if test_probs is None:
         return {}
     task = competition.task
-    thresholds = None if task == "multiclass" or not tuned else fit_thresholds(targets, probs, criterion(competition))
+    thresholds = None
+    if tuned and task != "multiclass":
+        thresholds = fit_thresholds(targets, probs, criterion(competition.metric))
     truth = scoring_targets(label_cells(competition, solution))
     scores = {}
     for usage in sorted(solution["usage"].unique()):
@@ -164,7 +170,7 @@ def show_board(competition: Competition, board: pd.DataFrame) -> None:
                     title=f"{competition.name}: {metric.title} over {int(board['images'].max())} images")
     for row in board.to_dict("records"):
         if row["status"] != "whole":
-            ranking.add_row("", row["run"], row["status"], style="yellow")
+            ranking.add_row("", row["run"], "-" if len(row["status"]) > 40 else row["status"], style="yellow")
             continue
         ranked = not pd.isna(row["rank"]) if "rank" in row else False
         ranking.add_row(
@@ -180,6 +186,8 @@ def show_board(competition: Competition, board: pd.DataFrame) -> None:
         by_label.add_row(row["run"], *(f"{_number(row[f'auc_{label}'], 3)} / {_number(row[f'ap_{label}'], 3)}"
                                        for label in competition.labels))
     console.print(by_label)
+    for row in board[board["status"].str.startswith("not counted")].to_dict("records"):
+        console.print(f"{row['run']} is {row['status']}", style="yellow")
 
 
 def _remark(row: dict) -> str:

@@ -102,7 +102,7 @@ def _build_timm(network: str, channels: int, image_size: int, outputs: int, drop
     if weights == "imagenet":
         path = find_imagenet_weights(network)
         options |= {"pretrained": True} | ({"pretrained_cfg_overlay": {"file": str(path)}} if path else {})
-    if takes_image_size(network):
+    if getattr(timm.get_pretrained_cfg(network), "fixed_input_size", False):  # position embeddings made for one size
         options["img_size"] = image_size
     built = timm.create_model(network, **options)
     if weights == "none":
@@ -128,11 +128,6 @@ def _zero(head: nn.Linear | nn.Conv2d) -> None:
     """
     nn.init.zeros_(head.weight)
     nn.init.zeros_(head.bias)
-
-
-def takes_image_size(network: str) -> bool:
-    """True for families whose position embeddings or windows are made for one image size."""
-    return any(family in network for family in ("vit_", "deit", "beit", "swin", "eva02", "cait", "mixer"))
 
 
 def timm_cam_layer(built: nn.Module, image_size: int) -> nn.Module | None:

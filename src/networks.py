@@ -1,6 +1,6 @@
-"""Reference system 003's eight networks: images (B, C, S, S) -> raw logits (B, outputs); no sigmoid, no softmax.
+"""Eight networks of a Kaggle in-class entry, here called 003: images (B, C, S, S) -> raw logits (B, outputs).
 
-Layers and sizes are the reference's. Departures: the weights of layers before a ReLU are drawn as He et al. 2015
+Layers and sizes are that entry's. Departures: the weights of layers before a ReLU are drawn as He et al. 2015
 propose (Glorot's, Keras' default, left the nine layers of CNN e untrained after three epochs); the pools stand before
 their ReLU, which gives the same numbers sooner; the MLPs flatten the image first, without which they answer per row.
 """
@@ -110,7 +110,7 @@ def cnn_d(channels: int, image_size: int, outputs: int) -> Network:
 
 
 def cnn_e(channels: int, image_size: int, outputs: int) -> Network:
-    """Eight convolutions and a global maximum: the reference's best. Its parameters fit images of any size."""
+    """Eight convolutions and a global maximum: the entry's best. Its parameters fit images of any size."""
     _require_size("cnn_e", image_size, least=54)
     return Network({                                            # 64 pixels:
         "conv1": nn.Conv2d(channels, 32, 3, padding=1),         # 32 x 64 x 64

@@ -23,8 +23,16 @@ from competition import Competition
 from folds import Folds
 from hardware import pick_device, tune_process
 from pixels import PixelSettings, open_store
-from runs import read_oof, read_test, write_test
-from submission import check_submission, is_written, read_submission, read_template, submission_path, submit_probs
+from runs import read_oof, read_test, train_command, write_test
+from submission import (
+    check_submission,
+    is_written,
+    read_submission,
+    read_template,
+    submission_path,
+    submit_probs,
+    template_inputs,
+)
 from tables import read_part
 
 
@@ -40,7 +48,8 @@ def main(argv: list[str] | None = None) -> list[Path]:
     if args.check:
         return [check_file(competition, data_dir, args.check)]
     if competition.test is None:
-        raise ValueError(f"competition {competition.name!r} has no test part; there is nothing to predict")
+        print(f"competition {competition.name!r} has no test part; there is nothing to predict")
+        return []
     table, folds = load_folded_table(competition, data_dir)
     return [predict_run(competition, data_dir, name, table, folds, pick_folds(args.fold, folds.count))
             for name in run_names(args)]
@@ -64,12 +73,9 @@ def predict_run(competition: Competition, data_dir: Path, name: str, table: pd.D
     from training import predict_probs
 
     oof = read_oof(competition, name, table, folds.hash)
-    if missing := [fold for fold in wanted if fold in oof.folds_missing]:
-        command = f"python src/train.py --competition {competition.name} --experiment {name}"
-        if oof.runs:
-            command = oof.runs[0].recipe["command"]
-        raise FileNotFoundError(f"run {name!r} lacks the folds {missing}; run: {command} "
-                                f"--fold {' '.join(map(str, missing))}")
+    if missing := tuple(fold for fold in wanted if fold in oof.folds_missing):
+        raise FileNotFoundError(f"run {name!r} lacks the folds {list(missing)}; run: "
+                                f"{train_command(competition, replace(oof, folds_missing=missing))}")
     if oof.members:
         raise ValueError(f"{name} is a blend; its submission is written by: python src/blend.py "
                          f"--experiment {' '.join(oof.members)}")
@@ -80,7 +86,8 @@ def predict_run(competition: Competition, data_dir: Path, name: str, table: pd.D
     test = read_part(competition, data_dir, "test")
     settings = PixelSettings(runs[0].experiment.image_size, competition.channels)
     store = open_store(f"{competition.name}-test", test, settings)
-    inputs = {
+    template = read_template(competition, data_dir)
+    inputs = template_inputs(competition, template) | {
         "test_images": store.folder.name,
         "folds": folds.hash,
         "weights": replace(oof, runs=tuple(runs)).made_of,
@@ -96,7 +103,7 @@ def predict_run(competition: Competition, data_dir: Path, name: str, table: pd.D
                                    np.array(run.result["prior"]), talk=True) for run in runs], axis=0)
     if not is_part:
         write_test(competition, oof, test["image_id"], probs)
-    return submit_probs(competition, data_dir, submission, test["image_id"], probs, oof.probs, table, inputs)
+    return submit_probs(competition, template, submission, test["image_id"], probs, oof.probs, table, inputs)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import pandas as pd
 
 from competition import Competition
 from experiment import Experiment, from_recipe, to_recipe
-from files import home, read_csv, read_json, write_csv, write_json
+from files import home, read_csv, read_json, sha256, write_csv, write_json
 
 PROBS_FORMAT = "%.9g"  # enough digits to read a float32 back exactly
 
@@ -132,6 +132,7 @@ class Oof:
     runs: tuple[Run, ...]  # the folds that are there; of a blend: those of all its members
     folds_missing: tuple[int, ...]
     members: tuple[str, ...] = ()  # of a blend
+    kind: str = ""  # of a blend, a key of BLENDS
 
     @property
     def is_whole(self) -> bool:
@@ -177,11 +178,26 @@ def _read_blend(competition: Competition, path: Path, table: pd.DataFrame, folds
                          f"that folder and blend again")
     runs = [run for member in said["members"] for run in read_oof(competition, member, table, folds_hash).runs]
     blend = Oof(path.parent.name, read_probs(path.parent / "oof.csv", competition, table["image_id"]), tuple(runs), (),
-                tuple(said["members"]))
-    if said["made_of"] != blend.made_of:
+                tuple(said["members"]), said["kind"])
+    if said["made_of"] != blend.made_of or said["oof_sha256"] != sha256((path.parent / "oof.csv").read_bytes()):
         raise ValueError(f"{path.parent} was blended from other models than its members have now; delete that folder "
                          f"and blend again")
     return blend
+
+
+def write_blend(competition: Competition, blend: Oof, image_ids: pd.Series, folds_hash: str) -> None:
+    """Writes a blend's oof.csv and blend.json, from which `read_oof` reads it."""
+    folder = run_folder(competition, blend.name)
+    path = write_probs(folder / "oof.csv", probs_frame(competition, image_ids, blend.probs))
+    write_json(folder / "blend.json", {"kind": blend.kind, "members": list(blend.members), "folds_sha256": folds_hash,
+                                       "made_of": blend.made_of, "oof_sha256": sha256(path.read_bytes())})
+
+
+def train_command(competition: Competition, oof: Oof) -> str:
+    """The command that trains what a run lacks."""
+    known = f"python src/train.py --competition {competition.name} --experiment {oof.name}"
+    command = oof.runs[0].recipe.get("command") or known if oof.runs else known
+    return f"{command} --fold {' '.join(map(str, oof.folds_missing))}"
 
 
 def write_test(competition: Competition, oof: Oof, image_ids: pd.Series, probs: np.ndarray) -> None:

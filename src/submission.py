@@ -13,7 +13,7 @@ from files import home, read_csv, read_json, sha256, write_csv, write_json
 from labels import scoring_targets
 from metrics import decide, score
 from tables import label_cells, label_columns, read_part, read_sample
-from thresholds import fit_thresholds
+from thresholds import criterion, fit_thresholds
 
 FAR_RATE = 0.15  # a share of positives this far from the oof's, and beyond 4 standard errors, is worth a warning
 
@@ -135,7 +135,7 @@ def write_submission(competition: Competition, name: str, template: Template, fr
     return path, warnings
 
 
-def submit_probs(competition: Competition, data_dir: Path, name: str, image_ids: pd.Series, probs: np.ndarray,
+def submit_probs(competition: Competition, template: Template, name: str, image_ids: pd.Series, probs: np.ndarray,
                  oof_probs: np.ndarray, table: pd.DataFrame, inputs: dict) -> Path:
     """Writes the submission of test probabilities (n, K) and says what it did; returns the path.
 
@@ -146,16 +146,15 @@ def submit_probs(competition: Competition, data_dir: Path, name: str, image_ids:
     targets = scoring_targets(label_cells(competition, table))[there]
     values, oof_values, thresholds = probs, oof_probs[there], None
     if competition.task != "multiclass":
-        thresholds = fit_thresholds(targets, oof_values, criterion(competition))
+        thresholds = fit_thresholds(targets, oof_values, criterion(competition.metric))
     if competition.submission == "labels":
         values, oof_values = (decide(each, thresholds, competition.task) for each in (values, oof_values))
-    template = read_template(competition, data_dir)
     frame = fill_template(template, image_ids, values, competition.submission == "labels")
     account = {
         "oof": {competition.metric: score(competition.metric, targets, oof_probs[there], competition.task),
                 "images": int(there.sum())},
         "thresholds": None if thresholds is None else dict(zip(competition.labels, thresholds.tolist(), strict=True)),
-        "thresholds_fitted": f"best {criterion(competition)} on the oof predictions",
+        "thresholds_fitted": thresholds is not None and f"best {criterion(competition.metric)} on the oof predictions",
         "versions": {"python": platform.python_version(),
                      **{name: version(name) for name in ("torch", "timm", "numpy")}},
     }
@@ -166,9 +165,10 @@ def submit_probs(competition: Competition, data_dir: Path, name: str, image_ids:
     return path
 
 
-def criterion(competition: Competition) -> str:
-    """What thresholds are fitted for: the competition's metric where it is one of decisions, else F1."""
-    return competition.metric if competition.metric in ("accuracy", "balanced_accuracy") else "f1"
+def template_inputs(competition: Competition, template: Template) -> dict:
+    """What a submission is a function of besides the predictions: the template, and what kind of values it takes."""
+    return {"template": sha256(template.frame.to_csv(index=False)), "kind": competition.submission,
+            "criterion": criterion(competition.metric)}
 
 
 def submission_path(competition: Competition, name: str) -> Path:

@@ -4,7 +4,7 @@ from typing import Literal
 
 import numpy as np
 
-from metrics import decide
+from metrics import METRICS, decide
 
 Criterion = Literal["f1", "accuracy", "balanced_accuracy"]
 DEFAULT_THRESHOLD = 0.5
@@ -63,6 +63,19 @@ def crossfit_decisions(
         thresholds = fit_thresholds(targets[~held_out], probs[~held_out], metric)
         decisions[held_out] = decide(probs[held_out], thresholds, task)
     return decisions
+
+
+def criterion(metric_name: str) -> Criterion:
+    """What thresholds are fitted for where a competition is judged by this metric: itself where that can be, else F1."""
+    return metric_name if metric_name in ("accuracy", "balanced_accuracy") else "f1"
+
+
+def judged_values(metric_name: str, targets: np.ndarray, probs: np.ndarray, folds: np.ndarray,
+                  task: str) -> np.ndarray:
+    """(N, K) what a competition's metric judges: the probabilities, or decisions at thresholds of the other folds."""
+    if METRICS[metric_name].uses == "probs":
+        return probs
+    return crossfit_decisions(targets, probs, folds, task, criterion(metric_name))
 
 
 def _quality(

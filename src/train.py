@@ -1,7 +1,7 @@
 """Train an experiment's folds:  python src/train.py --experiment cnn_e --fold 0
 
-Without --fold, all folds; with several experiments, all of theirs. On a processor folds are trained side by side, one
-thread each. What is finished is skipped, what was interrupted goes on from its last epoch.
+Without --fold, all folds; with several experiments, all of theirs. On a processor folds are trained side by side,
+as many as there are cores. What is finished is skipped, what was interrupted goes on from its last epoch.
 """
 
 import argparse
@@ -11,7 +11,9 @@ import shlex
 import threading
 import time
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import pandas as pd
@@ -84,7 +86,7 @@ def _command(args: argparse.Namespace, name: str) -> str:
 def train_jobs(jobs: list[Job], table: pd.DataFrame) -> dict[str, list[float]]:
     """Trains the jobs that are not done, side by side where that pays; returns the scores of all, by run."""
     for experiment in {job.experiment for job in jobs if not run_folder(job.competition, job.name).exists()}:
-        _check(experiment)
+        _check(experiment, jobs[0].competition)
     results = {}
     for job in jobs:  # opening a run refuses another recipe before anything is trained
         if (run := open_job(job)).is_done:
@@ -112,10 +114,11 @@ def train_jobs(jobs: list[Job], table: pd.DataFrame) -> dict[str, list[float]]:
     return scores
 
 
-def _check(experiment: Experiment) -> None:
+def _check(experiment: Experiment, competition: Competition) -> None:
     from training import check_experiment
 
-    check_experiment(experiment)
+    for note in check_experiment(experiment, competition):
+        print(f"note: {note}")
 
 
 def open_job(job: Job) -> Run:
@@ -130,12 +133,14 @@ def _sentence(job: Job, result: dict) -> str:
 
 
 def _train_side_by_side(todo: list[Job], workers: int) -> dict[Job, dict]:
-    """One thread a process, so many processes as there are cores; the first error stops the rest."""
-    results = {}
+    """So many processes as there are cores share them; the first error or Ctrl-C stops them all."""
+    results, spawn = {}, multiprocessing.get_context("spawn")
+    stop = spawn.Event()
     bar = tqdm(total=sum(job.experiment.epochs for job in todo), desc="training", unit="epoch", disable=None)
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _prepare_process, (os.getpid(),))
+    pool = ProcessPoolExecutor(workers, spawn, _prepare_process, (os.getpid(), stop))
     try:
-        pending = {pool.submit(train_job, job, threads=1, talk=False): job for job in todo}
+        threads = max(1, count_cores() // workers)
+        pending = {pool.submit(train_job, job, threads, talk=False): job for job in todo}
         while pending:
             done, _ = wait(pending, timeout=1, return_when=FIRST_COMPLETED)
             for future in done:
@@ -143,6 +148,12 @@ def _train_side_by_side(todo: list[Job], workers: int) -> dict[Job, dict]:
                 results[job] = future.result()
                 tqdm.write(_sentence(job, results[job]))
             bar.update(sum(_epochs_done(job) for job in todo) - bar.n)
+    except BaseException as error:
+        stop.set()  # what is trained so far stands in the checkpoints
+        if isinstance(error, BrokenProcessPool):
+            raise RuntimeError("a training process was ended from outside, most often because memory ran out. Run the "
+                               "command again, it goes on where it was; one --fold at a time needs less") from error
+        raise
     finally:
         bar.close()
         pool.shutdown(wait=True, cancel_futures=True)
@@ -154,13 +165,13 @@ def _epochs_done(job: Job) -> int:
     return len(log.read_text().splitlines()) - 1 if log.exists() else 0
 
 
-def _prepare_process(parent: int) -> None:
-    """Set-up of a training process, with an end of its own when the parent was killed."""
+def _prepare_process(parent: int, stop: Event) -> None:
+    """Set-up of a training process, with an end of its own when it is told to stop or the parent was killed."""
     tune_process()
 
     def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
+        while os.getppid() == parent and not stop.wait(timeout=1):
+            pass
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()

@@ -28,6 +28,7 @@ from tables import label_cells
 from tta import VIEWS
 
 PREDICT_BATCH = 64
+MIRRORING = ("warp_flip", "solt003", "hflip", "vflip", "rotate90")  # augmentations and views that mirror or turn
 
 
 def train_fold(run: Run, competition: Competition, table: pd.DataFrame, threads: int, talk: bool = False) -> dict:
@@ -136,13 +137,22 @@ def constant_loss(targets: np.ndarray, task: str) -> float:
     return LOSSES[task](logits.expand(len(targets), -1), torch.from_numpy(targets)).item()
 
 
-def check_experiment(experiment: Experiment) -> None:
-    """Raises ValueError or FileNotFoundError where a name in the recipe means nothing here, before training starts."""
+def check_experiment(experiment: Experiment, competition: Competition) -> list[str]:
+    """What is doubtful about a recipe on a competition, in sentences.
+
+    Raises ValueError or FileNotFoundError where a name in it means nothing here, before anything is trained.
+    """
     for field, known in (("augmentation", AUGMENTATIONS), ("tta", VIEWS)):
         value = getattr(experiment, field)
         if strange := set(value if isinstance(value, tuple) else (value,)) - set(known):
-            raise ValueError(f"{field}={sorted(strange)[0]}: there is no such name; there are {', '.join(known)}")
+            raise ValueError(f"{field}={min(strange)}: there is no such name; there are {', '.join(known)}")
+    if experiment.per_task and competition.task == "multiclass":
+        raise ValueError("per_task trains one network a label, but classes exclude one another; set per_task=false")
     check_network(experiment.network, experiment.weights)
+    mirrors = [name for name in (experiment.augmentation, *experiment.tta) if name in MIRRORING]
+    if competition.laterality and mirrors:
+        return [f"{', '.join(mirrors)} mirrors images, and in {competition.name} left and right differ"]
+    return []
 
 
 def epoch_seed(seed: int, epoch: int) -> int:
