@@ -44,7 +44,8 @@ FORMAT = 1               # of the sheets: raise it when they come to look differ
 # inches of a sheet, points of its letters
 TILE, SEAM, GAP, LEFT, RIGHT, TOP, HEAD, LINES = 1.3, 0.03, 0.22, 1.35, 0.85, 0.95, 0.42, 0.36
 SMALL, NORMAL, LARGE = 7.5, 9, 14
-HEAT = ((0.0, (1.0, 1.0, 0.4, 0.0)), (0.5, (1.0, 0.65, 0.0, 0.4)), (1.0, (1.0, 0.0, 0.0, 0.7)))  # heat: red, green, blue, opacity
+# heat: red, green, blue, opacity
+HEAT = ((0.0, (1.0, 1.0, 0.4, 0.0)), (0.5, (1.0, 0.65, 0.0, 0.4)), (1.0, (1.0, 0.0, 0.0, 0.7)))
 OUTLINE = "#00e5ff"
 
 
@@ -81,7 +82,7 @@ def main(argv: list[str] | None = None) -> list[Path]:
 
 
 def explain_run(competition: Competition, data_dir: Path, name: str, table: pd.DataFrame, folds: Folds) -> list[Path]:
-    """Writes a run's sheets and plays the pointing game; returns the sheets' paths, none where there is nothing to look at."""
+    """Writes a run's sheets and plays the pointing game; returns the sheets' paths, none with nothing to look at."""
     from checkpoints import load_model
     from saliency import cam_layer
 
@@ -90,14 +91,15 @@ def explain_run(competition: Competition, data_dir: Path, name: str, table: pd.D
         print(f"{name} is a blend; it is explained by its members: {', '.join(oof.members)}")
         return []
     if not oof.runs:
-        raise FileNotFoundError(f"run {name!r} has no finished fold; run: python src/train.py --competition {competition.name} "
-                                f"--experiment {name}")
+        raise FileNotFoundError(f"run {name!r} has no finished fold; run: python src/train.py "
+                                f"--competition {competition.name} --experiment {name}")
     experiment = oof.runs[0].experiment
     if (layer := cam_layer(model := load_model(oof.runs[0]))) is None:
         print(f"{name}: {experiment.network} has no convolution and no tokens, so Grad-CAM has nothing to look at")
         return []
     if oof.folds_missing:
-        print(f"{name}: the folds {', '.join(map(str, oof.folds_missing))} are not trained, their images are not explained")
+        missing = ", ".join(map(str, oof.folds_missing))
+        print(f"{name}: the folds {missing} are not trained, their images are not explained")
     layer_name = next(path for path, module in model.named_modules() if module is layer).removeprefix("classifiers.0.")
     store = open_store(f"{competition.name}-train", table, PixelSettings(experiment.image_size, competition.channels))
     folder, cells = run_folder(competition, name), label_cells(competition, table)
@@ -123,8 +125,8 @@ def explain_run(competition: Competition, data_dir: Path, name: str, table: pd.D
     return sheets
 
 
-def _explain(competition: Competition, data_dir: Path, table: pd.DataFrame, oof: Oof, store: PixelStore, cells: np.ndarray,
-             layer: str) -> list[Path]:
+def _explain(competition: Competition, data_dir: Path, table: pd.DataFrame, oof: Oof, store: PixelStore,
+             cells: np.ndarray, layer: str) -> list[Path]:
     """Computes all maps that are needed, fold by fold, and writes the files."""
     targets = scoring_targets(cells)
     targets[table["black"].to_numpy()] = np.nan  # they show nothing that could be pointed at
@@ -147,15 +149,16 @@ def _explain(competition: Competition, data_dir: Path, table: pd.DataFrame, oof:
     def panel(k: int, row: int) -> Panel:
         image_id = table["image_id"].iloc[row]
         text = f"{_short(image_id)}\np {oof.probs[row, k]:.3f},  true: {_truth(competition, cells[row])}"
-        mask = read_masks(data_dir, competition.labels[k], table["image_id"], np.array([row]), store.settings.size).get(row)
-        return Panel(text, store.read(store.rows([image_id]))[0], *heats[k, row], mask)
+        drawn = read_masks(data_dir, competition.labels[k], table["image_id"], np.array([row]), store.settings.size)
+        return Panel(text, store.read(store.rows([image_id]))[0], *heats[k, row], drawn.get(row))
 
     pages = []
     for first in range(0, len(competition.labels), LABELS_A_PAGE):
         rows = [(*_row_texts(competition, case, thresholds), [panel(case.label, row) for row in case.rows])
                 for case in cases if first <= case.label < first + LABELS_A_PAGE]
         figure = draw_sheet(f"{competition.name} / {oof.name}", _caption(layer, any(masks)), rows)
-        path = run_folder(competition, oof.name) / ("gradcam.png" if first == 0 else f"gradcam_{first // LABELS_A_PAGE + 1}.png")
+        file_name = "gradcam.png" if first == 0 else f"gradcam_{first // LABELS_A_PAGE + 1}.png"
+        path = run_folder(competition, oof.name) / file_name
         with replace_atomically(path) as temporary:
             figure.savefig(temporary, format="png", dpi=110)
         pages.append(path)
@@ -191,7 +194,7 @@ def read_masks(data_dir: Path, label: str, image_ids: pd.Series, rows: np.ndarra
 
 
 def _look(oof: Oof, table: pd.DataFrame, store: PixelStore, wanted: set[tuple[int, int]]) -> Iterator[tuple]:
-    """Label, row, heat map (S, S) and whether it is empty, of every (label, row) wanted, by the model of the row's fold."""
+    """Label, row, heat map (S, S) and whether it is empty, of all (label, row) wanted, by the row's fold's model."""
     from checkpoints import load_model
     from loader import ordered_batches
     from saliency import grad_cam
@@ -201,7 +204,8 @@ def _look(oof: Oof, table: pd.DataFrame, store: PixelStore, wanted: set[tuple[in
         for run in oof.runs:
             model = load_model(run, device)
             for k in sorted({k for k, _ in wanted}):
-                rows = np.array(sorted(row for label, row in wanted if label == k and folds[row] == run.recipe["fold"]), int)
+                fold = run.recipe["fold"]
+                rows = np.array(sorted(row for label, row in wanted if label == k and folds[row] == fold), int)
                 if not len(rows):
                     continue
                 for images, _, stored in ordered_batches(store, places[rows], BATCH):
@@ -222,26 +226,27 @@ def hottest_pixel(heat: np.ndarray) -> tuple[int, int]:
 
 
 def distance_to_mask(mask: np.ndarray) -> np.ndarray:
-    """Pixels from every place (S, S) to the nearest one of the finding, 0 inside. Raises ValueError for an empty mask."""
+    """Pixels from every place (S, S) to the nearest of the finding, 0 inside. Raises ValueError for an empty mask."""
     if not mask.any():
         raise ValueError("the mask is empty; the pointing game needs a finding that is drawn")
     return distance_transform_edt(~mask.astype(bool))
 
 
-def pointing_game(labels: tuple[str, ...], masks: list[dict[int, np.ndarray]], hottest: dict[tuple[int, int], tuple | None],
-                  folds: np.ndarray) -> pd.DataFrame:
+def pointing_game(labels: tuple[str, ...], masks: list[dict[int, np.ndarray]],
+                  hottest: dict[tuple[int, int], tuple | None], folds: np.ndarray) -> pd.DataFrame:
     """How often the hottest pixel falls inside the finding: one row a label that has masks, and one over all.
 
-    masks: a dictionary a label, row to mask (S, S);  hottest: (label, row) to a pixel, None where the map is empty, which
-    counts as a miss. `nearly` allows a miss by NEARLY of the side. `chance` is the finding's mean share of the image,
-    `nearly_chance` the same for `nearly`; `best_guess` is the hit rate of one pixel for all images: the most often
-    covered one in the masks of the other folds.
+    masks: a dictionary a label, row to mask (S, S);  hottest: (label, row) to a pixel, None where the map is empty,
+    which counts as a miss. `nearly` allows a miss by NEARLY of the side. `chance` is the finding's mean share of the
+    image, `nearly_chance` the same for `nearly`; `best_guess` is the hit rate of one pixel for all images: the most
+    often covered one in the masks of the other folds.
     Source: Zhang et al. 2016, https://arxiv.org/abs/1608.00507, section 4.2.
     """
     plays = []
     for k, label in enumerate(labels):
         rows = [row for row in masks[k] if (k, row) in hottest]
-        sums = {fold: sum((masks[k][row] for row in masks[k] if folds[row] != fold), np.zeros(1)) for fold in {*folds[rows]}}
+        sums = {fold: sum((masks[k][row] for row in masks[k] if folds[row] != fold), np.zeros(1))
+                for fold in {*folds[rows]}}
         for row in rows:
             distance = distance_to_mask(masks[k][row])
             reach, pixel = NEARLY * len(distance), hottest[k, row]
@@ -263,28 +268,32 @@ def pointing_game(labels: tuple[str, ...], masks: list[dict[int, np.ndarray]], h
 
 def _summary(label: str, plays: pd.DataFrame) -> dict:
     interval = binomtest(int(plays["inside"].sum()), len(plays)).proportion_ci(0.95, method="wilson")
-    means = {name: plays[name].astype(float).mean() for name in ("inside", "nearly", "chance", "nearly_chance", "best_guess")}
-    return {"label": label, "images": len(plays), "empty": int(plays["empty"].sum()), "low": interval.low, "high": interval.high,
-            **means}
+    means = {name: plays[name].astype(float).mean()
+             for name in ("inside", "nearly", "chance", "nearly_chance", "best_guess")}
+    return {"label": label, "images": len(plays), "empty": int(plays["empty"].sum()),
+            "low": interval.low, "high": interval.high, **means}
 
 
 def show_pointing(name: str, played: pd.DataFrame) -> None:
     """Prints the pointing game: green where even the interval's lower end is above chance, else red."""
-    board = Table("label", "images", "inside", "95 % interval", "by chance", "best guess", "nearly", "by chance", "empty maps",
-                  title=f"{name}: is the hottest pixel inside the finding?")
+    board = Table("label", "images", "inside", "95 % interval", "by chance", "best guess", "nearly", "by chance",
+                  "empty maps", title=f"{name}: is the hottest pixel inside the finding?")
     for row in played.to_dict("records"):
-        share = {key: f"{100 * row[key]:.0f} %" for key in ("inside", "low", "high", "chance", "best_guess", "nearly", "nearly_chance")}
+        share = {key: f"{100 * row[key]:.0f} %"
+                 for key in ("inside", "low", "high", "chance", "best_guess", "nearly", "nearly_chance")}
         colour = "green" if row["low"] > row["chance"] else "red"
-        board.add_row(row["label"], str(row["images"]), f"[{colour}]{share['inside']}[/]", f"{share['low']} - {share['high']}",
-                      share["chance"], share["best_guess"], share["nearly"], share["nearly_chance"], str(row["empty"]))
+        board.add_row(row["label"], str(row["images"]), f"[{colour}]{share['inside']}[/]",
+                      f"{share['low']} - {share['high']}", share["chance"], share["best_guess"], share["nearly"],
+                      share["nearly_chance"], str(row["empty"]))
     make_console().print(board)
-    print(f"Out-of-fold images on which the label is positive and drawn, {POINTING_IMAGES} a label at most. By chance: the finding's "
-          f"share of the image.\nBest guess: one pixel for all images, the one that the findings of the other folds cover most often. "
+    print(f"Out-of-fold images on which the label is positive and drawn, {POINTING_IMAGES} a label at most. "
+          f"By chance: the finding's share of the image.\n"
+          f"Best guess: one pixel for all images, the one that the findings of the other folds cover most often. "
           f"Nearly: {NEARLY:.1%} of the side away or less.")
 
 
 def draw_sheet(title: str, caption: str, rows: list[tuple[str, str, list[Panel]]]) -> Figure:
-    """A figure with one line of panels a row; a row is its label (a heading where it changes), its outcome, its panels."""
+    """A figure, one line of panels a row; a row is its label (a heading where it changes), its outcome, its panels."""
     heads = [row == 0 or rows[row][0] != rows[row - 1][0] for row in range(len(rows))]
     width = LEFT + EXAMPLES * (2 * TILE + SEAM + GAP) + RIGHT
     height = TOP + len(rows) * (TILE + LINES) + sum(heads) * HEAD + GAP
@@ -315,7 +324,7 @@ def draw_sheet(title: str, caption: str, rows: list[tuple[str, str, list[Panel]]
 
 
 def heat_colours(heat: np.ndarray) -> np.ndarray:
-    """Heat (...) in [0, 1] as red, green, blue and opacity (..., 4) in [0, 1]: cold is clear, warm is yellow, hot is red."""
+    """Heat (...) in [0, 1] as red, green, blue and opacity (..., 4) in [0, 1]: cold is clear, warm yellow, hot red."""
     points, colours = [point for point, _ in HEAT], np.array([colour for _, colour in HEAT])
     return np.stack([np.interp(heat, points, colours[:, channel]) for channel in range(4)], axis=-1)
 
@@ -337,7 +346,8 @@ def _draw_heat(axes: Axes, panel: Panel) -> None:
 
 def _draw_colour_bar(axes: Axes) -> None:
     rgba = heat_colours(np.linspace(0, 1, 256))
-    on_grey = rgba[:, :3] * rgba[:, 3:] + 0.5 * (1 - rgba[:, 3:])  # as the colours look on a grey that is neither dark nor bright
+    # as the colours look on a grey that is neither dark nor bright
+    on_grey = rgba[:, :3] * rgba[:, 3:] + 0.5 * (1 - rgba[:, 3:])
     bar = axes.figure.colorbar(ScalarMappable(cmap=ListedColormap(on_grey)), cax=axes, ticks=[0, 0.5, 1])
     bar.ax.tick_params(labelsize=SMALL)
     bar.ax.set_title("heat", fontsize=SMALL)
@@ -349,12 +359,14 @@ def _row_texts(competition: Competition, case: Case, thresholds: np.ndarray | No
 
 
 def _caption(layer: str, has_masks: bool) -> str:
-    return (f"Grad-CAM, {layer}, of out-of-fold images: each explained by the one model that never saw its group. Heat is relative "
-            f"to the map's own maximum.\nThe most confident cases, one a group at most" + ("; outlined: the finding as it was drawn" if has_masks else ""))
+    outlined = "; outlined: the finding as it was drawn" if has_masks else ""
+    return (f"Grad-CAM, {layer}, of out-of-fold images: each explained by the one model that never saw its group. "
+            f"Heat is relative to the map's own maximum.\nThe most confident cases, one a group at most{outlined}")
 
 
 def _truth(competition: Competition, cells: np.ndarray) -> str:
-    stated = [label + ("" if cell == 1 else "?") for label, cell in zip(competition.labels, cells, strict=True) if cell in (1, -1)]
+    stated = [label + ("" if cell == 1 else "?")
+              for label, cell in zip(competition.labels, cells, strict=True) if cell in (1, -1)]
     more = f" and {len(stated) - 2} more" if len(stated) > 2 else ""
     return ", ".join(stated[:2]) + more if stated else "none"
 

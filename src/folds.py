@@ -15,7 +15,7 @@ from tables import label_cells
 
 @dataclass(frozen=True)
 class Folds:
-    """The folds file as it was checked. `hash`, of folds, labels and images, stands on all that is computed from them."""
+    """The folds file as it was checked. `hash`, of folds, labels and images, stands on all computed from them."""
 
     path: Path
     hash: str

@@ -20,13 +20,14 @@ def grad_cam(model: nn.Module, images: Tensor, label: int) -> tuple[Tensor, Tens
     images: (B, C, S, S) as the model takes them. Every map is divided by its own maximum. An empty one is zeros:
     nothing in the image speaks for the label. The model is left in evaluation mode.
     Raises ValueError where the network has no layer to look at.
-    Source: Selvaraju et al. 2017, https://arxiv.org/abs/1610.02391, equations 1 and 2. The gradient is that of the logit:
-    that of a probability vanishes where the network is sure.
+    Source: Selvaraju et al. 2017, https://arxiv.org/abs/1610.02391, equations 1 and 2. The gradient is that of the
+    logit: that of a probability vanishes where the network is sure.
     """
     classifier, output = _classifier_of(model, label)
     layer = classifier.cam_layer
     if layer is None:
-        raise ValueError(f"{type(classifier.network).__name__} has no convolution or tokens to look at; Grad-CAM needs one")
+        raise ValueError(f"{type(classifier.network).__name__} has no convolution or tokens to look at; "
+                         f"Grad-CAM needs one")
     classifier.eval()
     activations, gradients = (_as_maps(values, getattr(classifier.network, "num_prefix_tokens", 0))
                               for values in _look_inside(classifier, layer, images, output))  # (B, F, h, w) each
@@ -50,7 +51,8 @@ def _look_inside(classifier: nn.Module, layer: nn.Module, images: Tensor, output
 
     def keep(module: nn.Module, inputs: tuple, values: Tensor) -> Tensor:
         if not isinstance(values, Tensor):
-            raise ValueError(f"Grad-CAM needs a layer that gives one tensor; {type(module).__name__} gives {type(values).__name__}")
+            raise ValueError(f"Grad-CAM needs a layer that gives one tensor; "
+                             f"{type(module).__name__} gives {type(values).__name__}")
         seen.append(values.detach().requires_grad_())  # the graph starts here: what lies before needs no gradient
         return seen[-1].clone()                        # so that a ReLU in place behind it leaves what was seen as it is
 
@@ -63,7 +65,7 @@ def _look_inside(classifier: nn.Module, layer: nn.Module, images: Tensor, output
 
 
 def _as_maps(values: Tensor, prefix_tokens: int) -> Tensor:
-    """A layer's values as maps (B, F, h, h): convolutions give them so, Swin (B, h, h, F), ViT tokens (B, prefix + h², F).
+    """A layer's values as maps (B, F, h, h): convolutions give so, Swin (B, h, h, F), ViT tokens (B, prefix + h², F).
 
     Raises ValueError where the shape is none of these.
     """
@@ -76,5 +78,5 @@ def _as_maps(values: Tensor, prefix_tokens: int) -> Tensor:
         return values
     elif values.ndim == 4 and values.shape[1] == values.shape[2]:
         return values.permute(0, 3, 1, 2)
-    raise ValueError(f"a layer's output of shape {tuple(values.shape)} is neither a square map nor {prefix_tokens} tokens and "
-                     f"those of a square map")
+    raise ValueError(f"a layer's output of shape {tuple(values.shape)} is neither a square map "
+                     f"nor {prefix_tokens} tokens and those of a square map")

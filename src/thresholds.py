@@ -66,7 +66,7 @@ def crossfit_decisions(
 
 
 def criterion(metric_name: str) -> Criterion:
-    """What thresholds are fitted for where a competition is judged by this metric: itself where that can be, else F1."""
+    """What thresholds are fitted for where a competition has this metric: itself where that can be, else F1."""
     return metric_name if metric_name in ("accuracy", "balanced_accuracy") else "f1"
 
 

@@ -29,12 +29,12 @@ from explain import (
 from files import write_csv, write_json
 from folds import add_folds, make_folds, read_folds
 from pixels import PixelSettings, open_store
-from runs import open_run, probs_frame, read_oof, run_folder, write_probs
+from runs import Oof, open_run, probs_frame, read_oof, run_folder, write_blend, write_probs
 from tables import read_train
 
 SIZE, N = 24, 40
-SQUARES = Competition(name="squares", about="Bright squares.", task="multilabel", labels=("square", "other"), metric="roc_auc",
-                      train=Part(table="train.csv", images="train/{image_id}.png"))
+SQUARES = Competition(name="squares", about="Bright squares.", task="multilabel", labels=("square", "other"),
+                      metric="roc_auc", train=Part(table="train.csv", images="train/{image_id}.png"))
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def squares(home, monkeypatch):
 
 
 def fabricate(data, name: str, network: str = "cnn_b", folds: tuple[int, ...] = (0, 1), per_task: bool = False):
-    """A run with random weights whose predictions say that the square is there with a probability that grows by number."""
+    """A run with random weights whose predicted probability that the square is there grows by number."""
     table, _ = read_train(SQUARES, data)
     split = read_folds(SQUARES)
     table = add_folds(SQUARES, table, split)
@@ -93,7 +93,8 @@ def tiles(figure, pixels: np.ndarray) -> list[np.ndarray]:
     """The pixels of every axes, in the order in which they were drawn."""
     height, width = pixels.shape[:2]
     boxes = [axes.get_position() for axes in figure.axes]
-    return [pixels[round((1 - box.y1) * height):round((1 - box.y0) * height), round(box.x0 * width):round(box.x1 * width)]
+    return [pixels[round((1 - box.y1) * height):round((1 - box.y0) * height),
+                   round(box.x0 * width):round(box.x1 * width)]
             for box in boxes]
 
 
@@ -101,14 +102,16 @@ def test_the_most_confident_cases_come_first():
     targets = np.array([1, 1, 0, 1, 0, 1, np.nan, 1.0])
     probs = np.array([0.6, 0.9, 0.8, 0.1, 0.2, 0.3, 0.99, 0.7])
     decisions, groups = (probs >= 0.5).astype(int), np.arange(8).astype(str)
-    chosen = {outcome: pick_examples(targets, probs, decisions, groups, outcome, count=2) for outcome in explain.OUTCOMES}
+    chosen = {outcome: pick_examples(targets, probs, decisions, groups, outcome, count=2)
+              for outcome in explain.OUTCOMES}
     assert chosen["true positives"][0].tolist() == [1, 7] and chosen["true positives"][1] == 3
     assert chosen["false positives"][0].tolist() == [2]
     assert chosen["false negatives"][0].tolist() == [3, 5]  # the surest first: the lowest probability
 
 
 def test_a_group_is_shown_once_by_its_surest_image():
-    rows, total = pick_examples(np.ones(4), np.array([0.7, 0.9, 0.8, 0.6]), np.ones(4), np.array(["a", "a", "b", "b"]), "true positives")
+    probs, groups = np.array([0.7, 0.9, 0.8, 0.6]), np.array(["a", "a", "b", "b"])
+    rows, total = pick_examples(np.ones(4), probs, np.ones(4), groups, "true positives")
     assert rows.tolist() == [1, 2] and total == 4
 
 
@@ -135,7 +138,8 @@ def test_the_colour_bar_has_hot_on_top():
 def test_the_outline_is_drawn_where_the_mask_ends():
     mask = np.zeros((16, 16), bool)
     mask[:, :8] = True
-    figure = draw_sheet("title", "caption", [("label", "true positives", [panel(np.zeros((16, 16), np.float32), mask=mask)])])
+    outlined = panel(np.zeros((16, 16), np.float32), mask=mask)
+    figure = draw_sheet("title", "caption", [("label", "true positives", [outlined])])
     _, overlay, _ = tiles(figure, paint(figure))
     red, green, blue = overlay[overlay.shape[0] // 2].T
     drawn = np.flatnonzero(np.minimum(green, blue) - red > 60) / overlay.shape[1]
@@ -144,7 +148,8 @@ def test_the_outline_is_drawn_where_the_mask_ends():
 
 @pytest.mark.parametrize("is_empty", [True, False])
 def test_an_empty_map_is_called_empty(is_empty):
-    figure = draw_sheet("title", "caption", [("label", "true positives", [panel(np.zeros((8, 8), np.float32), is_empty)])])
+    cold = panel(np.zeros((8, 8), np.float32), is_empty)
+    figure = draw_sheet("title", "caption", [("label", "true positives", [cold])])
     said = [text.get_text() for axes in figure.axes for text in axes.texts]
     assert ("empty" in said) is is_empty
 
@@ -182,7 +187,8 @@ def test_pointing_game_counts_hits_misses_and_empty_maps():
     played = pointing_game(("found", "never drawn"), masks, hottest, np.array([0, 0, 1, 1])).set_index("label")
     assert list(played.index) == ["found", "all"]
     found = played.loc["found"]
-    assert (found["images"], found["empty"], found["inside"], found["nearly"]) == (4, 1, 0.25, 0.5)  # (10, 17) is 2 pixels off
+    # (10, 17) is 2 pixels off
+    assert (found["images"], found["empty"], found["inside"], found["nearly"]) == (4, 1, 0.25, 0.5)
     assert found["chance"] == 1 / 16
     assert found["best_guess"] == 1.0  # the other fold's masks are in the same place
 
@@ -223,7 +229,8 @@ def test_a_second_time_nothing_is_made_until_the_weights_change(squares, capsys)
     assert explain.main(["--competition", "squares", "--experiment", "toy"]) == [sheet]
     assert sheet.stat().st_mtime_ns == first
     assert "there already" in capsys.readouterr().out
-    write_json(run_folder(SQUARES, "toy") / "fold1" / "result.json", {"prior": [0.5, 0.5], "weights_sha256": "trained again"})
+    write_json(run_folder(SQUARES, "toy") / "fold1" / "result.json",
+               {"prior": [0.5, 0.5], "weights_sha256": "trained again"})
     explain.main(["--competition", "squares", "--experiment", "toy"])
     assert sheet.stat().st_mtime_ns > first
 
@@ -240,7 +247,8 @@ def test_every_image_is_explained_by_the_model_of_its_own_fold(squares, monkeypa
     monkeypatch.setattr(saliency, "grad_cam", spy)
     explain_run(SQUARES, squares, "toy", table, read_folds(SQUARES))
     store = open_store("squares-train", table, PixelSettings(SIZE, 1))
-    fold_of = {image.tobytes(): fold for image, fold in zip(store.read(store.rows(table["image_id"])), table["fold"], strict=True)}
+    images = store.read(store.rows(table["image_id"]))
+    fold_of = {image.tobytes(): fold for image, fold in zip(images, table["fold"], strict=True)}
     models = {fold: float(next(build_weights(fold).parameters()).detach().sum()) for fold in (0, 1)}
     assert len(asked) > 2
     for weights, images in asked:
@@ -249,13 +257,15 @@ def test_every_image_is_explained_by_the_model_of_its_own_fold(squares, monkeypa
 
 def build_weights(fold: int) -> torch.nn.Module:
     torch.manual_seed(fold)
-    return build_from_recipe({"experiment": to_recipe(Experiment(network="cnn_b", image_size=SIZE)), "channels": 1, "labels": ["a", "b"]})
+    experiment = to_recipe(Experiment(network="cnn_b", image_size=SIZE))
+    return build_from_recipe({"experiment": experiment, "channels": 1, "labels": ["a", "b"]})
 
 
 def test_only_certain_labels_of_images_that_show_something_are_used(squares, monkeypatch):
     table = fabricate(squares, "toy")
     shown = []
-    monkeypatch.setattr(explain, "pick_examples", lambda targets, *rest: shown.append(targets) or pick_examples(targets, *rest))
+    monkeypatch.setattr(explain, "pick_examples",
+                        lambda targets, *rest: shown.append(targets) or pick_examples(targets, *rest))
     explain_run(SQUARES, squares, "toy", table, read_folds(SQUARES))
     black = table["black"].to_numpy()
     assert black.sum() == 2
@@ -296,9 +306,8 @@ def test_a_network_a_label_is_explained(squares):
 
 def test_a_blend_is_explained_by_its_members(squares, capsys):
     table = fabricate(squares, "toy")
-    folder = run_folder(SQUARES, "both")
-    write_json(folder / "blend.json", {"members": ["toy"], "folds_sha256": read_folds(SQUARES).hash,
-                                      "made_of": read_oof(SQUARES, "toy", table, read_folds(SQUARES).hash).made_of})
-    write_probs(folder / "oof.csv", probs_frame(SQUARES, table["image_id"], np.full((N, 2), 0.5)))
+    split = read_folds(SQUARES)
+    runs = read_oof(SQUARES, "toy", table, split.hash).runs
+    write_blend(SQUARES, Oof("both", np.full((N, 2), 0.5), runs, (), ("toy",), "mean"), table["image_id"], split.hash)
     assert explain_run(SQUARES, squares, "both", table, read_folds(SQUARES)) == []
     assert "explained by its members: toy" in capsys.readouterr().out

@@ -13,6 +13,7 @@ from competition import Competition, Part
 from experiment import EXPERIMENTS, override
 from files import read_json, write_json
 from runs import (
+    Oof,
     Run,
     list_runs,
     open_run,
@@ -22,6 +23,7 @@ from runs import (
     read_run,
     read_test,
     run_folder,
+    write_blend,
     write_probs,
     write_test,
 )
@@ -193,11 +195,9 @@ def test_a_damaged_file_is_named_with_what_to_do(tmp_path, edit, message):
 
 def test_a_blend_is_read_with_its_members_runs(home):
     finish("one"), finish("two")
-    folder = run_folder(SMALL, "blend_mean")
-    write_probs(folder / "oof.csv", probs_frame(SMALL, TABLE["image_id"], PROBS))
+    runs = tuple(run for name in ("one", "two") for run in read_oof(SMALL, name, TABLE, HASH).runs)
+    write_blend(SMALL, Oof("blend_mean", PROBS, runs, (), ("one", "two"), "mean"), TABLE["image_id"], HASH)
     made_of = {f"{name}/fold{fold}": f"{name} {fold}" for name in ("one", "two") for fold in range(3)}
-    write_json(folder / "blend.json", {"kind": "mean", "members": ["one", "two"], "folds_sha256": HASH,
-                                       "made_of": made_of})
     oof = read_oof(SMALL, "blend_mean", TABLE, HASH)
     assert oof.members == ("one", "two") and len(oof.runs) == 6 and oof.is_whole and oof.made_of == made_of
     with pytest.raises(ValueError, match="blend_mean was blended on another folds file"):

@@ -9,7 +9,8 @@ from hardware import import_torchvision
 from model import Classifier, PerTask, build_model
 from saliency import cam_layer, grad_cam
 
-TOKEN_NETWORKS = ["vit_tiny_patch16_224", "deit_tiny_distilled_patch16_224", "cait_xxs24_224", "swin_tiny_patch4_window7_224"]
+TOKEN_NETWORKS = ["vit_tiny_patch16_224", "deit_tiny_distilled_patch16_224", "cait_xxs24_224",
+                  "swin_tiny_patch4_window7_224"]
 
 
 @pytest.fixture(autouse=True)
@@ -18,12 +19,17 @@ def torchvision():
 
 
 def random_images(size: int, channels: int = 1) -> torch.Tensor:
-    return torch.randint(0, 256, (3, channels, size, size), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, (3, channels, size, size), generator=generator, dtype=torch.uint8)
 
 
 def build(network: str, size: int, **options) -> nn.Module:
+    """A network with a random head: ours start at zero, where every map is empty."""
     torch.manual_seed(0)
-    return build_model(network, 1, size, 3, **options).eval()
+    model = build_model(network, 1, size, 3, **options).eval()
+    head = [module for module in model.modules() if isinstance(module, nn.Linear)][-1]
+    nn.init.normal_(head.weight, std=0.1)
+    return model
 
 
 def captum_heat(model: nn.Module, images: torch.Tensor, label: int) -> torch.Tensor:
@@ -53,7 +59,7 @@ class BrightSpots(nn.Module):
 
 def bright_spots(**options) -> Classifier:
     network = BrightSpots(**options)
-    return Classifier(network, mean=0.5, std=0.25, cam_layer=network.conv)
+    return Classifier(network, 1, (0.5,), (0.25,), cam_layer=network.conv)
 
 
 def square_image() -> torch.Tensor:
@@ -100,7 +106,7 @@ def test_class_tokens_are_left_out():
 
     network, image = Tokens(), torch.zeros(1, 1, 32, 32, dtype=torch.uint8)
     image[:, :, 16:24, 8:16] = 255  # the patch in row 2, column 1
-    heat, empty = grad_cam(Classifier(network, 0.5, 0.25, network.norm), image, 0)
+    heat, empty = grad_cam(Classifier(network, 1, (0.5,), (0.25,), network.norm), image, 0)
     assert not empty.any()
     row, column = hottest(heat)
     assert 16 <= row < 24 and 8 <= column < 16
@@ -148,7 +154,7 @@ def test_noise_of_rounding_is_not_a_map():
             return (maps[:, 1] - maps[:, 0]).mean(dim=(1, 2))[:, None]
 
     network = Cancelling()
-    heat, empty = grad_cam(Classifier(network, 0.5, 0.25, network.conv), square_image(), 0)
+    heat, empty = grad_cam(Classifier(network, 1, (0.5,), (0.25,), network.conv), square_image(), 0)
     assert empty.all() and heat.eq(0).all()
 
 
@@ -156,8 +162,9 @@ def test_an_activation_in_place_changes_no_map():
     """The layer's own output counts, not what a ReLU behind it makes of it."""
     def sequential(in_place: bool) -> Classifier:
         torch.manual_seed(0)
-        network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(inplace=in_place), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
-        return Classifier(network, 0.5, 0.25, network[0])
+        network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(inplace=in_place), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+                                nn.Linear(4, 2))
+        return Classifier(network, 1, (0.5,), (0.25,), network[0])
 
     torch.testing.assert_close(*(grad_cam(sequential(in_place), random_images(16), 0)[0] for in_place in (True, False)))
 
@@ -194,8 +201,9 @@ def test_a_network_without_a_map_is_refused(network):
         grad_cam(model, random_images(16), 0)
 
 
-@pytest.mark.parametrize("network, size, least", [("resnet18", 224, 7), ("resnet18", 64, 7), ("tf_efficientnet_lite0", 64, 7),
-                                                  ("tf_efficientnet_lite0", 128, 7), ("swin_tiny_patch4_window7_224", 64, 7)])
+@pytest.mark.parametrize("network, size, least", [
+    ("resnet18", 224, 7), ("resnet18", 64, 7), ("tf_efficientnet_lite0", 64, 7), ("tf_efficientnet_lite0", 128, 7),
+    ("swin_tiny_patch4_window7_224", 64, 7)])
 def test_networks_of_timm_have_room_to_point(network, size, least):
     model, shapes = build(network, size), []
     model.cam_layer.register_forward_hook(lambda module, inputs, output: shapes.append(output.shape))

@@ -14,7 +14,6 @@ from metrics import roc_auc
 from submission import (
     Template,
     check_submission,
-    criterion,
     fill_template,
     is_written,
     read_submission,
@@ -23,6 +22,7 @@ from submission import (
     submit_probs,
     write_submission,
 )
+from thresholds import criterion
 
 IDS = ("007", "001", "NA", "10", "1e5", "x,y")
 SAMPLE = "image_id,b,a\n" + "".join(f'"{name}",0.0,0.0\n' for name in IDS)
@@ -272,7 +272,8 @@ def test_probabilities_become_a_submission_with_its_account(data, name, capsys):
     competition = TASKS[name]
     table, oof = oof_of(competition)
     test = oof[:6]
-    path = submit_probs(competition, data, "run", pd.Series(IDS), test, oof, table, {"weights": "w"})
+    template = read_template(competition, data)
+    path = submit_probs(competition, template, "run", pd.Series(IDS), test, oof, table, {"weights": "w"})
     written, account = read_submission(path), read_json(path.with_suffix(".json"))
     values = written[["a", "b"]].astype(float).to_numpy()
     expected = table.to_numpy()[:6] if name == "hard" else test  # thresholds near 0.2 split the classes, 0.5 finds none
@@ -286,7 +287,7 @@ def test_rows_no_fold_has_predicted_yet_are_left_out_of_the_account(data):
     table, oof = oof_of(PROBS)
     oof[::3] = np.nan
     oof[1, 0], oof[2, 0] = oof[2, 0], oof[1, 0]
-    path = submit_probs(PROBS, data, "run", pd.Series(IDS), oof_of(PROBS)[1][:6], oof, table, {})
+    path = submit_probs(PROBS, read_template(PROBS, data), "run", pd.Series(IDS), oof_of(PROBS)[1][:6], oof, table, {})
     account = read_json(path.with_suffix(".json"))
     there = ~np.isnan(oof).any(axis=1)
     assert account["oof"]["images"] == there.sum() == 40
@@ -296,7 +297,7 @@ def test_rows_no_fold_has_predicted_yet_are_left_out_of_the_account(data):
 @pytest.mark.parametrize("metric, expected", [("roc_auc", "f1"), ("f1_macro", "f1"), ("accuracy", "accuracy"),
                                               ("balanced_accuracy", "balanced_accuracy")])
 def test_thresholds_are_fitted_for_the_metric_where_it_is_one_of_decisions(metric, expected):
-    assert criterion(replace(PROBS, metric=metric)) == expected
+    assert criterion(metric) == expected
 
 
 def test_a_name_with_dots_keeps_its_manifest_beside_it(data):
