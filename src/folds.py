@@ -67,7 +67,7 @@ def make_folds(competition: Competition, table: pd.DataFrame, store: PixelStore,
 def read_folds(competition: Competition) -> Folds:
     """The checked folds file. Raises FileNotFoundError or ValueError with the command that makes or checks it."""
     path = folds_path(competition)
-    command = f"run: python src/make_folds.py --competition {competition.name}"
+    command = f"run: {_command(competition)}"
     if not path.exists():
         raise FileNotFoundError(f"there is no {path}; {command}")
     account = _account_of(path)
@@ -75,6 +75,11 @@ def read_folds(competition: Competition) -> Folds:
         raise ValueError(f"{path} has not been checked against the images since it changed; {command}")
     count = int(read_csv(path)["fold"].astype(int).max()) + 1
     return Folds(path, sha256(account["sha256"], account["table_sha256"]), count, account)
+
+
+def _command(competition: Competition) -> str:
+    where = "" if competition.name == "demo" else " --data-dir DIR"
+    return f"python src/make_folds.py --competition {competition.name}{where}"
 
 
 def add_folds(competition: Competition, table: pd.DataFrame, folds: Folds) -> pd.DataFrame:
@@ -90,7 +95,7 @@ def add_folds(competition: Competition, table: pd.DataFrame, folds: Folds) -> pd
         _refuse_split_groups(table["group"].to_numpy(str), table["fold"].to_numpy(), folds.path)
     if folds.account["table_sha256"] != table_hash:
         raise ValueError(f"the labels, groups or images of {competition.name!r} have changed since {folds.path} was "
-                         f"checked; run: python src/make_folds.py --competition {competition.name}, then train again: "
+                         f"checked; run: {_command(competition)}, then train again: "
                          "older runs will be refused")
     return table
 

@@ -1,6 +1,7 @@
 """The whole way, small: phantoms, folds, training, prediction, blend, leaderboard, pictures; and the real sets."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -93,8 +94,15 @@ def test_a_second_prediction_is_skipped_and_says_so(trained, capsys):
     assert "is there already" in capsys.readouterr().out
 
 
-def test_training_another_competition_without_folds_names_the_command(home):
-    with pytest.raises(FileNotFoundError):
+def test_another_competition_without_folds_is_an_error_that_names_the_command(home, monkeypatch):
+    data = make_demo.main(["--images", "20", "--set", "test_images=4"])
+    monkeypatch.setitem(COMPETITIONS, "mine", replace(COMPETITIONS["demo"], name="mine"))
+    with pytest.raises(FileNotFoundError, match=r"mine\.csv; run: python src/make_folds.py --competition mine --data-dir"):
+        train.main(["--competition", "mine", "--data-dir", str(data), "--experiment", "mlp_a"])
+
+
+def test_a_missing_data_folder_is_an_error_that_names_the_flag(home):
+    with pytest.raises(FileNotFoundError, match="--data-dir"):
         train.main(["--competition", "nih3", "--experiment", "mlp_a"])
 
 
