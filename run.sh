@@ -49,8 +49,8 @@ step "3 train every fold of the experiments: $experiments"
 "$python" src/train.py "${where[@]}" --experiment $experiments
 step "4 predict the test images with all folds' models"
 "$python" src/predict.py "${where[@]}" --experiment $experiments
-step "5 blend the runs"
-"$python" src/blend.py "${where[@]}" --experiment $experiments
+step "5 blend the two best runs"
+"$python" src/blend.py "${where[@]}" ${EXPERIMENTS:+--experiment $EXPERIMENTS}
 step "6 look where the networks look"
 "$python" src/explain.py "${where[@]}" --experiment $experiments
 step "7 the leaderboard"

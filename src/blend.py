@@ -1,6 +1,7 @@
 """Average runs, joined by id:  python src/blend.py --experiment lite0 cnn_e lstm
 
-Makes two blends, NAME_mean of probabilities and NAME_rank_mean of ranks, scores them on the out-of-fold predictions and
+Without --experiment, the two best of the competition's own experiments, by their out-of-fold scores. Makes two blends,
+NAME_mean of probabilities and NAME_rank_mean of ranks, scores them on the out-of-fold predictions and
 writes a submission of each where every member has predicted the test images.
 """
 
@@ -16,7 +17,7 @@ from commandline import add_experiment, load_competition, load_folded_table, mak
 from competition import Competition
 from files import sha256
 from labels import scoring_targets
-from metrics import METRICS
+from metrics import METRICS, score
 from runs import Oof, read_oof, read_test, train_command, write_blend, write_test
 from submission import is_written, read_template, submission_path, submit_probs, template_inputs
 from tables import label_cells, read_part
@@ -28,15 +29,24 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     """Writes the blends' runs and submissions; returns their oof scores."""
     parser = make_parser(__doc__)
     add_experiment(parser)
+    parser.set_defaults(experiment=["best"])
     parser.add_argument("--name", default="blend", help="default: blend")
     args = parser.parse_args(argv)
-    members = run_names(args)
+    competition, data_dir = load_competition(args)
+    table, folds = load_folded_table(competition, data_dir)
+    members = pick_best(competition, table, folds.hash) if args.experiment == ["best"] else run_names(args)
     if len(members) < 2:
         print("one run is no blend; name two or more: --experiment lite0 cnn_e")
         return {}
-    competition, data_dir = load_competition(args)
-    table, folds = load_folded_table(competition, data_dir)
     return blend_runs(competition, data_dir, table, folds.hash, members, args.name)
+
+
+def pick_best(competition: Competition, table: pd.DataFrame, folds_hash: str) -> list[str]:
+    """The two of the competition's own experiments with the best oof scores: weak members drag a plain mean down."""
+    targets, sign = scoring_targets(label_cells(competition, table)), METRICS[competition.metric].greater_is_better
+    oofs = [read_oof(competition, name, table, folds_hash) for name in competition.experiments]
+    scores = {oof.name: score(competition.metric, targets, oof.probs, competition.task) for oof in oofs if oof.is_whole}
+    return sorted(scores, key=scores.get, reverse=sign)[:2]
 
 
 def blend_runs(competition: Competition, data_dir: Path, table: pd.DataFrame, folds_hash: str, members: list[str],
