@@ -1,6 +1,10 @@
 """A run's network on disk: the trained weights, and the checkpoint from which training goes on."""
 
 import pickle
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
@@ -40,15 +44,27 @@ def load_model(run: Run, device: str = "cpu") -> nn.Module:
 def save_weights(run: Run, model: nn.Module) -> str:
     """Writes the run's weights.safetensors as a whole; returns the file's hash."""
     path = run.folder / "weights.safetensors"
-    with replace_atomically(path) as temporary:
+    with _explain_failure(path), replace_atomically(path) as temporary:
         save_file({name: value.contiguous().cpu() for name, value in model.state_dict().items()}, temporary)
     return sha256(path.read_bytes())
 
 
 def save_checkpoint(run: Run, state: dict) -> None:
-    """Writes the run's checkpoint.pt as a whole."""
-    with replace_atomically(run.folder / "checkpoint.pt") as temporary:
+    """Writes the run's checkpoint.pt as a whole. Raises OSError where that fails; the last one is then still there."""
+    path = run.folder / "checkpoint.pt"
+    with _explain_failure(path), replace_atomically(path) as temporary:
         torch.save(state, temporary)
+
+
+@contextmanager
+def _explain_failure(path: Path) -> Iterator[None]:
+    """Says what torch's "unexpected pos" and its like mean: the file could not be written."""
+    try:
+        yield
+    except (RuntimeError, SafetensorError, OSError) as error:
+        free = shutil.disk_usage(path.parent).free / 1e6
+        raise OSError(f"{path} could not be written ({free:.0f} MB are free there); make room and run the command "
+                      "again: it goes on from the last whole checkpoint") from error
 
 
 def load_checkpoint(run: Run) -> dict | None:

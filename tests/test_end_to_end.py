@@ -97,7 +97,7 @@ def test_a_second_prediction_is_skipped_and_says_so(trained, capsys):
 def test_another_competition_without_folds_is_an_error_that_names_the_command(home, monkeypatch):
     data = make_demo.main(["--images", "20", "--set", "test_images=4"])
     monkeypatch.setitem(COMPETITIONS, "mine", replace(COMPETITIONS["demo"], name="mine"))
-    with pytest.raises(FileNotFoundError, match=r"mine\.csv; run: python src/make_folds.py --competition mine --data-dir"):
+    with pytest.raises(FileNotFoundError, match=r"python src/make_folds.py --competition mine --data-dir"):
         train.main(["--competition", "mine", "--data-dir", str(data), "--experiment", "mlp_a"])
 
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import train
-from checkpoints import load_model, save_checkpoint
+from checkpoints import load_checkpoint, load_model, save_checkpoint
 from competition import COMPETITIONS
 from demo import DemoSettings, make_demo
 from experiment import EXPERIMENTS
@@ -100,6 +100,22 @@ def test_a_broken_checkpoint_is_named(demo, home):
     (folder / "checkpoint.pt").write_bytes(b"not a checkpoint")
     with pytest.raises(ValueError, match="checkpoint.pt cannot be read.*delete it"):
         train.main(["--experiment", "cnn_d", "--fold", "0", *TINY])
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_last_one_whole(demo, home, monkeypatch):
+    def fill_the_disk(state: dict, path: Path) -> None:
+        path.write_bytes(b"half")
+        raise RuntimeError("unexpected pos 15296 vs 15184")  # what torch says then
+
+    real, calls = torch.save, []
+    monkeypatch.setattr(torch, "save", lambda *args: (fill_the_disk if calls else real)(*args) or calls.append(1))
+    with pytest.raises(OSError, match=r"checkpoint.pt could not be written .* MB are free.*last whole checkpoint"):
+        train.main(["--experiment", "cnn_d", "--fold", "0", *TINY])
+    monkeypatch.undo()
+    monkeypatch.setenv("STARTER_HOME", str(home))
+    folder = home / "runs" / "demo" / "tiny" / "fold0"
+    assert load_checkpoint(read_run(folder))["epoch"] == 1
+    assert sorted(path.name for path in folder.iterdir()) == ["checkpoint.pt", "log.csv", "recipe.json"]
 
 
 def test_a_finished_fold_is_not_trained_again(demo, home, capsys):
