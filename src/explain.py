@@ -39,10 +39,10 @@ LABELS_A_PAGE = 3
 BATCH = 32
 POINTING_IMAGES = 300    # of a label at most, drawn at random
 NEARLY = 1 / 16          # of the image's side: a miss by no more than this is nearly a hit
-FORMAT = 1               # of the sheets: raise it when they come to look different
+FORMAT = 2               # of the sheets: raise it when they come to look different
 
 # inches of a sheet, points of its letters
-TILE, SEAM, GAP, LEFT, RIGHT, TOP, HEAD, LINES = 1.3, 0.03, 0.22, 1.35, 0.85, 0.95, 0.42, 0.36
+TILE, SEAM, GAP, LEFT, RIGHT, TOP, HEAD, LINES = 1.3, 0.03, 0.22, 1.35, 0.85, 0.95, 0.5, 0.48
 SMALL, NORMAL, LARGE = 7.5, 9, 14
 # heat: red, green, blue, opacity
 HEAT = ((0.0, (1.0, 1.0, 0.4, 0.0)), (0.5, (1.0, 0.65, 0.0, 0.4)), (1.0, (1.0, 0.0, 0.0, 0.7)))
@@ -310,12 +310,12 @@ def draw_sheet(title: str, caption: str, rows: list[tuple[str, str, list[Panel]]
     top = TOP
     for (label, outcome, panels), is_head in zip(rows, heads, strict=True):
         if is_head:
-            write(GAP, top, label, LARGE - 2, weight="bold")
+            write(GAP, top + HEAD / 4, label, LARGE - 2, weight="bold")
             top += HEAD
         write(GAP, top + LINES, outcome, NORMAL)
         for number, panel in enumerate(panels):
             left = LEFT + number * (2 * TILE + SEAM + GAP)
-            write(left, top, panel.text, SMALL, linespacing=1.25)
+            write(left, top + LINES / 4, panel.text, SMALL, linespacing=1.25)
             _draw_image(place(left, top + LINES), panel)
             _draw_heat(place(left + TILE + SEAM, top + LINES), panel)
         top += TILE + LINES
