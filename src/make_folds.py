@@ -60,9 +60,10 @@ def show_report(competition: Competition, table: pd.DataFrame, folds: Folds) -> 
         shown.add_row("of it forced", "", "", *(f"{100 * forced:.1f} %" for forced in report.unavoidable))
     console = make_console()
     console.print(shown)
-    worst = int(np.nan_to_num(report.deviation).argmax())
-    console.print(f"largest deviation of a fold's share of positives from 1/{folds.count}: "
-                  f"{100 * report.deviation[worst]:.1f} % ({competition.labels[worst]})")
+    if not np.isnan(report.largest_deviation):
+        worst = int(np.flatnonzero(report.deviation == report.largest_deviation)[0])
+        console.print(f"largest deviation of a fold's share of positives from 1/{folds.count}: "
+                      f"{100 * report.largest_deviation:.1f} % ({competition.labels[worst]})")
     if report.too_rare.any():
         rare = [label for label, is_rare in zip(competition.labels, report.too_rare, strict=True) if is_rare]
         console.print(f"too rare for {folds.count} folds (fewer groups with it than folds): {', '.join(rare)}",
