@@ -15,12 +15,29 @@ def check_choices(description: object) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """One part of the data: a CSV that lists its images, or a folder whose images list themselves."""
+    """One part of the data: a table of its images, a folder whose images list themselves, or an npz file of arrays.
 
-    images: str                          # with a table: a path with its columns, "train/{id}.png"; without: a glob
-    table: str | None = None             # CSV below the data folder; None: every file that `images` matches is a row
+    With a table, `images` is a path with the table's columns, "train/{id}.png"; without, a glob; with `arrays`, an npz
+    file. A * stands for anything but a slash.
+    """
+
+    images: str
+    table: str | tuple[str, ...] | None = None  # below the data folder; several files about the same ids are joined
+    header: tuple[str, ...] = ()         # names of the columns, where the file has none
+    separator: str = ","                 # " " stands for any number of blanks
     where: tuple[tuple[str, tuple[str, ...]], ...] = ()  # (column, values): rows kept; text as it stands in the CSV
+    listed: str | None = None            # a text file of ids, one a line: only these rows are kept
+    without: tuple[str, ...] = ()        # ids known to be lost or wrong: their rows are left out
+    repeated_rows: Literal["error", "any"] = "error"  # several rows of one image (a row a finding) are: refused; or
+    #                                      one image, which has what any of its rows has
+    arrays: str | None = None            # "train": the npz file's train_images (N, H, W[, 3]) and train_labels (N, K)
     labelled: bool = True                # False: label columns, if any, are placeholders (a sample submission)
+    optional: bool = False               # True: no error where none of its files is there
+
+    @property
+    def tables(self) -> tuple[str, ...]:
+        """The label files, none, one or several."""
+        return (self.table,) if isinstance(self.table, str) else self.table or ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,25 +54,34 @@ class Competition:
     task: Literal["binary", "multiclass", "multilabel"]
     labels: tuple[str, ...]              # column order of every (N, K) array; binary: the one label that can be present
     metric: str                          # a key of METRICS
-    train: Part
+    train: Part | tuple[Part, ...]       # several are put together, an official validation part with the training part
     test: Part | None = None
+    expert: Part | None = None           # an official validation part kept apart: predicted and reported, nothing else
+    scored: tuple[str, ...] = ()         # the labels that the metric counts, where it is not all of them
     channels: Literal[1, 3] = 1          # 1 grey, 3 colour
     id_column: str = "image_id"
     label_columns: tuple[str, ...] = ()  # names in the CSV, where they are not `labels` themselves
-    joined_column: str | None = None     # one column that holds all labels of an image, "Effusion|Mass"; empty: none
+    joined_column: str | None = None     # one column that holds the label or all labels of an image, "Effusion|Mass"
     joined_by: str = "|"
-    ignored_labels: tuple[str, ...] = ()  # names that may stand there and are not predicted; any other is an error
-    label_pattern: str | None = None     # finds the text that tells the label, r"/(NORMAL|PNEUMONIA)/"
-    pattern_labels: tuple[tuple[str, str], ...] = ()  # (text found, label it means; "" for none of the labels)
+    label_pattern: str | None = None     # finds the text that tells the label in the path, r"/(NORMAL|PNEUMONIA)/"
+    label_texts: tuple[tuple[str, str], ...] = ()  # (text found in either, label it means; "" for none of the labels)
+    ignored_labels: tuple[str, ...] = ()  # texts that may stand there and are not predicted; any other is an error
     group_column: str | None = None      # patient, study or slide
     group_pattern: str | None = None     # the same out of the path; neither: every image is its own group
     shared_groups: Literal["error", "drop", "distinct"] = "error"  # a group both in train and test is: refused; left
     #                                      out of train, and said so; or another patient, since each part counts anew
     sample_submission: str | None = None  # CSV whose ids, order, columns and types a submission must have
-    submission: Literal["probs", "labels"] = "probs"  # numbers between 0 and 1, or hard labels
+    submission: Literal["probs", "labels", "text"] = "probs"  # numbers between 0 and 1; hard labels, a column each; or
+    #                                      one column that says the labels as joined_column does
+    submission_column: str | None = None  # the name of that one column, where it is not joined_column
     solution: str | None = None          # CSV with the test labels and `Usage` (Public, Private): only reported
     laterality: bool = True              # left and right differ, so flips change what an image means
     experiments: tuple[str, ...] = ("lite0_128", "cnn_b")  # what run.sh trains, the slowest first
+
+    @property
+    def train_parts(self) -> tuple[Part, ...]:
+        """The training part or parts."""
+        return (self.train,) if isinstance(self.train, Part) else self.train
 
     def __post_init__(self):
         check_choices(self)
@@ -68,22 +94,31 @@ class Competition:
         if self.label_columns and len(self.label_columns) != len(self.labels):
             raise ValueError(f"competition {self.name!r}: {len(self.label_columns)} label_columns for "
                              f"{len(self.labels)} labels")
-        if self.train.table is None and self.label_pattern is None:
-            raise ValueError(f"competition {self.name!r}: a training part without a table needs label_pattern")
-        if self.train.table is None and self.group_column:
-            raise ValueError(f"competition {self.name!r}: without a table there is no group_column; give group_pattern")
-        if self.test and self.test.labelled and self.test.table is None and self.label_pattern is None:
+        for part in self.train_parts:
+            if not part.tables and not part.arrays and self.label_pattern is None:
+                raise ValueError(f"competition {self.name!r}: a training part without a table needs label_pattern")
+            if not part.tables and self.group_column:
+                raise ValueError(f"competition {self.name!r}: without a table there is no group_column; give "
+                                 f"group_pattern")
+        if self.test and self.test.labelled and not self.test.tables and not self.test.arrays and (
+                self.label_pattern is None):
             raise ValueError(f"competition {self.name!r}: a test part without a table and label_pattern needs "
                              f"labelled=False")
+        if self.submission == "text" and not (self.submission_column or self.joined_column):
+            raise ValueError(f"competition {self.name!r}: submission='text' needs submission_column or joined_column")
+        if strangers := sorted({*self.scored} - {*self.labels}):
+            raise ValueError(f"competition {self.name!r}: scored names {strangers}, not among the labels")
         if not self.labels:
             raise ValueError(f"competition {self.name!r} has no labels")
         for pattern in filter(None, (self.label_pattern, self.group_pattern)):
             if re.compile(pattern).groups != 1:
                 raise ValueError(f"competition {self.name!r}: the pattern {pattern!r} needs exactly one group in "
                                  f"brackets")
-        strangers = {label for _, label in self.pattern_labels} - {*self.labels, ""}
-        if strangers:
-            raise ValueError(f"competition {self.name!r}: pattern_labels names {sorted(strangers)}, not among the "
+        meant = {label for _, label in self.label_texts}
+        if self.label_texts and (missing := [label for label in self.labels if label not in meant]):
+            raise ValueError(f"competition {self.name!r}: no text of label_texts means {missing[0]!r}")
+        if strangers := meant - {*self.labels, ""}:
+            raise ValueError(f"competition {self.name!r}: label_texts names {sorted(strangers)}, not among the "
                              f"labels")
 
 
@@ -102,20 +137,23 @@ DEMO = Competition(
 )
 
 NIH_ABOUT = (
-    "NIH ChestX-ray14, a sample of 1,000 frontal X-rays of 264 patients at 64x64. Labels mined from reports (Wang et "
-    "al. 2017, https://doi.org/10.1109/CVPR.2017.369), said to be right in about nine of ten cases. NIH Clinical "
-    "Center, free use with acknowledgement. The `split` column shares patients between its parts, so those of `test` "
-    "are left out of train here."
+    "Frontal chest X-rays of the NIH Clinical Center. Labels mined from reports (Wang et al. 2017, "
+    "https://doi.org/10.1109/CVPR.2017.369), said to be right in about nine of ten cases. Free use with "
+    "acknowledgement."
+)
+NIH_SAMPLE_ABOUT = NIH_ABOUT + (
+    " This is a sample of 1,000 images of 264 patients at 64x64. Its `split` column shares patients between the parts, "
+    "so those of `test` are left out of train here."
 )
 NIH_LABELS = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Effusion", "Emphysema", "Fibrosis", "Hernia",
               "Infiltration", "Mass", "Nodule", "Pleural_Thickening", "Pneumonia", "Pneumothorax")
 
 
-def _nih(name: str, labels: tuple[str, ...]) -> Competition:
+def _nih_sample(name: str, labels: tuple[str, ...]) -> Competition:
     listed = {"table": "sample_labels.csv", "images": "images/{Image Index}"}
     return Competition(
         name=name,
-        about=NIH_ABOUT,
+        about=NIH_SAMPLE_ABOUT,
         task="multilabel",
         labels=labels,
         metric="roc_auc",
@@ -129,39 +167,161 @@ def _nih(name: str, labels: tuple[str, ...]) -> Competition:
     )
 
 
+NIH_FILES = {"table": "Data_Entry_2017*.csv*", "images": "images*/images/{Image Index}"}
+NIH14_FULL = Competition(
+    name="nih14_full",
+    about=NIH_ABOUT + " The whole set: 112,120 images of 30,805 patients in twelve folders, the organisers' lists.",
+    task="multilabel",
+    labels=NIH_LABELS,
+    metric="roc_auc",
+    train=Part(**NIH_FILES, listed="train_val_list.txt"),
+    test=Part(**NIH_FILES, listed="test_list.txt"),
+    id_column="Image Index",
+    joined_column="Finding Labels",
+    ignored_labels=("No Finding",),
+    group_column="Patient ID",
+)
+
+CHEXPERT_LABELS = ("No Finding", "Enlarged Cardiomediastinum", "Cardiomegaly", "Lung Opacity", "Lung Lesion", "Edema",
+                   "Consolidation", "Pneumonia", "Atelectasis", "Pneumothorax", "Pleural Effusion", "Pleural Other",
+                   "Fracture", "Support Devices")
+
+
+def _chexpert(name: str, folder: str, lost: tuple[str, ...] = ()) -> Competition:
+    frontal = {"images": "{Path}", "where": (("Frontal/Lateral", ("Frontal",)),)}
+    return Competition(
+        name=name,
+        about="CheXpert, Stanford Hospital, 224,316 chest X-rays of 65,240 patients; labels mined from reports, -1 "
+              "where the report hedges; 202 frontal X-rays of the official validation part read by three radiologists "
+              "(Irvin et al. 2019, https://arxiv.org/abs/1901.07031). Stanford's research use agreement. The data "
+              f"folder is the one that holds {folder}/. Frontal views only.",
+        task="multilabel",
+        labels=CHEXPERT_LABELS,
+        scored=("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural Effusion"),
+        metric="roc_auc",
+        train=Part(table=f"{folder}/train.csv", **frontal, without=lost),
+        expert=Part(table=f"{folder}/valid.csv", **frontal),
+        id_column="Path",
+        group_pattern=r"(patient\d+)",
+        experiments=("lite0_224", "lite0_128"),
+    )
+
+
+CXR_NPT = Competition(
+    name="cxr_npt",
+    about="A course's 15,470 chest X-rays, one class each: no findings, pneumonia, tuberculosis; nobody says which "
+          "images are of one patient. Images of tuberculosis alone have white or black boxes in them. Not published.",
+    task="multiclass",
+    labels=("no_findings", "pneumonia", "tuberculosis"),
+    metric="f1_macro",
+    train=(Part(images="dataset/training/*/*.*"), Part(images="dataset/validation/*/*.*")),
+    test=Part(images="dataset/test/*/*.*"),
+    label_pattern=r"/([npt])/[^/]*$",
+    label_texts=(("n", "no_findings"), ("p", "pneumonia"), ("t", "tuberculosis")),
+)
+
+SCANS3 = Competition(
+    name="scans3",
+    about="A Kaggle in-class competition: 12,000, 3,000 and 5,000 grey scans at 64x64, three binary labels that look "
+          "nested; about a quarter of the images is black, with labels of both kinds. Nobody says who is who. Not published.",
+    task="multilabel",
+    labels=("label1", "label2", "label3"),
+    metric="f1_micro",
+    train=(Part(table="train_labels.csv", images="train_images/{id}"),
+           Part(table="val_labels.csv", images="val_images/{id}")),
+    test=Part(table="sample_submission.csv", images="test_images/{id}", labelled=False),
+    id_column="id",
+    sample_submission="sample_submission.csv",
+    submission="labels",
+    experiments=("lite0", "cnn_e", "cnn_b"),
+)
+
 PNEUMONIA_ABOUT = (
     "Chest X-ray images (pneumonia): children of one to five years, Guangzhou. Kermany et al. 2018, "
     "https://doi.org/10.17632/rscbjbr9sj, CC BY 4.0. The test part is another population than the training part: "
-    "62.5 % of it have pneumonia against 74.3 %, and person numbers start anew."
+    "62.5 % of it have pneumonia against 74.3 %, and person numbers start anew. Kaggle's val part of 16 images, where "
+    "it is there, is training data."
 )
 
 
 def _pneumonia(name: str, task: str, labels: tuple[str, ...], metric: str, label_pattern: str,
-               pattern_labels: tuple[tuple[str, str], ...], experiments: tuple[str, ...]) -> Competition:
+               texts: tuple[tuple[str, str], ...], experiments: tuple[str, ...]) -> Competition:
     return Competition(
         name=name,
         about=PNEUMONIA_ABOUT,
         task=task,
         labels=labels,
         metric=metric,
-        train=Part(images="train/*/*.jpeg"),
+        train=(Part(images="train/*/*.jpeg"), Part(images="val/*/*.jpeg", optional=True)),
         test=Part(images="test/*/*.jpeg"),
         label_pattern=label_pattern,
-        pattern_labels=pattern_labels,
+        label_texts=texts,
         group_pattern=r"(person\d+|IM-\d+)",  # IM-0115 and NORMAL2-IM-0115 may be one child: kept together
         shared_groups="distinct",
         experiments=experiments,
     )
 
 
-COMPETITIONS = {
-    "demo": DEMO,
-    "nih3": _nih("nih3", ("Effusion", "Infiltration", "Atelectasis")),
-    "nih14": _nih("nih14", NIH_LABELS),
-    "pneumonia2": _pneumonia("pneumonia2", "binary", ("pneumonia",), "roc_auc", r"/(NORMAL|PNEUMONIA)/",
-                             (("NORMAL", ""), ("PNEUMONIA", "pneumonia")), ("lite0_128_strong_short",)),
-    "pneumonia3": _pneumonia("pneumonia3", "multiclass", ("normal", "bacteria", "virus"), "accuracy",
-                             r"(NORMAL|bacteria|virus)",
-                             (("NORMAL", "normal"), ("bacteria", "bacteria"), ("virus", "virus")),
-                             ("lite0_128_strong",)),
+ORGANS = ("bladder", "femur-left", "femur-right", "heart", "kidney-left", "kidney-right", "liver", "lung-left",
+          "lung-right", "pancreas", "spleen")
+# task, channels, whether left and right differ, labels in the order of the files' numbers
+MEDMNIST = {
+    "pathmnist": ("multiclass", 3, False, (
+        "adipose", "background", "debris", "lymphocytes", "mucus", "smooth muscle", "normal colon mucosa",
+        "cancer-associated stroma", "colorectal adenocarcinoma epithelium")),
+    "chestmnist": ("multilabel", 1, True, (
+        "atelectasis", "cardiomegaly", "effusion", "infiltration", "mass", "nodule", "pneumonia", "pneumothorax",
+        "consolidation", "edema", "emphysema", "fibrosis", "pleural", "hernia")),
+    "dermamnist": ("multiclass", 3, False, (
+        "actinic keratoses", "basal cell carcinoma", "benign keratosis", "dermatofibroma", "melanoma",
+        "melanocytic nevi", "vascular lesions")),
+    "octmnist": ("multiclass", 1, False, (
+        "choroidal neovascularization", "diabetic macular edema", "drusen", "normal")),
+    "pneumoniamnist": ("binary", 1, True, ("pneumonia",)),
+    "retinamnist": ("multiclass", 3, False, ("0", "1", "2", "3", "4")),
+    "breastmnist": ("binary", 1, False, ("benign",)),
+    "bloodmnist": ("multiclass", 3, False, (
+        "basophil", "eosinophil", "erythroblast", "immature granulocytes", "lymphocyte", "monocyte", "neutrophil",
+        "platelet")),
+    "tissuemnist": ("multiclass", 1, False, (
+        "collecting duct", "distal convoluted tubule", "glomerular endothelial cells", "interstitial endothelial cells",
+        "leukocytes", "podocytes", "proximal tubule segments", "thick ascending limb")),
+    "organamnist": ("multiclass", 1, True, ORGANS),
+    "organcmnist": ("multiclass", 1, True, ORGANS),
+    "organsmnist": ("multiclass", 1, True, ORGANS),
 }
+
+
+def _medmnist(name: str) -> Competition:
+    task, channels, laterality, labels = MEDMNIST[name]
+    return Competition(
+        name=name,
+        about="MedMNIST v2 (Yang et al. 2023, https://doi.org/10.1038/s41597-022-01721-8), one npz file of any size, "
+              f"{name}.npz or {name}_224.npz. CC BY 4.0 (DermaMNIST: CC BY-NC). The files do not say which images are "
+              "of one patient, so cross-validation cannot keep patients together.",
+        task=task,
+        labels=labels,
+        metric="roc_auc",
+        train=(Part(images=f"{name}*.npz", arrays="train"), Part(images=f"{name}*.npz", arrays="val")),
+        test=Part(images=f"{name}*.npz", arrays="test"),
+        channels=channels,
+        laterality=laterality,
+        experiments=("lite0", "cnn_b"),
+    )
+
+
+COMPETITIONS = {competition.name: competition for competition in (
+    DEMO,
+    _nih_sample("nih3", ("Effusion", "Infiltration", "Atelectasis")),
+    _nih_sample("nih14", NIH_LABELS),
+    NIH14_FULL,
+    _chexpert("chexpert", "CheXpert-v1.0", ("CheXpert-v1.0/train/patient40761/study1/view1_frontal.jpg",)),
+    _chexpert("chexpert_small", "CheXpert-v1.0-small"),
+    CXR_NPT,
+    SCANS3,
+    _pneumonia("pneumonia2", "binary", ("pneumonia",), "roc_auc", r"/(NORMAL|PNEUMONIA)/",
+               (("NORMAL", ""), ("PNEUMONIA", "pneumonia")), ("lite0_128_strong_short",)),
+    _pneumonia("pneumonia3", "multiclass", ("normal", "bacteria", "virus"), "accuracy", r"(NORMAL|bacteria|virus)",
+               (("NORMAL", "normal"), ("bacteria", "bacteria"), ("virus", "virus")), ("lite0_128_strong",)),
+    *map(_medmnist, MEDMNIST),
+)}

@@ -19,6 +19,9 @@ class Experiment:
     weights: Literal["none", "imagenet"] = "none"
     per_task: bool = False               # one network a label, as 003 (see networks.py) trained them
     image_size: int = 64                 # pixels, square
+    colour: Literal["competition", "grey", "rgb"] = "competition"  # what is stored and seen: grey, or red, green, blue
+    fit: Literal["squash", "letterbox"] = "squash"  # into the square; letterbox keeps the aspect ratio, black beside it
+    preprocessing: tuple[str, ...] = ()  # keys of PREPROCESSING, in this order, before pixels are stored
     dropout: float = 0.0                 # before the last layer of timm networks; ours have their own
     augmentation: str = "none"           # a key of AUGMENTATIONS
     epochs: int = 10                     # fixed: no epoch is chosen on the fold that is reported
@@ -29,9 +32,15 @@ class Experiment:
     ema_decay: float = 0.99              # of the weights, a step; climbs to this, 0 switches the average off
     max_grad_norm: float = 1.0
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # of training steps; predictions are always fp32
-    uncertain: Literal["ignore", "zeros", "ones"] = "ignore"  # what -1 means in training; scores never use it
-    blank: Literal["ignore", "zeros"] = "ignore"  # what an empty cell means in training; scores never use it
-    black: Literal["drop", "keep"] = "drop"  # images of one grey value in training; predicted by the prior if dropped
+    uncertain: tuple[str, ...] = ("ignore",)  # what -1 means in training, scores never use it: a policy of labels.py
+    #                                      for all labels and others by label, ("zeros", "Edema=uniform:0.55:0.85")
+    blank: tuple[str, ...] = ("ignore",)  # what an empty cell means in training: "ignore" or "zeros", likewise
+    black: Literal["drop", "one_per_label_vector", "keep"] = "drop"  # images of one grey value in training; they are
+    #                                      predicted by the prior unless they are kept
+    sampler: Literal["natural", "square_root", "balanced", "copies"] = "natural"  # which training images an epoch has
+    copies: tuple[str, ...] = ()         # with that sampler: how often a positive of a label is seen, ("Hernia=10",)
+    loss_weights: Literal["none", "balanced", "pos_weight"] = "none"  # of labels or classes, from the training folds
+    split: int = 0                       # which of the folds file's splits, where it has several
     tta: tuple[str, ...] = ("identity",)  # keys of VIEWS, averaged; flips only where left and right mean the same
     seed: int = 0
 

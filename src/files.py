@@ -1,11 +1,12 @@
 """Where things live, and writing them so that nothing is ever half-written."""
 
 import csv
+import gzip
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -70,31 +71,39 @@ def write_csv(path: Path, frame: pd.DataFrame, float_format: str | None = None) 
     return path
 
 
-def read_csv(path: Path) -> pd.DataFrame:
+def read_csv(path: Path, header: Sequence[str] = (), separator: str = ",") -> pd.DataFrame:
     """The table in a CSV file, every cell as text, an empty one as "": id 001 stays 001, and nothing is guessed.
 
+    header: the names of the columns, where the file has none;  separator: " " stands for any number of blanks. A file
+    called .gz is unpacked.
     Raises FileNotFoundError where there is no such file, and ValueError where it is empty or not text, a column stands
     twice, or a row is longer or shorter than the header, as the last row of a file that was cut off is.
     """
     if not path.exists():
         raise FileNotFoundError(f"there is no {path}")
-    rows, header = [], None
+    rows, header = [], list(header)
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file, strict=True)
-            for row in filter(None, reader):
-                header = header or row
+        with (gzip.open if path.suffix == ".gz" else open)(path, "rt", newline="", encoding="utf-8-sig") as file:
+            lines = (line.split() for line in file) if separator == " " else (
+                csv.reader(file, strict=True, delimiter=separator))
+            for number, row in enumerate(lines, start=1):
+                if not row:
+                    continue
+                if not header:
+                    header = row
+                    continue
                 if len(row) != len(header):
-                    raise ValueError(f"{path}: line {reader.line_num} has {len(row)} cells, but the header has "
+                    number = getattr(lines, "line_num", number)  # a quoted cell may go over several lines
+                    raise ValueError(f"{path}: line {number} has {len(row)} cells, but the header has "
                                      f"{len(header)}; the file is cut off or damaged: fetch or make it again")
                 rows.append(row)
-    except (csv.Error, UnicodeDecodeError) as error:
+    except (csv.Error, UnicodeDecodeError, EOFError, gzip.BadGzipFile) as error:
         raise ValueError(f"{path} is not a table of comma-separated text in UTF-8 ({error})") from error
-    if header is None:
+    if not header:
         raise ValueError(f"{path} is empty; fetch or make it again")
     if len(set(header)) < len(header):
         raise ValueError(f"{path}: a column stands twice in the header {', '.join(map(repr, header))}")
-    return pd.DataFrame(rows[1:], columns=header, dtype=str)
+    return pd.DataFrame(rows, columns=header, dtype=str)
 
 
 def sha256(*parts: bytes | str) -> str:

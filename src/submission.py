@@ -12,7 +12,16 @@ from competition import Competition
 from files import home, read_csv, read_json, sha256, write_csv, write_json
 from labels import scoring_targets
 from metrics import decide, score
-from tables import label_cells, label_columns, read_part, read_sample
+from tables import (
+    headline_targets,
+    label_cells,
+    label_texts,
+    parse_texts,
+    read_part,
+    read_sample,
+    submission_columns,
+    submitted_part,
+)
 from thresholds import criterion, fit_thresholds
 
 FAR_RATE = 0.15  # a share of positives this far from the oof's, and beyond 4 standard errors, is worth a warning
@@ -24,22 +33,25 @@ class Template:
 
     frame: pd.DataFrame  # every cell as text; label cells are placeholders
     id_column: str
-    columns: tuple[str, ...]  # the label columns, in the order of competition.labels
+    columns: tuple[str, ...]  # those to fill: one a label in the order of competition.labels, or one of text
 
 
 def read_template(competition: Competition, data_dir: Path) -> Template:
     """The sample submission; where the organisers gave none, the test images' ids and one column a label."""
     sample = read_sample(competition, data_dir)
+    columns = submission_columns(competition)
     if sample is None:
-        ids = read_part(competition, data_dir, "test")["image_id"]
-        sample = pd.DataFrame({competition.id_column: ids, **{label: "0.5" for label in competition.labels}})
-    return Template(sample, competition.id_column, label_columns(competition))
+        ids = read_part(competition, data_dir, submitted_part(competition))["image_id"]
+        sample = pd.DataFrame({competition.id_column: ids, **dict.fromkeys(columns, "0.5")})
+    return Template(sample, competition.id_column, columns)
 
 
-def fill_template(template: Template, image_ids: pd.Series, values: np.ndarray, hard: bool) -> pd.DataFrame:
+def fill_template(competition: Competition, template: Template, image_ids: pd.Series,
+                  values: np.ndarray) -> pd.DataFrame:
     """The submission as text: the template's columns and order, `values` (N, K) joined by id.
 
-    Probabilities have six decimals; hard labels are written as the sample writes numbers, 1 or 1.0.
+    Probabilities have six decimals; hard labels are written as the sample writes numbers, 1 or 1.0, or as the texts
+    that say them.
     Raises ValueError where an id of the template has no value.
     """
     by_id = pd.DataFrame(values, index=pd.Index(image_ids))
@@ -49,11 +61,26 @@ def fill_template(template: Template, image_ids: pd.Series, values: np.ndarray, 
                          f"{missing.iloc[0]!r}; the sample and the test images do not belong together")
     ordered = by_id.loc[template.frame[template.id_column]].to_numpy()
     frame = template.frame.copy()
+    if competition.submission == "text":
+        frame[template.columns[0]] = _texts(competition, ordered)
+        return frame
     for k, column in enumerate(template.columns):
         whole = template.frame[column].str.fullmatch(r"\d+").all()
-        digits = (0 if whole else 1) if hard else 6
+        digits = (0 if whole else 1) if competition.submission == "labels" else 6
         frame[column] = [f"{value:.{digits}f}" for value in ordered[:, k]]
     return frame
+
+
+def _texts(competition: Competition, decided: np.ndarray) -> list[str]:
+    """The labels of every row as the organisers' own cells say them: (N, K) of 0 and 1 -> "16 0"."""
+    text_of = {}
+    for text, label in label_texts(competition).items():
+        text_of.setdefault(label, text)  # the first of several that mean the same
+    texts = []
+    for row in decided:
+        names = [text_of[label] for label, there in zip(competition.labels, row, strict=True) if there]
+        texts.append(competition.joined_by.join(names) if names else text_of.get("", ""))
+    return texts
 
 
 def check_submission(competition: Competition, template: Template, frame: pd.DataFrame,
@@ -66,20 +93,31 @@ def check_submission(competition: Competition, template: Template, frame: pd.Dat
         there, wanted = ", ".join(frame.columns), ", ".join(template.frame.columns)
         return [f"the columns are {there}, but must be {wanted} in this order"], []
     errors = _id_errors(frame[template.id_column], template.frame[template.id_column])
-    numbers = [pd.to_numeric(frame[column], errors="coerce") for column in template.columns]
-    values = np.column_stack(numbers).astype(float)
+    columns = template.columns
+    if competition.submission == "text":
+        try:
+            values = parse_texts(competition, frame[columns[0]], frame[template.id_column], f"column {columns[0]!r}")
+        except ValueError as error:
+            return [*errors, str(error)], []
+        columns, texts = competition.labels, pd.DataFrame(values, columns=competition.labels)
+        if competition.task == "multiclass" and (off := values.sum(axis=1) != 1).any():
+            return [*errors, f"{off.sum()} rows do not name exactly one class, the first is id "
+                             f"{frame[template.id_column][off].iloc[0]!r}"], []
+    else:
+        texts = frame[list(columns)]
+        values = np.column_stack([pd.to_numeric(texts[column], errors="coerce") for column in columns]).astype(float)
     warnings = []
-    for k, column in enumerate(template.columns):
+    for k, column in enumerate(columns):
         column_values = values[:, k]
         if (bad := ~np.isfinite(column_values)).any():
             row = int(bad.argmax())
             errors.append(f"column {column!r}: {bad.sum()} cells are no numbers, the first is "
-                          f"{frame[column].iloc[row]!r} for id {frame[template.id_column].iloc[row]!r}")
+                          f"{texts[column].iloc[row]!r} for id {frame[template.id_column].iloc[row]!r}")
             continue
         if (outside := (column_values < 0) | (column_values > 1)).any():
             errors.append(f"column {column!r}: {outside.sum()} values lie outside 0 to 1, the first is "
                           f"{column_values[outside][0]} for id {frame[template.id_column][outside].iloc[0]!r}")
-        elif competition.submission == "labels" and (soft := ~np.isin(column_values, (0, 1))).any():
+        elif competition.submission != "probs" and (soft := ~np.isin(column_values, (0, 1))).any():
             errors.append(f"column {column!r}: {soft.sum()} values are neither 0 nor 1, but hard labels are asked for")
         if len(frame) > 1 and np.ptp(column_values) == 0:
             message = f"column {column!r} is {column_values[0]:g} for every image"
@@ -147,11 +185,12 @@ def submit_probs(competition: Competition, template: Template, name: str, image_
     values, oof_values, thresholds = probs, oof_probs[there], None
     if competition.task != "multiclass":
         thresholds = fit_thresholds(targets, oof_values, criterion(competition.metric))
-    if competition.submission == "labels":
+    if competition.submission != "probs":
         values, oof_values = (decide(each, thresholds, competition.task) for each in (values, oof_values))
-    frame = fill_template(template, image_ids, values, competition.submission == "labels")
+    frame = fill_template(competition, template, image_ids, values)
     account = {
-        "oof": {competition.metric: score(competition.metric, targets, oof_probs[there], competition.task),
+        "oof": {competition.metric: score(competition.metric, headline_targets(competition, targets),
+                                          oof_probs[there], competition.task),
                 "images": int(there.sum())},
         "thresholds": None if thresholds is None else dict(zip(competition.labels, thresholds.tolist(), strict=True)),
         "thresholds_fitted": thresholds is not None and f"best {criterion(competition.metric)} on the oof predictions",

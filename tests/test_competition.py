@@ -31,10 +31,14 @@ def test_a_sound_description_is_accepted():
     ({"test": Part(images="test/*.png")}, "without a table and label_pattern needs labelled=False"),
     ({**FROM_PATHS, "label_pattern": "(ill)|(well)"}, r"'(ill)|(well)' needs exactly one group in brackets"),
     ({"group_pattern": "person[0-9]+"}, "needs exactly one group in brackets"),
-    ({**FROM_PATHS, "pattern_labels": (("ill", "c"),)}, "pattern_labels names ['c'], not among the labels"),
+    ({**FROM_PATHS, "label_texts": (("ill", "a"), ("well", "b"), ("odd", "c"))},
+     "label_texts names ['c'], not among the labels"),
+    ({**FROM_PATHS, "label_texts": (("ill", "a"),)}, "no text of label_texts means 'b'"),
+    ({"scored": ("a", "c")}, "scored names ['c'], not among the labels"),
+    ({"submission": "text"}, "submission='text' needs submission_column or joined_column"),
     ({"task": "multi"}, "task must be one of 'binary', 'multiclass', 'multilabel', not 'multi'"),
     ({"shared_groups": "keep"}, "shared_groups must be one of 'error', 'drop', 'distinct', not 'keep'"),
-    ({"submission": "hard"}, "submission must be one of 'probs', 'labels', not 'hard'"),
+    ({"submission": "hard"}, "submission must be one of 'probs', 'labels', 'text', not 'hard'"),
     ({"channels": 4}, "channels must be one of 1, 3, not 4"),
 ])
 def test_a_contradiction_is_refused(changes, message):
@@ -58,4 +62,4 @@ def test_a_description_cannot_be_changed_but_for_a_copy():
 @pytest.mark.parametrize("name", COMPETITIONS)
 def test_the_population_and_the_terms_of_use_are_told(name):
     assert len(COMPETITIONS[name].about) > 40
-    assert name == "demo" or re.search(r"https?://", COMPETITIONS[name].about)
+    assert name == "demo" or re.search(r"https?://|Not published", COMPETITIONS[name].about)

@@ -47,8 +47,7 @@ def data(home, tmp_path) -> Path:
 
 def sound(name: str, data: Path) -> pd.DataFrame:
     """A submission that is as it must be."""
-    hard = TASKS[name].submission == "labels"
-    return fill_template(read_template(TASKS[name], data), pd.Series(IDS), VALUES[name], hard)
+    return fill_template(TASKS[name], read_template(TASKS[name], data), pd.Series(IDS), VALUES[name])
 
 
 def check(name: str, data: Path, frame: pd.DataFrame, oof_rates: list | None = None) -> tuple[list[str], list[str]]:
@@ -148,7 +147,7 @@ def test_rates_swapped_between_columns_are_worth_a_warning():
     ids = pd.Series([str(number) for number in range(400)])
     template = Template(pd.DataFrame({"image_id": ids, "a": "0", "b": "0"}), "image_id", ("a", "b"))
     values = np.random.default_rng(0).uniform(0, 1, (400, 2)) * [0.2, 1.0]  # means 0.1 and 0.5
-    frame = fill_template(template, ids, values, hard=False)
+    frame = fill_template(PROBS, template, ids, values)
     assert check_submission(PROBS, template, frame, np.array([0.1, 0.5])) == ([], [])
     errors, warnings = check_submission(PROBS, template, frame, np.array([0.5, 0.1]))
     assert errors == [] and len(warnings) == 2
@@ -165,7 +164,7 @@ def test_a_few_images_may_differ_from_the_oofs_rate_by_chance(data):
 def test_values_are_joined_by_id_and_columns_by_name(data):
     template = read_template(PROBS, data)
     shuffled = [3, 1, 5, 0, 2, 4]
-    frame = fill_template(template, pd.Series(IDS).iloc[shuffled], VALUES["probs"][shuffled], hard=False)
+    frame = fill_template(PROBS, template, pd.Series(IDS).iloc[shuffled], VALUES["probs"][shuffled])
     pd.testing.assert_frame_equal(frame, sound("probs", data))
     assert frame.columns.tolist() == ["image_id", "b", "a"] and frame["image_id"].tolist() == list(IDS)
     assert frame["a"].astype(float).to_numpy() == pytest.approx(VALUES["probs"][:, 0], abs=1e-6)
@@ -182,19 +181,20 @@ def test_values_are_joined_by_id_and_columns_by_name(data):
 ])
 def test_numbers_are_written_as_the_samples(data, placeholder, hard, expected):
     (data / "sample.csv").write_text(f"image_id,b,a\n007,{placeholder},{placeholder}\n10,{placeholder},{placeholder}\n")
-    frame = fill_template(read_template(PROBS, data), pd.Series(["10", "007"]), np.array([[0, 0], [1, 1]]), hard)
+    template = read_template(PROBS, data)
+    frame = fill_template(HARD if hard else PROBS, template, pd.Series(["10", "007"]), np.array([[0, 0], [1, 1]]))
     assert frame["a"].tolist() == expected and frame["b"].tolist() == expected
 
 
 def test_other_columns_of_the_sample_stay_as_they_are(data):
     (data / "sample.csv").write_text("image_id,height,a,b,note\n007,0512,0,0,\n10,64,0,0,x\n")
-    frame = fill_template(read_template(PROBS, data), pd.Series(["007", "10"]), VALUES["probs"][:2], hard=False)
+    frame = fill_template(PROBS, read_template(PROBS, data), pd.Series(["007", "10"]), VALUES["probs"][:2])
     assert frame[["height", "note"]].to_numpy().tolist() == [["0512", ""], ["64", "x"]]
 
 
 def test_labels_of_other_names_in_the_sample_are_filled_in_their_order(data):
     competition = replace(PROBS, labels=("mass", "nodule"), label_columns=("b", "a"))
-    frame = fill_template(read_template(competition, data), pd.Series(IDS), VALUES["probs"], hard=False)
+    frame = fill_template(competition, read_template(competition, data), pd.Series(IDS), VALUES["probs"])
     assert frame["b"].astype(float).to_numpy() == pytest.approx(VALUES["probs"][:, 0], abs=1e-6)
 
 
@@ -206,7 +206,45 @@ def test_without_a_sample_the_test_images_are_the_template(data):
 
 def test_an_id_without_a_prediction_is_named(data):
     with pytest.raises(ValueError, match="1 ids of the sample submission have no prediction, the first is 'NA'"):
-        fill_template(read_template(PROBS, data), pd.Series(IDS).drop(2), VALUES["probs"][:5], hard=False)
+        fill_template(PROBS, read_template(PROBS, data), pd.Series(IDS).drop(2), VALUES["probs"][:5])
+
+
+# ---- text
+
+GRADES = replace(PROBS, name="grades", task="multiclass", joined_column="grade", submission="text", labels=("no", "yes"),
+                 label_texts=(("0", "no"), ("1", "yes")))
+PROTEINS = replace(PROBS, name="proteins", joined_column="Target", joined_by=" ", submission="text",
+                   submission_column="Predicted", labels=("nucleus", "membrane"),
+                   label_texts=(("0", "nucleus"), ("16", "membrane")))
+
+
+def text_template(competition: Competition, data: Path) -> Template:
+    (data / "sample.csv").write_text(f"image_id,{competition.submission_column or 'grade'}\n007,0\n001,0\n10,0\n")
+    return read_template(competition, data)
+
+
+@pytest.mark.parametrize("competition, decided, expected", [
+    (GRADES, [[1, 0], [0, 1], [1, 0]], ["0", "1", "0"]),
+    (PROTEINS, [[1, 1], [0, 1], [0, 0]], ["0 16", "16", ""]),
+    (replace(PROTEINS, ignored_labels=("none",)), [[1, 1], [0, 1], [0, 0]], ["0 16", "16", "none"]),
+])
+def test_labels_are_said_in_the_organisers_own_words(data, competition, decided, expected):
+    template = text_template(competition, data)
+    frame = fill_template(competition, template, pd.Series(["007", "001", "10"]), np.array(decided))
+    assert frame[template.columns[0]].tolist() == expected
+    assert check_submission(competition, template, frame)[0] == []
+
+
+@pytest.mark.parametrize("texts, said", [
+    (["0", "2", "1"], "image '001' has the unknown label '2'"),
+    (["0", "", "1"], "1 rows do not name exactly one class, the first is id '001'"),
+    (["0", "0 1", "1"], "image '001' has the unknown label '0 1'"),
+    (["0", "nan", "1"], "image '001' has the unknown label 'nan'"),
+])
+def test_a_text_that_is_no_class_must_not_go_up(data, texts, said):
+    template = text_template(GRADES, data)
+    errors, _ = check_submission(GRADES, template, template.frame.assign(grade=texts))
+    assert len(errors) == 1 and said in errors[0]
 
 
 # ---- written
