@@ -2,7 +2,7 @@
 
 Without --experiment, the two best of the competition's own experiments, by their out-of-fold scores. Makes two blends,
 NAME_mean of probabilities and NAME_rank_mean of ranks, scores them on the out-of-fold predictions and
-writes a submission of each where every member has predicted the test images.
+writes a submission of each where every member has predicted the images.
 """
 
 from functools import partial
@@ -16,11 +16,12 @@ from blending import BLENDS
 from commandline import add_experiment, load_competition, load_folded_table, make_console, make_parser, run_names
 from competition import Competition
 from files import sha256
+from folds import Folds, fold_numbers, read_predicted_parts
 from labels import scoring_targets
 from metrics import METRICS, score
-from runs import Oof, read_oof, read_test, train_command, write_blend, write_test
+from runs import Oof, read_oof, read_predictions, train_command, write_blend, write_predictions
 from submission import is_written, read_template, submission_path, submit_probs, template_inputs
-from tables import label_cells, read_part
+from tables import headline_targets, label_cells, submitted_part
 from thresholds import judged_values
 from uncertainty import paired_interval, paired_roc_auc_interval
 
@@ -38,61 +39,84 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     if len(members) < 2:
         print("one run is no blend; name two or more: --experiment lite0 cnn_e")
         return {}
-    return blend_runs(competition, data_dir, table, folds.hash, members, args.name)
+    return blend_runs(competition, data_dir, table, folds, members, args.name)
 
 
 def pick_best(competition: Competition, table: pd.DataFrame, folds_hash: str) -> list[str]:
     """The two of the competition's own experiments with the best oof scores: weak members drag a plain mean down."""
-    targets, sign = scoring_targets(label_cells(competition, table)), METRICS[competition.metric].greater_is_better
+    targets, sign = _headline(competition, table), METRICS[competition.metric].greater_is_better
     oofs = [read_oof(competition, name, table, folds_hash) for name in competition.experiments]
     scores = {oof.name: score(competition.metric, targets, oof.probs, competition.task) for oof in oofs if oof.is_whole}
     return sorted(scores, key=scores.get, reverse=sign)[:2]
 
 
-def blend_runs(competition: Competition, data_dir: Path, table: pd.DataFrame, folds_hash: str, members: list[str],
+def _headline(competition: Competition, table: pd.DataFrame) -> np.ndarray:
+    return headline_targets(competition, scoring_targets(label_cells(competition, table)))
+
+
+def blend_runs(competition: Competition, data_dir: Path, table: pd.DataFrame, folds: Folds, members: list[str],
                name: str) -> dict[str, float]:
-    """Every blend in BLENDS of the members' oof and test predictions; returns the oof scores."""
+    """Every blend in BLENDS of the members' predictions, of the training table and of all other parts.
+
+    Members may be runs on several splits: each predicted an image with a model that never saw its group. Thresholds
+    that are fitted on other folds then go by the first split: that no image is judged by thresholds fitted on its own
+    group is true of any split of whole groups.
+    Returns the oof scores. Raises ValueError where a member lacks folds or would be a blend of itself.
+    """
     if own := {f"{name}_{kind}" for kind in BLENDS} & set(members):
         raise ValueError(f"{own.pop()!r} would be a member of itself; give the new blends another --name")
-    oofs = [read_oof(competition, member, table, folds_hash) for member in members]
+    oofs = [read_oof(competition, member, table, folds.hash) for member in members]
     for oof in oofs:
         if not oof.is_whole:
             raise ValueError(f"run {oof.name!r} lacks the folds {list(oof.folds_missing)}; a blend of other images "
                              f"than its members' cannot be compared. Run: {train_command(competition, oof)}")
-    targets, folds = scoring_targets(label_cells(competition, table)), table["fold"].to_numpy()
-    values = {oof.name: judged_values(competition.metric, targets, oof.probs, folds, competition.task) for oof in oofs}
-    blends = []
-    for kind, blend in BLENDS.items():
-        probs = blend(np.stack([oof.probs for oof in oofs]), folds, competition.task)
+    targets, values, blends = _headline(competition, table), {}, []
+    for oof in oofs:
+        values[oof.name] = judged_values(competition.metric, targets, oof.probs, fold_numbers(table, oof.split),
+                                         competition.task)
+    for kind in BLENDS:
+        probs = blend_oofs(kind, oofs, table, competition.task)
         blended = Oof(f"{name}_{kind}", probs, tuple(run for oof in oofs for run in oof.runs), (), tuple(members), kind)
-        write_blend(competition, blended, table["image_id"], folds_hash)
-        values[blended.name] = judged_values(competition.metric, targets, probs, folds, competition.task)
+        write_blend(competition, blended, table["image_id"], folds.hash)
+        values[blended.name] = judged_values(competition.metric, targets, probs, fold_numbers(table, blended.split),
+                                             competition.task)
         blends.append(blended)
-    if competition.test:
-        predict_blends(competition, data_dir, table, folds_hash, oofs, blends)
+    for part, images in read_predicted_parts(competition, data_dir, folds).items():
+        predict_blends(competition, data_dir, table, folds.hash, oofs, blends, part, images["image_id"])
     return _show(competition, targets, values, [oof.name for oof in blends], table["group"].to_numpy(str))
 
 
+def blend_oofs(kind: str, oofs: list[Oof], table: pd.DataFrame, task: str) -> np.ndarray:
+    """(N, K) one of BLENDS of the members' out-of-fold predictions; ranks are taken within each member's own folds."""
+    blend = BLENDS[kind]
+    if len({oof.split for oof in oofs}) == 1:
+        return blend(np.stack([oof.probs for oof in oofs]), fold_numbers(table, oofs[0].split), task)
+    return np.mean([blend(oof.probs[None], fold_numbers(table, oof.split), task) for oof in oofs], axis=0)
+
+
 def predict_blends(competition: Competition, data_dir: Path, table: pd.DataFrame, folds_hash: str, oofs: list[Oof],
-                   blends: list[Oof]) -> None:
-    """Blends the members' test predictions and writes the submissions, where every member has predicted."""
-    test_ids = read_part(competition, data_dir, "test")["image_id"]
-    tests = {oof.name: read_test(competition, oof, test_ids) for oof in oofs}
-    if lacking := [name for name, probs in tests.items() if probs is None]:
-        print(f"no submission: {', '.join(lacking)} has not predicted the test images; run: python src/predict.py "
-              f"--competition {competition.name} --experiment {' '.join(lacking)}")
+                   blends: list[Oof], part: str, image_ids: pd.Series) -> None:
+    """Blends the members' predictions of a part where every member has them, and writes the submissions of it."""
+    members = {oof.name: read_predictions(competition, oof, part, image_ids) for oof in oofs}
+    is_submitted = part == submitted_part(competition)
+    if lacking := [name for name, probs in members.items() if probs is None]:
+        print(f"{'no submission' if is_submitted else f'no blend of the {part} part'}: {', '.join(lacking)} has not "
+              f"predicted the {part} images; run: python src/predict.py --competition {competition.name} --experiment "
+              f"{' '.join(lacking)}")
         return
-    template = read_template(competition, data_dir)
+    template = read_template(competition, data_dir) if is_submitted else None
     for blended in blends:
-        probs = BLENDS[blended.kind](np.stack(list(tests.values())), None, competition.task)
-        write_test(competition, blended, test_ids, probs)
+        probs = BLENDS[blended.kind](np.stack(list(members.values())), None, competition.task)
+        write_predictions(competition, blended, part, image_ids, probs)
+        if not is_submitted:
+            continue
         inputs = template_inputs(competition, template) | {
             "folds": folds_hash, "members": list(blended.members), "weights": blended.made_of,
-            "test": sha256(np.ascontiguousarray(probs).tobytes())}
+            part: sha256(np.ascontiguousarray(probs).tobytes())}
         if is_written(competition, blended.name, inputs):
             print(f"{submission_path(competition, blended.name)} is there already, made from these very predictions")
         else:
-            submit_probs(competition, template, blended.name, test_ids, probs, blended.probs, table, inputs)
+            submit_probs(competition, template, blended.name, image_ids, probs, blended.probs, table, inputs)
 
 
 def _show(competition: Competition, targets: np.ndarray, values: dict[str, np.ndarray], blends: list[str],

@@ -12,7 +12,7 @@ from experiment import EXPERIMENTS, Experiment
 from files import home
 from folds import Folds, add_folds, folds_path, make_folds, read_folds
 from metrics import METRICS
-from pixels import PixelSettings, open_store
+from pixels import open_store, pixel_settings
 from tables import read_train
 
 
@@ -84,7 +84,8 @@ def load_folded_table(competition: Competition, data_dir: Path) -> tuple[pd.Data
     """The training table with folds and joined groups, and the folds. The demo's folds are made if they are missing."""
     table, _ = read_train(competition, data_dir)
     if competition.name == "demo" and not folds_path(competition).exists():
-        store = open_store("demo-train", table, PixelSettings(size=64, channels=competition.channels))
+        settings = pixel_settings(competition, pick_experiment(competition.experiments[0]))
+        store = open_store("demo-train", table, settings)
         make_folds(competition, table, store, n_folds=5, seed=0)
     folds = read_folds(competition)
     return add_folds(competition, table, folds), folds

@@ -223,7 +223,8 @@ CXR_NPT = Competition(
 SCANS3 = Competition(
     name="scans3",
     about="A Kaggle in-class competition: 12,000, 3,000 and 5,000 grey scans at 64x64, three binary labels that look "
-          "nested; about a quarter of the images is black, with labels of both kinds. Nobody says who is who. Not published.",
+          "nested; about a quarter of the images is black, with labels of both kinds. Nobody says who is who. Not "
+          "published.",
     task="multilabel",
     labels=("label1", "label2", "label3"),
     metric="f1_micro",

@@ -1,4 +1,4 @@
-"""One image file to uint8 pixels: upright, grey or colour, squashed to a square; or an error saying what is wrong."""
+"""One image file to uint8 pixels: upright, grey or colour, fitted into a square; or an error saying what is wrong."""
 
 import io
 import re
@@ -10,6 +10,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
+
+from arrays import is_row, read_row
+from dicom import decode_dicom, is_dicom
 
 JPEG_FLAGS = {  # reduction: OpenCV's flags for one and for three channels
     1: {1: cv2.IMREAD_GRAYSCALE, 3: cv2.IMREAD_COLOR},
@@ -32,23 +35,44 @@ DAMAGE = (OSError, ValueError, TypeError, LookupError, ArithmeticError, Attribut
 def decode_image(path: str | Path, channels: int, target: int | None = None) -> np.ndarray:
     """The upright picture: uint8 (H, W) for one channel, (H, W, 3) RGB for three.
 
-    16 bits are scaled by their full range (65535 -> 255), transparency is dropped, EXIF's orientation is applied; of
-    several frames or pages it is the first. With a `target` in pixels, a JPEG may come at 1/2, 1/4 or 1/8 of its size.
-    Raises ValueError with the path and the reason where the file is missing, empty, cut short, damaged, no image, or
-    has other than 1 to 16 bits. Damage inside a JPEG's compressed data shows only where it breaks a marker: a JPEG
+    A path may name a row of an .npz file's array, as arrays.py explains; DICOM is shown as dicom.py says. 16 bits are
+    scaled by their full range (65535 -> 255), transparency is dropped, EXIF's orientation is applied; of several frames
+    or pages it is the first. With a `target` in pixels, a JPEG may come at 1/2, 1/4 or 1/8 of its size.
+    Numbers of 32 bits, as TIFF has them, state no range. Floats are read as shares of white where all lie in 0 to 1, as
+    8 bits where all lie in 0 to 255; integers as 8 bits up to 255, as 16 bits up to 65535. Anything else is refused:
+    to stretch each image by its own extremes would make grey values of different images incomparable.
+    Raises ValueError with the path and the reason where the file is missing, empty, cut short, damaged, no image, or of
+    numbers whose range is not known. Damage inside a JPEG's compressed data shows only where it breaks a marker: a JPEG
     has no checksum.
     """
     return decode_file(path, channels, target)[0]
 
 
-def fit_image(image: np.ndarray, size: int) -> np.ndarray:
-    """The image squashed to (size, size[, 3]); the aspect ratio is not kept.
+def fit_image(image: np.ndarray, size: int, fit: str = "squash") -> np.ndarray:
+    """The image in a square (size, size[, 3]): squashed, or as a "letterbox" that keeps the aspect ratio.
 
-    Each direction for itself: the mean of the covered area where it shrinks, linear where it grows (cubic would
-    overshoot at edges). OpenCV's own area mode falls back to sampling when one of the two directions grows.
+    In a letterbox the longer side takes the whole square, and the image stands in the middle with black beside it (an
+    odd pixel more below or to the right).
     """
     height, width = image.shape[:2]
-    for shape, mode in (((min(width, size), min(height, size)), cv2.INTER_AREA), ((size, size), cv2.INTER_LINEAR)):
+    if fit == "squash" or height == width:
+        return _resize(image, size, size)
+    scale = size / max(height, width)
+    image = _resize(image, max(1, round(height * scale)), max(1, round(width * scale)))
+    square = np.zeros((size, size, *image.shape[2:]), np.uint8)
+    top, left = (size - image.shape[0]) // 2, (size - image.shape[1]) // 2
+    square[top:top + image.shape[0], left:left + image.shape[1]] = image
+    return square
+
+
+def _resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Each direction for itself: the mean of the covered area where it shrinks, linear where it grows.
+
+    Cubic would overshoot at edges, and OpenCV's own area mode falls back to sampling when one of the two directions
+    grows.
+    """
+    smaller = min(image.shape[1], width), min(image.shape[0], height)
+    for shape, mode in ((smaller, cv2.INTER_AREA), ((width, height), cv2.INTER_LINEAR)):
         if image.shape[1::-1] != shape:
             image = cv2.resize(image, shape, interpolation=mode)
     return image
@@ -57,16 +81,24 @@ def fit_image(image: np.ndarray, size: int) -> np.ndarray:
 def decode_file(path: str | Path, channels: int, target: int | None) -> tuple[np.ndarray, tuple[int, int]]:
     """The upright picture, and the height and width it has at full scale."""
     try:
+        if is_row(path):
+            pixels = _rgb_in_channels(read_row(path), channels)
+            return pixels, pixels.shape[:2]
         raw = Path(path).read_bytes()
         if not raw:
             raise ValueError("the file is empty")
         if raw.startswith(b"\xff\xd8"):
             return _decode_jpeg(raw, channels, target)
-        pixels = _decode_png(raw, channels) if raw.startswith(PNG_SIGNATURE) else _decode_with_pillow(raw, channels)
+        if raw.startswith(PNG_SIGNATURE):
+            pixels = _decode_png(raw, channels)
+        elif is_dicom(raw, path):
+            pixels = _rgb_in_channels(decode_dicom(raw), channels)
+        else:
+            pixels = _decode_with_pillow(raw, channels)
     except OSError as error:
         raise ValueError(f"{path}: {error.strerror or error}") from error
     except (ValueError, cv2.error) as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise ValueError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from error
     return pixels, pixels.shape[:2]
 
 
@@ -188,8 +220,8 @@ def _to_uint8(image: Image.Image, kind: str | None, white_is_zero: bool) -> np.n
         grey = _scale_16_bits(np.asarray(image).astype(np.uint16))
         return 255 - grey if white_is_zero else grey  # Pillow inverts 1 and 8 bits by itself, but not 16
     if image.mode in ("I", "F"):
-        numbers = "floats" if image.mode == "F" else "integers"
-        raise ValueError(f"its pixels are 32-bit {numbers}, whose range of grey is not known; make it 8 or 16 bits")
+        grey = _scale_32_bits(np.asarray(image))
+        return 255 - grey if white_is_zero else grey
     if image.mode in ("1", "L", "LA", "La"):
         return np.asarray(image.convert("L"))
     return np.ascontiguousarray(np.asarray(image.convert("RGB"))[..., ::-1])
@@ -197,6 +229,24 @@ def _to_uint8(image: Image.Image, kind: str | None, white_is_zero: bool) -> np.n
 
 def _scale_16_bits(pixels: np.ndarray) -> np.ndarray:
     return cv2.convertScaleAbs(pixels, alpha=255 / 65535)  # rounds; 65535 is 257 times 255, so no half occurs
+
+
+def _scale_32_bits(pixels: np.ndarray) -> np.ndarray:
+    is_float = pixels.dtype.kind == "f"
+    low, high = (float(pixels.min()), float(pixels.max())) if np.isfinite(pixels).all() else (np.nan, np.nan)
+    if low >= 0 and (high <= 255 or (high <= 65535 and not is_float)):
+        white = 1 if is_float and high <= 1 else 255 if high <= 255 else 65535
+        return (pixels.astype(np.float64) * (255 / white) + 0.5).astype(np.uint8)
+    numbers, ranges = ("floats", "0 to 1 or to 255") if is_float else ("integers", "0 to 255 or to 65535")
+    raise ValueError(f"its pixels are 32-bit {numbers} from {low:g} to {high:g}, whose range of grey is not known, as "
+                     f"{ranges} is; make all images of the set 8 or 16 bits, on one scale")
+
+
+def _rgb_in_channels(pixels: np.ndarray, channels: int) -> np.ndarray:
+    """Grey (H, W) or RGB (H, W, 3) as (H, W) or RGB (H, W, 3)."""
+    if pixels.ndim == 3 and channels == 3:
+        return pixels
+    return _in_channels(pixels if pixels.ndim == 2 else np.ascontiguousarray(pixels[..., ::-1]), channels)
 
 
 def _in_channels(pixels: np.ndarray, channels: int) -> np.ndarray:

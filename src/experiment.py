@@ -2,6 +2,7 @@
 
 import difflib
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
@@ -9,6 +10,60 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 from competition import check_choices
 
 Description = TypeVar("Description")
+
+NUMBER = r"(?:\d+\.?\d*|\.\d+)"
+# fields whose entries hold for all labels, "zeros", or for one, "Edema=zeros": what may stand there, each as a pattern
+BY_LABEL = {
+    "uncertain": {"ignore": "ignore", "zeros": "zeros", "ones": "ones", "mean": "mean",
+                  "uniform:LOW:HIGH": f"uniform:{NUMBER}:{NUMBER}", "self:RUN": "self:.+"},
+    "blank": {"ignore": "ignore", "zeros": "zeros"},
+    "copies": {"NUMBER": r"\d{1,4}"},
+}
+CHEXPERT_COPIES = (  # with which 001 trained; Lung Opacity, Pleural Effusion and Support Devices had none
+    "No Finding=4", "Enlarged Cardiomediastinum=1", "Cardiomegaly=1", "Lung Lesion=9", "Edema=1", "Consolidation=1",
+    "Pneumonia=1", "Atelectasis=1", "Pneumothorax=1", "Pleural Other=10", "Fracture=8")
+
+
+def by_label(name: str, entries: Sequence[str]) -> dict[str, str]:
+    """The values of a field of BY_LABEL by label; under "" the one that holds for all other labels, where there is one.
+
+    Raises ValueError where an entry is not among the values (with the nearest one), or a label stands there twice.
+    """
+    known, found = BY_LABEL[name], {}
+    for entry in entries:
+        # the label is as short as it can be, and there is none if the whole entry is a value: runs may have a = in them
+        match = re.fullmatch(rf"(?:(.+?)=)??({'|'.join(known.values())})", entry)
+        if match is None:
+            value = entry.rpartition("=")[2]
+            kinds = {each.partition(":")[0]: each for each in known}
+            near = difflib.get_close_matches(value.partition(":")[0], kinds, n=1)
+            hint = f"; did you mean {kinds[near[0]]!r}?" if near else "."
+            raise ValueError(f"{name}: there is no {value!r}{hint} An entry is VALUE or Label=VALUE, and the values "
+                             f"are {', '.join(known)}")
+        label, value = match[1] or "", match[2]
+        if value.startswith("uniform:") and not 0 <= float(value.split(":")[1]) <= float(value.split(":")[2]) <= 1:
+            raise ValueError(f"{name}: {value!r} must have 0 <= LOW <= HIGH <= 1")
+        if name == "copies" and not label:
+            raise ValueError(f"{name}: {entry!r} names no label; an entry is Label=NUMBER")
+        if label in found:
+            raise ValueError(f"{name}: {repr(label) if label else 'all labels'} has two values, {found[label]} and "
+                             f"{value}")
+        found[label] = value
+    return found
+
+
+def for_labels(name: str, entries: Sequence[str], labels: Sequence[str], default: str) -> tuple[str, ...]:
+    """What a field of BY_LABEL says of each label, (K,) in their order, `default` where it says nothing.
+
+    Raises ValueError where it names a label that is not there, with the nearest one.
+    """
+    found = by_label(name, entries)
+    for label in found:
+        if label and label not in labels:
+            near = difflib.get_close_matches(label, labels, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(labels)}"
+            raise ValueError(f"{name} names the label {label!r}, which is not there; {hint}")
+    return tuple(found.get(label, found.get("", default)) for label in labels)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +107,7 @@ class Experiment:
         for name in ("lr", "max_grad_norm"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be above 0, not {getattr(self, name)}")
-        for name in ("weight_decay", "seed"):
+        for name in ("weight_decay", "seed", "split"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be 0 or more, not {getattr(self, name)}")
         for name in ("dropout", "ema_decay", "warmup"):
@@ -60,6 +115,14 @@ class Experiment:
                 raise ValueError(f"{name} must be in [0, 1), not {getattr(self, name)}")
         if not self.tta:
             raise ValueError('tta must name at least one view, for example "identity"')
+        for name in ("uncertain", "blank"):
+            if not getattr(self, name):
+                raise ValueError(f"{name} must name a policy, for example \"ignore\"")
+        for name in BY_LABEL:
+            by_label(name, getattr(self, name))
+        if (self.sampler == "copies") != bool(self.copies):
+            raise ValueError(f"sampler={self.sampler} with copies={','.join(self.copies) or '(none)'}: the sampler "
+                             "'copies' needs them, Label=NUMBER, and no other has any")
 
 
 SCRATCH = Experiment()
@@ -84,12 +147,23 @@ EXPERIMENTS = {
     "cnn_e_solt": replace(SCRATCH, augmentation="solt"),
     "cnn_e_solt003": replace(SCRATCH, augmentation="solt003"),
     "cnn_e_albumentations": replace(SCRATCH, augmentation="albumentations"),
+    # rare labels more often, or more heavily
+    "cnn_e_balanced": replace(SCRATCH, sampler="balanced"),
+    "cnn_b_sqrt": replace(SCRATCH, network="cnn_b", epochs=15, sampler="square_root"),
+    "cnn_b_pos_weight": replace(SCRATCH, network="cnn_b", epochs=15, loss_weights="pos_weight"),
     # pretrained on ImageNet
     "lite0": LITE0,
     "lite0_128": replace(LITE0, image_size=128),
     "lite0_128_strong": STRONG,
     "lite0_128_strong_short": replace(STRONG, epochs=3),
     "lite0_224": replace(LITE0, image_size=224),
+    # uncertain labels as positives; as likely ones, with the range of 000; as the label's mean; as lite0 sees them
+    "lite0_ones": replace(LITE0, uncertain=("ones",)),
+    "lite0_uniform": replace(LITE0, uncertain=("uniform:0.55:0.85",)),
+    "lite0_mean": replace(LITE0, uncertain=("mean",)),
+    "lite0_self": replace(LITE0, uncertain=("self:lite0",)),
+    # contrast evened out before the pixels are stored
+    "lite0_clahe": replace(LITE0, preprocessing=("clahe", "blur")),
     # one epoch of the smallest network, to see that everything runs
     "smoke": replace(SCRATCH, network="cnn_d", epochs=1),
 }
@@ -116,7 +190,7 @@ def override(description: Description, assignments: Sequence[str]) -> Descriptio
 
 def _parse(name: str, text: str, kind: Any) -> Any:
     if get_origin(kind) is tuple:
-        return tuple(_parse(name, item, get_args(kind)[0]) for item in text.split(",") if item)
+        return tuple(_parse(name, item.strip(), get_args(kind)[0]) for item in text.split(",") if item.strip())
     if get_origin(kind) is Literal:
         if text not in map(str, get_args(kind)):
             raise ValueError(f"{name}={text}: must be one of {', '.join(map(str, get_args(kind)))}")
@@ -139,8 +213,10 @@ def to_recipe(experiment: Experiment) -> dict:
 def from_recipe(recipe: dict) -> Experiment:
     """The experiment `to_recipe` gave; a field that came later has its default, which must mean what was done before.
 
-    Raises ValueError where a field is unknown.
+    Label policies were once one name for all labels. Raises ValueError where a field is unknown.
     """
     if unknown := sorted(set(recipe) - {field.name for field in fields(Experiment)}):
         raise ValueError(f"the recipe has the fields {unknown}, which this version does not know")
+    recipe = {name: (recipe[name],) if name in BY_LABEL and isinstance(recipe[name], str) else recipe[name]
+              for name in recipe}
     return Experiment(**{name: tuple(value) if isinstance(value, list) else value for name, value in recipe.items()})

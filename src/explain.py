@@ -24,11 +24,11 @@ from commandline import add_experiment, load_competition, load_folded_table, mak
 from competition import Competition
 from decoding import decode_image, fit_image
 from files import read_json, replace_atomically, sha256, write_csv, write_json
-from folds import Folds
+from folds import Folds, fold_numbers
 from hardware import pick_device, tune_process
 from labels import scoring_targets
 from metrics import decide
-from pixels import PixelSettings, PixelStore, open_store
+from pixels import PixelSettings, PixelStore, open_store, pixel_settings
 from runs import Oof, read_oof, run_folder
 from tables import label_cells
 from thresholds import fit_thresholds
@@ -101,7 +101,7 @@ def explain_run(competition: Competition, data_dir: Path, name: str, table: pd.D
         missing = ", ".join(map(str, oof.folds_missing))
         print(f"{name}: the folds {missing} are not trained, their images are not explained")
     layer_name = next(path for path, module in model.named_modules() if module is layer).removeprefix("classifiers.0.")
-    store = open_store(f"{competition.name}-train", table, PixelSettings(experiment.image_size, competition.channels))
+    store = open_store(f"{competition.name}-train", table, pixel_settings(competition, experiment))
     folder, cells = run_folder(competition, name), label_cells(competition, table)
     inputs = {
         "format": FORMAT,
@@ -135,7 +135,7 @@ def _explain(competition: Competition, data_dir: Path, table: pd.DataFrame, oof:
     decisions, groups = decide(oof.probs, thresholds, competition.task), table["group"].to_numpy(str)
     cases = [Case(k, outcome, *pick_examples(seen[:, k], oof.probs[:, k], decisions[:, k], groups, outcome))
              for k in range(len(competition.labels)) for outcome in OUTCOMES]
-    masks = [read_masks(data_dir, label, table["image_id"], np.flatnonzero(targets[:, k] == 1), store.settings.size)
+    masks = [read_masks(data_dir, label, table["image_id"], np.flatnonzero(targets[:, k] == 1), store.settings)
              for k, label in enumerate(competition.labels)]  # row: mask
     shown = {(case.label, row) for case in cases for row in case.rows}
     wanted = shown | {(k, row) for k in range(len(masks)) for row in masks[k] if not np.isnan(seen[row, k])}
@@ -149,7 +149,7 @@ def _explain(competition: Competition, data_dir: Path, table: pd.DataFrame, oof:
     def panel(k: int, row: int) -> Panel:
         image_id = table["image_id"].iloc[row]
         text = f"{_short(image_id)}\np {oof.probs[row, k]:.3f},  true: {_truth(competition, cells[row])}"
-        drawn = read_masks(data_dir, competition.labels[k], table["image_id"], np.array([row]), store.settings.size)
+        drawn = read_masks(data_dir, competition.labels[k], table["image_id"], np.array([row]), store.settings)
         return Panel(text, store.read(store.rows([image_id]))[0], *heats[k, row], drawn.get(row))
 
     pages = []
@@ -164,7 +164,8 @@ def _explain(competition: Competition, data_dir: Path, table: pd.DataFrame, oof:
         pages.append(path)
     if not any(masks):
         return pages
-    played = pointing_game(competition.labels, masks, hottest, table["fold"].to_numpy())
+    played = pointing_game(competition.labels, masks, hottest,
+                           fold_numbers(table, oof.runs[0].experiment.split))
     if played.empty:  # every mask belongs to a fold that is not trained
         return pages
     return [*pages, write_csv(run_folder(competition, oof.name) / "pointing.csv", played, float_format="%.6g")]
@@ -183,13 +184,19 @@ def pick_examples(targets: np.ndarray, probs: np.ndarray, decisions: np.ndarray,
     return cases[np.sort(first)][:count], len(cases)
 
 
-def read_masks(data_dir: Path, label: str, image_ids: pd.Series, rows: np.ndarray, size: int) -> dict[int, np.ndarray]:
-    """The finding's masks (size, size) of the rows that have one; of more than POINTING_IMAGES a random choice."""
-    folder = data_dir / "truth" / "masks" / label
+def read_masks(data_dir: Path, label: str, image_ids: pd.Series, rows: np.ndarray,
+               settings: PixelSettings) -> dict[int, np.ndarray]:
+    """The finding's masks (size, size) of the rows that have one; of more than POINTING_IMAGES a random choice.
+
+    None where borders are cropped before the image is stored: a mask does not say what was cut off.
+    """
+    if "crop_borders" in settings.steps:
+        return {}
+    folder, size = data_dir / "truth" / "masks" / label, settings.size
     paths = {int(row): folder / f"{image_ids.iloc[row]}.png" for row in rows} if folder.is_dir() else {}
     drawn = np.array([row for row, path in paths.items() if path.exists()], int)
     chosen = np.sort(np.random.default_rng(0).permutation(drawn)[:POINTING_IMAGES])
-    masks = {int(row): fit_image(decode_image(paths[row], channels=1), size) >= 128 for row in chosen}
+    masks = {int(row): fit_image(decode_image(paths[row], channels=1), size, settings.fit) >= 128 for row in chosen}
     return {row: mask for row, mask in masks.items() if mask.any()}
 
 
@@ -199,7 +206,8 @@ def _look(oof: Oof, table: pd.DataFrame, store: PixelStore, wanted: set[tuple[in
     from loader import ordered_batches
     from saliency import grad_cam
 
-    device, places, folds = pick_device(), store.rows(table["image_id"]), table["fold"].to_numpy()
+    device, places = pick_device(), store.rows(table["image_id"])
+    folds = fold_numbers(table, oof.runs[0].experiment.split)
     with tqdm(total=len(wanted), desc=f"Grad-CAM of {oof.name}", unit="map", leave=False, disable=None) as bar:
         for run in oof.runs:
             model = load_model(run, device)

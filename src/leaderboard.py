@@ -1,7 +1,10 @@
 """Compare runs by their cross-validation scores:  python src/leaderboard.py --competition demo
 
-One table on the screen, and the same with more columns as runs/<competition>/leaderboard.csv.
+One table on the screen, and the same with more columns as runs/<competition>/leaderboard.csv. The columns expert and
+holdout, where there are such parts, are for reporting: nothing is chosen by them.
 """
+
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -11,7 +14,8 @@ from tqdm import tqdm
 from commandline import load_competition, load_folded_table, make_console, make_parser
 from competition import Competition
 from files import home, write_csv
-from labels import scoring_targets
+from folds import Folds, fold_numbers, read_holdout
+from labels import scored_counts, scoring_targets
 from metrics import (
     METRICS,
     average_precision_by_label,
@@ -24,8 +28,8 @@ from metrics import (
     score,
     undefined_labels,
 )
-from runs import list_runs, read_oof, read_test
-from tables import label_cells, read_solution
+from runs import Oof, list_runs, read_oof, read_predictions
+from tables import headline_targets, label_cells, read_part, read_solution
 from thresholds import criterion, crossfit_decisions, fit_thresholds
 from uncertainty import bootstrap_interval, roc_auc_interval
 
@@ -36,26 +40,38 @@ def main(argv: list[str] | None = None) -> pd.DataFrame:
     competition, data_dir = load_competition(args)
     table, folds = load_folded_table(competition, data_dir)
     solution = read_solution(competition, data_dir) if competition.test else None
-    board = make_board(competition, table, folds.hash, solution)
+    reported = read_reported(competition, data_dir, folds)
+    board = make_board(competition, table, folds.hash, solution, reported)
     if competition.name == "demo":
-        board = pd.concat([_ceiling(competition, data_dir, table, solution), board], ignore_index=True)
+        board = pd.concat([_ceiling(competition, data_dir, table, solution, reported), board], ignore_index=True)
     path = write_csv(home() / "runs" / competition.name / "leaderboard.csv", board, float_format="%.6g")
-    show_board(competition, board)
-    _footnotes(competition, table, solution)
+    show_board(competition, board, scored_counts(label_cells(competition, table)))
+    _footnotes(competition, table, solution, reported)
     print(f"all columns: {path}")
     return board
 
 
-def make_board(competition: Competition, table: pd.DataFrame, folds_hash: str,
-               solution: pd.DataFrame | None) -> pd.DataFrame:
+def read_reported(competition: Competition, data_dir: Path, folds: Folds) -> dict[str, pd.DataFrame]:
+    """The tables of the parts that are reported and nothing else: "expert" and "holdout", where there are such."""
+    reported = {}
+    if competition.expert and competition.expert.labelled:
+        reported["expert"] = read_part(competition, data_dir, "expert")
+    holdout = read_holdout(competition, data_dir, folds)
+    return reported if holdout is None else reported | {"holdout": holdout}
+
+
+def make_board(competition: Competition, table: pd.DataFrame, folds_hash: str, solution: pd.DataFrame | None,
+               reported: dict[str, pd.DataFrame]) -> pd.DataFrame:
     """One row a run, a blend or a floor, best first; runs with missing folds come last and have no rank."""
     rates = prevalence(scoring_targets(label_cells(competition, table)))
     rows = []
     floors = {"floor: prevalence": np.nan_to_num(rates, nan=0.5), "floor: all negative": np.zeros_like(rates)}
     for name, constant in floors.items():
         test_probs = None if solution is None else constant_probs(constant, len(solution))
-        floor = constant_probs(constant, len(table))
-        rows.append(_score_row(competition, table, floor, solution, test_probs, tuned=False) | {"run": name})
+        floor = Oof(name, constant_probs(constant, len(table)), (), ())
+        part_probs = {part: constant_probs(constant, len(images)) for part, images in reported.items()}
+        rows.append(_score_row(competition, table, floor, solution, test_probs, tuned=False)
+                    | _report_parts(competition, table, floor, reported, part_probs, tuned=False) | {"run": name})
     for name in tqdm(list_runs(competition), desc="scoring", unit="run", leave=False, disable=None):
         try:
             oof = read_oof(competition, name, table, folds_hash)
@@ -65,11 +81,15 @@ def make_board(competition: Competition, table: pd.DataFrame, folds_hash: str,
         if not oof.is_whole:
             rows.append({"run": name, "status": f"lacks folds {', '.join(map(str, oof.folds_missing))}"})
             continue
-        test_probs = None if solution is None else read_test(competition, oof, solution["image_id"])
+        test_probs = None if solution is None else read_predictions(competition, oof, "test", solution["image_id"])
+        part_probs = {part: read_predictions(competition, oof, part, images["image_id"])
+                      for part, images in reported.items()}
         results = [run.result for run in oof.runs]
         no_probs = dict.fromkeys(("brier", "f1_at_half", "accuracy"), np.nan) if oof.kind == "rank_mean" else {}
-        rows.append(_score_row(competition, table, oof.probs, solution, test_probs) | no_probs | {
+        rows.append(_score_row(competition, table, oof, solution, test_probs) | no_probs
+                    | _report_parts(competition, table, oof, reported, part_probs) | {
             "run": name,
+            "splits": " ".join(map(str, sorted({run.experiment.split for run in oof.runs}))),
             "seconds": sum(result["seconds"] for result in results) / table["fold"].nunique(),
             "parameters": sum(result["parameters"] for result in results) // table["fold"].nunique(),
             "not_learned": sum(not result["learned"] for result in results),
@@ -83,14 +103,20 @@ def make_board(competition: Competition, table: pd.DataFrame, folds_hash: str,
     return board
 
 
-def _score_row(competition: Competition, table: pd.DataFrame, probs: np.ndarray, solution: pd.DataFrame | None,
+def _headline(competition: Competition, table: pd.DataFrame) -> np.ndarray:
+    """(N, K) targets to score on, NaN for labels that the competition's metric does not count."""
+    return headline_targets(competition, scoring_targets(label_cells(competition, table)))
+
+
+def _score_row(competition: Competition, table: pd.DataFrame, oof: Oof, solution: pd.DataFrame | None,
                test_probs: np.ndarray | None, tuned: bool = True) -> dict:
     """Every figure of one set of out-of-fold probabilities (N, K), and of test probabilities where a solution is there.
 
-    tuned: decisions are made at thresholds fitted on the other folds; else at 0.5.
+    All but those by label count the labels that the competition counts.
+    tuned: decisions are made at thresholds fitted on the other folds, of the run's own split; else at 0.5.
     """
-    task, metric = competition.task, METRICS[competition.metric]
-    targets, folds = scoring_targets(label_cells(competition, table)), table["fold"].to_numpy()
+    task, metric, probs = competition.task, METRICS[competition.metric], oof.probs
+    targets, folds = _headline(competition, table), fold_numbers(table, oof.split)
     half = decide(probs, None if task == "multiclass" else 0.5, task)
     fitted = {name: crossfit_decisions(targets, probs, folds, task, name) if tuned else half
               for name in ("f1", criterion(competition.metric))}
@@ -118,7 +144,7 @@ def _score_row(competition: Competition, table: pd.DataFrame, probs: np.ndarray,
         "images": len(table),
     }
     for name, by_label in (("auc", roc_auc_by_label), ("ap", average_precision_by_label)):
-        values = by_label(targets, probs)
+        values = by_label(scoring_targets(label_cells(competition, table)), probs)
         row |= {f"{name}_{label}": value for label, value in zip(competition.labels, values, strict=True)}
     return row | _test_scores(competition, targets, probs, solution, test_probs, tuned)
 
@@ -140,7 +166,7 @@ def _test_scores(competition: Competition, targets: np.ndarray, probs: np.ndarra
     thresholds = None
     if tuned and task != "multiclass":
         thresholds = fit_thresholds(targets, probs, criterion(competition.metric))
-    truth = scoring_targets(label_cells(competition, solution))
+    truth = _headline(competition, solution)
     scores = {}
     for usage in sorted(solution["usage"].unique()):
         part = (solution["usage"] == usage).to_numpy()
@@ -150,23 +176,52 @@ def _test_scores(competition: Competition, targets: np.ndarray, probs: np.ndarra
     return scores
 
 
-def _ceiling(competition: Competition, data_dir, table: pd.DataFrame, solution: pd.DataFrame | None) -> pd.DataFrame:
+def _report_parts(competition: Competition, table: pd.DataFrame, oof: Oof, reported: dict[str, pd.DataFrame],
+                  part_probs: dict[str, np.ndarray | None], tuned: bool = True) -> dict:
+    """The metric on each part that is reported, with its interval; thresholds, where needed, fitted on the oof."""
+    task, metric, row = competition.task, METRICS[competition.metric], {}
+    thresholds = None if task == "multiclass" else 0.5
+    if tuned and task != "multiclass" and metric.uses != "probs":
+        thresholds = fit_thresholds(_headline(competition, table), oof.probs, criterion(competition.metric))
+    for part, images in reported.items():
+        if (probs := part_probs[part]) is None:
+            continue
+        truth, values = _headline(competition, images), probs
+        if metric.uses != "probs":
+            values = decide(probs, thresholds, task)
+        low, high = _interval(competition.metric, truth, values, task, images["group"].to_numpy(str))
+        row |= {part: metric.score(truth, values, task), f"{part}_low": low, f"{part}_high": high,
+                f"{part}_images": len(images)}
+        row |= {f"{part}_auc_{label}": auc for label, auc in zip(competition.labels, roc_auc_by_label(
+            scoring_targets(label_cells(competition, images)), probs), strict=True)}
+    return row
+
+
+def _ceiling(competition: Competition, data_dir: Path, table: pd.DataFrame, solution: pd.DataFrame | None,
+             reported: dict[str, pd.DataFrame]) -> pd.DataFrame:
     """What the demo's truth allows: the scores of every label's posterior probability given what was drawn."""
     from demo import read_truth
 
     truth = read_truth(data_dir).set_index("image_id")
     columns = [f"posterior_{label}" for label in competition.labels]
     test_probs = None if solution is None else truth.loc[solution["image_id"], columns].to_numpy(float)
-    row = _score_row(competition, table, truth.loc[table["image_id"], columns].to_numpy(float), solution, test_probs)
-    return pd.DataFrame([row | {"run": "ceiling: the posterior"}])
+    ceiling = Oof("ceiling: the posterior", truth.loc[table["image_id"], columns].to_numpy(float), (), ())
+    part_probs = {part: truth.loc[images["image_id"], columns].to_numpy(float) for part, images in reported.items()}
+    row = _score_row(competition, table, ceiling, solution, test_probs)
+    return pd.DataFrame([row | _report_parts(competition, table, ceiling, reported, part_probs)
+                         | {"run": ceiling.name}])
 
 
-def show_board(competition: Competition, board: pd.DataFrame) -> None:
-    """Prints two tables: the ranking, and AUC and average precision by label."""
+def show_board(competition: Competition, board: pd.DataFrame, counts: np.ndarray) -> None:
+    """Prints two tables: the ranking, and AUC and average precision by label.
+
+    counts: (K, 2) certain cells and positives of every label.
+    """
     console, metric = make_console(), METRICS[competition.metric]
     usages = [usage for usage in ("public", "private", "test") if usage in board and board[usage].notna().any()]
+    parts = {part: f"{part}, n {board[f'{part}_images'].max():.0f}" for part in ("expert", "holdout") if part in board}
     ranking = Table("", "run", f"CV {metric.title}", "95 % interval", "folds", "w/o black", "F1 at .5", "F1 cross-fit",
-                    "Brier", *usages, "s a fold", "parameters",
+                    "Brier", *usages, *parts.values(), "s a fold", "parameters",
                     title=f"{competition.name}: {metric.title} over {int(board['images'].max())} images")
     for row in board.to_dict("records"):
         if row["status"] != "whole":
@@ -177,11 +232,13 @@ def show_board(competition: Competition, board: pd.DataFrame) -> None:
             str(row["rank"]) if ranked else "", row["run"] + _remark(row), _number(row["cv"]),
             f"{_number(row['low'])} - {_number(row['high'])}",
             f"{_number(row['fold_mean'])} ± {_number(row['fold_sd'], 3)}",
-            *(_number(row[name]) for name in ("cv_without_black", "f1_at_half", "f1_crossfit", "brier", *usages)),
-            _number(row.get("seconds"), 0), f"{row['parameters']:,.0f}" if ranked else "",
+            *(_number(row[name]) for name in ("cv_without_black", "f1_at_half", "f1_crossfit", "brier")),
+            *(_number(row[name]) for name in (*usages, *parts)), _number(row.get("seconds"), 0), f"{row['parameters']:,.0f}" if ranked else "",
             style=None if ranked else "dim")
     console.print(ranking)
     by_label = Table("run", *(f"{label}\nAUC / AP" for label in competition.labels), title="by label")
+    by_label.add_row("positive of certain cells", *(f"{positive} of {certain}" for certain, positive in counts),
+                     style="dim", end_section=True)
     for row in board[board["status"] == "whole"].to_dict("records"):
         by_label.add_row(row["run"], *(f"{_number(row[f'auc_{label}'], 3)} / {_number(row[f'ap_{label}'], 3)}"
                                        for label in competition.labels))
@@ -191,19 +248,29 @@ def show_board(competition: Competition, board: pd.DataFrame) -> None:
 
 
 def _remark(row: dict) -> str:
-    failed = row.get("not_learned")
-    return f" ({failed:.0f} folds did not learn)" if failed and not pd.isna(failed) else ""
+    failed, splits = row.get("not_learned"), row.get("splits")
+    remark = f" ({failed:.0f} folds did not learn)" if failed and not pd.isna(failed) else ""
+    return remark if splits in (None, "0") or pd.isna(splits) else f"{remark} (split {splits.replace(' ', ' and ')})"
 
 
 def _number(value: float | None, decimals: int = 4) -> str:
     return "-" if value is None or pd.isna(value) else f"{value:.{decimals}f}"
 
 
-def _footnotes(competition: Competition, table: pd.DataFrame, solution: pd.DataFrame | None) -> None:
+def _footnotes(competition: Competition, table: pd.DataFrame, solution: pd.DataFrame | None,
+               reported: dict[str, pd.DataFrame]) -> None:
     cells = label_cells(competition, table)
     print(f"Cross-validation over {table['fold'].nunique()} folds of {table['group'].nunique()} groups; the intervals "
           f"draw whole groups. {(~np.isin(cells, (0, 1))).sum()} uncertain or blank cells and no other are left out of "
           f"the scores; {table['black'].sum()} black images are in, predicted by the prior.")
+    if competition.scored:
+        print(f"{len(competition.scored)} of {len(competition.labels)} labels count: {', '.join(competition.scored)}")
+    for part, images in reported.items():
+        counted = competition.scored or competition.labels
+        positive = scored_counts(label_cells(competition, images))[np.isin(competition.labels, counted), 1]
+        print(f"{part}: {len(images)} images of {images['group'].nunique()} groups, reported only; positives: "
+              + ", ".join(f"{label} {n}" for label, n in zip(
+                  [label for label in competition.labels if label in counted], positive, strict=True)))
     undefined = undefined_labels(scoring_targets(cells))
     if undefined.any():
         print(f"undefined, one class only: {', '.join(np.array(competition.labels)[undefined])}")

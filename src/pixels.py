@@ -15,15 +15,20 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 import cv2
 import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
+from arrays import file_of
+from competition import Competition, check_choices
 from decoding import decode_file, decode_image, fit_image
+from experiment import Experiment
 from files import home, read_json, sha256, write_csv, write_json
 from hardware import count_cores
+from preprocessing import PREPROCESSING, apply_steps, check_steps
 
 FORMAT = 1  # part of every key: raise it when decoding or fitting comes to give other pixels
 
@@ -31,19 +36,35 @@ CHUNK_BYTES = 4 << 20  # stored pixels a decoding thread hands over at once
 MAKE_ROOM = "make room, choose a smaller image size, or set STARTER_HOME to a folder on another disk"
 LEFTOVER_SECONDS = 3600  # a half-built store that nobody has written to for so long belongs to a killed process
 
+
 @dataclass(frozen=True)
 class PixelSettings:
     """What is done to an image before it is stored. Every field goes into the store's key."""
-    size: int  # pixels, height and width
-    channels: int  # 1: grey, 3: RGB
+
+    size: int                    # pixels, height and width
+    channels: int                # 1: grey, 3: RGB
+    fit: Literal["squash", "letterbox"] = "squash"  # into the square; letterbox keeps the aspect ratio, black beside it
+    steps: tuple[str, ...] = ()  # keys of PREPROCESSING, in this order before the fitting and in this order after it
 
     def __post_init__(self):
+        object.__setattr__(self, "steps", tuple(self.steps))  # JSON has lists
+        check_choices(self)
+        check_steps(self.steps)
         if self.size < 1:
             raise ValueError(f"an image size of {self.size} pixels; it must be 1 or more")
         if self.channels not in (1, 3):
             raise ValueError(f"{self.channels} channels; images are stored with 1 (grey) or 3 (RGB)")
 
 
+def image_channels(competition: Competition, experiment: Experiment) -> int:
+    """Channels that an experiment's images have, stored and in the network: 1 (grey) or 3 (RGB)."""
+    return {"competition": competition.channels, "grey": 1, "rgb": 3}[experiment.colour]
+
+
+def pixel_settings(competition: Competition, experiment: Experiment) -> PixelSettings:
+    """How an experiment wants a competition's images stored."""
+    return PixelSettings(experiment.image_size, image_channels(competition, experiment), experiment.fit,
+                         experiment.preprocessing)
 
 
 class PixelStore:
@@ -150,7 +171,7 @@ def open_store(name: str, table: pd.DataFrame, settings: PixelSettings, workers:
     """
     _check_table(name, table)
     ids, paths = table["image_id"].tolist(), table["path"].tolist()
-    settings_key, files_key = _hash_settings(settings), _hash_files(ids, paths)
+    settings_key, files_key = _hash_settings(settings), hash_files(ids, paths)
     stem = f"{name}-{settings.size}px-{settings_key}"
     folder = home() / "data" / "pixels" / f"{stem}{files_key}"
     if not folder.is_dir():
@@ -171,16 +192,29 @@ def _check_table(name: str, table: pd.DataFrame) -> None:
 
 
 def _hash_settings(settings: PixelSettings) -> str:
-    return sha256(json.dumps(asdict(settings), sort_keys=True))[:6]
+    """A step counts with all its settings. What came later and is not used is left out: older stores keep their key."""
+    parts = {"size": settings.size, "channels": settings.channels}
+    if settings.fit != "squash":
+        parts["fit"] = settings.fit
+    if settings.steps:
+        parts["steps"] = _describe_steps(settings)
+    return sha256(json.dumps(parts, sort_keys=True))[:6]
 
 
-def _hash_files(ids: list[str], paths: list[str]) -> str:
-    """A file that is missing counts as one without a size: the build finds it, and all others that cannot be read."""
+def _describe_steps(settings: PixelSettings) -> list[str]:
+    return [repr(PREPROCESSING[name]) for name in settings.steps]
+
+
+def hash_files(ids: list[str], paths: list[str]) -> str:
+    """A file that is missing counts as one without a size: the build finds it, and all others that cannot be read.
+
+    A row of an array counts by its row and the whole array's file.
+    """
     parts = [f"format {FORMAT}, {len(ids)} images"]
     images = tqdm(ids, "looking at the files", unit="image", disable=None, delay=1)
     for image_id, path in zip(images, map(Path, paths), strict=True):
         try:
-            status = path.stat()
+            status = file_of(path).stat()
             parts.append(json.dumps([image_id, path.name, status.st_size, status.st_mtime_ns]))
         except OSError:
             parts.append(json.dumps([image_id, path.name]))
@@ -233,11 +267,11 @@ def _write_pixels(path: Path, name: str, paths: list[str], settings: PixelSettin
     unreadable = []
     step = int(np.clip(CHUNK_BYTES // np.prod(shape[1:]), 1, 32))
     jobs = ((first, paths[first:first + step], settings) for first in range(0, len(paths), step))
-    with (_single_threaded_opencv(), path.open("wb") as file,
+    with (single_threaded_opencv(), path.open("wb") as file,
           tqdm(total=len(paths), desc=f"{name}, {settings.size} px", unit="image", disable=None) as bar):
         np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
         done = 0
-        for chunk in _map_in_order(_decode_chunk, jobs, workers):
+        for chunk in map_in_order(_decode_chunk, jobs, workers):
             rows = slice(done, done + len(chunk.hashes))
             for field, array in index.items():
                 array[rows] = getattr(chunk, field)
@@ -251,7 +285,7 @@ def _write_pixels(path: Path, name: str, paths: list[str], settings: PixelSettin
     return index, unreadable
 
 
-def _map_in_order(function: Callable, jobs: Iterable[tuple], workers: int) -> Iterator:
+def map_in_order(function: Callable, jobs: Iterable[tuple], workers: int) -> Iterator:
     """The results in the order of the jobs, computed in threads, at most two a worker waiting at any time."""
     pool, waiting = ThreadPoolExecutor(workers), deque()
     try:
@@ -270,8 +304,8 @@ def _decode_chunk(first: int, paths: list[str], settings: PixelSettings) -> _Chu
     for i, path in enumerate(paths):
         hashed, constant, shape = "", False, (0, 0)
         try:
-            image, shape = decode_file(path, settings.channels, settings.size)
-            chunk.pixels[i] = fit_image(image, settings.size)
+            image, shape = decode_file(path, settings.channels, _decoding_target(settings))
+            chunk.pixels[i] = _prepare(image, settings)
             constant = _is_constant(image)
             if constant and image.shape[:2] != shape:  # a single bright dot may have vanished in a reduced decode
                 constant = _is_constant(decode_image(path, settings.channels))
@@ -282,6 +316,25 @@ def _decode_chunk(first: int, paths: list[str], settings: PixelSettings) -> _Chu
         chunk.constant.append(constant)
         chunk.shapes.append(shape)
     return chunk
+
+
+def stored_image(path: str | Path, settings: PixelSettings) -> np.ndarray:
+    """One image as a store of these settings holds it: uint8 (size, size) or (size, size, 3) RGB.
+
+    Raises ValueError with the path and the reason where it cannot be read.
+    """
+    return _prepare(decode_image(path, settings.channels, _decoding_target(settings)), settings)
+
+
+def _prepare(image: np.ndarray, settings: PixelSettings) -> np.ndarray:
+    image = apply_steps(image, settings.steps, before_fitting=True)
+    image = fit_image(image, settings.size, settings.fit)
+    return apply_steps(image, settings.steps, before_fitting=False)
+
+
+def _decoding_target(settings: PixelSettings) -> int | None:
+    """What is left after a step before the fitting may be small: it needs the whole picture."""
+    return None if any(PREPROCESSING[name].before_fitting for name in settings.steps) else settings.size
 
 
 def _is_constant(image: np.ndarray) -> bool:
@@ -314,7 +367,8 @@ def _write_account(path: Path, name: str, settings: PixelSettings, index: dict[s
                  f"{shapes[:, 0].min()} to {shapes[:, 0].max()} rows and {shapes[:, 1].min()} to {shapes[:, 1].max()} "
                  f"columns; {index['constant'].sum():,} have one grey value throughout. This folder may be deleted at "
                  "any time: it is built again.",
-        "settings": asdict(settings), "images": images, "bytes": int(np.prod(_store_shape(images, settings))),
+        "settings": asdict(settings), "steps": _describe_steps(settings), "images": images,
+        "bytes": int(np.prod(_store_shape(images, settings))),
         "seconds": round(seconds, 1), "images_per_second": round(images / seconds), "format": FORMAT})
 
 
@@ -368,7 +422,7 @@ def _explain_full_disk(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _single_threaded_opencv() -> Iterator[None]:
+def single_threaded_opencv() -> Iterator[None]:
     """The images are what is done in parallel; OpenCV's own threads would fight for the same cores."""
     threads = cv2.getNumThreads()
     cv2.setNumThreads(0)

@@ -1,6 +1,7 @@
 """Predict the test images with all folds of a run:  python src/predict.py --experiment cnn_e
 
 Writes submissions/<competition>-<experiment>.csv, checked against the sample submission, and a manifest beside it.
+Predicts the expert part and what is held out too, where there are such, for the leaderboard to report.
 Any submission can be checked with:  python src/predict.py --check FILE
 """
 
@@ -20,10 +21,10 @@ from commandline import (
     run_names,
 )
 from competition import Competition
-from folds import Folds
+from folds import Folds, read_predicted_parts
 from hardware import pick_device, tune_process
-from pixels import PixelSettings, open_store
-from runs import read_oof, read_test, train_command, write_test
+from pixels import PixelStore, open_store, pixel_settings
+from runs import Oof, read_oof, read_predictions, train_command, write_predictions
 from submission import (
     check_submission,
     is_written,
@@ -33,7 +34,7 @@ from submission import (
     submit_probs,
     template_inputs,
 )
-from tables import read_part
+from tables import submitted_part
 
 
 def main(argv: list[str] | None = None) -> list[Path]:
@@ -46,13 +47,17 @@ def main(argv: list[str] | None = None) -> list[Path]:
     tune_process()
     competition, data_dir = load_competition(args)
     if args.check:
+        if submitted_part(competition) is None:
+            raise ValueError(f"competition {competition.name!r} has no test or expert part that is submitted")
         return [check_file(competition, data_dir, args.check)]
-    if competition.test is None:
-        print(f"competition {competition.name!r} has no test part; there is nothing to predict")
-        return []
     table, folds = load_folded_table(competition, data_dir)
-    return [predict_run(competition, data_dir, name, table, folds, pick_folds(args.fold, folds.count))
-            for name in run_names(args)]
+    if not (parts := read_predicted_parts(competition, data_dir, folds)):
+        print(f"competition {competition.name!r} has no test or expert part, and no image is held out; there is "
+              "nothing to predict")
+        return []
+    paths = [predict_run(competition, data_dir, name, table, folds, parts, pick_folds(args.fold, folds.count))
+             for name in run_names(args)]
+    return [path for path in paths if path]
 
 
 def check_file(competition: Competition, data_dir: Path, path: Path) -> Path:
@@ -62,16 +67,48 @@ def check_file(competition: Competition, data_dir: Path, path: Path) -> Path:
         print(f"warning: {warning}")
     if errors:
         raise ValueError(f"{path} must not go up:\n  " + "\n  ".join(errors))
-    print(f"{path} is as {competition.sample_submission or 'the test images'} asks for")
+    print(f"{path} is as {competition.sample_submission or f'the {submitted_part(competition)} part'} asks for")
     return path
 
 
 def predict_run(competition: Competition, data_dir: Path, name: str, table: pd.DataFrame, folds: Folds,
-                wanted: list[int]) -> Path:
-    """Predicts the test images with the wanted folds' models, saves the probabilities and writes the submission."""
-    from checkpoints import load_model
-    from training import predict_probs
+                parts: dict[str, pd.DataFrame], wanted: list[int]) -> Path | None:
+    """Predicts all parts with the wanted folds' models, saves the probabilities and writes the submission.
 
+    Returns the submission's path, None where no part is submitted. Some folds only never stand in the whole run's
+    place: they predict the part that is submitted and nothing else, and their numbers are in the file's name.
+    """
+    oof = read_wanted(competition, name, table, folds, wanted)
+    is_whole, submitted = len(oof.runs) == folds.count, submitted_part(competition)
+    parts = {part: images for part, images in parts.items() if is_whole or part == submitted}
+    if not parts:
+        print(f"{name}: no part of {competition.name!r} is submitted, and the others are predicted by all folds only")
+        return None
+    settings = pixel_settings(competition, oof.runs[0].experiment)
+    stores = {part: open_store(f"{competition.name}-{part}", images, settings) for part, images in parts.items()}
+    if submitted is None:
+        predict_parts(competition, oof, parts, stores, is_whole)
+        print(f"{name}: {competition.name!r} has no part that is submitted")
+        return None
+    submission = name if is_whole else name + "".join(f"-fold{fold}" for fold in wanted)
+    template = read_template(competition, data_dir)
+    inputs = template_inputs(competition, template) | {
+        f"{submitted}_images": stores[submitted].folder.name,
+        "folds": folds.hash,
+        "weights": oof.made_of,
+        "experiment": oof.runs[0].recipe["experiment"],
+    }
+    is_there = is_written(competition, submission, inputs)
+    probs = {} if is_there and not is_whole else predict_parts(competition, oof, parts, stores, is_whole)
+    if is_there:
+        print(f"{submission_path(competition, submission)} is there already, made from these very models and images")
+        return submission_path(competition, submission)
+    return submit_probs(competition, template, submission, parts[submitted]["image_id"], probs[submitted], oof.probs,
+                        table, inputs)
+
+
+def read_wanted(competition: Competition, name: str, table: pd.DataFrame, folds: Folds, wanted: list[int]) -> Oof:
+    """The run with the models of the wanted folds and no others. Raises where one is missing, or for a blend."""
     oof = read_oof(competition, name, table, folds.hash)
     if missing := tuple(fold for fold in wanted if fold in oof.folds_missing):
         raise FileNotFoundError(f"run {name!r} lacks the folds {list(missing)}; run: "
@@ -79,31 +116,31 @@ def predict_run(competition: Competition, data_dir: Path, name: str, table: pd.D
     if oof.members:
         raise ValueError(f"{name} is a blend; its submission is written by: python src/blend.py "
                          f"--experiment {' '.join(oof.members)}")
-    runs = [run for run in oof.runs if run.recipe["fold"] in wanted]
-    is_part = len(runs) < folds.count
-    # never in the whole run's place
-    submission = name + "".join(f"-fold{fold}" for fold in wanted) if is_part else name
-    test = read_part(competition, data_dir, "test")
-    settings = PixelSettings(runs[0].experiment.image_size, competition.channels)
-    store = open_store(f"{competition.name}-test", test, settings)
-    template = read_template(competition, data_dir)
-    inputs = template_inputs(competition, template) | {
-        "test_images": store.folder.name,
-        "folds": folds.hash,
-        "weights": replace(oof, runs=tuple(runs)).made_of,
-        "experiment": runs[0].recipe["experiment"],
-    }
-    if is_written(competition, submission, inputs) and (
-            is_part or read_test(competition, oof, test["image_id"]) is not None):
-        print(f"{submission_path(competition, submission)} is there already, made from these very models and images")
-        return submission_path(competition, submission)
+    return replace(oof, runs=tuple(run for run in oof.runs if run.recipe["fold"] in wanted))
 
-    device, rows = pick_device(), store.rows(test["image_id"])
-    probs = np.mean([predict_probs(load_model(run, device), store, rows, competition.task, run.experiment,
-                                   np.array(run.result["prior"]), talk=True) for run in runs], axis=0)
-    if not is_part:
-        write_test(competition, oof, test["image_id"], probs)
-    return submit_probs(competition, template, submission, test["image_id"], probs, oof.probs, table, inputs)
+
+def predict_parts(competition: Competition, oof: Oof, parts: dict[str, pd.DataFrame], stores: dict[str, PixelStore],
+                  is_whole: bool) -> dict[str, np.ndarray]:
+    """Probabilities (n, K) of every part, the mean over the models; those of a whole run are saved, and read again."""
+    from checkpoints import load_model
+    from training import predict_probs
+
+    ids = {part: images["image_id"] for part, images in parts.items()}
+    probs = {part: read_predictions(competition, oof, part, ids[part], stores[part].folder.name) if is_whole else None
+             for part in parts}
+    todo = [part for part in parts if probs[part] is None]
+    device, sums = pick_device(), dict.fromkeys(todo, 0)
+    for run in oof.runs if todo else ():
+        model, prior = load_model(run, device), np.array(run.result["prior"])
+        for part in todo:
+            sums[part] = sums[part] + predict_probs(model, stores[part], stores[part].rows(ids[part]),
+                                                    competition.task, run.experiment, prior, talk=True)
+    for part in todo:
+        probs[part] = sums[part] / len(oof.runs)
+        if is_whole:
+            write_predictions(competition, oof, part, ids[part], probs[part], stores[part].folder.name)
+        print(f"{oof.name}: predicted the {len(ids[part])} images of the {part} part")
+    return probs
 
 
 if __name__ == "__main__":

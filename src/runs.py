@@ -10,6 +10,8 @@ import pandas as pd
 from competition import Competition
 from experiment import Experiment, from_recipe, to_recipe
 from files import home, read_csv, read_json, sha256, write_csv, write_json
+from folds import fold_numbers
+from pixels import image_channels
 
 PROBS_FORMAT = "%.9g"  # enough digits to read a float32 back exactly
 
@@ -48,7 +50,7 @@ def open_run(competition: Competition, name: str, fold: int, experiment: Experim
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.=-]*", name):
         raise ValueError(f"a run cannot be called {name!r}: it names a folder, so use letters, digits and _ . = -")
     folder = run_folder(competition, name) / f"fold{fold}"
-    wanted = {**_described(competition), "folds_sha256": folds_hash, "experiment": to_recipe(experiment)}
+    wanted = {**_described(competition, experiment), "folds_sha256": folds_hash, "experiment": to_recipe(experiment)}
     for path in sorted(folder.parent.glob("fold*/recipe.json")):
         recipe = _completed(read_json(path))
         if differs := [key for key in wanted if recipe.get(key) != wanted[key]]:
@@ -64,10 +66,10 @@ def _completed(recipe: dict) -> dict:
     return {**recipe, "experiment": to_recipe(from_recipe(recipe["experiment"]))}
 
 
-def _described(competition: Competition) -> dict:
+def _described(competition: Competition, experiment: Experiment) -> dict:
     """What a network is made for."""
     return {"competition": competition.name, "task": competition.task, "labels": list(competition.labels),
-            "channels": competition.channels}
+            "channels": image_channels(competition, experiment)}
 
 
 def _difference(recipe: dict, wanted: dict, key: str) -> str:
@@ -139,6 +141,12 @@ class Oof:
         return not self.folds_missing
 
     @property
+    def split(self) -> int:
+        """The split that all its runs were trained on; 0 for a blend of runs on several splits."""
+        splits = {run.experiment.split for run in self.runs}
+        return splits.pop() if len(splits) == 1 else 0
+
+    @property
     def made_of(self) -> dict[str, str]:
         """Hashes of the weights that predicted, by run and fold: what is made from other weights is out of date."""
         return {f"{run.folder.parent.name}/{run.folder.name}": run.result["weights_sha256"] for run in self.runs}
@@ -147,12 +155,15 @@ class Oof:
 def read_oof(competition: Competition, name: str, table: pd.DataFrame, folds_hash: str) -> Oof:
     """All held-out predictions of a run or a blend.
 
+    Every image was predicted by a model that saw neither it nor its group, in the split that the run was trained on.
+    So was it in a blend of runs on several splits; only, which model that was differs from member to member.
     Raises ValueError where they come from another split or description, or the folds from different recipes.
     """
     if (blend := run_folder(competition, name) / "blend.json").exists():
         return _read_blend(competition, blend, table, folds_hash)
     probs, runs, missing = np.full((len(table), len(competition.labels)), np.nan), [], []
-    for fold in sorted(table["fold"].unique().tolist()):
+    folds = fold_numbers(table, _split_of(competition, name))
+    for fold in sorted(set(folds.tolist())):
         folder = run_folder(competition, name) / f"fold{fold}"
         if not (folder / "result.json").exists():
             missing.append(fold)
@@ -161,14 +172,21 @@ def read_oof(competition: Competition, name: str, table: pd.DataFrame, folds_has
         if run.recipe["folds_sha256"] != folds_hash:
             raise ValueError(f"{folder} was trained on another folds file than folds/{competition.name}.csv; delete "
                              f"{folder.parent} and train it again")
-        wanted = _described(competition) | {"experiment": (runs[0] if runs else run).recipe["experiment"]}
+        wanted = {**_described(competition, run.experiment),
+                  "experiment": (runs[0] if runs else run).recipe["experiment"]}
         if differs := [key for key in wanted if run.recipe.get(key) != wanted[key]]:
             raise ValueError(f"{folder} was trained with another {_difference(run.recipe, wanted, differs[0])}; delete "
                              f"{folder} and train it again")
-        held_out = (table["fold"] == fold).to_numpy()
+        held_out = folds == fold
         probs[held_out] = read_probs(folder / "oof.csv", competition, table.loc[held_out, "image_id"])
         runs.append(run)
     return Oof(name, probs, tuple(runs), tuple(missing))
+
+
+def _split_of(competition: Competition, name: str) -> int:
+    """The split of a run's first fold; 0 where there is none yet."""
+    first = next(iter(sorted(run_folder(competition, name).glob("fold*/recipe.json"))), None)
+    return 0 if first is None else read_run(first.parent).experiment.split
 
 
 def _read_blend(competition: Competition, path: Path, table: pd.DataFrame, folds_hash: str) -> Oof:
@@ -200,19 +218,27 @@ def train_command(competition: Competition, oof: Oof) -> str:
     return f"{command} --fold {' '.join(map(str, oof.folds_missing))}"
 
 
-def write_test(competition: Competition, oof: Oof, image_ids: pd.Series, probs: np.ndarray) -> None:
-    """Writes a run's or blend's predictions of the test images, and what they are made of."""
+def write_predictions(competition: Competition, oof: Oof, part: str, image_ids: pd.Series, probs: np.ndarray,
+                      images: str = "") -> None:
+    """Writes a run's or blend's predictions of a part ("test", "expert", "holdout"), and what they are made of.
+
+    images: what tells these images from others with the same ids, the name of their pixel store.
+    """
     folder = run_folder(competition, oof.name)
-    write_probs(folder / "test.csv", probs_frame(competition, image_ids, probs))
-    write_json(folder / "test.json", oof.made_of)
+    write_probs(folder / f"{part}.csv", probs_frame(competition, image_ids, probs))
+    write_json(folder / f"{part}.json", {"made_of": oof.made_of, "images": images})
 
 
-def read_test(competition: Competition, oof: Oof, image_ids: pd.Series) -> np.ndarray | None:
-    """Test probabilities (n, K) of `image_ids`; None where there are none of the models as they are now."""
-    folder = run_folder(competition, oof.name)
-    if not (folder / "test.json").exists() or read_json(folder / "test.json") != oof.made_of:
+def read_predictions(competition: Competition, oof: Oof, part: str, image_ids: pd.Series,
+                     images: str | None = None) -> np.ndarray | None:
+    """Probabilities (n, K) of `image_ids`; None where there are none of the models, and images, as they are now."""
+    path = run_folder(competition, oof.name) / f"{part}.json"
+    said = read_json(path) if path.exists() else {}
+    if said.get("made_of", said) != oof.made_of:  # once the file said nothing else
         return None
-    return read_probs(folder / "test.csv", competition, image_ids, subset=True)
+    if images is not None and said.get("images", images) != images:
+        return None
+    return read_probs(path.with_suffix(".csv"), competition, image_ids, subset=True)
 
 
 def list_runs(competition: Competition) -> list[str]:

@@ -249,7 +249,7 @@ def _read_rows(competition: Competition, part: Part, data_dir: Path) -> tuple[pd
     if "*" in part.images:
         below = _find_below(part, below, data_dir)
     rows["below"] = below
-    rows["path"] = f"{data_dir.resolve()}{os.sep}" + below
+    rows["path"] = f"{data_dir.resolve().as_posix()}/" + below
     return rows, path
 
 
@@ -281,9 +281,9 @@ def _find_below(part: Part, below: pd.Series, data_dir: Path) -> pd.Series:
                          f".* for a file's ending; {MEND}")
     by_stem, found = name.endswith(".*"), {}
     for place in sorted(data_dir.glob(folder)) if folder else [data_dir]:
-        for entry in sorted(place.iterdir()):
-            key = entry.name.rpartition(".")[0] if by_stem else entry.name
-            here = f"{place.relative_to(data_dir).as_posix()}/{entry.name}" if folder else entry.name
+        beside = f"{place.relative_to(data_dir).as_posix()}/" if folder else ""
+        for entry in _names(place):
+            key, here = entry.rpartition(".")[0] if by_stem else entry, beside + entry
             if found.setdefault(key, here) != here:
                 raise ValueError(f"{found[key]} and {here} in {data_dir} could both be the image {key!r}; leave one")
     names = below.str.rpartition("/")[2]
@@ -297,7 +297,7 @@ def _list_images(part: Part, data_dir: Path) -> tuple[pd.DataFrame, Path]:
         raise FileNotFoundError(f"no file matches {data_dir / part.images}; give the data's folder with --data-dir")
     rows = pd.DataFrame({"below": below})
     rows["image_id"] = rows["below"]  # the whole path, since class folders may hold files of the same name
-    rows["path"] = f"{data_dir.resolve()}{os.sep}" + rows["below"]
+    rows["path"] = f"{data_dir.resolve().as_posix()}/" + rows["below"]
     return rows, data_dir / part.images
 
 
@@ -316,7 +316,7 @@ def _read_arrays(part: Part, data_dir: Path) -> tuple[pd.DataFrame, Path]:
     number = rows["row"].astype(str)
     rows["image_id"] = f"{name}-" + number
     rows["below"] = f"{path.relative_to(data_dir).as_posix()}#{name}_images#" + number
-    rows["path"] = f"{data_dir.resolve()}{os.sep}" + rows["below"]
+    rows["path"] = f"{data_dir.resolve().as_posix()}/" + rows["below"]
     return rows, path
 
 
@@ -356,13 +356,21 @@ def _refuse_duplicates(ids: pd.Series, path: Path | str) -> None:
 
 def _refuse_missing(rows: pd.DataFrame, path: Path) -> None:
     """Every image must be there. Folders are listed once, since asking for 200,000 files one by one is slow."""
-    folders = rows["path"].map(os.path.dirname)
-    present = {entry.path for folder in folders.unique() if Path(folder).is_dir()
-               for entry in os.scandir(folder) if entry.is_file()}
+    folders = rows["path"].str.rpartition("/")[0].unique()
+    present = {f"{folder}/{name}" for folder in folders for name in _names(folder)}
     missing = rows.loc[~rows["path"].isin(present), ["image_id", "path"]]
     if len(missing):
         raise FileNotFoundError(f"{len(missing)} of the {len(rows)} images in {path} have no file; the first is "
                                 f"{missing['image_id'].iloc[0]!r}, looked for at {missing['path'].iloc[0]}")
+
+
+def _names(folder: str | Path) -> list[str]:
+    """The names of the files in a folder, sorted; none where there is no such folder."""
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entry.name for entry in entries if entry.is_file())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
 
 
 def _refuse_not_one_class(image_ids: pd.Series, cells: np.ndarray, where: Path) -> None:

@@ -33,7 +33,7 @@ from competition import Competition
 from experiment import Experiment, override
 from folds import read_folds
 from hardware import count_cores, pick_device, tune_process
-from pixels import PixelSettings, open_store
+from pixels import open_store, pixel_settings
 from runs import Run, open_run, run_folder
 
 
@@ -94,8 +94,9 @@ def train_jobs(jobs: list[Job], table: pd.DataFrame) -> dict[str, list[float]]:
     todo = [job for job in jobs if job not in results]
     if results:
         print(f"{len(results)} of {len(jobs)} folds are trained already, in {run_folder(jobs[0].competition, '')}")
-    for size in sorted({job.experiment.image_size for job in todo}):  # once, before processes would do it twice
-        open_store(f"{jobs[0].competition.name}-train", table, PixelSettings(size, jobs[0].competition.channels))
+    wanted = dict.fromkeys(pixel_settings(job.competition, job.experiment) for job in todo)
+    for settings in wanted:  # once, before processes would do it twice
+        open_store(f"{jobs[0].competition.name}-train", table, settings)
 
     start = time.perf_counter()
     workers = min(len(todo), count_cores()) if pick_device() == "cpu" else 1

@@ -19,11 +19,12 @@ SCRIPTS = [name for name in MODULES if '__name__ == "__main__"' in (SRC / f"{nam
 ORDER = """
 files hardware
 competition experiment
-labels metrics thresholds uncertainty blending folding phantoms augmentation tta schedule losses layers
-networks ema saliency
-demo tables decoding pixels weights
-folds loader model runs checkpoints
-engine training submission commandline
+labels sampling metrics thresholds uncertainty blending folding phantoms preprocessing augmentation tta schedule losses
+layers networks ema saliency
+demo arrays dicom decoding pixels scan duplicates tables weights
+folds loader model features runs checkpoints
+engine training leaks probes labelstats auditplots
+survey clues tabular untabled sniffing submission commandline
 """.split()
 
 

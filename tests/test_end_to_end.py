@@ -15,15 +15,17 @@ import make_demo
 import make_folds
 import predict
 import train
+from checkpoints import load_model
 from competition import COMPETITIONS
+from runs import read_run
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 LABELS = list(COMPETITIONS["demo"].labels)
 QUICK = ["--set", "epochs=2", "batch_size=32"]
 
 
-def train_quickly(experiment: str, name: str, *where: str) -> None:
-    train.main([*where, "--experiment", experiment, *QUICK, "--name", name])
+def train_quickly(experiment: str, name: str, *where: str, settings: tuple[str, ...] = ()) -> None:
+    train.main([*where, "--experiment", experiment, *QUICK, *settings, "--name", name])
 
 
 @pytest.fixture
@@ -61,6 +63,21 @@ def test_every_image_is_predicted_by_the_model_that_did_not_see_it(trained):
     for fold in range(3):
         oof = pd.read_csv(trained / "runs" / "demo" / "cnn" / f"fold{fold}" / "oof.csv", dtype={"image_id": str})
         assert set(oof["image_id"]) == set(folds.loc[folds["fold"] == fold, "image_id"])
+
+
+def test_a_recipe_of_its_own_in_everything_goes_all_the_way(trained):
+    """Labels of a first run, one network a label, sampled, weighted, black images, colour, shape, preprocessing."""
+    train_quickly("mlp_a", "own", settings=(
+        "uncertain=self:cnn,effusion=uniform:0.5:0.9", "blank=zeros,effusion=ignore", "black=one_per_label_vector",
+        "sampler=copies", "copies=cardiomegaly=3,effusion=2", "loss_weights=pos_weight", "per_task=true", "colour=rgb",
+        "fit=letterbox", "preprocessing=clahe", "augmentation=warp"))
+    run = read_run(trained / "runs" / "demo" / "own" / "fold2")
+    assert run.recipe["channels"] == 3 and load_model(run).classifiers[0].mean.shape == (3, 1, 1)
+    assert run.result["taught_by"] == {f"cnn/fold{fold}": read_run(trained / "runs" / "demo" / "cnn" / f"fold{fold}")
+                                       .result["weights_sha256"] for fold in range(3)}
+    submission = pd.read_csv(predict.main(["--experiment", "own"])[0])
+    assert submission[LABELS].stack().between(0, 1).all()
+    assert leaderboard.main([]).set_index("run")["cv"].notna().loc[["own", "cnn"]].all()
 
 
 def test_a_missing_fold_is_an_error_that_names_the_command(trained):

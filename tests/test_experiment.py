@@ -7,7 +7,7 @@ from typing import Literal
 
 import pytest
 
-from experiment import EXPERIMENTS, Experiment, from_recipe, override, to_recipe
+from experiment import BY_LABEL, EXPERIMENTS, Experiment, by_label, for_labels, from_recipe, override, to_recipe
 
 
 @pytest.mark.parametrize("assignment, name, value", [
@@ -20,6 +20,12 @@ from experiment import EXPERIMENTS, Experiment, from_recipe, override, to_recipe
     ("weights=imagenet", "weights", "imagenet"),
     ("tta=identity,flip", "tta", ("identity", "flip")),
     ("tta=identity", "tta", ("identity",)),
+    ("uncertain=ones", "uncertain", ("ones",)),
+    ("uncertain=zeros,Edema=ones", "uncertain", ("zeros", "Edema=ones")),
+    ("uncertain=mean, Lung Lesion=uniform:0.55:0.85", "uncertain", ("mean", "Lung Lesion=uniform:0.55:0.85")),
+    ("uncertain=self:lite0_lr=1e-3", "uncertain", ("self:lite0_lr=1e-3",)),
+    ("blank=zeros", "blank", ("zeros",)),
+    ("split=2", "split", 2),
 ])
 def test_a_value_is_read_as_its_fields_type(assignment, name, value):
     changed = getattr(override(Experiment(), [assignment]), name)
@@ -63,6 +69,25 @@ def test_overriding_changes_only_what_is_named_and_the_last_word_counts():
     ("ema_decay=1", "ema_decay must be in [0, 1), not 1.0"),
     ("warmup=nan", "warmup must be in [0, 1), not nan"),
     ("tta=", "tta must name at least one view"),
+    ("split=-1", "split must be 0 or more"),
+    ("uncertain=", "uncertain must name a policy"),
+    ("blank=", "blank must name a policy"),
+    ("uncertain=zeross", "uncertain: there is no 'zeross'; did you mean 'zeros'?"),
+    ("uncertain=ones,Edema=meen", "uncertain: there is no 'meen'; did you mean 'mean'?"),
+    ("uncertain=qqq", "uncertain: there is no 'qqq'. An entry"),
+    ("uncertain=uniform", "uncertain: there is no 'uniform'; did you mean 'uniform:LOW:HIGH'?"),
+    ("uncertain=uniform:0.5", "uncertain: there is no 'uniform:0.5'; did you mean 'uniform:LOW:HIGH'?"),
+    ("uncertain=uniform:0.9:0.1", "'uniform:0.9:0.1' must have 0 <= LOW <= HIGH <= 1"),
+    ("uncertain=uniform:0.5:1.5", "'uniform:0.5:1.5' must have 0 <= LOW <= HIGH <= 1"),
+    ("uncertain=self:", "uncertain: there is no 'self:'; did you mean 'self:RUN'?"),
+    ("uncertain=ones,zeros", "uncertain: all labels has two values, ones and zeros"),
+    ("uncertain=Edema=ones,Edema=zeros", "uncertain: 'Edema' has two values, ones and zeros"),
+    ("blank=ones", "blank: there is no 'ones'"),
+    ("sampler=copies", "sampler=copies with copies=(none)"),
+    ("copies=Hernia=3", "sampler=natural with copies=Hernia=3"),
+    ("copies=3", "copies: '3' names no label"),
+    ("copies=Hernia=-1", "copies: there is no '-1'"),
+    ("copies=Hernia=1.5", "copies: there is no '1.5'"),
 ])
 def test_a_wrong_value_is_refused_with_the_way_out(assignment, message):
     with pytest.raises(ValueError, match=re.escape(message)):
@@ -87,14 +112,51 @@ def test_a_changed_recipe_comes_back_through_json_as_it_was():
 
 
 def test_a_recipe_with_a_field_that_is_not_known_is_refused():
-    with pytest.raises(ValueError, match=re.escape("has the fields ['sampler']")):
-        from_recipe({**to_recipe(Experiment()), "sampler": "uniform"})
+    with pytest.raises(ValueError, match=re.escape("has the fields ['teacher']")):
+        from_recipe({**to_recipe(Experiment()), "teacher": "uniform"})
 
 
 def test_a_recipe_from_before_a_field_existed_has_its_default():
     recipe = to_recipe(Experiment(lr=0.5))
     del recipe["seed"]
     assert from_recipe(recipe) == Experiment(lr=0.5)
+
+
+def test_a_recipe_from_when_a_policy_was_one_word_means_the_same():
+    recipe = to_recipe(Experiment(uncertain=("ones",)))
+    for field in ("colour", "fit", "preprocessing", "sampler", "copies", "loss_weights", "split"):
+        del recipe[field]
+    assert from_recipe({**recipe, "uncertain": "ones", "blank": "ignore", "black": "keep"}) == Experiment(
+        uncertain=("ones",), black="keep")
+
+
+@pytest.mark.parametrize("entry, label, value", [
+    ("ones", "", "ones"),
+    ("Lung Lesion=ones", "Lung Lesion", "ones"),
+    ("a=b=ones", "a=b", "ones"),
+    ("self:lite0_lr=3", "", "self:lite0_lr=3"),
+    ("Edema=self:lite0_lr=3", "Edema", "self:lite0_lr=3"),
+    ("uniform:0:1", "", "uniform:0:1"),
+    ("Edema=uniform:.5:1.", "Edema", "uniform:.5:1."),
+])
+def test_an_entry_is_a_value_or_a_label_with_its_value(entry, label, value):
+    assert by_label("uncertain", [entry]) == {label: value}
+
+
+def test_a_label_has_its_own_value_or_that_of_all_others_or_the_default():
+    labels = ("Edema", "Mass", "Lung Lesion")
+    assert for_labels("uncertain", ("Mass=ones", "zeros"), labels, "ignore") == ("zeros", "ones", "zeros")
+    assert for_labels("uncertain", ("Lung Lesion=mean",), labels, "ignore") == ("ignore", "ignore", "mean")
+    assert for_labels("copies", ("Mass=10",), labels, "0") == ("0", "10", "0")
+
+
+@pytest.mark.parametrize("name", BY_LABEL)
+def test_a_label_that_is_not_there_is_refused_with_the_nearest(name):
+    value = "3" if name == "copies" else "zeros"
+    with pytest.raises(ValueError, match=f"{name} names the label 'Edma', which is not there; did you mean 'Edema'?"):
+        for_labels(name, (f"Edma={value}",), ("Edema", "Mass"), "")
+    with pytest.raises(ValueError, match="'qqq', which is not there; there are Edema, Mass"):
+        for_labels(name, (f"qqq={value}",), ("Edema", "Mass"), "")
 
 
 def test_no_two_experiments_are_the_same():

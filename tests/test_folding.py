@@ -11,7 +11,16 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from folding import check_groups, fold_report, grouped_folds, join_groups, stratified_folds
+from folding import (
+    check_groups,
+    fold_report,
+    grouped_folds,
+    holdout_mask,
+    join_groups,
+    make_strata,
+    split_seed,
+    stratified_folds,
+)
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 NIH_TABLE = DATA / "nih_labels" / "Data_Entry_2017_v2020.csv.gz"
@@ -184,6 +193,87 @@ def test_the_report_by_hand():
     assert report.unavoidable == pytest.approx([0.5, 1.0, np.nan], nan_ok=True)  # patient a has 3 of 4
     assert report.too_rare.tolist() == [False, True, True]
     assert report.largest_deviation == pytest.approx(0.5)
+    assert report.certain.tolist() == [[3, 3, 2], [2, 2, 1]]
+    assert report.drift == pytest.approx([0.375, 1.0, np.nan], nan_ok=True)  # 1 of 2, where 4 of 5 are even
+    assert report.uneven.tolist() == [False, False, False]  # by less than two images
+
+
+def test_too_few_positives_to_be_divided_are_forced_to_be_uneven():
+    targets = (np.arange(100) < 11).astype(float)[:, None]
+    report = fold_report(targets, np.arange(100), grouped_folds(targets, np.arange(100), 5, 0))
+    assert report.deviation == pytest.approx([3 / 2.2 - 1]) and report.unavoidable == pytest.approx([3 / 2.2 - 1])
+
+
+def test_a_label_that_could_be_more_even_is_named():
+    targets = np.zeros((200, 3))
+    targets[:40, 0] = targets[:36, 1] = targets[:60, 2] = 1
+    groups = np.arange(200)
+    groups[:20] = 0  # one patient has 20 of the positives of each label, and no fold of theirs can have fewer
+    folds = np.repeat([0, 1, 0, 1], [20, 40, 80, 60])
+    report = fold_report(targets, groups, folds)
+    # 20 and 20; 20 and 16, where 20 are forced; 20 and 40, where 30 and 30 could be
+    assert report.uneven.tolist() == [False, False, True]
+
+
+def test_a_holdout_has_its_share_of_everything_and_no_half_group():
+    targets, groups = made_up_table(1000)
+    for share in (0.15, 0.2):
+        held = holdout_mask(targets, groups, share, 5, 0)
+        assert not set(groups[held]) & set(groups[~held])
+        assert abs(held.sum() - share * len(held)) <= 3
+        assert np.abs(targets[held].sum(axis=0) - share * targets.sum(axis=0)).max() <= 3
+        assert (holdout_mask(targets, groups, share, 5, 0) == held).all()
+    assert (holdout_mask(targets, groups, 0.2, 5, 1) != holdout_mask(targets, groups, 0.2, 5, 0)).any()
+
+
+@PROPERTY
+@given(tables(), st.sampled_from([0.1, 0.2, 0.37, 0.5]), st.randoms(use_true_random=False))
+def test_a_holdout_leaves_enough_groups_or_says_that_it_cannot(table, share, random):
+    targets, groups, n_folds, seed = table
+    try:
+        held = holdout_mask(targets, groups, share, n_folds, seed)
+    except ValueError as error:
+        assert "ask for fewer folds, another holdout or none" in str(error)
+        return
+    assert held.any() and len(set(groups[~held])) >= n_folds and not set(groups[held]) & set(groups[~held])
+    order = np.array(random.sample(range(len(groups)), len(groups)))
+    assert (holdout_mask(targets[order], groups[order], share, n_folds, seed) == held[order]).all()
+
+
+def test_strata_are_even_and_labels_stay_so():
+    targets, groups = made_up_table()
+    rng = np.random.default_rng(1)
+    strata = [rng.integers(5, size=len(groups)), rng.choice(3, p=[0.7, 0.2, 0.1], size=len(groups))]
+    without, having = grouped_folds(targets, groups, 5, 0), grouped_folds(targets, groups, 5, 0, strata)
+    report = fold_report(targets, groups, having)
+    assert np.ptp(report.images) <= 6 and np.ptp(report.positives, axis=0).max() <= 6
+    for codes in strata:
+        counts = np.array([[np.bincount(codes[folds == fold], minlength=codes.max() + 1) for fold in range(5)]
+                           for folds in (having, without)])
+        spread = np.ptp(counts, axis=1).max(axis=1)
+        assert spread[0] <= 8 < spread[1]
+
+
+def test_strata_are_bins_of_numbers_and_texts_as_they_are():
+    ages = [str(age) for age in range(100)]
+    codes, names = make_strata([*ages, "", " "])
+    assert np.bincount(codes).tolist() == [20, 20, 20, 20, 20, 2]
+    assert names[-1] == "blank" and names[0] == "0 to 19.8"
+    codes, names = make_strata([*ages, "n/a"])
+    assert names[-1] == "other" and np.bincount(codes)[-1] == 1
+    codes, names = make_strata(["M"] * 200 + ["F"] * 100 + ["x", "y"] + [""] * 10)
+    assert names == ["F", "M", "other", "blank"] and np.bincount(codes).tolist() == [100, 200, 2, 10]
+    codes, names = make_strata(["1", "2", "3"] * 10)  # few different numbers are names of something
+    assert names == ["1", "2", "3"]
+    codes, names = make_strata(["0"] * 90 + [str(n) for n in range(1, 21)])  # most are one number: fewer bins
+    assert len(names) == len(set(codes.tolist())) < 5
+    assert make_strata([""] * 5)[1] == ["blank"]
+
+
+def test_another_split_has_another_seed_and_the_first_its_own():
+    seeds = [split_seed(7, split) for split in range(50)]
+    assert seeds[0] == 7 and len(set(seeds)) == 50
+    assert seeds[1] == np.random.SeedSequence([7, 1]).generate_state(1)[0]
 
 
 def read_nih(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -208,7 +298,24 @@ def test_chestxray14_is_dealt_within_a_positive_of_even():
     report = fold_report(targets, patients, folds)
     assert np.ptp(report.images) == 0
     assert report.largest_deviation < 0.0133  # 46 of the 227 hernias, where 45.4 would be even
+    assert report.drift[report.positives.sum(axis=0) > 1000].max() < 0.005 and not report.uneven.any()
     assert seconds < 30 and memory < 1e9
+
+
+@pytest.mark.slow
+def test_223_000_images_with_uncertain_and_blank_cells_are_dealt_within_two_percent():
+    rng = np.random.default_rng(0)
+    patients = np.concatenate([np.arange(64_500), rng.choice(64_500, 223_000 - 64_500, p=rng.dirichlet([0.7] * 64_500))])
+    severity = rng.normal(size=(64_500, 14))[patients] + rng.normal(size=(223_000, 14))
+    positive, uncertain = 2 * rng.uniform(0.2, 1.6, 14), 2 * rng.uniform(0.05, 0.2, 14)
+    targets = np.where(rng.random(severity.shape) < 0.1, 0.0, np.nan)
+    targets[severity > positive - uncertain] = -1
+    targets[severity > positive] = 1
+    folds = grouped_folds(targets, patients, 5, 0)
+    check_groups(patients, folds)
+    report = fold_report(targets, patients, folds)
+    assert report.drift.max() < 0.02 and not report.uneven.any()
+    assert np.ptp(report.images) < 0.01 * len(folds) / 5
 
 
 @pytest.mark.skipif(not NIH_SAMPLE.exists(), reason="the sample of ChestX-ray14 is not here")
@@ -220,4 +327,4 @@ def test_a_patient_with_a_third_of_a_fold_costs_little_more_than_it_must():
         assert np.ptp(report.images) <= 2
         frequent = report.positives.sum(axis=0) >= 40
         # dealing once, largest first, left 0.52 where the largest patient forces 0.19
-        assert (report.deviation - report.unavoidable)[frequent & ~report.too_rare].max() < 0.35
+        assert (report.deviation - report.unavoidable)[frequent & ~report.too_rare].max() < 0.3

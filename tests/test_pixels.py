@@ -1,6 +1,7 @@
 """The pixel store: every kind of image comes out right, every bad file is named, and nothing is decoded twice."""
 
 import io
+import json
 import os
 import pickle
 import struct
@@ -18,8 +19,12 @@ from PIL import Image
 
 import decoding
 import pixels
+from competition import DEMO
 from decoding import decode_image, fit_image
-from pixels import PixelSettings, PixelStore, open_store
+from experiment import Experiment
+from files import sha256
+from pixels import PixelSettings, PixelStore, image_channels, open_store, pixel_settings, stored_image
+from preprocessing import PREPROCESSING
 
 REAL = Path(__file__).parents[2] / "shared" / "data"
 NIH, CHEST = REAL / "nih1000" / "images", REAL / "chest_xray" / "train"
@@ -259,8 +264,8 @@ def test_an_image_of_the_right_size_is_left_alone():
 @pytest.mark.parametrize(("raw", "reason"), [
     (b"", "empty"), (b"not an image at all" * 20, "no image"), (b"\xff\xd8\xff\xe0\x00\x10JFIF", "missing"),
     (b"\x89PNG\r\n\x1a\n", "cut short"), (b"\x00" * 500, "no image"),
-    (encode(np.zeros((4, 4), np.float32), "TIFF"), "32-bit floats"),
-    (encode(np.zeros((4, 4), np.int32), "TIFF"), "32-bit integers")])
+    (encode(np.full((4, 4), 300, np.float32), "TIFF"), "32-bit floats"),
+    (encode(np.full((4, 4), -1, np.int32), "TIFF"), "32-bit integers")])
 def test_what_is_no_image_is_refused_with_the_reason(tmp_path, raw, reason):
     path = tmp_path / "bad.png"
     path.write_bytes(raw)
@@ -431,13 +436,94 @@ def test_moving_the_data_does_not_build_again(home, monkeypatch):
 
 def test_every_setting_is_in_the_key_and_stores_of_other_settings_stay(home):
     table = make_table(home / "images", images=3)
-    others = {"size": 8, "channels": 3}
+    others = {"size": 8, "channels": 3, "fit": "letterbox", "steps": ("clahe",)}
     assert {field.name for field in fields(PixelSettings)} == others.keys(), "a new setting needs a value here"
     folders = [open_store("set-train", table, settings).folder
                for settings in (GREY, *(replace(GREY, **{name: value}) for name, value in others.items()))]
     assert len(set(folders)) == 1 + len(others) and all(folder.is_dir() for folder in folders)
     assert folders[0].name.startswith("set-train-16px-")
     assert asdict(PixelStore(folders[1]).settings) == asdict(GREY) | {"size": 8}
+
+
+def test_every_number_of_a_step_is_in_the_key(home, monkeypatch):
+    table, settings = make_table(home / "images", images=3), replace(GREY, steps=("clahe",))
+    before = open_store("set-train", table, settings).folder
+    monkeypatch.setitem(PREPROCESSING, "clahe", replace(PREPROCESSING["clahe"], clip_limit=3.0))
+    assert open_store("set-train", table, settings).folder != before and before.is_dir()
+
+
+def test_steps_are_applied_in_their_order_and_written_down(home):
+    table = make_table(home / "images")
+    one, other = (open_store("set-train", table, replace(GREY, steps=steps))
+                  for steps in (("clahe", "blur"), ("blur", "clahe")))
+    plain = open_store("set-train", table, GREY)
+    clahe = cv2.createCLAHE(2.0, (8, 8))
+    for i in range(40):
+        image = np.array(plain.pixels[i])
+        assert np.array_equal(one.pixels[i], cv2.GaussianBlur(clahe.apply(image), (5, 5), 0))
+        assert np.array_equal(other.pixels[i], clahe.apply(cv2.GaussianBlur(image, (5, 5), 0)))
+    account = json.loads((one.folder / "store.json").read_text())
+    assert account["steps"] == ["Clahe(clip_limit=2.0, tiles=8)", "Blur(kernel=5, sigma=0.0)"]
+    assert PixelStore(one.folder).settings == replace(GREY, steps=("clahe", "blur"))
+
+
+def test_borders_are_cut_off_the_whole_picture_before_it_is_fitted(home):
+    table = make_table(home / "images", images=2)
+    picture = np.zeros((800, 800, 3), np.uint8)
+    picture[300:420, 200:320] = inside = smooth_picture(120, 120) // 2 + 100
+    for row in range(2):  # decoded for 16 pixels, a JPEG would come at an eighth: 15 pixels of the inside
+        Path(table["path"][row]).write_bytes(encode(picture, "JPEG", quality=95))
+    store = open_store("set-train", table, replace(GREY, steps=("crop_borders",)))
+    difference = np.abs(store.pixels[0] - fit_image(cv2.cvtColor(inside, cv2.COLOR_RGB2GRAY), 16).astype(int))
+    assert difference[:15, :15].max() <= 3  # the last row and column may hold a rim of the border
+    assert store.shapes.tolist() == [[800, 800]] * 2
+
+
+def test_one_image_comes_as_the_store_has_it(home):
+    table = make_table(home / "images", images=8, kind="JPEG")
+    for settings in (GREY, PixelSettings(size=16, channels=3, fit="letterbox", steps=("equalize", "crop_borders"))):
+        store = open_store("set-train", table, settings)
+        for image, path in zip(store.pixels, table["path"], strict=True):
+            assert np.array_equal(stored_image(path, settings), image)
+
+
+def test_a_store_from_before_there_was_preprocessing_is_found_and_read(home):
+    table = make_table(home / "images")
+    folder = open_store("set-train", table, GREY).folder
+    key = sha256(json.dumps({"channels": 1, "size": 16}))[:6]  # as it was made then
+    assert folder.name.startswith(f"set-train-16px-{key}")
+    account = json.loads((folder / "store.json").read_text())
+    account = {name: value for name, value in account.items() if name != "steps"}
+    account["settings"] = {"size": 16, "channels": 1}
+    (folder / "store.json").write_text(json.dumps(account))
+    assert open_store("set-train", table, GREY).settings == GREY
+
+
+def test_an_experiment_says_how_images_are_stored():
+    grey, coloured = replace(DEMO, channels=1), replace(DEMO, channels=3)
+    plain = Experiment(image_size=96)
+    assert pixel_settings(grey, plain) == PixelSettings(96, 1)
+    assert pixel_settings(coloured, plain) == PixelSettings(96, 3)
+    assert pixel_settings(grey, replace(plain, colour="rgb")).channels == 3
+    assert pixel_settings(coloured, replace(plain, colour="grey")).channels == 1
+    changed = replace(plain, fit="letterbox", preprocessing=("crop_borders", "clahe"))
+    assert pixel_settings(grey, changed) == PixelSettings(96, 1, "letterbox", ("crop_borders", "clahe"))
+    assert image_channels(grey, replace(plain, colour="rgb")) == 3
+
+
+def test_a_store_of_an_npz_file_is_built_again_when_the_file_changes(home):
+    images = np.random.default_rng(0).integers(0, 256, (5, 16, 16), dtype=np.uint8)
+    path = home / "x.npz"
+    table = pd.DataFrame({"image_id": [f"train-{i}" for i in range(5)],
+                          "path": [f"{path}#train_images#{i}" for i in range(5)]})
+    np.savez(path, train_images=images)
+    first = open_store("set-train", table, GREY)
+    assert np.array_equal(first.pixels, images) and open_store("set-train", table, GREY).folder == first.folder
+    np.savez_compressed(path, train_images=255 - images)
+    assert np.array_equal(open_store("set-train", table, GREY).pixels, 255 - images)
+    moved = table.assign(path=table["path"].str.replace("#4", "#5"))
+    with pytest.raises(ValueError, match="train-4: there is no row 5; train_images has the rows 0 to 4"):
+        open_store("set-train", moved, GREY)
 
 
 def test_all_unreadable_files_are_named_and_nothing_is_left(home):
@@ -509,8 +595,8 @@ def test_duplicate_ids_an_empty_table_and_a_strange_name_are_refused(home):
         open_store("set-train", table[:0], GREY)
     with pytest.raises(ValueError, match="'../up'"):
         open_store("../up", table, GREY)
-    for wrong in ({"size": 0}, {"channels": 4}):
-        with pytest.raises(ValueError, match="pixels|channels"):
+    for wrong in ({"size": 0}, {"channels": 4}, {"fit": "pad"}, {"steps": ("sharpen",)}, {"steps": ("blur", "blur")}):
+        with pytest.raises(ValueError, match="pixels|channels|fit|no preprocessing 'sharpen'|twice"):
             replace(GREY, **wrong)
 
 
@@ -599,7 +685,7 @@ def test_of_two_who_build_at_once_the_second_keeps_the_first_ones_store(home, mo
 
 def test_few_chunks_are_in_flight_at_any_time():
     begun = []
-    for done, result in enumerate(pixels._map_in_order(lambda i: i, ((begun.append(i) or i,) for i in range(100)), 3)):
+    for done, result in enumerate(pixels.map_in_order(lambda i: i, ((begun.append(i) or i,) for i in range(100)), 3)):
         assert result == done
         assert len(begun) - done <= 7
 

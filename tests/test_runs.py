@@ -12,6 +12,7 @@ from checkpoints import build_from_recipe, load_checkpoint, load_model, save_che
 from competition import Competition, Part
 from experiment import EXPERIMENTS, override
 from files import read_json, write_json
+from folds import fold_numbers
 from runs import (
     Oof,
     Run,
@@ -19,20 +20,21 @@ from runs import (
     open_run,
     probs_frame,
     read_oof,
+    read_predictions,
     read_probs,
     read_run,
-    read_test,
     run_folder,
     write_blend,
+    write_predictions,
     write_probs,
-    write_test,
 )
 
 SMALL = Competition(name="small", about="nothing drawn", task="multilabel", labels=("a", "b"), metric="roc_auc",
                     train=Part(table="train.csv", images="{image_id}.png"))
 SMOKE = EXPERIMENTS["smoke"]
 HASH = "f" * 64
-TABLE = pd.DataFrame({"image_id": ["007", "NA", "1e5", "x,y", "12", "3"], "fold": [0, 1, 2, 0, 1, 2]})
+TABLE = pd.DataFrame({"image_id": ["007", "NA", "1e5", "x,y", "12", "3"], "fold": [0, 1, 2, 0, 1, 2],
+                      "fold_1": [2, 2, 1, 1, 0, 0]})
 PROBS = np.random.default_rng(0).uniform(0, 1, (6, 2)).astype(np.float32)
 
 
@@ -41,7 +43,7 @@ def finish(name: str = "smoke", folds: tuple[int, ...] = (0, 1, 2), competition:
     """Runs as training leaves them, but for the weights."""
     runs = [open_run(competition, name, fold, experiment, folds_hash) for fold in folds]
     for run, fold in zip(runs, folds, strict=True):
-        held_out = (TABLE["fold"] == fold).to_numpy()
+        held_out = fold_numbers(TABLE, experiment.split) == fold
         write_probs(run.folder / "oof.csv", probs_frame(competition, TABLE.loc[held_out, "image_id"], PROBS[held_out]))
         write_json(run.folder / "result.json", {"score": 0.5, "weights_sha256": f"{name} {fold}"})
     return runs
@@ -111,6 +113,35 @@ def test_folds_that_are_missing_are_told_and_not_filled(home):
     assert not oof.is_whole and oof.folds_missing == (1,)
     assert np.isnan(oof.probs).all(axis=1).tolist() == (TABLE["fold"] == 1).tolist()
     assert read_oof(SMALL, "nothing", TABLE, HASH).folds_missing == (0, 1, 2)
+
+
+def test_a_run_on_another_split_is_put_together_by_its_own_folds(home):
+    finish("other", experiment=replace(SMOKE, split=1))
+    oof = read_oof(SMALL, "other", TABLE, HASH)
+    assert oof.is_whole and oof.split == 1
+    np.testing.assert_array_equal(oof.probs.astype(np.float32), PROBS)
+    finish("part", folds=(0,), experiment=replace(SMOKE, split=1))
+    missing = np.isnan(read_oof(SMALL, "part", TABLE, HASH).probs).all(axis=1)
+    assert missing.tolist() == (TABLE["fold_1"] != 0).tolist()
+
+
+def test_a_run_on_a_split_that_the_folds_file_lacks_is_refused_with_the_command(home):
+    finish("other", experiment=replace(SMOKE, split=1))
+    with pytest.raises(ValueError, match=r"split=1: the folds file has the splits 0 to 0 only.*\.py --repeats 1"):
+        read_oof(SMALL, "other", TABLE.drop(columns="fold_1"), HASH)
+
+
+def test_a_run_is_on_one_split_only(home):
+    finish("mixed", folds=(0,))
+    with pytest.raises(ValueError, match=r"another recipe \(split: 0 there, 1 now\)"):
+        open_run(SMALL, "mixed", 1, replace(SMOKE, split=1), HASH)
+
+
+def test_a_blend_of_several_splits_goes_by_the_first(home):
+    finish("one"), finish("two", experiment=replace(SMOKE, split=1))
+    runs = tuple(run for name in ("one", "two") for run in read_oof(SMALL, name, TABLE, HASH).runs)
+    assert Oof("both", PROBS, runs, (), ("one", "two"), "mean").split == 0
+    assert Oof("two twice", PROBS, runs[3:], (), ("two", "two"), "mean").split == 1
 
 
 def test_predictions_of_another_split_are_refused(home):
@@ -210,11 +241,29 @@ def test_a_blend_is_read_with_its_members_runs(home):
 def test_test_predictions_of_other_models_are_not_read(home):
     finish()
     oof, ids = read_oof(SMALL, "smoke", TABLE, HASH), TABLE["image_id"]
-    assert read_test(SMALL, oof, ids) is None
-    write_test(SMALL, oof, ids, PROBS)
-    np.testing.assert_allclose(read_test(SMALL, oof, ids[::-1]), PROBS[::-1], rtol=1e-7)
+    assert read_predictions(SMALL, oof, "test", ids) is None
+    write_predictions(SMALL, oof, "test", ids, PROBS)
+    np.testing.assert_allclose(read_predictions(SMALL, oof, "test", ids[::-1]), PROBS[::-1], rtol=1e-7)
+    assert read_predictions(SMALL, oof, "holdout", ids) is None
     write_json(run_folder(SMALL, "smoke") / "fold0" / "result.json", {"weights_sha256": "trained again"})
-    assert read_test(SMALL, read_oof(SMALL, "smoke", TABLE, HASH), ids) is None
+    assert read_predictions(SMALL, read_oof(SMALL, "smoke", TABLE, HASH), "test", ids) is None
+
+
+def test_predictions_of_other_images_of_the_same_ids_are_not_read(home):
+    finish()
+    oof, ids = read_oof(SMALL, "smoke", TABLE, HASH), TABLE["image_id"]
+    write_predictions(SMALL, oof, "expert", ids, PROBS, "store-1")
+    assert read_predictions(SMALL, oof, "expert", ids, "store-1") is not None
+    assert read_predictions(SMALL, oof, "expert", ids) is not None
+    assert read_predictions(SMALL, oof, "expert", ids, "store-2") is None
+
+
+def test_test_predictions_from_before_the_images_were_noted_are_read(home):
+    finish()
+    oof, ids = read_oof(SMALL, "smoke", TABLE, HASH), TABLE["image_id"]
+    write_predictions(SMALL, oof, "test", ids, PROBS)
+    write_json(run_folder(SMALL, "smoke") / "test.json", oof.made_of)
+    np.testing.assert_allclose(read_predictions(SMALL, oof, "test", ids, "a store"), PROBS, rtol=1e-7)
 
 
 def test_a_recipe_from_before_a_field_existed_is_read_with_its_default(home):

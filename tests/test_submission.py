@@ -211,8 +211,8 @@ def test_an_id_without_a_prediction_is_named(data):
 
 # ---- text
 
-GRADES = replace(PROBS, name="grades", task="multiclass", joined_column="grade", submission="text", labels=("no", "yes"),
-                 label_texts=(("0", "no"), ("1", "yes")))
+GRADES = replace(PROBS, name="grades", task="multiclass", joined_column="grade", submission="text",
+                 labels=("no", "yes"), label_texts=(("0", "no"), ("1", "yes")))
 PROTEINS = replace(PROBS, name="proteins", joined_column="Target", joined_by=" ", submission="text",
                    submission_column="Predicted", labels=("nucleus", "membrane"),
                    label_texts=(("0", "nucleus"), ("16", "membrane")))

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,15 +15,32 @@ import pandas as pd
 import pytest
 import torch
 
+import make_folds
 import train
+import training
 from checkpoints import load_checkpoint, load_model, save_checkpoint
+from commandline import load_folded_table
 from competition import COMPETITIONS
 from demo import DemoSettings, make_demo
-from experiment import EXPERIMENTS
+from experiment import EXPERIMENTS, Experiment
 from files import sha256
+from folds import read_folds
+from losses import best_constant, label_weights
 from pixels import PixelSettings, open_store
-from runs import Run, read_run
-from training import constant_loss, predict_probs
+from runs import Run, open_run, read_run
+from sampling import expected_counts
+from tables import label_cells
+from training import (
+    Lessons,
+    check_experiment,
+    choose_training_rows,
+    constant_loss,
+    has_learned,
+    predict_probs,
+    prepare_lessons,
+    prior_as_trained,
+    read_given_targets,
+)
 
 SRC = Path(__file__).resolve().parents[1] / "src"
 TINY = ["--set", "epochs=3", "batch_size=16", "--name", "tiny"]
@@ -35,6 +53,12 @@ def demo(home) -> Path:
 
 def weights_hash(home: Path, name: str, fold: int = 0) -> str:
     return sha256((home / "runs" / "demo" / name / f"fold{fold}" / "weights.safetensors").read_bytes())
+
+
+def run_tiny(home: Path, name: str, *settings: str, fold: str = "0") -> dict:
+    """Trains one fold with these settings; returns its result."""
+    train.main(["--experiment", "cnn_d", "--fold", fold, *TINY[:-2], *settings, "--name", name])
+    return read_run(home / "runs" / "demo" / name / f"fold{fold}").result
 
 
 def test_training_twice_gives_the_same_weights(demo, home):
@@ -55,9 +79,14 @@ class Killed(BaseException):
     """Stands for the end of the process: nothing in the code may catch it."""
 
 
-@pytest.mark.parametrize("epochs_done", [1, 2, 3])
-def test_a_run_stopped_after_any_epoch_ends_with_the_same_weights(demo, home, monkeypatch, epochs_done):
-    train.main(["--experiment", "cnn_b", "--fold", "0", *TINY])
+SOFT_AND_BALANCED = ["uncertain=uniform:0.5:0.9,effusion=mean", "sampler=balanced", "augmentation=warp",
+                     "loss_weights=balanced"]
+
+
+@pytest.mark.parametrize("epochs_done, settings", [(1, []), (2, []), (3, []), (2, SOFT_AND_BALANCED)])
+def test_a_run_stopped_after_any_epoch_ends_with_the_same_weights(demo, home, monkeypatch, epochs_done, settings):
+    recipe = ["--experiment", "cnn_b", "--fold", "0", *TINY[:-2], *settings, "--name"]
+    train.main([*recipe, "tiny"])
 
     def save_then_die(run: Run, state: dict) -> None:
         save_checkpoint(run, state)
@@ -67,8 +96,8 @@ def test_a_run_stopped_after_any_epoch_ends_with_the_same_weights(demo, home, mo
     with monkeypatch.context() as patched:
         patched.setattr("training.save_checkpoint", save_then_die)
         with pytest.raises(Killed):
-            train.main(["--experiment", "cnn_b", "--fold", "0", *TINY[:-1], "stopped"])
-    train.main(["--experiment", "cnn_b", "--fold", "0", *TINY[:-1], "stopped"])
+            train.main([*recipe, "stopped"])
+    train.main([*recipe, "stopped"])
     assert weights_hash(home, "stopped") == weights_hash(home, "tiny")
     oofs = [(home / "runs" / "demo" / name / "fold0" / "oof.csv").read_bytes() for name in ("tiny", "stopped")]
     assert oofs[0] == oofs[1]
@@ -171,6 +200,214 @@ def test_the_saved_network_gives_the_saved_predictions(demo, home):
     np.testing.assert_allclose(probs, oof[run.recipe["labels"]].to_numpy(), atol=1e-5)
 
 
+# ---- label policies, samplers, loss weights: in the training folds only
+
+EVERYTHING = ("uncertain=uniform:0.5:0.9,effusion=mean", "black=one_per_label_vector", "blank=zeros")
+
+
+@pytest.fixture
+def table(demo, home) -> pd.DataFrame:
+    """The tiny demo's folded table."""
+    return load_folded_table(COMPETITIONS["demo"], demo)[0]
+
+
+@pytest.mark.parametrize("settings", [
+    ["sampler=natural"], ["sampler=square_root"], ["sampler=balanced", *EVERYTHING],
+    ["sampler=copies", "copies=effusion=3,cardiomegaly=5", *EVERYTHING]])
+def test_no_image_of_the_held_out_fold_is_ever_shown_in_training(demo, home, table, monkeypatch, settings):
+    shown, real = [], training.train_one_epoch
+
+    def spy(model, loader, *args):
+        shown.append(np.concatenate([rows.numpy() for _, _, rows in loader]))
+        return real(model, loader, *args)
+
+    monkeypatch.setattr("training.train_one_epoch", spy)
+    result = run_tiny(home, "spied", *settings)
+    assert len(shown) == 3 and all(len(rows) == result["epoch_length"] for rows in shown)
+    ids = table["image_id"].to_numpy()  # the store's rows are in the table's order
+    held_out = set(ids[table["fold"] == 0])
+    assert held_out and not held_out & set(ids[np.concatenate(shown)])
+    assert len(set(ids[np.concatenate(shown)])) <= result["trained_on"]
+
+
+@pytest.mark.parametrize("experiment", [
+    Experiment(uncertain=("mean",)), Experiment(uncertain=("uniform:0.5:0.9",), sampler="balanced"),
+    Experiment(sampler="square_root", loss_weights="balanced"), Experiment(loss_weights="pos_weight", blank=("zeros",)),
+    Experiment(black="one_per_label_vector", sampler="copies", copies=("effusion=3",))])
+def test_what_is_taught_does_not_depend_on_the_labels_held_out(demo, home, table, experiment):
+    run = open_run(COMPETITIONS["demo"], "spied", 0, experiment, "no folds")
+    held_out, changed = table["fold"] == 0, table.copy()
+    changed.loc[held_out, list(COMPETITIONS["demo"].labels)] = 1.0
+    lessons, again = (prepare_lessons(run, COMPETITIONS["demo"], each) for each in (table, changed))
+    assert not set(lessons.image_ids) & set(table.loc[held_out, "image_id"])
+    for name in ("image_ids", "cells", "targets", "expected"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(lessons, name))
+    assert lessons.weights is again.weights or torch.equal(lessons.weights, again.weights)
+
+
+def test_one_black_image_of_each_label_vector_is_trained_on(demo, table):
+    competition = COMPETITIONS["demo"]
+    table.loc[table.index[:40], "black"] = True
+    cells, black = label_cells(competition, table), table["black"].to_numpy()
+    used, _ = choose_training_rows(competition, table, Experiment(black="one_per_label_vector"), 0)
+    chosen = table[used & black]
+    vectors = [tuple(np.nan_to_num(row, nan=9)) for row in cells]
+    outside = [i for i in np.argsort(table["image_id"], kind="stable") if black[i] and table["fold"].iloc[i] != 0
+               and np.isin(cells[i], (0, 1)).any()]
+    first = {}
+    for i in outside:
+        first.setdefault(vectors[i], table["image_id"].iloc[i])
+    assert set(chosen["image_id"]) == set(first.values()) and 2 <= len(first) < len(outside)
+    for black_rule, count in (("drop", 0), ("keep", len(outside))):
+        used, _ = choose_training_rows(competition, table, Experiment(black=black_rule), 0)
+        assert (used & black).sum() == count
+
+
+def test_black_images_are_predicted_by_the_network_only_where_they_are_kept(demo, home, table):
+    for name, rule, by_prior in (("one", "one_per_label_vector", True), ("keep", "keep", False)):
+        result = run_tiny(home, name, f"black={rule}")
+        oof = pd.read_csv(home / "runs" / "demo" / name / "fold0" / "oof.csv", dtype={"image_id": str})
+        black = oof["image_id"].isin(table.loc[table["black"], "image_id"])
+        assert black.any()
+        alike = np.isclose(oof.loc[black, list(COMPETITIONS["demo"].labels)], result["prior"], atol=1e-6).all()
+        assert alike == by_prior
+
+
+def test_the_schedule_follows_the_length_of_an_epoch(demo, home, monkeypatch):
+    seen, real = [], training.warmup_cosine
+    monkeypatch.setattr("training.warmup_cosine", lambda step, steps, warmup: seen.append(steps) or real(
+        step, steps, warmup))
+    result = run_tiny(home, "longer", "sampler=copies", "copies=effusion=4,consolidation=3")
+    assert result["epoch_length"] > result["trained_on"] > 16
+    assert set(seen) == {3 * -(-result["epoch_length"] // 16)}
+
+
+def test_what_is_scored_is_counted_in_the_result(demo, home, table):
+    scored = run_tiny(home, "tiny")["scored"]
+    held_out = table[table["fold"] == 0]
+    for label in COMPETITIONS["demo"].labels:
+        cells = held_out[label]
+        assert scored[label] == {"certain": cells.isin((0, 1)).sum(), "positive": (cells == 1).sum()}
+
+
+@pytest.mark.parametrize("settings", [["uncertain=ones,effusion=mean", "blank=effusion=zeros", "sampler=square_root"],
+                                      ["uncertain=uniform:0.2:0.3", "loss_weights=pos_weight"],
+                                      ["sampler=balanced", "loss_weights=balanced", "black=keep"]])
+def test_one_network_a_label_learns_under_every_policy(demo, home, settings):
+    assert np.isfinite(run_tiny(home, "many", "per_task=true", *settings)["loss"])
+
+
+# ---- taught by a first run
+
+
+@pytest.fixture
+def taught(home) -> pd.DataFrame:
+    """The folded table of a demo with many uncertain labels, two folds and a finished run called first."""
+    folder = make_demo(home / "data" / "demo", DemoSettings(images=60, test_images=20, uncertain=0.2))
+    make_folds.main(["--folds", "2"])
+    for fold in ("0", "1"):  # one by one, since processes take long to start
+        run_tiny(home, "first", fold=fold)
+    return load_folded_table(COMPETITIONS["demo"], folder)[0]
+
+
+def train_again(home: Path, name: str, fold: int) -> None:
+    """Stands for it: the run's fold now says that it has other weights."""
+    path = home / "runs" / "demo" / name / f"fold{fold}" / "result.json"
+    path.write_text(path.read_text().replace(weights_hash(home, name, fold), "0" * 64))
+
+
+def test_uncertain_cells_are_taught_by_models_that_did_not_see_them(taught, home, monkeypatch):
+    lessons, real = [], training.prepare_lessons
+    monkeypatch.setattr("training.prepare_lessons", lambda *args: lessons.append(real(*args)) or lessons[-1])
+    result = run_tiny(home, "second", "uncertain=effusion=self:first,ones")
+    cells, ids = lessons[0].cells, lessons[0].image_ids
+    folder = home / "runs" / "demo" / "first"
+    oof = pd.read_csv(folder / "fold1" / "oof.csv", dtype={"image_id": str}).set_index("image_id")  # trained on fold 0
+    doubtful = cells[:, 0] == -1
+    assert doubtful.sum() > 3
+    np.testing.assert_allclose(lessons[0].targets[doubtful, 0], oof.loc[ids[doubtful], "effusion"], atol=1e-6)
+    assert (lessons[0].targets[cells[:, 1] == -1, 1] == 1).all()
+    assert result["taught_by"] == {f"first/fold{fold}": weights_hash(home, "first", fold) for fold in (0, 1)}
+    assert "taught_by" not in read_run(folder / "fold0").result
+
+
+def test_a_teacher_must_be_another_run_whole_and_of_the_same_split(taught, home):
+    competition = COMPETITIONS["demo"]
+    own, other = (open_run(competition, name, 0, Experiment(uncertain=("self:first",), split=split),
+                           read_folds(competition).hash) for name, split in (("first0", 0), ("other", 1)))
+    with pytest.raises(ValueError, match="a run cannot be taught with its own predictions"):
+        read_given_targets(replace(own, folder=home / "runs" / "demo" / "first" / "fold0"), competition, taught)
+    with pytest.raises(ValueError, match="trained on split 0, this one is on split 1"):
+        read_given_targets(other, competition, taught)
+    with pytest.raises(FileNotFoundError, match="self:nobody: there is no such run that is finished; first run: .*"
+                                                "--experiment nobody"):
+        run_tiny(home, "third", "uncertain=self:nobody")
+    assert not (home / "runs" / "demo" / "third").exists()
+    path = home / "runs" / "demo" / "first" / "fold0" / "recipe.json"
+    recipe = json.loads(path.read_text())
+    shutil.rmtree(home / "runs" / "demo" / "first" / "fold1")
+    with pytest.raises(ValueError, match=r"lacks the folds \[1\]; run: .*--name first --fold 1"):
+        run_tiny(home, "third", "uncertain=self:first")
+    path.write_text(json.dumps(recipe | {"folds_sha256": "other"}))
+    with pytest.raises(ValueError, match="trained on another folds file"):
+        run_tiny(home, "third", "uncertain=self:first")
+
+
+def test_all_folds_are_taught_by_the_same_models(taught, home):
+    run_tiny(home, "second", "uncertain=self:first")
+    train_again(home, "first", 1)
+    with pytest.raises(ValueError, match="was taught with other models than first has now; delete"):
+        run_tiny(home, "second", "uncertain=self:first", fold="1")
+
+
+def test_a_run_is_not_gone_on_with_under_another_teacher(taught, home, monkeypatch):
+    def save_then_die(run: Run, state: dict) -> None:
+        save_checkpoint(run, state)
+        raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr("training.save_checkpoint", save_then_die)
+        with pytest.raises(Killed):
+            run_tiny(home, "second", "uncertain=self:first")
+    train_again(home, "first", 1)
+    with pytest.raises(ValueError, match="has been trained anew since; delete"):
+        run_tiny(home, "second", "uncertain=self:first")
+
+
+# ---- recipes that mean nothing
+
+
+@pytest.mark.parametrize("settings, message", [
+    (["uncertain=effusionn=ones"], "uncertain names the label 'effusionn', which is not there; did you mean 'effusi"),
+    (["blank=effusoin=zeros"], "blank names the label 'effusoin'"),
+    (["sampler=copies", "copies=Effusion=2"], "copies names the label 'Effusion'"),
+    (["preprocessing=clahee"], "preprocessing=clahee: there is no such name"),
+])
+def test_a_name_that_means_nothing_is_refused_before_training(demo, home, settings, message):
+    with pytest.raises(ValueError, match=message):
+        run_tiny(home, "wrong", *settings)
+    assert not (home / "runs").exists()
+
+
+@pytest.mark.parametrize("experiment, message", [
+    (Experiment(uncertain=("ones",)), "where classes exclude one another"),
+    (Experiment(uncertain=("normal=self:first",)), "where classes exclude one another"),
+    (Experiment(loss_weights="pos_weight"), "for classes there is balanced"),
+])
+def test_what_means_nothing_for_classes_is_refused(home, experiment, message):
+    (home / "runs" / "pneumonia3" / "first" / "fold0").mkdir(parents=True)
+    (home / "runs" / "pneumonia3" / "first" / "fold0" / "result.json").write_text("{}")
+    with pytest.raises(ValueError, match=message):
+        check_experiment(experiment, COMPETITIONS["pneumonia3"])
+    sound = Experiment(uncertain=("self:first",), loss_weights="balanced")
+    assert check_experiment(sound, COMPETITIONS["pneumonia3"]) == []
+
+
+def test_a_recipe_that_makes_up_for_rare_labels_twice_is_doubtful():
+    notes = check_experiment(Experiment(sampler="balanced", loss_weights="balanced"), COMPETITIONS["demo"])
+    assert len(notes) == 1 and "together they do it twice" in notes[0]
+
+
 def test_a_loss_that_is_not_finite_stops_the_run(demo):
     with pytest.raises(FloatingPointError, match="not finite"):
         train.main(["--experiment", "cnn_d", "--fold", "0", "--set", "epochs=3", "lr=1e30", "max_grad_norm=1e30",
@@ -183,6 +420,55 @@ def test_constant_loss_is_the_entropy_of_the_prevalence():
     assert constant_loss(targets, "binary") == pytest.approx(entropy, rel=1e-6)
     one_hot = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1]], np.float32)
     assert constant_loss(one_hot, "multiclass") == pytest.approx(np.log(3), rel=1e-6)
+
+
+def test_constant_loss_with_balanced_weights_is_that_of_a_coin():
+    targets = np.array([[1.0], [0.0], [0.0], [0.0]], np.float32)
+    assert constant_loss(targets, "binary", label_weights("balanced", targets, "binary")) == pytest.approx(np.log(2))
+    classes = np.eye(3, dtype=np.float32)[[0, 0, 0, 0, 1, 2]]
+    weights = label_weights("balanced", classes, "multiclass")
+    assert constant_loss(classes, "multiclass", weights) == pytest.approx(np.log(3))
+
+
+def lessons_of(targets: np.ndarray, sampler: str = "natural", loss_weights: str = "none",
+               task: str = "multilabel") -> Lessons:
+    count = len(targets)
+    return Lessons(np.arange(count).astype(str), targets, targets.astype(np.float32),
+                   expected_counts(sampler, targets, task), label_weights(loss_weights, targets, task), {})
+
+
+@pytest.mark.parametrize("sampler, loss_weights", [
+    ("natural", "none"), ("natural", "balanced"), ("natural", "pos_weight"), ("balanced", "none"),
+    ("square_root", "none"), ("balanced", "pos_weight")])
+@pytest.mark.parametrize("soft", [False, True])
+def test_a_network_has_learned_where_its_loss_as_trained_is_below_the_constants(monkeypatch, sampler, loss_weights,
+                                                                                soft):
+    rng = np.random.default_rng(0)
+    positive = rng.random((2000, 1)) < 0.1
+    targets = np.where(positive, 0.75, 0.25) if soft else positive.astype(float)
+    lessons = lessons_of(targets, sampler, loss_weights)
+    best = best_constant(lessons.targets, "multilabel", lessons.weights, lessons.expected)[0]
+    monkeypatch.setattr("training.ordered_batches", lambda store, rows, size: rows)
+    for logits, learned in ((np.log(best / (1 - best)) + 0 * positive, False),  # the best constant itself
+                            (np.log(best / (1 - best)) + np.where(positive, 0.5, -0.5), True),
+                            (np.log(best / (1 - best)) + np.where(positive, -0.5, 0.5), False)):
+        monkeypatch.setattr("training.predict_logits", lambda model, rows, views, logits=logits: torch.from_numpy(
+            logits[rows]))
+        assert has_learned(None, None, np.arange(2000), lessons, "multilabel", 0) == learned
+
+
+def test_the_prior_of_black_images_is_as_sampler_and_weights_made_it():
+    targets = (np.arange(100) < 20).astype(float)[:, None]
+    for sampler, weights in (("balanced", "none"), ("natural", "balanced"), ("natural", "pos_weight")):
+        np.testing.assert_allclose(prior_as_trained(np.array([0.2]), lessons_of(targets, sampler, weights), "binary"),
+                                   0.5)
+        other = prior_as_trained(np.array([0.1]), lessons_of(targets, sampler, weights), "binary")
+        np.testing.assert_allclose(other / (1 - other), 4 * (0.1 / 0.9))  # the odds change as 20 : 80 to 50 : 50
+    np.testing.assert_allclose(prior_as_trained(np.array([0.2]), lessons_of(targets), "binary"), 0.2)
+    classes = np.eye(3)[np.repeat([0, 1, 2], (50, 30, 20))]
+    lessons = lessons_of(classes, "balanced", task="multiclass")
+    prior = prior_as_trained(np.array([0.5, 0.3, 0.2]), lessons, "multiclass")
+    np.testing.assert_allclose(prior, 1 / 3)
 
 
 def test_a_network_learns_sixteen_images(home):

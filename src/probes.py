@@ -1,0 +1,252 @@
+"""What can be told without the picture: each label by file and table columns, and which images are the test's.
+
+A high score here means that a network may learn the scanner, the ward or the export instead of the finding.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.tree import DecisionTreeClassifier
+from threadpoolctl import threadpool_limits
+from tqdm import tqdm
+
+from folding import grouped_folds
+from scan import Scan
+from uncertainty import roc_auc_interval
+
+# Everywhere in this file features are {family: (N, f) float}, NaN where unknown; a family is judged as a whole:
+# the columns of one categorical variable, the bins of one histogram.
+
+FOLDS = 5
+MIN_GROUPS = 10  # with and without the label; below it an interval says nothing
+MOST_CATEGORIES = 20
+BINS = 8  # of the grey value histogram
+EDGE = 4  # of 64 thumbnail pixels: the width of the border, half the side of a corner
+BLOCK = 1024  # thumbnails read at once
+AGES = re.compile(r"(\d{1,3})([DWMY])")  # DICOM's age string: 058Y
+YEARS = {"D": 1 / 365.25, "W": 7 / 365.25, "M": 1 / 12, "Y": 1.0}
+
+
+@dataclass(frozen=True)
+class ParsedColumns:
+    """A table's other columns by what they hold, each frame in the table's order."""
+
+    numeric: pd.DataFrame  # float, NaN where empty
+    categorical: pd.DataFrame  # text of at most 20 values, "" where empty
+    left_out: dict[str, str]  # column: why
+
+
+@dataclass(frozen=True)
+class Probe:
+    """How well something is told. NaN throughout where there are too few groups to say."""
+
+    name: str  # the label, or "test"
+    images: int  # with a known answer
+    positives: int
+    groups: int  # with a positive
+    auc: float  # of all families together; cross-validated over groups, scores ranked within each fold
+    low: float  # 95 %, bootstrap over groups
+    high: float
+    families: dict[str, float]  # the AUC of each alone, the most telling first
+
+    @property
+    def is_above_chance(self) -> bool:
+        """True where the whole interval lies above 0.5."""
+        return self.low > 0.5
+
+    @property
+    def best(self) -> str:
+        """The most telling family, "" where nothing could be said."""
+        return next(iter(self.families), "")
+
+
+# ---- columns
+
+
+def parse_columns(columns: pd.DataFrame, skip: dict[str, str] | None = None) -> ParsedColumns:
+    """Text columns as numbers or categories; ids and free text, and those of `skip` (column: why), are left out.
+
+    A column is numeric where every cell that is not empty is a number, or an age as DICOM has it, 058Y, 006M.
+    """
+    skip, numeric, categorical, left_out = skip or {}, {}, {}, {}
+    for column in columns:
+        texts = columns[column].astype(str).str.strip()
+        filled = texts[texts != ""]
+        if column in skip:
+            left_out[column] = skip[column]
+        elif filled.nunique() < 2 and (texts != "").all() or not len(filled):
+            left_out[column] = "one value throughout"
+        elif (numbers := _numbers(texts)) is not None and filled.nunique() > 2:
+            numeric[column] = numbers
+        elif filled.nunique() <= MOST_CATEGORIES:
+            categorical[column] = texts
+        else:
+            left_out[column] = f"ids or free text, {filled.nunique():,} different values"
+    return ParsedColumns(pd.DataFrame(numeric, index=columns.index), pd.DataFrame(categorical, index=columns.index),
+                         left_out)
+
+
+def _numbers(texts: pd.Series) -> pd.Series | None:
+    """The cells as numbers, NaN where empty; None where any is a word."""
+    filled = texts[texts != ""]
+    numbers = pd.to_numeric(filled, errors="coerce")
+    if numbers.isna().any():
+        ages = filled.str.extract(f"^{AGES.pattern}$")
+        if ages.isna().to_numpy().any():
+            return None
+        numbers = ages[0].astype(float) * ages[1].map(YEARS)
+    return numbers.astype(float).replace([np.inf, -np.inf], np.nan).reindex(texts.index)
+
+
+def is_age(column: str) -> bool:
+    """True for Patient Age, age_approx, PatientAge; not for Image or Stage."""
+    return "age" in _words(column)
+
+
+def is_sex(column: str) -> bool:
+    """True for Sex, Patient Gender, patient_sex."""
+    return bool({"sex", "gender"} & _words(column))
+
+
+def _words(column: str) -> set[str]:
+    return set(re.findall(r"[a-z]+", re.sub(r"([a-z])([A-Z])", r"\1 \2", column).lower()))
+
+
+# ---- features
+
+
+def column_features(parsed: ParsedColumns) -> dict[str, np.ndarray]:
+    """A family a column: numbers as they are, categories one column each."""
+    families = {column: parsed.numeric[column].to_numpy(float)[:, None] for column in parsed.numeric}
+    for column in parsed.categorical:
+        families[column] = pd.get_dummies(parsed.categorical[column]).to_numpy(float)
+    return families
+
+
+def file_features(scan: Scan) -> dict[str, np.ndarray]:
+    """Of the file and the picture's mean and spread: bytes, height, width, aspect, mode, brightness, contrast."""
+    height, width = scan.height.astype(float), scan.width.astype(float)
+    aspect = np.divide(width, height, out=np.full(len(scan), np.nan), where=height > 0)
+    modes = pd.get_dummies(pd.Series(scan.mode)).to_numpy(float)
+    numbers = {"file size": scan.file_bytes, "height": height, "width": width, "aspect": aspect,
+               "brightness": scan.mean, "contrast": scan.std}
+    return {name: np.asarray(values, float)[:, None] for name, values in numbers.items()} | {"mode": modes}
+
+
+def order_features(image_ids: np.ndarray) -> dict[str, np.ndarray]:
+    """Where an image stands in the table, and what its id gives away: its length and its last number."""
+    numbers = pd.Series(image_ids, dtype=str).str.extract(r"(\d{1,15})\D*$", expand=False).astype(float)
+    lengths = np.array([len(image_id) for image_id in image_ids], float)
+    return {"row order": np.arange(len(image_ids), dtype=float)[:, None], "id length": lengths[:, None],
+            "number in the id": numbers.to_numpy()[:, None]}
+
+
+def histogram_features(scan: Scan) -> dict[str, np.ndarray]:
+    """Shares of the thumbnail's pixels in 8 ranges of grey values."""
+    histogram = np.empty((len(scan), BINS))
+    for rows, images in _blocks(scan):
+        for i in range(BINS):
+            histogram[rows, i] = (images // (256 // BINS) == i).mean(axis=(1, 2))
+    return {"grey value histogram": histogram}
+
+
+def border_features(scan: Scan) -> dict[str, np.ndarray]:
+    """Of the thumbnail's outer 4 pixels each side's mean and the shares of black and of white; of its corners, 8 pixels
+    wide, mean and maximum, where a letter would show."""
+    border, corners = np.empty((len(scan), 6)), np.empty((len(scan), 8))
+    for rows, images in _blocks(scan):
+        sides = [images[:, :EDGE], images[:, -EDGE:], images[:, :, :EDGE], images[:, :, -EDGE:]]
+        flat = np.concatenate([side.reshape(len(images), -1) for side in sides], axis=1)
+        border[rows] = np.stack([*(side.mean(axis=(1, 2)) for side in sides), (flat < 3).mean(axis=1),
+                                 (flat > 252).mean(axis=1)], axis=1)
+        near, far = slice(None, 2 * EDGE), slice(-2 * EDGE, None)
+        squares = [images[:, down, right] for down in (near, far) for right in (near, far)]
+        corners[rows] = np.stack([square.mean(axis=(1, 2)) for square in squares]
+                                 + [square.max(axis=(1, 2)) for square in squares], axis=1)
+    return {"border": border, "corners": corners}
+
+
+def _blocks(scan: Scan) -> Iterator[tuple[slice, np.ndarray]]:
+    for first in range(0, len(scan), BLOCK):
+        rows = slice(first, first + BLOCK)
+        yield rows, np.asarray(scan.thumbnails[rows])
+
+
+# ---- probing
+
+
+def probe_labels(features: dict[str, np.ndarray], cells: np.ndarray, groups: np.ndarray, labels: list[str],
+                 seed: int = 0) -> list[Probe]:
+    """Each label told from the features alone, out-of-fold over whole groups.
+
+    cells: (N, K) of 1, 0, -1, NaN, of which only 1 and 0 count. The same folds serve all labels.
+    """
+    features = {family: values for family, values in features.items() if _varies(values)}
+    n_folds = min(FOLDS, len(np.unique(groups)))
+    folds = grouped_folds(cells, groups, n_folds, seed) if n_folds > 1 else np.zeros(len(groups), int)
+    bar = tqdm(labels, "probing without the pictures", unit="label", leave=False, disable=None)
+    with threadpool_limits(1):  # the fits are so short that threads would mostly wait for each other
+        return [_probe(label, features, cells[:, k], groups, folds, seed) for k, label in enumerate(bar)]
+
+
+def probe_parts(train: dict[str, np.ndarray], test: dict[str, np.ndarray], train_groups: np.ndarray,
+                test_groups: np.ndarray, seed: int = 0) -> Probe:
+    """Test images told from training images by the families that both have; groups of one name stay together."""
+    features = {family: np.concatenate([train[family], test[family]]) for family in train
+                if family in test and train[family].shape[1] == test[family].shape[1]}
+    target = np.concatenate([np.zeros(len(train_groups)), np.ones(len(test_groups))])
+    groups = np.concatenate([train_groups, test_groups])
+    return probe_labels(features, target[:, None], groups, ["test"], seed)[0]
+
+
+def _varies(values: np.ndarray) -> bool:
+    filled = values[~np.isnan(values).any(axis=1)]
+    return bool(len(filled)) and (len(filled) < len(values) or bool((filled != filled[0]).any()))
+
+
+def _probe(name: str, features: dict[str, np.ndarray], target: np.ndarray, groups: np.ndarray, folds: np.ndarray,
+           seed: int) -> Probe:
+    known = np.isin(target, (0, 1))
+    target, groups, folds = target[known], groups[known], folds[known]
+    counts = [len(np.unique(groups[target == kind])) for kind in (1, 0)]
+    found = {"name": name, "images": len(target), "positives": int((target == 1).sum()), "groups": counts[0]}
+    if min(counts) < MIN_GROUPS or not features:
+        return Probe(**found, auc=np.nan, low=np.nan, high=np.nan, families={})
+    leaf = int(np.clip(len(target) // 20, 2, 20))
+    forest = HistGradientBoostingClassifier(max_iter=50, max_leaf_nodes=8, min_samples_leaf=leaf,
+                                            early_stopping=False, random_state=seed)
+    together = np.concatenate([values[known] for values in features.values()], axis=1)
+    scores = _held_out_ranks(forest, together, target, folds)
+    low, high = roc_auc_interval(target[:, None], scores[:, None], groups, seed=seed)
+    tree = DecisionTreeClassifier(max_depth=3, min_samples_leaf=max(5, len(target) // 100), random_state=seed)
+    alone = {family: _auc(target, _held_out_ranks(tree, values[known], target, folds))
+             for family, values in features.items()}
+    families = dict(sorted(alone.items(), key=lambda item: -item[1]))
+    return Probe(**found, auc=_auc(target, scores), low=low, high=high, families=families)
+
+
+def _held_out_ranks(classifier: HistGradientBoostingClassifier | DecisionTreeClassifier, values: np.ndarray,
+                    target: np.ndarray, folds: np.ndarray) -> np.ndarray:
+    """(N,) scores of models that did not see the row's fold, as ranks from 0 to 1 within the fold.
+
+    Pooled without ranking, a fold with many positives would be scored low, since the other folds have few of them.
+    """
+    scores = np.full(len(target), 0.5)
+    for fold in np.unique(folds):
+        held_out = folds == fold
+        if len(np.unique(target[~held_out])) == 2:
+            probs = classifier.fit(values[~held_out], target[~held_out]).predict_proba(values[held_out])[:, 1]
+            scores[held_out] = pd.Series(probs).rank(pct=True).to_numpy() - 0.5 / held_out.sum()
+    return scores
+
+
+def _auc(target: np.ndarray, scores: np.ndarray) -> float:
+    """Mann and Whitney's form, ties counted half."""
+    positive = target == 1
+    ranks = pd.Series(scores).rank().to_numpy()[positive].sum()
+    n, m = positive.sum(), (~positive).sum()
+    return float((ranks - n * (n + 1) / 2) / (n * m))

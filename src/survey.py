@@ -1,0 +1,432 @@
+"""What lies in a folder that somebody downloaded: tables, lists, images, npz files; and which ids have images."""
+
+import csv
+import gzip
+import json
+import os
+import re
+import zipfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image, UnidentifiedImageError
+from tqdm import tqdm
+
+from tables import CELLS
+
+IMAGE_ENDINGS = {"png", "jpg", "jpeg", "bmp", "webp", "tif", "tiff", "dcm", "dicom"}
+TABLE_ENDINGS = {"csv", "tsv", "txt", "csv.gz"}
+ROWS_AT_MOST, CELLS_AT_MOST, COLUMNS_AT_MOST = 250_000, 5_000_000, 300
+DECODED_AT_MOST, PIXELS_AT_MOST = 8, 25_000_000
+OTHER_PART = {"train": r"(?<![a-z])test", "test": r"train|(?<![a-z])val"}
+LESSER = re.compile(r"thumb|mask|segment|annot|small|resized|overlay|bbox|tfrec")  # copies and drawings of the images
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of text cells, below the folder; only its first rows where it is long."""
+
+    path: str
+    rows: pd.DataFrame
+    header: tuple[str, ...] = ()  # names made up for the columns, where the file has none
+    separator: str = ","
+    whole: bool = True
+    flaw: str = ""  # why reading it later would fail, in words
+
+
+@dataclass(frozen=True)
+class Survey:
+    """Everything found below a folder."""
+
+    folder: Path
+    images: dict[str, list[str]]  # folder below, "" for itself -> the names of its images, sorted
+    tables: tuple[Table, ...]
+    lists: dict[str, list[str]]  # text files of one word a line
+    arrays: dict[str, dict[str, np.ndarray | tuple[int, ...]]]  # npz file -> labels, and the shapes of the images
+    meanings: dict[str, dict[str, str]]  # JSON file that maps numbers or codes to words
+    others: dict[str, int]  # ending -> how many files of a kind that nothing here reads
+    notes: tuple[str, ...] = ()
+
+    @property
+    def count(self) -> int:
+        """How many images there are."""
+        return sum(map(len, self.images.values()))
+
+
+@dataclass(frozen=True)
+class Place:
+    """The column of a table that names images, and where these stand."""
+
+    column: str
+    images: str  # as Part.images
+    found: int  # different ids that have an image there
+    missing: tuple[str, ...]  # those that have none
+    also: tuple[str, ...] = ()  # other places that hold the same images
+    below_parent: str = ""  # what the ids begin with where the folder given is too deep
+
+
+@dataclass
+class Index:
+    """Where the images of a name, or of a name without its ending, stand."""
+
+    names: dict[str, list[str]] = field(default_factory=dict)
+    stems: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
+    prefixes: dict[str, list[tuple[str, str]]] = field(default_factory=dict)  # up to the last _
+
+
+def survey_folder(folder: Path) -> Survey:
+    """Lists the folder once and reads its tables, not its images.
+
+    Raises FileNotFoundError where there is no such folder, ValueError where it holds nothing that can be described.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"there is no folder {folder}; give the one that holds the downloaded files")
+    images, others, found, lists, arrays, meanings, notes = {}, Counter(), [], {}, {}, {}, []
+    tables = []
+    for below, name in tqdm(_walk(folder), desc="files", unit="", disable=None):
+        ending = _ending(name)
+        path = f"{below}/{name}" if below else name
+        if ending in IMAGE_ENDINGS:
+            images.setdefault(below, []).append(name)
+        elif ending in TABLE_ENDINGS:
+            found.append(path)
+        elif ending == "npz":
+            arrays[path] = _read_arrays(folder / path, notes)
+        elif ending == "json" and (meaning := _read_meaning(folder / path)):
+            meanings[path] = meaning
+        else:
+            others[ending] += 1
+    known = {name for names in images.values() for name in names}
+    for path in sorted(found):
+        read = _read_table(folder, path, known, notes)
+        if isinstance(read, Table):
+            tables.append(read)
+        elif read:
+            lists[path] = read
+    if not images and not arrays:
+        there = ", ".join(f"{count} .{ending}" for ending, count in others.most_common(5)) or "nothing else"
+        raise ValueError(f"{folder} holds no image and no npz file (looked for {', '.join(sorted(IMAGE_ENDINGS))}; "
+                         f"there are {len(found)} tables and {there}); unpack the archives that were downloaded, or "
+                         f"give another folder")
+    return Survey(folder, {below: sorted(names) for below, names in sorted(images.items())}, tuple(tables), lists,
+                  arrays, meanings, dict(others), tuple(notes))
+
+
+def _walk(folder: Path) -> Iterator[tuple[str, str]]:
+    """(folder below, name) of every file that is not hidden. Links to folders are followed, circles are not."""
+    seen = set()
+    for here, folders, names in os.walk(folder, followlinks=True):
+        status = Path(here).stat()
+        if (status.st_dev, status.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        folders[:] = sorted(name for name in folders if not name.startswith((".", "__MACOSX")))
+        below = Path(here).relative_to(folder).as_posix()
+        yield from (("" if below == "." else below, name) for name in names if not name.startswith("."))
+
+
+def _ending(name: str) -> str:
+    """The ending in small letters without its dot; "csv.gz" is one."""
+    parts = name.lower().split(".")
+    return ".".join(parts[-2:]) if parts[-1] == "gz" else parts[-1] if len(parts) > 1 else ""
+
+
+# ---- tables
+
+
+def _read_table(folder: Path, path: str, known: set[str], notes: list[str]) -> Table | list[str] | None:
+    """A table; or the words of a list; or None and a note."""
+    try:
+        with (gzip.open if path.endswith(".gz") else open)(folder / path, "rt", newline="",
+                                                         encoding="utf-8-sig") as file:
+            first = [line for _, line in zip(range(50), file, strict=False) if line.strip()]
+            if not first:
+                notes.append(f"{path} is empty")
+                return None
+            file.seek(0)
+            words = [line.split() for line in first]
+            commas = {separator: {len(cells) for cells in csv.reader(first, delimiter=separator)}
+                      for separator in (",", "\t", ";")}
+            if path.endswith(".txt") and all(len(line) == 1 for line in words) and commas[","] == {1}:
+                return [word for line in file if (word := line.strip())]
+            separator = next((separator for separator, widths in commas.items() if min(widths) > 1), None)
+            if separator is None and path.endswith(".txt"):
+                if len({len(line) for line in words}) > 1:
+                    return None  # prose
+                separator = " "
+            return _parse(path, file, separator or ",", known, notes)
+    except (csv.Error, UnicodeDecodeError, EOFError, OSError, ValueError) as error:
+        notes.append(f"{path} cannot be read as a table ({error})")
+        return None
+
+
+def _parse(path: str, file: Iterator[str], separator: str, known: set[str], notes: list[str]) -> Table | None:
+    lines = (line.split() for line in file) if separator == " " else csv.reader(file, delimiter=separator)
+    header = next(line for line in lines if line)
+    if len(header) > COLUMNS_AT_MOST:
+        notes.append(f"{path} has {len(header)} columns, taken for pixels or features and left alone")
+        return None
+    rows, wrong = [], 0
+    limit = min(ROWS_AT_MOST, CELLS_AT_MOST // len(header))
+    bare = any(cell in known or cell.rpartition("/")[2] in known for cell in header)
+    whole = True
+    for line in ([header] if bare else []):
+        rows.append(line)
+    for line in lines:
+        if len(rows) >= limit:
+            whole = False
+            break
+        if len(line) == len(header):
+            rows.append(line)
+        else:
+            wrong += bool(line)
+    flaw = f"{wrong} rows are longer or shorter than the first" if wrong else (
+        "a column stands twice in its header" if len(set(header)) < len(header) and not bare else "")
+    width = len(header)
+    names = [f"column{k + 1}" for k in range(width)] if bare else [
+        name if name not in header[:k] else f"{name}.{k}" for k, name in enumerate(header)]
+    frame = pd.DataFrame(rows, columns=names, dtype=str)
+    if bare:
+        frame.columns = _name_columns(frame, known)
+    return Table(path, frame, tuple(frame.columns) if bare else (), separator, whole, flaw)
+
+
+def _name_columns(frame: pd.DataFrame, known: set[str]) -> list[str]:
+    """Names for the columns of a file that has none: file, class, patient, or column and its number."""
+    names, count = list(frame.columns), len(frame)
+    distinct = frame.nunique()
+    for k, column in enumerate(frame.columns):
+        few = 2 <= distinct[column] <= min(30, count / 3)
+        if frame[column].iloc[0] in known or frame[column].iloc[0].rpartition("/")[2] in known:
+            kind = "file"
+        else:
+            kind = "class" if few else "patient" if 2 < distinct[column] < count else ""
+        if kind and kind not in names:
+            names[k] = kind
+    return names
+
+
+def _read_meaning(path: Path) -> dict[str, str]:
+    """A JSON file that maps codes to words, {"0": "healthy"}; nothing where it is another."""
+    if path.stat().st_size > 1_000_000:
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        return {}
+    flat = isinstance(content, dict) and len(content) > 1 and all(isinstance(word, str) for word in content.values())
+    return content if flat else {}
+
+
+def _read_arrays(path: Path, notes: list[str]) -> dict[str, np.ndarray | tuple[int, ...]]:
+    """The label arrays of an npz file, and the shapes of the others."""
+    content = {}
+    try:
+        with zipfile.ZipFile(path) as archive, np.load(path, allow_pickle=False) as arrays:
+            for key in arrays.files:
+                with archive.open(f"{key}.npy") as file:
+                    version = np.lib.format.read_magic(file)
+                    read = (np.lib.format.read_array_header_1_0 if version == (1, 0)
+                            else np.lib.format.read_array_header_2_0)
+                    shape = read(file)[0]
+                content[key] = arrays[key] if key.endswith("_labels") else shape
+    except (zipfile.BadZipFile, ValueError, KeyError, OSError, EOFError) as error:
+        notes.append(f"{path.name} cannot be read as an npz file ({error})")
+    return content
+
+
+# ---- images
+
+
+def index_images(survey: Survey) -> Index:
+    """Every image's name and stem."""
+    index = Index()
+    for folder, names in survey.images.items():
+        for name in names:
+            stem, dot, ending = name.rpartition(".")
+            index.names.setdefault(name, []).append(folder)
+            index.stems.setdefault(stem, []).append((folder, dot + ending))
+            prefix, score, rest = stem.rpartition("_")
+            if prefix and not rest.isdigit():
+                index.prefixes.setdefault(prefix, []).append((folder, score + rest + dot + ending))
+    return index
+
+
+def images_pattern(images: str) -> re.Pattern:
+    """Matches the paths that Part.images may mean: a column may be anything, a * anything but a slash."""
+    pieces = re.split(r"(\{[^{}]*\}|\*)", images)
+    return re.compile("".join("[^/]*" if piece == "*" else ".+" if piece.startswith("{") else re.escape(piece)
+                              for piece in pieces))
+
+
+def place_table(rows: pd.DataFrame, index: Index, part: str = "train") -> Place | None:
+    """The column that names the most images, and where they stand; None where no column does.
+
+    part: "train" or "test"; where both have images of these names, those in a folder called so are taken.
+    """
+    best = None
+    for column in rows.columns:
+        values = [value for value in rows[column].unique() if value.strip()]
+        if not values or (set(values) <= set(CELLS) and len(values) < len(rows)):  # a label, not an id
+            continue
+        place = _place_column(rows, column, values, index, part)
+        if place and (best is None or place.found > best.found):
+            best = place
+    return best if best and (best.found >= 20 or best.found >= 0.1 * (best.found + len(best.missing))) else None
+
+
+def _finder(values: list[str], index: Index) -> Callable[[str], list[tuple[str, str]]]:
+    """A function of an id that gives the (folder, tail of the name) of each of its images."""
+    def by_path(value: str) -> list[tuple[str, str]]:
+        parent, _, name = value.rpartition("/")
+        found = [(folder, "") for folder in index.names.get(name, ())] or index.stems.get(name, [])
+        return [(folder, tail) for folder, tail in found
+                if f"/{folder}".endswith(f"/{parent}") or f"/{parent}".endswith(f"/{folder}")]
+
+    def by_name(value: str) -> list[tuple[str, str]]:
+        return [(folder, "") for folder in index.names.get(value, ())] or index.stems.get(value, [])
+
+    def by_prefix(value: str) -> list[tuple[str, str]]:
+        return index.prefixes.get(value, [])
+
+    if "/" in values[0]:
+        return by_path
+    return by_name if any(map(by_name, values)) else by_prefix
+
+
+def _place_column(rows: pd.DataFrame, column: str, values: list[str], index: Index, part: str) -> Place | None:
+    find = _finder(values, index)
+    places, where, missing = Counter(), {}, []
+    for value in values:
+        found = find(value)
+        if not found:
+            missing.append(value)
+            continue
+        where[value] = found
+        if "/" in value:
+            parent = value.rpartition("/")[0]
+            found = [_beside(folder, parent, tail) for folder, tail in found]
+        places.update(set(found))
+    if not where:
+        return None
+    if any("/" in value for value in list(where)[:1]):
+        (before, tail), _ = places.most_common(1)[0]
+        if before.startswith("<"):
+            return Place(column, "", len(where), tuple(missing), below_parent=before[1:])
+        return Place(column, f"{before}/{{{column}}}{tail}".lstrip("/"), len(where), tuple(missing))
+    images, also = _template(rows, column, places, where, part)
+    return Place(column, images, len(where), tuple(missing), also) if images else None
+
+
+def _beside(folder: str, parent: str, tail: str) -> tuple[str, str]:
+    """What stands before an id that is a path; marked by < where the id has more in front than the folder."""
+    if f"/{folder}".endswith(f"/{parent}"):
+        return folder[:len(folder) - len(parent)].rstrip("/"), tail
+    return "<" + parent[:len(parent) - len(folder)].rstrip("/"), tail
+
+
+def _template(rows: pd.DataFrame, column: str, places: Counter, where: dict,
+              part: str) -> tuple[str, tuple[str, ...]]:
+    """Part.images for ids whose images stand in `places`, {(folder, tail): how many}, and other whole copies."""
+    ours = {place: count for place, count in places.items() if not re.search(OTHER_PART[part], place[0].lower())}
+    places = Counter(ours or places)  # ids may begin anew in the other part's folders
+    def written(folder: str, tail: str) -> str:
+        return f"{folder}/{{{column}}}{tail}".lstrip("/")
+
+    enough = 0.9 * len(where)
+    whole = sorted((place for place, count in places.items() if count >= enough), key=_preference)
+    if whole:
+        return written(*whole[0]), tuple(written(*place) for place in whole[1:])
+    tails = {tail for _, tail in places}
+    tail = tails.pop() if len(tails) == 1 else ".*"
+    if len(folders := {folder for folder, _ in places}) == 1:
+        return written(folders.pop(), tail), ()
+    if named := _folder_column(rows, column, where):
+        return written(named, tail), ()
+    kinds = {len(folder.split("/")) for folder in folders}
+    chosen = max(kinds, key=lambda depth: sum(count for (folder, _), count in places.items()
+                                              if len(folder.split("/")) == depth))
+    parts = zip(*(folder.split("/") for folder in sorted(folders) if len(folder.split("/")) == chosen), strict=True)
+    return written("/".join(map(_common, parts)), tail), ()
+
+
+def _folder_column(rows: pd.DataFrame, column: str, where: dict) -> str:
+    """The folder with another column's name in it, "train/{patient_id}", where its values are folders' names."""
+    sample = rows[rows[column].isin(where)].drop_duplicates(column)
+    sample = sample.iloc[::max(1, len(sample) // 30)]
+    for other in rows.columns.drop(column):
+        parents = set()
+        for value, name in zip(sample[column], sample[other], strict=True):
+            parents.add(next((folder.rpartition("/")[0] for folder, _ in where[value]
+                              if folder.rpartition("/")[2] == name), None))
+        if len(parents) == 1 and None not in parents:
+            return f"{parents.pop()}/{{{other}}}".lstrip("/")
+    return ""
+
+
+def _common(names: tuple[str, ...]) -> str:
+    """images_001 and images_002 as images_*; names that begin alike have a * from where they differ."""
+    if len(set(names)) == 1:
+        return names[0]
+    return re.sub(r"\d+$", "", os.path.commonprefix(names)) + "*"
+
+
+def _preference(place: tuple[str, str]) -> tuple:
+    """Pictures before DICOM (its windows are a choice of their own), originals before copies and masks."""
+    folder, tail = place
+    kind = tail.lower().rpartition(".")[2]
+    rank = {"dcm": 2, "dicom": 2, "tif": 1, "tiff": 1, "bmp": 1}.get(kind, 0)
+    return bool(LESSER.search(f"{folder}{tail}".lower())), rank, "green" not in tail, folder.count("/"), folder, tail
+
+
+@dataclass(frozen=True)
+class Look:
+    """What the headers of a few images say, and whether three channels are one."""
+
+    sizes: tuple[tuple[int, int], ...]  # (height, width)
+    modes: dict[str, int]  # Pillow's words, or DICOM
+    coloured: bool | None  # None: could not be told
+    failed: tuple[str, ...]
+
+
+def look_at(paths: list[Path]) -> Look:
+    """Opens the images' headers; the pixels of at most eight that have three channels are decoded, small."""
+    sizes, modes, verdicts, failed = [], Counter(), [], []
+    for path in paths:
+        try:
+            if path.suffix.lower() in (".dcm", ".dicom"):
+                modes["DICOM"] += 1
+                verdicts.append(_dicom_is_coloured(path, sizes))
+                continue
+            with Image.open(path) as image:
+                sizes.append(image.size[::-1])
+                modes[image.mode] += 1
+                grey = image.mode in ("1", "L", "LA", "I", "F") or image.mode.startswith("I;")
+                if grey or len(verdicts) >= DECODED_AT_MOST or np.prod(image.size) > PIXELS_AT_MOST:
+                    verdicts += [False] if grey else []
+                    continue
+                image.draft("RGB", (256, 256))
+                pixels = np.asarray(image.convert("RGB")).astype(np.int16)
+            spread = np.ptp(pixels, axis=2)
+            verdicts.append(bool((spread > 12).mean() > 0.01))  # JPEG adds a few levels of colour to grey
+        except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError) as error:
+            failed.append(f"{path.name} ({error})")
+    return Look(tuple(sizes), dict(modes), any(verdicts) if verdicts else None, tuple(failed))
+
+
+def _dicom_is_coloured(path: Path, sizes: list[tuple[int, int]]) -> bool:
+    from pydicom import dcmread
+    from pydicom.errors import InvalidDicomError
+
+    try:
+        header = dcmread(path, stop_before_pixels=True, specific_tags=["SamplesPerPixel", "Rows", "Columns"])
+    except InvalidDicomError as error:
+        raise ValueError(f"no DICOM file: {error}") from error
+    if "Rows" in header and "Columns" in header:
+        sizes.append((int(header.Rows), int(header.Columns)))
+    return int(header.get("SamplesPerPixel", 1)) > 1

@@ -1,0 +1,284 @@
+"""The audit: troubles that were planted are found and said, and a competition of any kind gets through."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+
+import audit
+import competition as descriptions
+from competition import Competition, Part
+from files import write_csv
+from scan import Scan
+
+N = 48
+REAL = Path(__file__).parents[2] / "shared" / "data"
+MESSY = Competition(name="messy", about="Noise with troubles.", task="multilabel", labels=("square", "other"),
+                    metric="roc_auc", train=Part(table="train.csv", images="train/{image_id}.png"),
+                    test=Part(table="test.csv", images="test/{image_id}.png", labelled=False), group_column="patient")
+
+
+def draw(path: Path, image: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    assert cv2.imwrite(str(path), image)
+
+
+def noise(seed: int, size: int = 32) -> np.ndarray:
+    """A blurred picture of its own for every seed."""
+    image = np.random.default_rng(seed).integers(0, 256, (size, size), dtype=np.uint8)
+    return cv2.GaussianBlur(image, (5, 5), 0)
+
+
+def register(monkeypatch, competition: Competition) -> None:
+    monkeypatch.setitem(descriptions.COMPETITIONS, competition.name, competition)
+
+
+def table_of(count: int = N) -> pd.DataFrame:
+    number = np.arange(count)
+    return pd.DataFrame({
+        "image_id": [f"i{n:02d}" for n in number], "patient": [f"p{n // 2}" for n in number], "square": number // 2 % 2,
+        "other": (number // 2 % 3 == 0).astype(int), "age": 20 + number // 2, "sex": ["F" if n // 2 % 2 else "M"
+                                                                                     for n in number],
+        "report": [f"free text number {n}" for n in number]}).astype(str)
+
+
+@pytest.fixture
+def messy(home, monkeypatch):
+    """The data folder of a competition with one trouble of each kind."""
+    register(monkeypatch, MESSY)
+    data, table = home / "data" / "messy", table_of()
+    for number, image_id in enumerate(table["image_id"]):
+        draw(data / "train" / f"{image_id}.png", noise(number))
+    for number in range(12):
+        draw(data / "test" / f"t{number:02d}.png", noise(1000 + number))
+    draw(data / "train" / "i00.png", np.zeros((32, 32), np.uint8))
+    draw(data / "train" / "i01.png", noise(1, 96))
+    draw(data / "train" / "i02.png", np.dstack([noise(2)] * 4))
+    whole = (data / "train" / "i03.png").read_bytes()
+    (data / "train" / "i03.png").write_bytes(whole[:len(whole) // 2])
+    draw(data / "train" / "i11.png", noise(4))  # i04 again, of another patient and with another label
+    draw(data / "test" / "t05.png", noise(6))  # i06
+    draw(data / "train" / "nobody.png", noise(99))
+    table.loc[7, "age"], table.loc[8, "sex"] = "414", "F"
+    table.loc[9, "square"], table.loc[10, "other"] = "-1", ""
+    write_csv(data / "train.csv", table)
+    write_csv(data / "test.csv", pd.DataFrame({"image_id": [f"t{n:02d}" for n in range(12)], "square": 0, "other": 0}))
+    return data
+
+
+def run(name: str, *flags: str) -> dict:
+    """audit.json of an audit."""
+    path = audit.main(["--competition", name, *flags])
+    account = json.loads(path.read_text(encoding="utf-8"))
+    assert all((path.parent / plot).stat().st_size > 1000 for plot in account["plots"])
+    assert {plot.name for plot in path.parent.glob("*.png")} == set(account["plots"])
+    return account
+
+
+def said(account: dict, words: str) -> dict:
+    """The one finding with these words."""
+    found = [finding for finding in account["findings"] if words in finding["what"]]
+    assert len(found) == 1, [finding["what"] for finding in account["findings"]]
+    return found[0]
+
+
+def test_every_planted_trouble_is_said_and_named(messy, capsys):
+    account = run("messy", "--quick")
+    named = {
+        "cannot be read": ("error", "i03"), "of one colour throughout": ("note", "i00"),
+        "another size": ("note", "i01 (96x96)"), "another mode": ("note", "i02 (RGBA)"),
+        "no row names them": ("warning", "train/nobody.png"), "have equal pixels": ("warning", "i04 = i11"),
+        "have different labels": ("warning", "i04 i11: other 0 1"),
+        "stand in the training part too": ("error", "i06 = t05"), "impossible age": ("warning", "i07: 414"),
+        "several values of sex": ("warning", "p4"), "are uncertain": ("note", ""), "are blank": ("note", "")}
+    for words, (severity, example) in named.items():
+        finding = said(account, words)
+        assert finding["severity"] == severity or words == "of one colour throughout"
+        assert any(each.startswith(example) for each in finding["examples"]) or not example, finding
+    screen = capsys.readouterr().out
+    assert all(finding["what"][:30] in screen for finding in account["findings"])
+    ranks = [["error", "warning", "note"].index(finding["severity"]) for finding in account["findings"]]
+    assert ranks == sorted(ranks)
+
+
+def test_the_account_holds_the_counts(messy):
+    account = run("messy", "--quick")
+    train, counts = account["images"]["train"], account["labels"]["cells"]["train"]
+    assert (train["images"], train["unreadable"], train["one_colour"], train["patients"]) == (N, 1, 1, N // 2)
+    assert account["images"]["test"]["patients"] is None  # its table has no column of patients
+    assert train["unreadable_images"][0]["image_id"] == "i03"
+    assert [counts[0][kind] for kind in ("present", "absent", "uncertain", "blank")] == [24, 23, 1, 0]
+    assert account["duplicates"]["exact_sets"] == 1 and account["duplicates"]["exact_sets_of_several_patients"] == 1
+    assert account["parts"]["shared_with_train"]["test"]["exact"] == 1
+    assert account["columns"]["left_out"] == {"patient": "it names the patient",
+                                              "report": "ids or free text, 48 different values"}
+    assert set(account["columns"]["numeric"]) == {"age"} and set(account["columns"]["categorical"]) == {"sex"}
+    assert account["price"] is None and account["command"] == ["audit.py", "--competition", "messy", "--quick"]
+    # every readable picture that is not black counts alike
+    pictures = [noise(n) for n in range(2, N) if n not in (3, 11)] + [noise(1, 96), noise(4)]
+    assert account["channels"]["mean"][0] == pytest.approx(np.mean([p.mean() for p in pictures]) / 255, abs=1e-4)
+
+
+def test_a_column_that_gives_a_label_away_is_said(messy):
+    account = run("messy", "--quick")
+    finding = said(account, "by file and table columns alone")
+    assert "square AUC" in finding["examples"][0] and "by sex" in finding["examples"][0]
+    best = next(iter(account["probes"]["metadata"][0]["families"]))
+    assert best == "sex" and account["probes"]["metadata"][0]["auc"] > 0.9
+
+
+def test_an_older_audit_is_replaced_whole(messy, home):
+    run("messy", "--quick")
+    stale = home / "runs" / "messy" / "audit" / "stale.png"
+    stale.write_bytes(b"0" * 2000)
+    run("messy", "--quick")
+    assert not stale.exists()
+
+
+def test_an_interrupted_audit_leaves_the_older_one(messy, home, monkeypatch):
+    run("messy", "--quick")
+    before = (home / "runs" / "messy" / "audit" / "audit.json").read_bytes()
+    monkeypatch.setattr(audit, "probe_train", lambda *arguments: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        audit.main(["--competition", "messy", "--quick"])
+    assert (home / "runs" / "messy" / "audit" / "audit.json").read_bytes() == before
+    assert [path.name for path in (home / "runs" / "messy").iterdir()] == ["audit"]
+
+
+def test_the_price_of_a_leak_is_said_beside_the_true_score(messy, monkeypatch, capsys):
+    """Features that tell who it is, and nothing of the label: random folds find that worth a lot."""
+    def fake(name: str, images: np.ndarray, key: str) -> np.ndarray:
+        rng = np.random.default_rng(0)
+        patients = [number // 2 for number in range(N) if number not in (0, 3)]  # black, unreadable
+        assert len(patients) == len(images)
+        return rng.normal(size=(N, 16))[patients] + rng.normal(0, 0.01, (len(images), 16))
+
+    monkeypatch.setattr(audit, "frozen_features", fake)
+    account = run("messy")
+    folds = account["price"]["folds"]
+    assert folds["random"] > folds["grouped"] + 0.2
+    assert "random folds would promise" in capsys.readouterr().out
+    assert {row["kind"] for row in folds["by_twin"]} == {"exact duplicate", "same patient"}
+    assert account["price"]["upsampling"][-1]["label"] == "mean" and "price_of_a_leak.png" in account["plots"]
+
+
+def test_a_split_that_shares_images_and_patients_lights_up(messy, tmp_path):
+    split = pd.DataFrame({"file": [*(f"i{n:02d}.png" for n in range(20)), "i00.png", "i02.png", "stranger.png"],
+                          "split": ["train"] * 17 + ["test"] * 6})
+    account = run("messy", "--quick", "--split", str(write_csv(tmp_path / "split.csv", split)))
+    finding = said(account, "the split shares images between")
+    # i00 and i02 are in both; p8's second image is in test
+    assert finding["severity"] == "error" and "of 6 images of test 2 are there too" in finding["what"]
+    assert "3 are of a patient" in finding["what"]
+    assert said(account, "1 of 23 rows of the split")["severity"] == "warning"
+    assert account["split"]
+
+
+def test_a_clean_split_is_called_so(messy, tmp_path):
+    split = pd.DataFrame({"file": ["i04", "i05", "i08", "i09"], "split": ["train", "train", "test", "test"]})
+    account = run("messy", "--quick", "--split", str(write_csv(tmp_path / "split.csv", split)))
+    assert said(account, "share nothing")["severity"] == "note"
+
+
+def test_a_split_file_that_is_not_there_is_an_error(messy):
+    with pytest.raises(FileNotFoundError, match="nowhere.csv"):
+        audit.main(["--competition", "messy", "--split", "nowhere.csv"])
+
+
+# ---- competitions of every kind
+
+
+def small(home, name: str, cells: dict, columns: tuple = ("image_id",), count: int = 8) -> Path:
+    data, table = home / "data" / name, table_of(count)
+    for number, image_id in enumerate(table["image_id"]):
+        draw(data / "train" / f"{image_id}.png", noise(number))
+    write_csv(data / "train.csv", table[list(columns)].assign(**cells))
+    return data
+
+
+def test_two_images_without_test_part_and_patients(home, monkeypatch):
+    register(monkeypatch, replace(MESSY, name="tiny", test=None, group_column=None))
+    small(home, "tiny", {"square": ["1", "0"], "other": ["0", "0"]}, count=2)
+    account = run("tiny")
+    assert said(account, "each counts as a patient of its own") and said(account, "price of a leak is not computed")
+    assert account["images"]["train"]["patients"] is None and account["price"] is None
+    assert account["probes"]["metadata"][0]["auc"] is None
+
+
+def test_nothing_can_be_read(home, monkeypatch):
+    register(monkeypatch, replace(MESSY, name="broken", test=None, group_column=None))
+    data = small(home, "broken", {"square": "1", "other": "0"})
+    for path in (data / "train").iterdir():
+        path.write_bytes(b"not a picture")
+    account = run("broken")
+    assert said(account, "8 of 8 train images cannot be read")["severity"] == "error"
+    assert account["channels"] == {"mean": [None], "std": [None], "images": 0}
+
+
+@pytest.mark.parametrize("task, labels, cells", [
+    ("binary", ("square",), {"square": list("01010101")}),
+    ("binary", ("square",), {"square": ["1"] * 8}),
+    ("multiclass", ("a", "b", "c"), {"a": list("10010010"), "b": list("01001001"), "c": list("00100100")}),
+    ("multilabel", ("a", "b"), {"a": ["-1"] * 8, "b": [""] * 8}),
+])
+def test_every_task_and_labels_of_one_class(home, monkeypatch, task, labels, cells):
+    register(monkeypatch, replace(MESSY, name="kind", task=task, labels=labels, group_column="patient", test=Part(
+        table="train.csv", images="train/{image_id}.png", labelled=False), shared_groups="distinct", channels=3))
+    small(home, "kind", cells, columns=("image_id", "patient", "age"))
+    account = run("kind", "--quick")
+    assert len(account["labels"]["cells"]["train"]) == len(labels)
+    assert len(account["channels"]["mean"]) == 3
+    assert said(account, "to the pixel")["what"].startswith("8 test images")
+
+
+def test_labels_with_long_names_and_dollars_and_many_of_them(home, monkeypatch):
+    labels = tuple(f"a rather long name of a finding, with $ {k} $ in it" for k in range(14))
+    register(monkeypatch, replace(MESSY, name="many", labels=labels, test=None, group_column="patient"))
+    small(home, "many", {label: [str((n + k) % 3 // 2) for n in range(8)] for k, label in enumerate(labels)},
+          columns=("image_id", "patient", "age", "sex"))
+    account = run("many", "--quick")
+    assert len(account["labels"]["phi"]) == 14
+    assert {"age_by_sex.png", "age_decades.png", "age_histograms.png"} <= set(account["plots"])
+
+
+def test_colour_channels_are_measured_from_the_pixels(home, monkeypatch):
+    register(monkeypatch, replace(MESSY, name="colour", test=None, group_column=None, channels=3))
+    data = small(home, "colour", {"square": "1", "other": "0"})
+    pictures = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), dtype=np.uint8)
+    pictures[..., 0] //= 4
+    for path, picture in zip(sorted((data / "train").iterdir()), pictures, strict=True):
+        draw(path, picture)
+    channels = run("colour", "--quick")["channels"]
+    np.testing.assert_allclose(channels["mean"], pictures[..., ::-1].mean(axis=(0, 1, 2)) / 255, atol=1e-5)
+    np.testing.assert_allclose(channels["std"], pictures[..., ::-1].std(axis=(0, 1, 2)) / 255, atol=1e-5)
+
+
+def test_a_missing_file_is_the_tables_error(messy):
+    (messy / "train" / "i05.png").unlink()
+    with pytest.raises(FileNotFoundError, match="i05"):
+        audit.main(["--competition", "messy", "--quick"])
+
+
+def test_plain_holds_nothing_that_json_cannot():
+    value = {"a": np.float32(0.5), "b": [np.nan, np.int64(3), pd.NA], 1: pd.DataFrame({"x": [1, 2]}),
+             "c": (np.bool_(True), np.array([[1.5, np.inf]]))}
+    assert audit.plain(value) == {"a": 0.5, "b": [None, 3, None], "1": [{"x": 1}, {"x": 2}], "c": [True, [[1.5, None]]]}
+    json.dumps(audit.plain(value), allow_nan=False)
+
+
+@pytest.mark.skipif(not (REAL / "nih1000").exists(), reason="no real images here")
+def test_the_order_of_the_nih_sample_tells_its_labels(home):
+    """Its table lists the images without a finding first: what the order gives away, and what is no harm."""
+    account = run("nih14", "--quick", "--data-dir", str(REAL / "nih1000"))
+    assert said(account, "by the order of rows and the ids alone")["severity"] in ("note", "warning")
+    assert account["duplicates"]["exact_sets"] == account["duplicates"]["near_pairs"] == 0
+    assert account["parts"]["left_out"] == 77
+
+
+def test_a_scan_has_the_fields_that_the_audit_reads():
+    assert {"ids", "reason", "height", "width", "mode", "file_bytes", "mean", "std", "constant", "pixel_hash",
+            "phash", "paths", "folder"} <= set(Scan.__dataclass_fields__)

@@ -1,0 +1,592 @@
+"""Descriptions written out of folders: well-known competitions in small, each field decided, each doubt asked."""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+
+import layouts
+from clues import find_group_pattern, find_labels
+from competition import COMPETITIONS, Competition, Part
+from describe import constant, main, make_name, write_literal
+from survey import look_at, survey_folder
+from tables import described_parts, label_cells, read_part, read_sample, read_train
+
+DATA = Path(__file__).parents[2] / "shared" / "data"
+needs_data = pytest.mark.skipif(not DATA.exists(), reason="the real images are not here")
+
+PROBS, TEXT = {"submission": "probs"}, {"submission": "text"}
+
+# layout, fields that are decided, what some question must say
+WELL_KNOWN = {
+    "ranzcr": ({
+        "task": "multilabel", "labels": layouts.RANZCR_LABELS, "metric": "roc_auc", "id_column": "StudyInstanceUID",
+        "train": Part(table="train.csv", images="train/{StudyInstanceUID}.jpg"),
+        "test": Part(table="sample_submission.csv", images="test/{StudyInstanceUID}.jpg", labelled=False),
+        "group_column": "PatientID", "sample_submission": "sample_submission.csv", "channels": 1, "laterality": True,
+        **PROBS,
+    }, ["Is `PatientID` the patient", "sample_submission.csv are 0", "train_annotations.csv .* is not used", "metric"]),
+    "siim_isic": ({
+        "task": "binary", "labels": ("target",), "metric": "roc_auc", "id_column": "image_name",
+        "train": Part(table="train.csv", images="jpeg/train/{image_name}.jpg"),
+        "test": Part(table="test.csv", images="jpeg/test/{image_name}.jpg", labelled=False),
+        "group_column": "patient_id", "shared_groups": "error", "sample_submission": "sample_submission.csv",
+        "channels": 3, "laterality": False, **PROBS,
+    }, [r"also stand at train/\{image_name\}\.dcm", "`diagnosis` looks like a label as well", "Is `patient_id`"]),
+    "aptos": ({
+        "task": "multiclass", "labels": ("0", "1", "2", "3", "4"), "metric": "quadratic_kappa", "id_column": "id_code",
+        "train": Part(table="train.csv", images="train_images/{id_code}.png"), "joined_column": "diagnosis",
+        "test": Part(table="test.csv", images="test_images/{id_code}.png", labelled=False),
+        "sample_submission": "sample_submission.csv", "submission_column": None, "channels": 3, "laterality": False,
+        **TEXT,
+    }, ["classes in `diagnosis` are numbers", "of one patient", "quadratic_kappa is a guess"]),
+    "retinopathy": ({
+        "task": "multiclass", "labels": ("0", "1", "2", "3", "4"), "metric": "quadratic_kappa", "id_column": "image",
+        "train": Part(table="trainLabels.csv", images="train/{image}.jpeg"), "joined_column": "level",
+        "test": Part(table="sampleSubmission.csv", images="test/{image}.jpeg", labelled=False),
+        "group_pattern": r"/(\d+)_(?:left|right)\b", "sample_submission": "sampleSubmission.csv", "channels": 3, **TEXT,
+    }, ["Is '10' in 'train/10_left.jpeg' the patient"]),
+    "vinbigdata": ({
+        "task": "multilabel", "labels": tuple(sorted(layouts.VIN_CLASSES)), "id_column": "image_id",
+        "train": Part(table="train.csv", images="train/{image_id}.dicom", repeated_rows="any"),
+        "test": Part(table="sample_submission.csv", images="test/{image_id}.dicom", labelled=False),
+        "joined_column": "class_name", "ignored_labels": ("No finding",), "sample_submission": None, "channels": 1,
+    }, ["PredictionString.*boxes.*cannot be described", "`rad_id` names 3 readers", "`No finding` in `class_name`"]),
+    "rsna_pneumonia": ({
+        "task": "binary", "labels": ("Target",), "id_column": "patientId", "channels": 1,
+        "train": Part(table="stage_2_train_labels.csv", images="stage_2_train_images/{patientId}.dcm",
+                      repeated_rows="any"),
+        "test": Part(table="stage_2_sample_submission.csv", images="stage_2_test_images/{patientId}.dcm",
+                     labelled=False),
+        "group_column": None, "sample_submission": None,
+    }, ["PredictionString.*cannot be described", "detailed_class_info.csv .* is not used", "Images have up to 2 rows",
+        "`patientId` is different for every image"]),
+    "ham10000": ({
+        "task": "multiclass", "labels": ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc"), "id_column": "image_id",
+        "train": Part(table="HAM10000_metadata.csv", images="HAM10000_images_part_*/{image_id}.jpg"), "test": None,
+        "joined_column": "dx", "group_column": "lesion_id", "sample_submission": None, "channels": 3,
+        "laterality": False,
+    }, ["Is `lesion_id` the patient", "no sample submission"]),
+    "isic_2019": ({
+        "task": "multiclass", "labels": layouts.ISIC_2019_LABELS, "id_column": "image", "channels": 3,
+        "train": Part(table=("ISIC_2019_Training_GroundTruth.csv", "ISIC_2019_Training_Metadata.csv"),
+                      images="ISIC_2019_Training_Input/{image}.jpg"),
+        "test": Part(table="ISIC_2019_Test_Metadata.csv", images="ISIC_2019_Test_Input/{image}.jpg", labelled=False),
+        "group_column": None, "laterality": False,
+    }, ["No training image has `UNK`", "`lesion_id` looks like the group but is blank for 4 of 36"]),
+    "plant_2020": ({
+        "task": "multiclass", "labels": ("healthy", "multiple_diseases", "rust", "scab"), "id_column": "image_id",
+        "train": Part(table="train.csv", images="images/{image_id}.jpg"), "metric": "roc_auc", "channels": 3,
+        "test": Part(table="test.csv", images="images/{image_id}.jpg", labelled=False),
+        "sample_submission": "sample_submission.csv", "group_pattern": None, "laterality": False, **PROBS,
+    }, ["which metric"]),
+    "plant_2021": ({
+        "task": "multilabel", "joined_column": "labels", "joined_by": " ", "id_column": "image", "metric": "f1_macro",
+        "labels": ("complex", "frog_eye_leaf_spot", "healthy", "powdery_mildew", "rust", "scab"),
+        "train": Part(table="train.csv", images="train_images/{image}"),
+        "test": Part(table="sample_submission.csv", images="test_images/{image}", labelled=False),
+        "sample_submission": "sample_submission.csv", "submission_column": None, "channels": 3, **TEXT,
+    }, ["`healthy` never stands beside another label"]),
+    "protein_atlas": ({
+        "task": "multilabel", "labels": tuple(map(str, range(28))), "id_column": "Id", "joined_column": "Target",
+        "joined_by": " ", "train": Part(table="train.csv", images="train/{Id}_green.png"),
+        "test": Part(table="sample_submission.csv", images="test/{Id}_green.png", labelled=False),
+        "sample_submission": "sample_submission.csv", "submission_column": "Predicted", "channels": 1, **TEXT,
+    }, ["Every id has 4 files", "The labels are numbers"]),
+    "histopathologic": ({
+        "task": "binary", "labels": ("label",), "id_column": "id", "channels": 3, "laterality": False,
+        "train": Part(table="train_labels.csv", images="train/{id}.tif"),
+        "test": Part(table="sample_submission.csv", images="test/{id}.tif", labelled=False),
+        "sample_submission": "sample_submission.csv", **PROBS,
+    }, ["probabilities wanted", "of one patient"]),
+    "cassava": ({
+        "task": "multiclass", "labels": tuple(layouts.CASSAVA.values()), "label_texts": tuple(layouts.CASSAVA.items()),
+        "train": Part(table="train.csv", images="train_images/{image_id}"), "joined_column": "label",
+        "test": Part(table="sample_submission.csv", images="test_images/{image_id}", labelled=False),
+        "sample_submission": "sample_submission.csv", "metric": "accuracy", "channels": 3, **TEXT,
+    }, ["metric"]),
+    "covidx": ({
+        "task": "binary", "labels": ("positive",), "label_texts": (("negative", ""), ("positive", "positive")),
+        "train": Part(table="train.txt", header=("patient", "file", "class", "column4"), separator=" ",
+                      images="train/{file}"),
+        "test": Part(table="test.txt", header=("patient", "file", "class", "column4"), separator=" ",
+                     images="test/{file}"),
+        "id_column": "file", "joined_column": "class", "group_column": "patient", "channels": 1, "laterality": True,
+    }, ["has no header", "Is 'positive' the finding", "test.txt has labels"]),
+    "nih14_full": ({
+        "task": "multilabel", "labels": tuple(sorted(layouts.NIH_LABELS)), "id_column": "Image Index",
+        "train": Part(table="Data_Entry_2017.csv", images="images_*/images/{Image Index}",
+                      listed="train_val_list.txt"),
+        "test": Part(table="Data_Entry_2017.csv", images="images_*/images/{Image Index}", listed="test_list.txt"),
+        "joined_column": "Finding Labels", "ignored_labels": ("No Finding",), "group_column": "Patient ID",
+        "shared_groups": "error", "channels": 1, "laterality": True,
+    }, ["`No Finding` never", "`View Position` holds AP", "BBox_List_2017.csv"]),
+    "chexpert": ({
+        "task": "multilabel", "labels": layouts.CHEXPERT_LABELS, "id_column": "Path", "channels": 1,
+        "train": Part(table="CheXpert-v1.0-small/train.csv", images="{Path}"), "test": None,
+        "expert": Part(table="CheXpert-v1.0-small/valid.csv", images="{Path}"),
+        "group_pattern": r"(patient\d+)", "laterality": True,
+    }, ["label cells are -1", "label cells are blank", "`Frontal/Lateral` holds Frontal", "looks better read"]),
+    "chest_xray": ({
+        "task": "binary", "labels": ("PNEUMONIA",), "label_pattern": "/(PNEUMONIA|NORMAL)/", "channels": 1,
+        "train": (Part(images="train/*/*.jpeg"), Part(images="val/*/*.jpeg")), "test": Part(images="test/*/*.jpeg"),
+        "label_texts": (("NORMAL", ""), ("PNEUMONIA", "PNEUMONIA")), "group_pattern": r"(person\d+|IM-\d+)",
+        "shared_groups": "distinct", "laterality": True,
+    }, [r"names of PNEUMONIA hold (bacteria|virus) \(18\)", "val/ is put with the training part",
+        "do the numbers start anew"]),
+    "cxr_npt": ({
+        "task": "multiclass", "labels": ("n", "p", "t"), "label_pattern": "/(n|p|t)/", "channels": 1,
+        "train": (Part(images="dataset/training/*/*.png"), Part(images="dataset/validation/*/*.png")),
+        "test": Part(images="dataset/test/*/*.png"), "group_pattern": None,
+    }, ["of one patient"]),
+    "scans3": ({
+        "task": "multilabel", "labels": ("label1", "label2", "label3"), "id_column": "id", "channels": 1,
+        "train": (Part(table="train_labels.csv", images="train_images/{id}"),
+                  Part(table="val_labels.csv", images="val_images/{id}")),
+        "test": Part(table="sample_submission.csv", images="test_images/{id}", labelled=False),
+        "sample_submission": "sample_submission.csv", **PROBS,
+    }, ["hard labels", "val_labels.csv is put with", "Do left and right differ"]),
+    "ubc_ocean": ({
+        "task": "multiclass", "labels": ("CC", "EC", "HGSC", "LGSC", "MC"), "joined_column": "label", "channels": 3,
+        "train": Part(table="train.csv", images="train_images/{image_id}.png"),
+        "test": Part(table="test.csv", images="test_images/{image_id}.png", labelled=False),
+        "sample_submission": "sample_submission.csv", "laterality": False, **TEXT,
+    }, ["metric"]),
+    "rsna_breast": ({
+        "task": "binary", "labels": ("cancer",), "id_column": "image_id", "group_column": "patient_id", "channels": 1,
+        "train": Part(table="train.csv", images="train_images/{patient_id}/{image_id}.dcm"),
+        "test": Part(table="test.csv", images="test_images/{patient_id}/{image_id}.dcm", labelled=False),
+        "sample_submission": None, "laterality": True,
+    }, ["asks for `prediction_id` and not for `image_id`", "`view` holds CC"]),
+}
+
+
+def pasted(competition: Competition) -> Competition:
+    """What Python makes of the literal."""
+    name, _, text = write_literal(competition).partition(" = ")
+    assert name.isidentifier() and name == constant(competition)
+    return eval(text, {"Competition": Competition, "Part": Part})
+
+
+def written(folder: Path, **files: str) -> Path:
+    """Tables by their stem, and small black images by `images`."""
+    for name, text in files.items():
+        if name == "images":
+            for image in text.split():
+                layouts.save(folder / image, np.zeros((4, 4), np.uint8))
+        else:
+            (folder / f"{name}.csv").write_text(text)
+    return folder
+
+
+def asked(doubts: list[str], pattern: str) -> bool:
+    return any(re.search(pattern, doubt, re.IGNORECASE | re.DOTALL) for doubt in doubts)
+
+
+# ---- well-known competitions
+
+
+@pytest.mark.parametrize("name", WELL_KNOWN)
+def test_a_well_known_competition_is_described_and_can_be_read(name, home, tmp_path, capsys):
+    folder = getattr(layouts, f"write_{name}")(tmp_path / name)
+    competition, doubts = main([str(folder)])
+    fields, questions = WELL_KNOWN[name]
+    assert {field: getattr(competition, field) for field in fields} == fields
+    missing = [question for question in questions if not asked(doubts, question)]
+    assert not missing, doubts
+    assert not asked(doubts, "cannot be read")
+    assert pasted(competition) == competition and competition.name == name
+    table, _ = read_train(competition, folder)
+    assert len(table) > 0 and np.nansum(label_cells(competition, table) == 1) > 0
+    assert all(len(read_part(competition, folder, part)) for part in described_parts(competition))
+    assert (read_sample(competition, folder) is None) == (competition.sample_submission is None)
+    assert write_literal(competition) in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["chexpert_small", "nih14_full", "scans3", "cxr_npt", "pneumonia2"])
+def test_the_same_images_labels_and_groups_are_read_as_by_the_ready_made_description(name, home, tmp_path):
+    layout = {"chexpert_small": "chexpert", "pneumonia2": "chest_xray"}.get(name, name)
+    folder = getattr(layouts, f"write_{layout}")(tmp_path / layout)
+    ours = main([str(folder)])[0]
+    if name == "chexpert_small":  # the answer to a question that is asked
+        frontal = (("Frontal/Lateral", ("Frontal",)),)
+        ours = replace(ours, train=replace(ours.train, where=frontal), expert=replace(ours.expert, where=frontal))
+    ready = COMPETITIONS[name]
+    for part in described_parts(ready):
+        mine, theirs = read_part(ours, folder, part), read_part(ready, folder, part)
+        assert mine[["image_id", "path", "group"]].equals(theirs[["image_id", "path", "group"]])
+        if getattr(ready, part) and name not in ("cxr_npt", "pneumonia2") and set(ready.labels) <= set(theirs):
+            assert mine[list(ready.labels)].equals(theirs[list(ready.labels)])
+
+
+@pytest.mark.parametrize("name", list(layouts.MEDMNIST))
+def test_the_arrays_of_medmnist_are_described_as_the_ready_made_description_has_them(name, home, tmp_path):
+    competition, doubts = main([str(layouts.write_medmnist(tmp_path / "data", name))])
+    ready = COMPETITIONS[name]
+    for field in ("task", "labels", "channels", "laterality"):
+        assert getattr(competition, field) == getattr(ready, field)
+    assert pasted(competition) == competition and asked(doubts, "npz file does not say which images are of one patient")
+    assert len(read_train(competition, tmp_path / "data")[0]) == 100
+
+
+def test_arrays_of_an_unknown_set_are_described_by_their_numbers(home, tmp_path):
+    layouts.write_medmnist(tmp_path, "octmnist")
+    (tmp_path / "octmnist.npz").rename(tmp_path / "mine.npz")
+    competition, doubts = main([str(tmp_path)])
+    assert (competition.task, competition.labels, competition.channels) == ("multiclass", ("0", "1", "2", "3"), 1)
+    assert asked(doubts, "labels are numbers; what do they mean")
+
+
+def test_a_row_a_label_is_said_to_be_inexpressible_and_the_code_that_mends_it_works(tmp_path, home):
+    folder = layouts.write_rsna_hemorrhage(tmp_path / "ich")
+    competition, doubts = main([str(folder)])
+    assert competition.labels == layouts.ICH_LABELS and competition.task == "multilabel"
+    code = next(doubt for doubt in doubts if "import pandas" in doubt).partition("with:\n")[2]
+    exec(code, {})
+    table, _ = read_train(competition, folder)
+    assert len(table) == 24 and len(read_part(competition, folder, "test")) == 6
+    raw = pd.read_csv(folder / "stage_2_train.csv").set_index("ID")["Label"]
+    for label in layouts.ICH_LABELS:
+        assert (table[label].to_numpy() == raw[[f"{name}_{label}" for name in table["image_id"]]].to_numpy()).all()
+    assert list(read_sample(competition, folder)) == ["ID", *layouts.ICH_LABELS]
+    assert asked(doubts, "melt") and asked(doubts, "`any` is 1")
+
+
+# ---- what happens with other columns and cells
+
+
+LABELS = "image_id,a,b\n" + "".join(f"{k},{k % 2},{k // 2 % 2}\n" for k in range(8))
+IMAGES = " ".join(f"train/{k}.png" for k in range(8))
+
+
+def test_lost_images_are_left_out_and_asked_about(home, tmp_path):
+    folder = layouts.write_chexpert(tmp_path, small=False)
+    competition, doubts = main([str(folder)])
+    assert competition.train.without == ("CheXpert-v1.0/train/patient40761/study1/view1_frontal.jpg",)
+    assert asked(doubts, "1 ids of .*train.csv have no image")
+
+
+def test_a_folder_that_is_too_deep_is_refused_with_the_one_above(home, tmp_path):
+    layouts.write_chexpert(tmp_path)
+    with pytest.raises(ValueError, match=f"too deep; describe the one above it: {re.escape(str(tmp_path))}$"):
+        main([str(tmp_path / "CheXpert-v1.0-small")])
+
+
+@pytest.mark.parametrize("text", ["uncertain", "2"])
+def test_codes_that_cannot_be_read_are_asked_about(home, tmp_path, text):
+    sample = "image_id,a,b\n0,0.5,0.5\n"
+    written(tmp_path, train=LABELS.replace("3,1,1", f"3,1,{text}"), sample_submission=sample, images=IMAGES)
+    _, doubts = main([str(tmp_path)])
+    assert asked(doubts, f"`b` holds '{text}' beside 0 and 1") and asked(doubts, "train part cannot be read")
+
+
+def test_hard_labels_and_probabilities_are_told_by_the_sample(home, tmp_path):
+    written(tmp_path, train=LABELS, images=f"{IMAGES} test/x.png test/y.png")
+    for cells, kind in (("x,0.5,0.5\ny,0.5,0.5\n", "probs"), ("x,1,0\ny,0,0\n", "labels")):
+        written(tmp_path, sample_submission="image_id,a,b\n" + cells)
+        assert main([str(tmp_path)])[0].submission == kind
+
+
+def test_a_patient_column_with_blanks_is_not_taken_and_asked_about(home, tmp_path):
+    rows = "".join(f"{k},{'' if k == 5 else f'p{k // 2}'},{k % 2},{k // 2 % 2}\n" for k in range(8))
+    competition, doubts = main([str(written(tmp_path, train="image_id,patient,a,b\n" + rows, images=IMAGES))])
+    assert competition.group_column is None and asked(doubts, "`patient` looks like the group but is blank for 1 of 8")
+    assert not asked(doubts, "cannot be read")
+
+
+def test_a_column_that_repeats_as_patients_do_is_asked_about(home, tmp_path):
+    rows = "".join(f"{k},z{k // 2},{k % 2},{k // 2 % 2}\n" for k in range(20))
+    images = " ".join(f"train/{k}.png" for k in range(20))
+    competition, doubts = main([str(written(tmp_path, train="image_id,code,a,b\n" + rows, images=images))])
+    assert competition.group_column is None and asked(doubts, "`code` repeat as a patient's would: 10 values for 20")
+
+
+def test_patients_in_train_and_test_are_dropped_from_train_and_asked_about(home, tmp_path):
+    rows = "".join(f"{k},p{k // 2},{k % 2},{k // 2 % 2}\n" for k in range(8))
+    written(tmp_path, train="image_id,patient,a,b\n" + rows, test="image_id,patient\nx,p0\ny,p9\nz,p8\n",
+            images=f"{IMAGES} test/x.png test/y.png test/z.png")
+    competition, doubts = main([str(tmp_path)])
+    assert competition.shared_groups == "drop" and asked(doubts, "1 groups are in train and test, for example 'p0'")
+    assert len(read_train(competition, tmp_path)[0]) == 6
+
+
+def test_patients_in_names_are_compared_between_the_parts_of_one_table(home, tmp_path):
+    rows = [(f"patient{k // 2:03d}_{k}.png", "test" if k >= 14 else "train") for k in range(20)]
+    written(tmp_path, train="image,split,a,b\n" + "".join(f"{name},{part},{k % 2},{k // 2 % 2}\n"
+                                                          for k, (name, part) in enumerate(rows)),
+            images=" ".join(f"all/{name}" for name, _ in rows))
+    competition, _ = main([str(tmp_path)])
+    assert (competition.group_pattern, competition.shared_groups) == (r"(patient\d+)", "error")
+    assert len(read_train(competition, tmp_path)[0]) == 14 and len(read_part(competition, tmp_path, "test")) == 6
+
+
+def test_a_measurement_is_asked_about(home, tmp_path):
+    rows = "".join(f"{k},{k // 2 + 1}\n" for k in range(90))
+    images = " ".join(f"train/{k}.png" for k in range(90))
+    _, doubts = main([str(written(tmp_path, train="image_id,label\n" + rows, images=images))])
+    assert asked(doubts, "Is it a measurement")
+
+
+def test_rows_without_a_class_are_left_out_and_asked_about(home, tmp_path):
+    rows = "".join(f"{k},{('x', 'y', 'z', '')[k % 4]}\n" for k in range(8))
+    competition, doubts = main([str(written(tmp_path, train="image_id,label\n" + rows, images=IMAGES))])
+    assert competition.labels == ("x", "y", "z") and asked(doubts, "2 rows have no `label`")
+    assert len(read_train(competition, tmp_path)[0]) == 6
+
+
+def test_a_table_whose_rows_are_of_unequal_length_is_asked_about(home, tmp_path):
+    _, doubts = main([str(written(tmp_path, train=LABELS + "8,1\n", images=IMAGES))])
+    assert asked(doubts, "train.csv: 1 rows are longer or shorter") and asked(doubts, "train part cannot be read")
+
+
+def test_a_truncated_image_is_asked_about(home, tmp_path):
+    written(tmp_path, train=LABELS, images=IMAGES)
+    (tmp_path / "train" / "3.png").write_bytes((tmp_path / "train" / "3.png").read_bytes()[:20])
+    assert asked(main([str(tmp_path)])[1], r"An image cannot be opened: 3\.png")
+
+
+def test_images_with_several_endings_are_found(home, tmp_path):
+    images = IMAGES.replace("1.png", "1.jpg").replace("2.png", "2.jpeg")
+    competition, _ = main([str(written(tmp_path, train=LABELS, images=images))])
+    assert competition.train.images == "train/{image_id}.*" and len(read_train(competition, tmp_path)[0]) == 8
+
+
+def test_ids_that_begin_anew_in_the_test_part_keep_to_their_folders(home, tmp_path):
+    written(tmp_path, train=LABELS, sample_submission="image_id,a,b\n0,0,1\n1,1,0\n",
+            images=f"{IMAGES} test/0.png test/1.png")
+    competition, doubts = main([str(tmp_path)])
+    assert competition.train.images == "train/{image_id}.png" and competition.test.images == "test/{image_id}.png"
+    assert asked(doubts, "2 ids of sample_submission.csv are training ids too")
+
+
+def test_images_that_no_row_is_about_are_asked_about(home, tmp_path):
+    written(tmp_path, train=LABELS, images=f"{IMAGES} train/extra.png")
+    assert asked(main([str(tmp_path)])[1], "1 of the 9 images in train stand in no row of train.csv")
+
+
+def test_masks_beside_class_folders_are_left_alone(home, tmp_path):
+    images = " ".join(f"{kind}/{what}/{kind}-{k}.png" for kind in ("COVID", "Normal", "Pneumonia") for k in range(4)
+                      for what in ("images", "masks"))
+    competition, _ = main([str(written(tmp_path, images=images))])
+    assert competition.labels == ("COVID", "Normal", "Pneumonia")
+    assert competition.train == Part(images="*/images/*.png") and len(read_train(competition, tmp_path)[0]) == 12
+
+
+def test_a_set_that_was_packed_twice_is_described_once(home, tmp_path):
+    images = " ".join(f"{twice}{part}/{kind}/{part}{k}.png" for twice in ("", "chest/") for part in ("train", "test")
+                      for kind in ("ILL", "NORMAL") for k in range(4))
+    competition, _ = main([str(written(tmp_path, images=images))])
+    assert competition.train == Part(images="train/*/*.png") and len(read_train(competition, tmp_path)[0]) == 8
+
+
+def test_a_folder_that_a_column_names_is_part_of_the_path(home, tmp_path):
+    rows = "".join(f"{k},{'xyz'[k % 3]}\n" for k in range(9))
+    images = " ".join(f"pictures/{'xyz'[k % 3]}/{k}.png" for k in range(9))
+    competition, _ = main([str(written(tmp_path, train="image_id,label\n" + rows, images=images))])
+    assert competition.train.images == "pictures/{label}/{image_id}.png"
+    assert len(read_train(competition, tmp_path)[0]) == 9
+
+
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_other_separators_are_described(home, tmp_path, separator):
+    competition, _ = main([str(written(tmp_path, train=LABELS.replace(",", separator), images=IMAGES))])
+    assert competition.train.separator == separator and len(read_train(competition, tmp_path)[0]) == 8
+
+
+def test_circles_of_links_and_files_that_are_no_text_do_no_harm(home, tmp_path):
+    written(tmp_path, train=LABELS, images=IMAGES)
+    (tmp_path / "train" / "loop").symlink_to(tmp_path)
+    (tmp_path / "odd.csv").write_bytes(b"\xff\xfe\x00,\x81\n")
+    (tmp_path / "empty.csv").touch()
+    (tmp_path / "broken.npz").write_bytes(b"PK nothing")
+    competition, doubts = main([str(tmp_path)])
+    assert competition.train.images == "train/{image_id}.png"
+    assert all(asked(doubts, text) for text in (r"odd\.csv cannot be read", r"empty\.csv is empty", r"broken\.npz"))
+
+
+def test_a_table_of_which_few_images_were_fetched_is_described_and_asked_about(home, tmp_path):
+    rows = "".join(f"{k:05d},{k % 2},{k // 2 % 2}\n" for k in range(3000))
+    images = " ".join(f"train/{k:05d}.png" for k in range(2001, 2031))
+    competition, doubts = main([str(written(tmp_path, train="image_id,a,b\n" + rows, images=images))])
+    assert competition.train.images == "train/{image_id}.png" and competition.train.without == ()
+    assert asked(doubts, "2970 ids of train.csv have no image.*Is the download complete")
+
+
+def test_class_folders_with_a_flat_test_part_are_described(home, tmp_path):
+    images = " ".join(f"train/{kind}/{kind[0]}{k}.png" for kind in ("Black-grass", "Charlock", "Sugar beet")
+                      for k in range(4))
+    for cells, fields in (("file,species\nx.png,Charlock\ny.png,Charlock\n",
+                           {"submission": "text", "submission_column": "species"}),
+                          ("file,Black-grass,Charlock,Sugar beet\nx.png,0.1,0.1,0.8\ny.png,0.1,0.1,0.8\n", PROBS)):
+        layouts.save(tmp_path / "test" / "x.png", np.zeros((4, 4), np.uint8))
+        layouts.save(tmp_path / "test" / "y.png", np.zeros((4, 4), np.uint8))
+        for image in re.findall(r"train/.*?png", images):
+            layouts.save(tmp_path / image, np.zeros((4, 4), np.uint8))
+        competition, doubts = main([str(written(tmp_path, sample_submission=cells))])
+        assert {field: getattr(competition, field) for field in fields} == fields
+        assert competition.labels == ("Black-grass", "Charlock", "Sugar beet") and not asked(doubts, "cannot be read")
+        assert competition.test == Part(table="sample_submission.csv", images="test/{file}", labelled=False)
+        assert len(read_sample(competition, tmp_path)) == len(read_part(competition, tmp_path, "test")) == 2
+        assert len(read_train(competition, tmp_path)[0]) == 12
+
+
+def test_another_name_of_the_label_in_the_sample_is_described(home, tmp_path):
+    written(tmp_path, train="id,target\n" + "".join(f"{k},{k % 2}\n" for k in range(8)),
+            sample_submission="id,probability\nx,0.5\ny,0.5\n", images=f"{IMAGES} test/x.png test/y.png")
+    competition, doubts = main([str(tmp_path)])
+    assert (competition.label_columns, competition.submission) == (("probability",), "probs")
+    assert asked(doubts, "calls `target` `probability`") and not asked(doubts, "cannot be read")
+    assert read_train(competition, tmp_path)[0]["target"].tolist() == [0, 1] * 4
+
+
+def test_a_column_a_class_in_the_sample_is_described(home, tmp_path):
+    written(tmp_path, train="id,label\n" + "".join(f"{k},{'xyz'[k % 3]}\n" for k in range(8)),
+            sample_submission="id,x,y,z\nu,0.3,0.3,0.4\n", images=f"{IMAGES} test/u.png")
+    competition, doubts = main([str(tmp_path)])
+    assert (competition.labels, competition.submission) == (("x", "y", "z"), "probs")
+    assert read_sample(competition, tmp_path).shape == (1, 4) and not asked(doubts, "cannot be read")
+
+
+def test_paths_that_lack_their_first_folders_are_completed(home, tmp_path):
+    rows = "".join(f"a/{k}.png,{k % 2},{k // 2 % 2}\n" for k in range(8))
+    images = " ".join(f"data/set/a/{k}.png" for k in range(8))
+    competition, _ = main([str(written(tmp_path, train="path,a,b\n" + rows, images=images))])
+    assert competition.train.images == "data/set/{path}" and len(read_train(competition, tmp_path)[0]) == 8
+
+
+def test_a_label_a_folder_is_refused_with_what_to_do(home, tmp_path):
+    images = " ".join(f"train/{k:05d}/FLAIR/Image-{j}.png" for k in range(4) for j in range(2))
+    written(tmp_path, train="BraTS21ID,MGMT_value\n" + "".join(f"{k:05d},{k % 2}\n" for k in range(4)), images=images)
+    with pytest.raises(ValueError, match="`BraTS21ID` in train.csv names folders of images"):
+        main([str(tmp_path)])
+
+
+def test_two_rows_are_described(home, tmp_path):
+    competition, _ = main([str(written(tmp_path, train="image_id,a,b\n1,0,1\n2,1,1\n", images="1.png 2.png"))])
+    assert competition.train == Part(table="train.csv", images="{image_id}.png") and competition.labels == ("a", "b")
+
+
+@pytest.mark.parametrize("prepare, error, said", [
+    (lambda folder: folder.joinpath("nothing"), FileNotFoundError, "there is no folder"),
+    (lambda folder: folder, ValueError, "holds no image and no npz file"),
+    (lambda folder: written(folder, images="a/1.png a/2.png"), ValueError, "says any image's label"),
+    (lambda folder: written(folder, train="no,a\n77,1\n78,0\n79,1\n", images="1.png 2.png"), ValueError,
+     r"says any image's label.*train\.csv \('no', 'a'\)"),
+])
+def test_a_folder_that_cannot_be_described_is_refused_with_what_is_in_it(home, tmp_path, prepare, error, said):
+    with pytest.raises(error, match=said):
+        main([str(prepare(tmp_path))])
+
+
+# ---- pieces
+
+
+def test_labels_are_told_from_other_columns():
+    rows = pd.DataFrame({"id": list("abcdef"), "sex": list("mfmfmf"), "Lung Lesion": list("010101"),
+                         "Edema": ["0.0", "1.0", "", "-1.0", "1.0", "0.0"], "age": list("345678")})
+    assert find_labels(rows, "id").columns == ("Lung Lesion", "Edema")
+    assert find_labels(rows[["id", "sex", "age"]], "id") is None
+
+
+@pytest.mark.parametrize("texts, kind, separator", [
+    (["A|B", "A", "B"], "joined", "|"), (["1 2", "2", "1 3"], "joined", " "), (["a,b", "a", "b"], "joined", ","),
+    (["Aortic enlargement", "Lung mass", "Aortic enlargement", "Lung mass"], "single", "|"),
+])
+def test_joined_labels_are_told_from_names_of_several_words(texts, kind, separator):
+    found = find_labels(pd.DataFrame({"id": range(len(texts)), "label": texts}).astype(str), "id")
+    assert (found.kind, found.separator) == (kind, separator)
+
+
+@pytest.mark.parametrize("paths, pattern", [
+    ([f"x/patient{k:05d}/study{s}/v.jpg" for k in range(9) for s in (1, 2)], r"(patient\d+)"),
+    ([f"a/{k:08d}_{s:03d}.png" for k in range(9) for s in range(3)], r"/([^/]*\d[^/]*?)[_-]\d{1,4}\.\w+$"),
+    ([f"images/Train_{k}.jpg" for k in range(30)], None),
+    ([f"images/ISIC_{k:07d}.jpg" for k in range(30)], None),
+])
+def test_the_patient_is_found_in_names_only_where_several_images_share_one(paths, pattern):
+    assert find_group_pattern(pd.Series(paths)) == pattern
+
+
+def test_grey_images_in_three_channels_are_told_from_coloured_ones(tmp_path):
+    rng = np.random.default_rng(0)
+    grey = np.repeat(rng.integers(0, 256, (40, 40, 1), dtype=np.uint8), 3, axis=2)
+    coloured = rng.integers(0, 256, (40, 40, 3), dtype=np.uint8)
+    for name, image in (("grey.png", grey), ("grey.jpg", grey), ("coloured.png", coloured),
+                        ("plain.png", grey[..., 0])):
+        assert cv2.imwrite(str(tmp_path / name), image)
+    assert not look_at([tmp_path / name for name in ("grey.png", "grey.jpg", "plain.png")]).coloured
+    look = look_at([tmp_path / "plain.png", tmp_path / "coloured.png"])
+    assert look.coloured and look.sizes == ((40, 40), (40, 40)) and look.modes == {"L": 1, "RGB": 1}
+
+
+@pytest.mark.parametrize("text, name", [("RANZCR CLiP (2021)", "ranzcr_clip_2021"), ("2020", "set_2020"), ("é", "set")])
+def test_a_name_is_one_of_python(text, name):
+    assert make_name(text) == name and name.isidentifier()
+
+
+@pytest.mark.parametrize("texts", [("it's", 'say "x"'), ("a\\b", "tab\there"), ("línea", "new\nline"),
+                                   ("x" * 200, "y")])
+def test_a_literal_gives_back_any_text(texts):
+    competition = Competition(
+        name="odd", about=f"{texts[0]} " * 30, task="multilabel", labels=texts, metric="roc_auc",
+        train=(Part(table=("a b.csv", "c.csv"), images="{x}/y", where=((texts[0], texts),), without=texts * 9),
+               Part(table="d.csv", images="{id}")),
+        group_pattern=r"\\(\d+)|\"", id_column=texts[1], joined_column="j", label_texts=((texts[0], texts[0]),
+                                                                                        (texts[1], texts[1])))
+    assert pasted(competition) == competition
+
+
+def test_a_literal_never_overwrites_what_stands_in_competition_py(home, tmp_path):
+    competition, doubts = main([str(layouts.write_medmnist(tmp_path / "medmnist", "octmnist"))])
+    assert constant(competition) == "MEDMNIST_SET" and pasted(competition) == competition
+    assert asked(main([str(tmp_path / "medmnist"), "--name", "demo"])[1], "There is a competition 'demo' already")
+
+
+def test_the_questions_and_the_literal_are_written_to_a_file(home, tmp_path):
+    folder = layouts.write_aptos(tmp_path / "aptos")
+    competition, doubts = main([str(folder), "--name", "Blind Ness", "--out", str(tmp_path / "found.py")])
+    text = (tmp_path / "found.py").read_text()
+    assert competition.name == "blind_ness"
+    values = {"Competition": Competition, "Part": Part}
+    exec(text, values)
+    assert values["BLIND_NESS"] == competition and all(f"# {doubt}" in text for doubt in doubts)
+
+
+def test_the_folder_must_be_given(capsys):
+    with pytest.raises(SystemExit):
+        main([])
+    assert "DATA_DIR is missing" in capsys.readouterr().err
+
+
+def test_nothing_is_written_without_being_asked_for(home, tmp_path):
+    folder = layouts.write_aptos(tmp_path / "aptos")
+    before = sorted(tmp_path.rglob("*"))
+    main([str(folder)])
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_long_table_and_many_files_are_described_without_listing_them_twice(home, tmp_path, monkeypatch):
+    monkeypatch.setattr("survey.ROWS_AT_MOST", 5)
+    survey = survey_folder(written(tmp_path, train=LABELS, images=IMAGES))
+    assert len(survey.tables[0].rows) == 5 and not survey.tables[0].whole
+    assert asked(main([str(tmp_path)])[1], "Only the first 5 rows of train.csv")
+
+
+# ---- real folders
+
+
+@needs_data
+def test_the_real_folders_are_described(home):
+    competition, doubts = main([str(DATA / "nih1000")])
+    ready = COMPETITIONS["nih14"]
+    for field in ("task", "labels", "metric", "train", "test", "id_column", "joined_column", "group_column",
+                  "shared_groups", "channels"):
+        assert getattr(competition, field) == getattr(ready, field)
+    assert asked(doubts, "`View Position` holds AP")
+    competition, doubts = main([str(DATA / "chest_xray")])
+    assert len(read_train(competition, DATA / "chest_xray")[0]) == 5216 and competition.shared_groups == "distinct"
+    assert asked(doubts, "leaky_split.csv") and asked(doubts, r"bacteria \(2530\) or virus \(1345\)")

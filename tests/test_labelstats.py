@@ -1,0 +1,148 @@
+"""What the labels look like, against scikit-learn, numpy and counting by hand."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import matthews_corrcoef
+
+from labelstats import (
+    count_cells,
+    count_combinations,
+    count_findings,
+    find_nested,
+    find_rare,
+    images_per_group,
+    mean_images,
+    phi_matrix,
+    pool_statistics,
+    rates_by_category,
+    top_combinations,
+)
+
+NAN = np.nan
+CELLS = np.array([[1, 0, 1], [1, 1, -1], [0, NAN, 0], [0, 0, 0], [-1, 1, 1]], float)
+LABELS = ["a", "b", "c"]
+
+
+def random_cells(rows: int = 400, seed: int = 0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    base = rng.random(rows)
+    cells = (rng.random((rows, 4)) + base[:, None] > 1.1).astype(float)
+    cells[rng.random(cells.shape) < 0.1] = -1
+    cells[rng.random(cells.shape) < 0.1] = NAN
+    return cells
+
+
+def test_cells_are_counted_by_kind():
+    counts = count_cells(CELLS, LABELS)
+    assert counts[["present", "absent", "uncertain", "blank"]].to_numpy().tolist() == [
+        [2, 2, 1, 0], [2, 2, 0, 1], [2, 2, 1, 0]]
+    assert counts["prevalence"].tolist() == [0.5, 0.5, 0.5]
+
+
+def test_a_label_without_certain_cells_has_no_prevalence():
+    counts = count_cells(np.array([[NAN, 1.0], [-1, 1]]), ["a", "b"])
+    assert np.isnan(counts["prevalence"][0]) and counts["prevalence"][1] == 1
+
+
+def test_findings_and_combinations_count_what_is_certainly_present():
+    assert count_findings(CELLS).tolist() == [2, 0, 3, 0]
+    combinations = count_combinations(CELLS, LABELS)
+    assert dict(zip(combinations["combination"], combinations["images"], strict=True)) == {
+        "none": 2, "a + b": 1, "a + c": 1, "b + c": 1}
+    assert combinations["share"].sum() == pytest.approx(1)
+
+
+def test_rare_combinations_are_put_together():
+    combinations = pd.DataFrame({"combination": list("abcd"), "images": [5, 3, 1, 1], "share": [0.5, 0.3, 0.1, 0.1]})
+    top = top_combinations(combinations, 2)
+    assert top["combination"].tolist() == ["a", "b", "2 other"] and top["images"].tolist() == [5, 3, 2]
+    assert top_combinations(combinations, 4).equals(combinations)
+
+
+def test_phi_is_the_correlation_of_the_images_where_both_are_certain():
+    cells = random_cells()
+    phi = phi_matrix(cells)
+    for i in range(4):
+        for j in range(4):
+            both = np.isin(cells[:, [i, j]], (0, 1)).all(axis=1)
+            first, second = cells[both, i], cells[both, j]
+            assert phi[i, j] == pytest.approx(np.corrcoef(first, second)[0, 1], abs=1e-12)
+            assert phi[i, j] == pytest.approx(matthews_corrcoef(first, second), abs=1e-12)
+
+
+def test_a_constant_label_has_no_correlation():
+    phi = phi_matrix(np.array([[0.0, 1], [0, 0], [0, 1]]))
+    assert np.isnan(phi[0]).all() and phi[1, 1] == 1
+
+
+def test_nested_labels_are_found():
+    outer = np.arange(100) % 2
+    inner = (np.arange(100) % 4 == 1).astype(int)
+    cells = np.stack([inner, outer, np.arange(100) % 3 == 0], axis=1).astype(float)
+    assert find_nested(cells, LABELS) == [("a", "b")]
+    assert find_nested(cells, LABELS, fewest=26) == []
+    twin = np.stack([outer, outer], axis=1).astype(float)
+    assert find_nested(twin, ["a", "b"]) == [("a", "b")]
+
+
+def test_a_label_that_all_images_have_is_not_worth_saying():
+    cells = np.stack([np.arange(60) % 2, np.ones(60)], axis=1).astype(float)
+    assert find_nested(cells, ["a", "b"]) == []
+
+
+def test_a_label_is_too_rare_by_patients_not_by_images():
+    groups = np.array(["p"] * 50 + [f"q{i}" for i in range(50)])
+    cells = np.zeros((100, 2))
+    cells[:50, 0] = 1  # fifty images of one patient
+    cells[40:60, 1] = 1  # of eleven patients
+    rare = find_rare(cells, groups, ["a", "b"], n_folds=5).set_index("label")
+    assert rare.loc["a"].tolist() == [50, 1, 50, True]
+    assert rare.loc["b"].tolist() == [20, 11, 41, False]
+    assert find_rare(cells, groups, ["a", "b"], n_folds=1, fewest=10).empty
+
+
+def test_a_label_that_everybody_has_is_too_rare_too():
+    rare = find_rare(np.ones((200, 1)), np.arange(200).astype(str), ["a"], n_folds=5)
+    assert rare["too_rare"].tolist() == [True] and rare["groups_without"].tolist() == [0]
+
+
+def test_images_of_a_patient_are_counted():
+    per_group = images_per_group(np.array(["a", "b", "b", "c", "c", "d", "d", "d"]))
+    assert per_group.to_numpy().tolist() == [[1, 1], [2, 2], [3, 1]]
+
+
+def test_mean_images_are_the_means_whatever_the_block(monkeypatch):
+    rng = np.random.default_rng(0)
+    thumbnails, cells = rng.integers(0, 256, (50, 6, 6), dtype=np.uint8), random_cells(50)
+    use = rng.random(50) < 0.8
+    monkeypatch.setattr("labelstats.BLOCK", 7)
+    means = mean_images(thumbnails, cells, use)
+    for k in range(4):
+        np.testing.assert_allclose(means.present[k], thumbnails[(cells[:, k] == 1) & use].mean(axis=0))
+        np.testing.assert_allclose(means.absent[k], thumbnails[(cells[:, k] == 0) & use].mean(axis=0))
+        assert means.present_count[k] == ((cells[:, k] == 1) & use).sum()
+
+
+def test_a_label_without_images_has_no_mean_image():
+    means = mean_images(np.zeros((3, 4, 4), np.uint8), np.zeros((3, 1)), np.ones(3, bool))
+    assert np.isnan(means.present).all() and not means.absent.any()
+
+
+def test_statistics_of_images_pool_to_those_of_all_pixels():
+    images = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 3)).astype(float)
+    images[:10] /= 3
+    mean, std = pool_statistics(images.mean(axis=(1, 2)), images.std(axis=(1, 2)))
+    np.testing.assert_allclose(mean, images.mean(axis=(0, 1, 2)))
+    np.testing.assert_allclose(std, images.std(axis=(0, 1, 2)))
+
+
+def test_no_image_has_no_statistics():
+    mean, std = pool_statistics(np.empty((0, 3)), np.empty((0, 3)))
+    assert mean.shape == std.shape == (3,) and np.isnan(mean).all() and np.isnan(std).all()
+
+
+def test_rates_by_category_are_means_of_certain_cells():
+    names, rates, counts = rates_by_category(CELLS, np.array(["x", "x", "", "y", "y"]))
+    assert names == ["", "x", "y"] and counts.tolist() == [1, 2, 2]
+    np.testing.assert_allclose(rates, [[0, NAN, 0], [1, 0.5, 1], [0, 0.5, 0.5]])

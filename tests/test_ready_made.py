@@ -1,0 +1,87 @@
+"""Every ready-made competition in its layout: described, audited, split, trained for an epoch, submitted, checked."""
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import audit
+import layouts
+import leaderboard
+import make_folds
+import predict
+import train
+from competition import COMPETITIONS, MEDMNIST
+from files import read_csv, read_json
+from tables import label_cells, read_part, read_train, submitted_part
+
+LAYOUTS = {
+    "nih14_full": layouts.write_nih14_full,
+    "chexpert": partial(layouts.write_chexpert, small=False),
+    "chexpert_small": layouts.write_chexpert,
+    "cxr_npt": layouts.write_cxr_npt,
+    "scans3": layouts.write_scans3,
+    "pneumonia2": layouts.write_chest_xray,
+    "pneumonia3": layouts.write_chest_xray,
+    **{name: partial(layouts.write_medmnist, name=name) for name in MEDMNIST},
+}
+
+
+def test_every_competition_has_a_layout_here_or_images_elsewhere():
+    assert {*LAYOUTS, "demo", "nih3", "nih14"} == set(COMPETITIONS)  # nih3, nih14: the files of nih14_full, cut
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_a_layout_is_read_as_the_organisers_meant_it(name, home):
+    competition, folder = COMPETITIONS[name], LAYOUTS[name](home / "files")
+    table, left_out = read_train(competition, folder)
+    cells = label_cells(competition, table)
+    assert len(table) > 40 and len(left_out) == 0
+    assert (cells == 1).any(axis=0).all() and (cells == 1).mean() < 0.9
+    kept_apart = read_part(competition, folder, submitted_part(competition))
+    assert not set(kept_apart["path"]) & set(table["path"])
+    if competition.shared_groups != "distinct":
+        assert not set(kept_apart["group"]) & set(table["group"])
+
+
+def test_chexpert_is_frontal_without_the_lost_image(home):
+    table, _ = read_train(COMPETITIONS["chexpert"], layouts.write_chexpert(home / "files", small=False))
+    assert table["image_id"].str.endswith("frontal.jpg").all()
+    assert not table["image_id"].str.contains("patient40761").any()
+    assert table["group"].str.fullmatch(r"patient\d{5}").all() and table["group"].nunique() < len(table)
+    cells = label_cells(COMPETITIONS["chexpert"], table)
+    assert (cells == -1).any() and np.isnan(cells).any()
+
+
+def test_kaggles_little_val_part_is_training_data(home):
+    table, _ = read_train(COMPETITIONS["pneumonia2"], layouts.write_chest_xray(home / "files"))
+    assert table["image_id"].str.startswith("val/").any()
+
+
+def test_the_sizes_of_scans3_are_its_organisers(home):
+    """12,000, 3,000 and 5,000 images, named from 10000.png, 40000.png and 70000.png."""
+    folder = layouts.write_scans3(home / "files")
+    firsts = {"train_labels": "10000.png", "val_labels": "40000.png", "sample_submission": "70000.png"}
+    for table, first in firsts.items():
+        rows = read_csv(folder / f"{table}.csv")
+        assert list(rows.columns) == ["id", "label1", "label2", "label3"] and rows["id"].iloc[0] == first
+
+
+@pytest.mark.parametrize("name", ["chexpert_small", "nih14_full", "cxr_npt", "scans3", "pneumonia3", "chestmnist",
+                                  "breastmnist", "retinamnist"])
+def test_from_the_organisers_files_to_a_checked_submission(name, home, capsys):
+    folder = LAYOUTS[name](home / "files")
+    where = ["--competition", name, "--data-dir", str(folder)]
+    said = read_json(audit.main([*where, "--quick"]))
+    assert said["competition"] == name
+    make_folds.main([*where, "--folds", "3"])
+    scores = train.main([*where, "--experiment", "smoke"])
+    assert len(scores["smoke"]) == 3
+    path, = predict.main([*where, "--experiment", "smoke"])
+    predict.main([*where, "--check", str(path)])
+    assert "checked" in capsys.readouterr().out
+    wanted = read_part(COMPETITIONS[name], folder, submitted_part(COMPETITIONS[name]))["image_id"]
+    assert set(read_csv(Path(path))[COMPETITIONS[name].id_column]) == set(wanted)
+    board = leaderboard.main(where).set_index("run")
+    assert np.isfinite(board.loc["smoke", "cv"])
