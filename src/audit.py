@@ -36,6 +36,7 @@ from findings import (
     check_split,
     check_strays,
     check_truth,
+    number_of,
 )
 from folding import join_groups
 from hardware import count_cores, tune_process
@@ -155,7 +156,7 @@ def audit_parts(report: Report, data_dir: Path, parts: dict[str, PartData], left
     if (data_dir / "truth" / "truth.csv").exists():
         check_truth(report, read_truth(data_dir), train, exact, near)
     if split is not None:
-        check_split(report, split, parts)
+        check_split(report, split, parts, left_out)
     report.account["channels"] = measure_channels(report.competition, train)
     check_labels(report, data_dir, parts)
     parsed = parse_columns(train.columns, skipped_columns(report.competition))
@@ -220,19 +221,19 @@ def check_combinations(report: Report, cells: np.ndarray, labels: list[str]) -> 
 def _warn_of_labels(report: Report, counts: dict[str, pd.DataFrame], rare: pd.DataFrame) -> None:
     too_rare, few = (rare[rare["too_rare"] == kind] for kind in (True, False))
     if len(too_rare):
-        report.add("warning", f"{len(too_rare)} labels are in fewer than {FOLDS} patients, or missing in fewer: not "
-                   f"every one of {FOLDS} folds can have both",
+        report.add("warning", f"{number_of(len(too_rare), 'label')} in fewer than {FOLDS} patients, or missing in "
+                   f"fewer: not every one of {FOLDS} folds can have both",
                    "their scores are undefined in some folds; take fewer folds, or leave them out of the mean",
                    [f"{row['label']} {row['groups']}" for row in too_rare.to_dict("records")])
     if len(few):
-        report.add("note", f"{len(few)} labels have fewer than 100 positives", "expect wide intervals",
+        report.add("note", f"{number_of(len(few), 'label')} with fewer than 100 positives", "expect wide intervals",
                    [f"{row['label']} {row['positives']}" for row in few.to_dict("records")])
     train = counts["train"]
     for kind, todo in (("uncertain", "`uncertain` of an experiment says what they mean in training"),
                        ("blank", "`blank` of an experiment says what they mean in training")):
         if train[kind].any():
             share = train[kind].sum() / train[["present", "absent", "uncertain", "blank"]].to_numpy().sum()
-            report.add("note", f"{train[kind].sum():,} label cells ({share:.1%}) are {kind}; they are not scored", todo)
+            report.add("note", f"{number_of(train[kind].sum(), f'{kind} label cell')} ({share:.1%}), not scored", todo)
     for name, other in counts.items():
         difference = other["prevalence"] - train["prevalence"]
         shifted = difference.abs() > SHIFT
@@ -240,9 +241,9 @@ def _warn_of_labels(report: Report, counts: dict[str, pd.DataFrame], rare: pd.Da
             texts = [f"{row['label']} {row['train']:.1%} → {row['there']:.1%}" for row in pd.DataFrame(
                 {"label": train["label"], "train": train["prevalence"], "there": other["prevalence"],
                  "size": difference.abs()})[shifted].sort_values("size", ascending=False).to_dict("records")]
-            report.add("note", f"{shifted.sum()} labels are more or less frequent in {name} than in train by over "
-                       f"{SHIFT:.0%}", "thresholds and probabilities that fit the training part will not fit there",
-                       texts)
+            report.add("note", f"{number_of(shifted.sum(), 'label')} more or less frequent in {name} than in train by "
+                       f"over {SHIFT:.0%}",
+                       "thresholds and probabilities that fit the training part will not fit there", texts)
 
 
 # ---- other columns
@@ -286,7 +287,8 @@ def _plot_age(report: Report, train: PartData, parsed: ParsedColumns, age: str, 
     ages, labels = parsed.numeric[age].to_numpy(copy=True), list(report.competition.labels)
     wrong = (ages > OLDEST) | (ages < 0)
     if wrong.any():
-        report.add("warning", f"{wrong.sum():,} images have an impossible {age}", "left out of the plots of ages",
+        report.add("warning", f"{number_of(wrong.sum(), 'image')} with an impossible {age}",
+                   "left out of the plots of ages",
                    [f"{image_id}: {value:g}" for image_id, value in
                     zip(train.table["image_id"][wrong], ages[wrong], strict=True)])
         ages[wrong] = np.nan
@@ -305,7 +307,7 @@ def _check_sexes(report: Report, train: PartData, column: str, values: pd.Series
         filled = values.to_numpy(str) != ""
         of_patient = pd.Series(values.to_numpy(str)[filled]).groupby(train.groups[filled]).nunique()
         if (several := of_patient > 1).any():
-            report.add("warning", f"{several.sum():,} patients have several values of {column}",
+            report.add("warning", f"{number_of(several.sum(), 'patient')} with several values of {column}",
                        "is the patient's column really the patient?", of_patient[several].index)
 
 
@@ -401,7 +403,7 @@ def _best(probe: Probe) -> str:
 
 
 def _warn_of_probes(report: Report, kind: str, by_what: str, probes: list[Probe]) -> None:
-    severities = {"metadata": ("error", "warning"), "order": ("warning", "note"), "border": ("error", "note")}[kind]
+    severities = {"metadata": ("error", "warning"), "order": ("warning", "note"), "border": ("error", "warning")}[kind]
     todo = {"order": "no harm where rows are shuffled, as here; but ask how the set was put together: were images with "
                      "and without a finding collected in one way?"}.get(
         kind, f"a network may learn this instead of the finding: see probe_{kind}.png, and ask whether the test images "
@@ -411,8 +413,7 @@ def _warn_of_probes(report: Report, kind: str, by_what: str, probes: list[Probe]
     for severity, found, how in zip(severities, (given_away, telling), ("nearly always", "better than by chance"),
                                     strict=True):
         if found:
-            count = "1 label can be" if len(found) == 1 else f"{len(found)} labels can be"
-            report.add(severity, f"{count} told {how} by {by_what} alone", todo,
+            report.add(severity, f"{number_of(len(found), 'label')} told {how} by {by_what} alone", todo,
                        [f"{probe.name} AUC {probe.auc:.2f} [{probe.low:.2f}, {probe.high:.2f}], most of it by "
                         f"{_best(probe)}" for probe in sorted(found, key=lambda probe: -probe.auc)])
 
@@ -449,7 +450,7 @@ def probe_part(report: Report, train: PartData, other: PartData) -> None:
         report.add("warning", f"a classifier tells {other.name} from training images "
                    + ("nearly always" if probe.auc > GIVEN_AWAY else "better than by chance")
                    + f": AUC {probe.auc:.2f} [{probe.low:.2f}, {probe.high:.2f}]",
-                   f"they come from elsewhere: cross-validation does not know what happens there; see images.png and "
+                   "they may come from elsewhere, which cross-validation knows nothing of; see images.png and "
                    f"probe_{other.name}.png", [f"{name} {auc:.2f}" for name, auc in probe.families.items()])
 
 
@@ -487,7 +488,7 @@ def price(report: Report, train: PartData, exact: list[list[str]], near: pd.Data
         report.add("warning" if low > 0.01 else "note", f"random folds would promise a macro AUC of {found.random:.3f} "
                    f"where folds of whole patients give {found.grouped:.3f}: {found.difference:+.3f} [{low:+.3f}, "
                    f"{high:+.3f}]", "use make_folds.py" if low > 0.01 else "")
-    if report.competition.task == "multilabel":
+    if report.competition.task != "binary":  # one label has nothing to be rarer than
         f1 = upsampling_mistake(features, cells, groups, names, FOLDS)
         account["upsampling"] = f1
         mean = f1.iloc[-1]

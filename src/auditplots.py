@@ -246,13 +246,14 @@ def plot_decades(name: str, ages: np.ndarray, groups: np.ndarray, path: Path) ->
     means = [sizes.mean() for sizes in each]
     right.plot(range(len(tens)), means, "D", color=ORANGE, markersize=5)
     # the scale follows boxes and means, not the one patient with a hundred images
-    top = max(max(np.quantile(sizes, 0.95) for sizes in each), *means) * 1.18 + 0.5 if each else 1
+    top = max(max(np.quantile(sizes, 0.95) for sizes in each), *means) * 1.25 + 0.5 if each else 1
     right.set_ylim(0, top)
     for place, sizes in enumerate(each):
-        right.annotate(f"{sizes.mean():.1f} ± {sizes.std():.1f}", (place, top), (0, -9), textcoords="offset points",
-                       ha="center", fontsize=SMALL - 1)
+        right.annotate(f"{sizes.mean():.1f}\n± {sizes.std():.1f}", (place, top), textcoords="offset points",
+                       xytext=(0, -3), ha="center", va="top", fontsize=SMALL - 1)
     right.set_title("Images a patient: box, 5–95 %, ◆ mean ± deviation", fontsize=NORMAL)
     _finish_columns(right, "images a patient")
+    right.yaxis.set_major_locator(MaxNLocator(integer=True))
     for axes in (left, right):
         axes.set_xticks(range(len(tens)), names, rotation=45 if len(tens) > 6 else 0, fontsize=SMALL)
         axes.set_xlabel(name, fontsize=NORMAL)

@@ -108,6 +108,8 @@ class Competition:
             raise ValueError(f"competition {self.name!r}: submission='text' needs submission_column or joined_column")
         if strangers := sorted({*self.scored} - {*self.labels}):
             raise ValueError(f"competition {self.name!r}: scored names {strangers}, not among the labels")
+        if self.scored and self.task == "multiclass":
+            raise ValueError(f"competition {self.name!r}: classes exclude one another, so all of them are scored")
         if not self.labels:
             raise ValueError(f"competition {self.name!r} has no labels")
         for pattern in filter(None, (self.label_pattern, self.group_pattern)):

@@ -81,6 +81,11 @@ class Report:
 # ---- files
 
 
+def number_of(count: int, noun: str) -> str:
+    """1 image, 2,000 images."""
+    return f"{count:,} {noun}" + ("" if count == 1 else "s")
+
+
 def check_images(report: Report, parts: dict[str, PartData]) -> None:
     """Unreadable, one-coloured and odd images."""
     account, properties = {}, {}
@@ -93,20 +98,20 @@ def check_images(report: Report, parts: dict[str, PartData]) -> None:
         report.keep(f"one_colour_{name}", pd.DataFrame({"image_id": constant}))
         if len(bad):
             texts = [f"{image_id}: {reason}" for image_id, reason in zip(bad, scan.reason[~seen], strict=True)]
-            report.add("error", f"{len(bad):,} of {len(scan):,} {name} images cannot be read",
+            report.add("error", f"{number_of(len(bad), f'{name} image')} of {len(scan):,} cannot be read",
                        f"fetch them again, or name them in `without` in competition.py; all: unreadable_{name}.csv",
                        texts)
         if len(constant):
             share = len(constant) / len(scan)
             report.add("warning" if share > 0.01 else "note",
-                       f"{len(constant):,} {name} images ({share:.1%}) are of one colour throughout"
+                       f"{number_of(len(constant), f'{name} image')} ({share:.1%}) of one colour throughout"
                        + _labels_of_black(report.competition, part),
                        "training leaves them out unless an experiment's `black` says otherwise, and they get the prior",
                        constant)
         flat = seen & ~scan.constant & (scan.std < 2)
         if flat.any():
-            report.add("note", f"{flat.sum():,} {name} images have hardly any contrast (deviation below 2 of 255)",
-                       "look at them in suspicious.png", scan.ids[flat])
+            report.add("note", f"{number_of(flat.sum(), f'{name} image')} with hardly any contrast (deviation below "
+                       "2 of 255)", "look at them in suspicious.png", scan.ids[flat])
         _add_odd(report, name, "size", sizes, [f"{w}x{h}" for w, h in sizes], seen, scan,
                  list(zip(scan.width.tolist(), scan.height.tolist(), strict=True)))
         _add_odd(report, name, "mode", modes, list(modes), seen, scan, scan.mode.tolist())
@@ -149,7 +154,7 @@ def _add_odd(report: Report, name: str, what: str, counts: Counter, names: list[
            for image_id, value, is_seen in zip(scan.ids.tolist(), values, seen, strict=True)
            if is_seen and value != common]
     usual = common if what == "mode" else "x".join(map(str, common))
-    report.add("note", f"{len(odd):,} of {counts.total():,} {name} images have another {what} than {usual}",
+    report.add("note", f"{number_of(len(odd), f'{name} image')} of {counts.total():,} with another {what} than {usual}",
                "they are read and resized like all others; look whether they come from elsewhere", odd)
 
 
@@ -176,8 +181,8 @@ def check_strays(report: Report, data_dir: Path, parts: dict[str, PartData], lef
     report.keep("strays", pd.DataFrame({"file": strays}))
     if strays:
         chosen = any(part is not None and (part.where or part.listed or part.without) for part in described)
-        report.add("note" if chosen else "warning", f"{len(strays):,} files stand in the image folders, but no row "
-                   "names them" + (" (rows that the description leaves out count here)" if chosen else ""),
+        report.add("note" if chosen else "warning", f"{number_of(len(strays), 'file')} in the image folders that "
+                   "no row names" + (" (rows that the description leaves out count here)" if chosen else ""),
                    "find out whether a table is incomplete; nothing uses them", strays)
 
 
@@ -203,20 +208,21 @@ def check_duplicates(report: Report, train: PartData) -> tuple[list[list[str]], 
         "near_pairs_with_different_labels": near_differ["ids"].nunique(),
         "examples": {"exact": exact[:20], "near": near.head(20), "different_labels": differ.head(20)}}
     if exact:
-        report.add("warning", f"{sum(map(len, exact)):,} training images in {len(exact):,} sets have equal pixels"
-                   + (f"; {len(apart):,} sets stand under several patients' names" if apart else ""),
+        report.add("warning", f"{sum(map(len, exact)):,} training images in {number_of(len(exact), 'set')} with "
+                   "equal pixels" + (f", {len(apart):,} under several patients' names" if apart else ""),
                    "make_folds.py keeps them in one fold; folds of your own must too", (" = ".join(s) for s in exact))
     if len(near):
         other = int((~near["same_patient"].astype(bool)).sum())
-        report.add("warning" if other else "note", f"{len(near):,} pairs of training images show nearly the same "
-                   f"picture, {other:,} of them under two patients' names",
+        report.add("warning" if other else "note", f"{number_of(len(near), 'pair')} of training images with "
+                   f"nearly the same picture, {other:,} under two patients' names",
                    "look at near_duplicates.png; what is one picture belongs into one fold",
                    (f"{a} ~ {b}" for a, b in zip(near["a"], near["b"], strict=True)))
         places = train.table[["image_id", "path"]]
         report.plot("near_duplicates", draw_pairs, near, places, places)
     if len(differ):
-        report.add("warning", f"{differ['ids'].nunique():,} sets of equal images have different labels: one of them "
-                   "must be wrong", "see conflicts.csv; labels that contradict each other bound what can be reached",
+        report.add("warning", f"{number_of(differ['ids'].nunique(), 'set')} of equal images with different labels: one "
+                   "of them must be wrong",
+                   "see conflicts.csv; labels that contradict each other bound what can be reached",
                    [f"{ids}: {label} {values}" for ids, label, values in differ.to_numpy()])
     return exact, near
 
@@ -225,8 +231,9 @@ def check_parts(report: Report, parts: dict[str, PartData], left_out: pd.DataFra
     """Pictures and patients that the training part shares with the parts kept apart."""
     train, competition, account, found = parts["train"], report.competition, {}, []
     if len(left_out):
-        report.add("note", f"{len(left_out):,} training images are left out: their {left_out['group'].nunique():,} "
-                   "patients are in the test or expert part too", "", left_out["group"].unique())
+        patients = number_of(left_out["group"].nunique(), "patient")
+        report.add("note", f"{number_of(len(left_out), 'training image')} left out, of {patients} with images in the "
+                   "test or expert part too", "", left_out["group"].unique())
     if not (competition.group_column or competition.group_pattern):
         report.add("note", "nobody says which images are of one patient: each counts as a patient of its own",
                    "if file names or a table tell, give group_column or group_pattern in competition.py")
@@ -239,16 +246,17 @@ def check_parts(report: Report, parts: dict[str, PartData], left_out: pd.DataFra
                          "examples": pairs.head(20)}
         found.append(pairs.assign(part=name))
         if len(exact):
-            report.add("error", f"{exact['b'].nunique():,} {name} images stand in the training part too, to the pixel",
+            count = number_of(exact["b"].nunique(), f"{name} image")
+            report.add("error", f"{count} in the training part too, to the pixel",
                        "take them out of training (`without` in competition.py), or the score there is too good",
                        (f"{a} = {b}" for a, b in zip(exact["a"], exact["b"], strict=True)))
         if len(near):
-            report.add("warning", f"{near['b'].nunique():,} {name} images show nearly the same picture as a training "
-                       "image", f"look at near_{name}.png; the score there may be too good",
+            report.add("warning", f"{number_of(near['b'].nunique(), f'{name} image')} with nearly the same picture as "
+                       "a training image", f"look at near_{name}.png; the score there may be too good",
                        (f"{a} ~ {b}" for a, b in zip(near["a"], near["b"], strict=True)))
             report.plot(f"near_{name}", draw_pairs, near, train.table, part.table)
         if len(shared):
-            report.add("error", f"{len(shared):,} patients have images in train and in {name}",
+            report.add("error", f"{number_of(len(shared), 'patient')} with images in train and in {name}",
                        "say shared_groups='drop' in competition.py", shared)
     report.account["parts"] = {"left_out": len(left_out), "shared_with_train": account}
     if found:
@@ -272,11 +280,12 @@ def check_truth(report: Report, truth: pd.DataFrame, train: PartData, exact: lis
         "precision": len(planted[kind] & found[kind]) / len(found[kind]) if found[kind] else None} for kind in planted}
 
 
-def check_split(report: Report, split: pd.DataFrame, parts: dict[str, PartData]) -> None:
-    """Images, pixels and patients that the parts of somebody's split share."""
+def check_split(report: Report, split: pd.DataFrame, parts: dict[str, PartData], left_out: pd.DataFrame) -> None:
+    """Images, pixels and patients that the parts of somebody's split share; also of training rows left out here."""
     together = pd.concat([part.table[["image_id", "path"]].assign(group=part.groups, pixel_hash=np.where(
         part.scan.constant, "", part.scan.pixel_hash)) for part in parts.values()], ignore_index=True)
-    together = together.drop_duplicates("image_id")
+    together = pd.concat([together, left_out[["image_id", "path", "group"]].assign(pixel_hash="")], ignore_index=True)
+    together = together.drop_duplicates("image_id", ignore_index=True)
     if not (report.competition.group_column or report.competition.group_pattern):
         together = together.drop(columns="group")
     matched, names = match_split(split, together)
@@ -297,5 +306,6 @@ def check_split(report: Report, split: pd.DataFrame, parts: dict[str, PartData])
         else:
             report.add("note", f"the split's {row['part']} and {row['other']} share nothing, as far as is known")
     if unmatched := matched.attrs["unmatched"]:
-        report.add("warning", f"{unmatched:,} of {len(split):,} rows of the split name no image of this competition",
+        report.add("warning", f"{number_of(unmatched, 'row')} of {len(split):,} in the split without an image of this "
+                   "competition",
                    "only their names are compared")

@@ -59,8 +59,8 @@ def grouped_folds(targets: np.ndarray, groups: np.ndarray, n_folds: int, seed: i
                   strata: Sequence[np.ndarray] = ()) -> np.ndarray:
     """(N,) fold of every row, 0-based: whole groups, folds alike in size and in every label's marks as far as can be.
 
-    strata: columns (N,) of whole numbers from 0, each of which is to be as frequent in every fold, after the labels: one of
-    their columns weighs LABEL_WORTH times as much.
+    strata: columns (N,) of whole numbers from 0, each of which is to be as frequent in every fold. Labels come first:
+    the evenness of one weighs as much as that of LABEL_WORTH strata.
     Groups are dealt one after the other, those with the largest shares of labels first, each to the fold that so far
     has least of what the group brings. The order is shaken by `seed`, and the most even of several rounds is taken.
     A function of seed and of which rows are in which group, not of the order of rows. No fold is empty.

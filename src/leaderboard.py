@@ -233,7 +233,8 @@ def show_board(competition: Competition, board: pd.DataFrame, counts: np.ndarray
             f"{_number(row['low'])} - {_number(row['high'])}",
             f"{_number(row['fold_mean'])} ± {_number(row['fold_sd'], 3)}",
             *(_number(row[name]) for name in ("cv_without_black", "f1_at_half", "f1_crossfit", "brier")),
-            *(_number(row[name]) for name in (*usages, *parts)), _number(row.get("seconds"), 0), f"{row['parameters']:,.0f}" if ranked else "",
+            *(_number(row[name]) for name in (*usages, *parts)),
+            _number(row.get("seconds"), 0), f"{row['parameters']:,.0f}" if ranked else "",
             style=None if ranked else "dim")
     console.print(ranking)
     by_label = Table("run", *(f"{label}\nAUC / AP" for label in competition.labels), title="by label")

@@ -6,6 +6,7 @@ file that is there already, yours or an earlier one, is checked and left as it i
 
 import argparse
 import difflib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -73,7 +74,8 @@ def split_table(competition: Competition, data_dir: Path, table: pd.DataFrame, a
     stratify = pick_columns(competition, data_dir, list(dict.fromkeys(args.stratify))) if args.stratify else None
     # any size shows equal pixels, and this one is needed anyway; with a holdout, training opens one without it
     name = f"{competition.name}-{'whole' if args.holdout or (was_there and _holds_out(path)) else 'train'}"
-    store = open_store(name, table, pixel_settings(competition, pick_experiment(competition.experiments[0])))
+    as_they_are = replace(pick_experiment(competition.experiments[0]), preprocessing=())  # or more would look equal
+    store = open_store(name, table, pixel_settings(competition, as_they_are))
     looked_for = was_there and "near_duplicates" in _account(competition)
     near = find_near_sets(competition, table) if args.near_duplicates or looked_for else None
     folds = make_folds(competition, table, store, args.folds, args.seed, args.allow_split_groups,

@@ -31,7 +31,7 @@ from commandline import (
 )
 from competition import Competition
 from experiment import Experiment, override
-from folds import read_folds
+from folds import fold_numbers, read_folds
 from hardware import count_cores, pick_device, tune_process
 from pixels import open_store, pixel_settings
 from runs import Run, open_run, run_folder
@@ -68,6 +68,8 @@ def main(argv: list[str] | None = None) -> dict[str, list[float]]:
     tune_process()  # before torch is imported
     competition, data_dir = load_competition(args)
     table, folds = load_folded_table(competition, data_dir)
+    for experiment in experiments.values():
+        fold_numbers(table, experiment.split)  # refuses a split that is not there, before anything is made
     jobs = [Job(competition, experiment, name, fold, data_dir, _command(args, name))
             for name, experiment in experiments.items() for fold in pick_folds(args.fold, folds.count)]
     return train_jobs(jobs, table)

@@ -23,7 +23,7 @@ labels sampling metrics thresholds uncertainty blending folding phantoms preproc
 layers networks ema saliency
 demo arrays dicom decoding pixels scan duplicates tables weights
 folds loader model features runs checkpoints
-engine training leaks probes labelstats auditplots
+engine training leaks probes labelstats auditplots findings
 survey clues tabular untabled sniffing submission commandline
 """.split()
 

@@ -34,6 +34,7 @@ def test_a_sound_description_is_accepted():
     ({**FROM_PATHS, "label_texts": (("ill", "a"), ("well", "b"), ("odd", "c"))},
      "label_texts names ['c'], not among the labels"),
     ({**FROM_PATHS, "label_texts": (("ill", "a"),)}, "no text of label_texts means 'b'"),
+    ({"scored": ("a",), "task": "multiclass"}, "so all of them are scored"),
     ({"scored": ("a", "c")}, "scored names ['c'], not among the labels"),
     ({"submission": "text"}, "submission='text' needs submission_column or joined_column"),
     ({"task": "multi"}, "task must be one of 'binary', 'multiclass', 'multilabel', not 'multi'"),

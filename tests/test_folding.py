@@ -305,7 +305,8 @@ def test_chestxray14_is_dealt_within_a_positive_of_even():
 @pytest.mark.slow
 def test_223_000_images_with_uncertain_and_blank_cells_are_dealt_within_two_percent():
     rng = np.random.default_rng(0)
-    patients = np.concatenate([np.arange(64_500), rng.choice(64_500, 223_000 - 64_500, p=rng.dirichlet([0.7] * 64_500))])
+    further = rng.choice(64_500, 223_000 - 64_500, p=rng.dirichlet([0.7] * 64_500))
+    patients = np.concatenate([np.arange(64_500), further])
     severity = rng.normal(size=(64_500, 14))[patients] + rng.normal(size=(223_000, 14))
     positive, uncertain = 2 * rng.uniform(0.2, 1.6, 14), 2 * rng.uniform(0.05, 0.2, 14)
     targets = np.where(rng.random(severity.shape) < 0.1, 0.0, np.nan)
