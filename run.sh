@@ -43,16 +43,19 @@ if [ "$competition" = demo ]; then
   step "1 draw the demo's phantoms"
   "$python" src/make_demo.py ${data_dir:+--data-dir "$data_dir"}
 fi
-step "2 split into folds; a patient is never in two"
+step "2 look images and labels over"
+audit="${STARTER_HOME:-.}/runs/$competition/audit/audit.json"
+if [ -f "$audit" ]; then echo "$audit is there already"; else "$python" src/audit.py "${where[@]}" --quick; fi
+step "3 split into folds; a patient is never in two"
 "$python" src/make_folds.py "${where[@]}"
-step "3 train every fold of the experiments: $experiments"
+step "4 train every fold of the experiments: $experiments"
 "$python" src/train.py "${where[@]}" --experiment $experiments
-step "4 predict the test images with all folds' models"
+step "5 predict the test images with all folds' models"
 "$python" src/predict.py "${where[@]}" --experiment $experiments
-step "5 blend the two best runs"
+step "6 blend the two best runs"
 "$python" src/blend.py "${where[@]}" ${EXPERIMENTS:+--experiment $EXPERIMENTS}
-step "6 look where the networks look"
+step "7 look where the networks look"
 "$python" src/explain.py "${where[@]}" --experiment $experiments
-step "7 the leaderboard"
+step "8 the leaderboard"
 "$python" src/leaderboard.py "${where[@]}"
 if [ "$environment" = .venv ]; then printf '\nTo run a step by itself:  source .venv/bin/activate\n'; fi

@@ -76,6 +76,7 @@ MOST_PROBED, MOST_PRICED = 20_000, 4_000  # images; of more, whole patients are 
 MOST_COLOURED = 20_000  # images whose three channels are measured
 MOST_COLUMNS = 12  # other columns that are drawn
 TELLING, GIVEN_AWAY = 0.6, 0.9  # AUC without the pictures that is worth a warning; an error
+OF_THE_PICTURE = ("file size", "brightness", "contrast")  # a finding itself can change them: never worse than a warning
 ALIKE = 0.9  # phi of two labels that say nearly the same
 SHIFT = 0.05  # difference of prevalence between parts that is worth a line
 OLDEST = 120  # years
@@ -412,10 +413,17 @@ def _warn_of_probes(report: Report, kind: str, by_what: str, probes: list[Probe]
     telling = [probe for probe in probes if probe.auc > TELLING and probe.is_above_chance and probe not in given_away]
     for severity, found, how in zip(severities, (given_away, telling), ("nearly always", "better than by chance"),
                                     strict=True):
-        if found:
-            report.add(severity, f"{number_of(len(found), 'label')} told {how} by {by_what} alone", todo,
-                       [f"{probe.name} AUC {probe.auc:.2f} [{probe.low:.2f}, {probe.high:.2f}], most of it by "
-                        f"{_best(probe)}" for probe in sorted(found, key=lambda probe: -probe.auc)])
+        if not found:
+            continue
+        names = [f"{probe.name} AUC {probe.auc:.2f} [{probe.low:.2f}, {probe.high:.2f}], most of it by {_best(probe)}"
+                 for probe in sorted(found, key=lambda probe: -probe.auc)]
+        what = f"{number_of(len(found), 'label')} told {how} by {by_what} alone"
+        if kind == "metadata" and all(probe.best in OF_THE_PICTURE for probe in found):
+            report.add("warning", what, "file size, brightness and contrast follow from the picture, so it may be the "
+                       "finding itself; see probe_metadata.png, and ask whether images with and without it were made "
+                       "in one way", names)
+        else:
+            report.add(severity, what, todo, names)
 
 
 def probe_part(report: Report, train: PartData, other: PartData) -> None:
