@@ -14,7 +14,7 @@ import pandas as pd
 
 import auditplots
 from competition import Competition
-from duplicates import conflicts, draw_pairs, exact_sets, near_pairs, pairs_between, pairs_of_sets
+from duplicates import MOST_BITS, conflicts, draw_pairs, exact_sets, near_pairs, pairs_between, pairs_of_sets
 from files import write_csv
 from leaks import match_split, split_overlaps
 from scan import Scan
@@ -197,13 +197,15 @@ def check_duplicates(report: Report, train: PartData) -> tuple[list[list[str]], 
     pairs = pairs_of_sets(exact)
     differ = conflicts(exact, train.table, list(report.competition.labels))
     near_differ = conflicts(near[["a", "b"]].values.tolist(), train.table, list(report.competition.labels))
+    searched = near.attrs["most_bits"]
     near = near.assign(same_patient=[group[a] == group[b] for a, b in zip(near["a"], near["b"], strict=True)])
     report.keep("exact_duplicates", pairs)
     report.keep("near_duplicates", near)
     report.keep("conflicts", pd.concat([differ.assign(kind="exact"), near_differ.assign(kind="near")]))
     report.account["duplicates"] = {
         "exact_sets": len(exact), "exact_images": sum(map(len, exact)), "exact_sets_of_several_patients": len(apart),
-        "near_pairs": len(near), "near_pairs_of_two_patients": int((~near["same_patient"].astype(bool)).sum()),
+        "near_pairs": len(near), "hash_distance_searched": searched,
+        "near_pairs_of_two_patients": int((~near["same_patient"].astype(bool)).sum()),
         "exact_sets_with_different_labels": differ["ids"].nunique(),
         "near_pairs_with_different_labels": near_differ["ids"].nunique(),
         "examples": {"exact": exact[:20], "near": near.head(20), "different_labels": differ.head(20)}}
@@ -215,10 +217,14 @@ def check_duplicates(report: Report, train: PartData) -> tuple[list[list[str]], 
         other = int((~near["same_patient"].astype(bool)).sum())
         report.add("warning" if other else "note", f"{number_of(len(near), 'pair')} of training images with "
                    f"nearly the same picture, {other:,} under two patients' names",
-                   "look at near_duplicates.png; what is one picture belongs into one fold",
+                   "look at near_duplicates.png; make_folds.py --near-duplicates keeps such pairs in one fold",
                    (f"{a} ~ {b}" for a, b in zip(near["a"], near["b"], strict=True)))
         places = train.table[["image_id", "path"]]
         report.plot("near_duplicates", draw_pairs, near, places, places)
+    if searched < MOST_BITS:
+        report.add("note", f"so many pictures look alike that near duplicates were looked for up to a hash distance of "
+                   f"{searched} of 256 bits only, instead of {MOST_BITS}",
+                   "recompressed and resized copies are found all the same; of shifted ones some are missed")
     if len(differ):
         report.add("warning", f"{number_of(differ['ids'].nunique(), 'set')} of equal images with different labels: one "
                    "of them must be wrong",

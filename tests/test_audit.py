@@ -131,6 +131,12 @@ def test_the_account_holds_the_counts(messy, undrawn):
     assert account["channels"]["mean"][0] == pytest.approx(np.mean([p.mean() for p in pictures]) / 255, abs=1e-4)
 
 
+def test_a_search_for_near_duplicates_that_was_cut_short_says_so(messy, undrawn, monkeypatch):
+    monkeypatch.setattr("duplicates.CHECKS", 0)
+    finding = said(run("messy", "--quick"), "up to a hash distance of 24 of 256 bits only")
+    assert finding["severity"] == "note"
+
+
 def test_a_column_that_gives_a_label_away_is_said(messy, undrawn):
     account = run("messy", "--quick")
     finding = said(account, "by file and table columns alone")
