@@ -159,7 +159,7 @@ def solt(image_size: int, strengths: Strengths = CHEST) -> Augmentation:
 
 
 def solt003(image_size: int) -> Augmentation:
-    """The stream of 003 (see networks.py) as it was, kept to be compared with: it blackens half of the pixels.
+    """The stream of 003 (see architectures.py) as it was, kept to be compared with: it blackens half of the pixels.
 
     Squares of 40, 50 and 10 pixels are cut out of 64, three of five branches at a time: half of all pixels are gone on
     average, and six images in ten lose more than 60 %. With turns up to 90 degrees and both flips on top. Squares of

@@ -1,69 +1,24 @@
 """What we choose: network, weights, image size, augmentation, schedule, label policy, views, seed."""
 
-import difflib
 import math
-import re
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Literal
 
 from competition import check_choices
+from settings import BY_LABEL, WITH_NUMBERS, by_label, check_value
 
-Description = TypeVar("Description")
-
-NUMBER = r"(?:\d+\.?\d*|\.\d+)"
-# fields whose entries hold for all labels, "zeros", or for one, "Edema=zeros": what may stand there, each as a pattern
-BY_LABEL = {
-    "uncertain": {"ignore": "ignore", "zeros": "zeros", "ones": "ones", "mean": "mean",
-                  "uniform:LOW:HIGH": f"uniform:{NUMBER}:{NUMBER}", "self:RUN": "self:.+"},
-    "blank": {"ignore": "ignore", "zeros": "zeros"},
-    "copies": {"NUMBER": r"\d{1,4}"},
-}
 CHEXPERT_COPIES = (  # with which 001 trained; Lung Opacity, Pleural Effusion and Support Devices had none
     "No Finding=4", "Enlarged Cardiomediastinum=1", "Cardiomegaly=1", "Lung Lesion=9", "Edema=1", "Consolidation=1",
     "Pneumonia=1", "Atelectasis=1", "Pneumothorax=1", "Pleural Other=10", "Fracture=8")
 
 
-def by_label(name: str, entries: Sequence[str]) -> dict[str, str]:
-    """The values of a field of BY_LABEL by label; under "" the one that holds for all other labels, where there is one.
+@dataclass(frozen=True)
+class Stage:
+    """Some epochs in which part of a network learns."""
 
-    Raises ValueError where an entry is not among the values (with the nearest one), or a label stands there twice.
-    """
-    known, found = BY_LABEL[name], {}
-    for entry in entries:
-        # the label is as short as it can be, and there is none if the whole entry is a value: runs may have a = in them
-        match = re.fullmatch(rf"(?:(.+?)=)??({'|'.join(known.values())})", entry)
-        if match is None:
-            value = entry.rpartition("=")[2]
-            kinds = {each.partition(":")[0]: each for each in known}
-            near = difflib.get_close_matches(value.partition(":")[0], kinds, n=1)
-            hint = f"; did you mean {kinds[near[0]]!r}?" if near else "."
-            raise ValueError(f"{name}: there is no {value!r}{hint} An entry is VALUE or Label=VALUE, and the values "
-                             f"are {', '.join(known)}")
-        label, value = match[1] or "", match[2]
-        if value.startswith("uniform:") and not 0 <= float(value.split(":")[1]) <= float(value.split(":")[2]) <= 1:
-            raise ValueError(f"{name}: {value!r} must have 0 <= LOW <= HIGH <= 1")
-        if name == "copies" and not label:
-            raise ValueError(f"{name}: {entry!r} names no label; an entry is Label=NUMBER")
-        if label in found:
-            raise ValueError(f"{name}: {repr(label) if label else 'all labels'} has two values, {found[label]} and "
-                             f"{value}")
-        found[label] = value
-    return found
-
-
-def for_labels(name: str, entries: Sequence[str], labels: Sequence[str], default: str) -> tuple[str, ...]:
-    """What a field of BY_LABEL says of each label, (K,) in their order, `default` where it says nothing.
-
-    Raises ValueError where it names a label that is not there, with the nearest one.
-    """
-    found = by_label(name, entries)
-    for label in found:
-        if label and label not in labels:
-            near = difflib.get_close_matches(label, labels, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(labels)}"
-            raise ValueError(f"{name} names the label {label!r}, which is not there; {hint}")
-    return tuple(found.get(label, found.get("", default)) for label in labels)
+    what: str    # "all"; "head": the layers behind the backbone; "last8": the head and the last 8 layers with weights
+    epochs: int  # at most, where `patience` ends them sooner
+    lr: float    # peak
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,22 +26,40 @@ class Experiment:
     """What we choose. Numbers, names and flags only, so that a recipe can be saved as JSON beside its weights."""
 
     network: str = "cnn_e"               # a key of NETWORKS, or any timm name
-    weights: Literal["none", "imagenet"] = "none"
-    per_task: bool = False               # one network a label, as 003 (see networks.py) trained them
+    weights: str = "none"                # where training starts: none, imagenet, a file of a timm network's weights, or
+    #                                      run:NAME, the same fold of another run on the same split
+    head: str = "linear"                 # behind a timm network's pooled features: linear; hidden:1024, a ReLU layer
+    #                                      between; two_linear:500, two without one
+    solver: Literal["gradient", "logistic", "svc"] = "gradient"  # the last two fit the head at once on frozen features
+    per_task: bool = False               # one network a label, as 003 (see architectures.py) trained them
     image_size: int = 64                 # pixels, square
     colour: Literal["competition", "grey", "rgb"] = "competition"  # what is stored and seen: grey, or red, green, blue
     fit: Literal["squash", "letterbox"] = "squash"  # into the square; letterbox keeps the aspect ratio, black beside it
     preprocessing: tuple[str, ...] = ()  # keys of PREPROCESSING, in this order, before pixels are stored
     dropout: float = 0.0                 # before the last layer of timm networks; ours have their own
     augmentation: str = "none"           # a key of AUGMENTATIONS
+    mixing: str = "none"                 # of two images of a batch and their losses: mixup:0.2, cutmix:1
+    loss: str = "cross_entropy"          # binary or of classes, by the task; or focal:2, asymmetric:4:1:0.05,
+    #                                      auc_margin:1, soft_f1
+    label_smoothing: float = 0.0         # share of a target that is spread evenly
     epochs: int = 10                     # fixed: no epoch is chosen on the fold that is reported
-    batch_size: int = 32
+    batch_size: int = 32                 # images a step
+    accumulate: int = 1                  # a step's images go through the network in so many parts: less memory
+    optimizer: Literal["adamw", "adam", "sgd"] = "adamw"  # sgd has a momentum of 0.9
     lr: float = 1e-3                     # peak, reached after the warm-up
-    warmup: float = 0.1                  # share of all steps
+    lr_decay: float = 1.0                # factor on lr a layer (of timm: a block), from the head towards the image
+    schedule: str = "cosine"             # of lr: cosine, constant, one_cycle, step:EPOCHS:FACTOR, plateau:EPOCHS:FACTOR
+    warmup: float = 0.1                  # share of all steps, of a stage's where there are stages
+    stages: tuple[str, ...] = ()         # what learns for how many epochs at which lr, one after the other, as
+    #                                      "head:5:1e-3", "last8:5:1e-4", "all:10:1e-5"; none: all, with epochs and lr
+    inner: float = 0.0                   # share of the training folds' images, whole groups, set apart for the next two
+    patience: int = 0                    # epochs without a better score there end a stage, with the best epoch's
+    #                                      weights; 0: never. And schedule=plateau looks at that score.
     weight_decay: float = 1e-2           # on matrices and kernels only, not on biases and norms
     ema_decay: float = 0.99              # of the weights, a step; climbs to this, 0 switches the average off
     max_grad_norm: float = 1.0
-    precision: Literal["auto", "fp32", "bf16"] = "auto"  # of training steps; predictions are always fp32
+    precision: Literal["auto", "fp32", "bf16", "mixed"] = "auto"  # of training steps, predictions are always fp32;
+    #                                      mixed: bf16, but depthwise convolutions in fp32; auto: a short trial says
     uncertain: tuple[str, ...] = ("ignore",)  # what -1 means in training, scores never use it: a policy of labels.py
     #                                      for all labels and others by label, ("zeros", "Edema=uniform:0.55:0.85")
     blank: tuple[str, ...] = ("ignore",)  # what an empty cell means in training: "ignore" or "zeros", likewise
@@ -99,20 +72,33 @@ class Experiment:
     tta: tuple[str, ...] = ("identity",)  # keys of VIEWS, averaged; flips only where left and right mean the same
     seed: int = 0
 
+    @property
+    def plan(self) -> tuple[Stage, ...]:
+        """The stages of training, one where none are named."""
+        parts = (stage.split(":") for stage in self.stages or (f"all:{self.epochs}:{self.lr!r}",))
+        return tuple(Stage(what, int(epochs), float(lr)) for what, epochs, lr in parts)
+
     def __post_init__(self):
         check_choices(self)
-        for name in ("image_size", "epochs", "batch_size"):
+        for name in WITH_NUMBERS:
+            value = getattr(self, name)
+            for each in value if isinstance(value, tuple) else (value,):
+                check_value(name, each)
+        for name in ("image_size", "epochs", "batch_size", "accumulate"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         for name in ("lr", "max_grad_norm"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be above 0, not {getattr(self, name)}")
-        for name in ("weight_decay", "seed", "split"):
+        for name in ("weight_decay", "seed", "split", "patience"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be 0 or more, not {getattr(self, name)}")
-        for name in ("dropout", "ema_decay", "warmup"):
+        for name in ("dropout", "ema_decay", "warmup", "label_smoothing"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be in [0, 1), not {getattr(self, name)}")
+        if not 0 < self.lr_decay <= 1:
+            raise ValueError(f"lr_decay must be in (0, 1], not {self.lr_decay}")
+        self._check_stages()
         if not self.tta:
             raise ValueError('tta must name at least one view, for example "identity"')
         for name in ("uncertain", "blank"):
@@ -124,6 +110,22 @@ class Experiment:
             raise ValueError(f"sampler={self.sampler} with copies={','.join(self.copies) or '(none)'}: the sampler "
                              "'copies' needs them, Label=NUMBER, and no other has any")
 
+    def _check_stages(self) -> None:
+        for stage in self.plan:
+            if stage.epochs < 1 or not 0 < stage.lr < math.inf:
+                raise ValueError(f"stages={','.join(self.stages)}: every stage needs an epoch at least and an lr that "
+                                 "is above 0")
+        if self.stages and (total := sum(stage.epochs for stage in self.plan)) != self.epochs:
+            raise ValueError(f"stages={','.join(self.stages)} are {total} epochs, but epochs is {self.epochs}; set "
+                             f"epochs={total}")
+        if not 0 <= self.inner <= 0.5:
+            raise ValueError(f"inner must be in [0, 0.5], a share of the training images, not {self.inner}")
+        watches = self.patience > 0 or self.schedule.startswith("plateau")
+        if watches != (self.inner > 0):
+            raise ValueError(f"patience={self.patience} and schedule={self.schedule} with inner={self.inner:g}: they "
+                             "look at the score of an inner split of the training folds, inner=0.1, which nothing "
+                             "else needs")
+
 
 SCRATCH = Experiment()
 LITE0 = Experiment(network="tf_efficientnet_lite0", weights="imagenet", augmentation="warp", epochs=8, lr=2e-3,
@@ -132,7 +134,7 @@ LITE0 = Experiment(network="tf_efficientnet_lite0", weights="imagenet", augmenta
 STRONG = replace(LITE0, image_size=128, augmentation="warp_strong", epochs=5, tta=("identity", "zoom_in", "zoom_out"))
 
 EXPERIMENTS = {
-    # the networks of 003 (see networks.py), each as one multi-label network
+    # the networks of 003 (see architectures.py), each as one multi-label network
     "cnn_a": replace(SCRATCH, network="cnn_a"),
     "cnn_b": replace(SCRATCH, network="cnn_b", epochs=15),
     "cnn_c": replace(SCRATCH, network="cnn_c"),
@@ -167,42 +169,6 @@ EXPERIMENTS = {
     # one epoch of the smallest network, to see that everything runs
     "smoke": replace(SCRATCH, network="cnn_d", epochs=1),
 }
-
-
-def override(description: Description, assignments: Sequence[str]) -> Description:
-    """A copy with fields replaced as "name=value" says, the value read as the field's type.
-
-    Raises ValueError where there is no such field (with the nearest one) or the value is not of its type.
-    """
-    hints = get_type_hints(type(description))
-    changes = {}
-    for assignment in assignments:
-        name, equals, text = assignment.partition("=")
-        if not equals:
-            raise ValueError(f"{assignment!r} is not NAME=VALUE")
-        if name not in hints:
-            near = difflib.get_close_matches(name, hints, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(hints)}"
-            raise ValueError(f"no setting {name!r}; {hint}")
-        changes[name] = _parse(name, text, hints[name])
-    return replace(description, **changes)
-
-
-def _parse(name: str, text: str, kind: Any) -> Any:
-    if get_origin(kind) is tuple:
-        return tuple(_parse(name, item.strip(), get_args(kind)[0]) for item in text.split(",") if item.strip())
-    if get_origin(kind) is Literal:
-        if text not in map(str, get_args(kind)):
-            raise ValueError(f"{name}={text}: must be one of {', '.join(map(str, get_args(kind)))}")
-        return next(choice for choice in get_args(kind) if str(choice) == text)
-    if kind is bool:
-        if text.lower() not in ("true", "false"):
-            raise ValueError(f"{name}={text}: must be true or false")
-        return text.lower() == "true"
-    try:
-        return kind(text)
-    except ValueError as error:
-        raise ValueError(f"{name}={text}: must be a {'whole ' if kind is int else ''}number") from error
 
 
 def to_recipe(experiment: Experiment) -> dict:

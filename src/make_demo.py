@@ -9,9 +9,9 @@ from pathlib import Path
 from sklearn.metrics import roc_auc_score
 
 from demo import DemoSettings, is_made, make_demo, read_truth
-from experiment import override
 from files import home
 from phantoms import LABELS
+from settings import override
 
 
 def main(argv: list[str] | None = None) -> Path:

@@ -5,8 +5,8 @@ import difflib
 import torch
 from torch import Tensor, nn
 
+from architectures import NETWORKS
 from hardware import has_bf16, import_torchvision
-from networks import NETWORKS
 from weights import find_imagenet_weights, stay_offline
 
 # X-rays after /255 lie around these, near enough for networks trained from scratch

@@ -17,11 +17,12 @@ from tqdm import tqdm
 from augmentation import augment_batch, augmentation_seed, make_augmentation
 from commandline import add_experiment, load_competition, make_parser, pick_experiment, run_names
 from competition import Competition
-from experiment import Experiment, override
+from experiment import Experiment
 from files import replace_atomically
 from hardware import tune_process
 from pixels import pixel_settings, stored_image
 from runs import run_folder
+from settings import override
 from tables import label_cells, read_train
 
 IMAGES, EPOCHS = 6, 8   # rows and draws of the sheet

@@ -30,11 +30,12 @@ from commandline import (
     run_names,
 )
 from competition import Competition
-from experiment import Experiment, override
+from experiment import Experiment
 from folds import fold_numbers, read_folds
 from hardware import count_cores, pick_device, tune_process
 from pixels import open_store, pixel_settings
 from runs import Run, open_run, run_folder
+from settings import override
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from checkpoints import build_from_recipe, load_checkpoint, save_checkpoint, sav
 from competition import Competition
 from ema import EMA
 from engine import predict_logits, train_one_epoch
-from experiment import Experiment, for_labels
+from experiment import Experiment
 from files import read_json, write_csv, write_json
 from folds import fold_numbers
 from hardware import pick_device
@@ -29,6 +29,7 @@ from preprocessing import PREPROCESSING
 from runs import Run, probs_frame, read_oof, run_folder, train_command, write_probs
 from sampling import draw_epoch, epoch_length, expected_counts
 from schedule import warmup_cosine
+from settings import for_labels
 from tables import headline_targets, label_cells
 from tta import VIEWS
 

@@ -18,9 +18,9 @@ SCRIPTS = [name for name in MODULES if '__name__ == "__main__"' in (SRC / f"{nam
 # Each module may import only what stands before it; scripts come last and import no script.
 ORDER = """
 files hardware
-competition experiment
+settings competition experiment
 labels sampling metrics thresholds uncertainty blending folding phantoms preprocessing augmentation tta schedule losses
-layers networks ema saliency
+layers architectures ema saliency
 demo arrays dicom decoding pixels scan duplicates tables weights
 folds loader model features runs checkpoints
 engine training leaks probes labelstats auditplots findings

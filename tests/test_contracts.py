@@ -8,6 +8,7 @@ import torch
 from torch.optim import SGD
 from torch.optim.lr_scheduler import LambdaLR
 
+from architectures import NETWORKS
 from augmentation import AUGMENTATIONS, make_augmentation
 from checkpoints import build_from_recipe, load_model, save_weights
 from competition import COMPETITIONS, Competition, Part
@@ -17,7 +18,6 @@ from experiment import EXPERIMENTS, Experiment
 from files import write_json
 from losses import LOSSES, PROBS
 from metrics import METRICS, decide, score
-from networks import NETWORKS
 from runs import open_run, read_run
 from tta import VIEWS
 

@@ -7,7 +7,8 @@ from typing import Literal
 
 import pytest
 
-from experiment import BY_LABEL, EXPERIMENTS, Experiment, by_label, for_labels, from_recipe, override, to_recipe
+from experiment import EXPERIMENTS, Experiment, Stage, from_recipe, to_recipe
+from settings import BY_LABEL, by_label, for_labels, override, read_value
 
 
 @pytest.mark.parametrize("assignment, name, value", [
@@ -41,6 +42,17 @@ def test_values_are_read_with_the_fields_own_type_where_that_is_numbers_in_a_tup
     assert override(Description(), ["sizes=64,128", "channels=3"]) == Description((64, 128), 3)
 
 
+def test_a_plan_is_one_stage_where_none_are_named():
+    assert Experiment(epochs=3, lr=2e-4).plan == (Stage("all", 3, 2e-4),)
+    staged = override(Experiment(), ["stages=head:4:1e-3,last8:2:0.0005,all:6:1e-5", "epochs=12"])
+    assert staged.plan == (Stage("head", 4, 1e-3), Stage("last8", 2, 5e-4), Stage("all", 6, 1e-5))
+
+
+def test_a_value_with_numbers_is_taken_apart():
+    assert read_value("asymmetric:4:1:0.05") == ("asymmetric", (4.0, 1.0, 0.05))
+    assert read_value("cosine") == ("cosine", ())
+
+
 def test_overriding_changes_only_what_is_named_and_the_last_word_counts():
     assert override(EXPERIMENTS["lite0"], ["seed=1", "seed=2"]) == replace(EXPERIMENTS["lite0"], seed=2)
     assert override(EXPERIMENTS["lite0"], []) == EXPERIMENTS["lite0"]
@@ -56,7 +68,23 @@ def test_overriding_changes_only_what_is_named_and_the_last_word_counts():
     ("epochs=", "epochs=: must be a whole number"),
     ("lr=fast", "lr=fast: must be a number"),
     ("per_task=1", "per_task=1: must be true or false"),
-    ("weights=imagnet", "weights=imagnet: must be one of none, imagenet"),
+    ("weights=imagnet", "weights: there is no 'imagnet'; did you mean 'imagenet'? There are none, imagenet, run:NAME"),
+    ("weights=net.pickle", "weights: there is no 'net.pickle'"),
+    ("loss=focal", "loss: there is no 'focal'; did you mean 'focal:GAMMA'?"),
+    ("loss=focal:-1", "loss: there is no 'focal:-1'"),
+    ("mixing=mixup:", "mixing: there is no 'mixup:'"),
+    ("schedule=stepp:1:0.5", "did you mean 'step:EPOCHS:FACTOR'?"),
+    ("stages=head:5", "stages: there is no 'head:5'; did you mean 'head:EPOCHS:LR'?"),
+    ("stages=head:5:1e-3,all:4:1e-4", "are 9 epochs, but epochs is 10; set epochs=9"),
+    ("stages=head:0:1e-3,all:10:1e-4", "every stage needs an epoch at least"),
+    ("patience=3", "inner split of the training folds"),
+    ("schedule=plateau:3:0.1", "inner split of the training folds"),
+    ("inner=0.1", "inner split of the training folds"),
+    ("inner=0.6", "inner must be in [0, 0.5]"),
+    ("lr_decay=0", "lr_decay must be in (0, 1]"),
+    ("accumulate=0", "accumulate must be at least 1"),
+    ("label_smoothing=1", "label_smoothing must be in [0, 1)"),
+    ("head=hidden", "head: there is no 'hidden'; did you mean 'hidden:WIDTH'?"),
     ("lr=0", "lr must be above 0, not 0.0"),
     ("lr=nan", "lr must be above 0, not nan"),
     ("lr=inf", "lr must be above 0, not inf"),

@@ -10,7 +10,7 @@ import torch
 
 from checkpoints import build_from_recipe, load_checkpoint, load_model, save_checkpoint, save_weights
 from competition import Competition, Part
-from experiment import EXPERIMENTS, override
+from experiment import EXPERIMENTS
 from files import read_json, write_json
 from folds import fold_numbers
 from runs import (
@@ -28,6 +28,7 @@ from runs import (
     write_predictions,
     write_probs,
 )
+from settings import override
 
 SMALL = Competition(name="small", about="nothing drawn", task="multilabel", labels=("a", "b"), metric="roc_auc",
                     train=Part(table="train.csv", images="{image_id}.png"))

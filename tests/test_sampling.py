@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from experiment import CHEXPERT_COPIES, for_labels
+from experiment import CHEXPERT_COPIES
 from sampling import draw_epoch, epoch_length, expected_counts, occurrences
+from settings import for_labels
 
 NAN = np.nan
 CLASSES = np.eye(3, dtype=np.float32)[np.repeat([0, 1, 2], (70, 20, 10))]

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from architectures import NETWORKS, Network
 from layers import ImageRows, PooledReLU, SameConv2d, SequenceLSTM, UnfoldConv2d
-from networks import NETWORKS, Network
 
 TORCH_BIAS = 1024  # torch's LSTM has a second bias vector in each of its two layers: 2 x 4 gates x 128
 
