@@ -2,6 +2,7 @@
 
 Without --fold, all folds; with several experiments, all of theirs. On a processor folds are trained side by side,
 as many as there are cores. What is finished is skipped, what was interrupted goes on from its last epoch.
+Several GPUs train each fold together:  torchrun --nproc_per_node=4 src/train.py --experiment lite0_224
 """
 
 import argparse
@@ -30,6 +31,7 @@ from commandline import (
     run_names,
 )
 from competition import Competition
+from distributed import first_alone, processes, processes_here, rank, world
 from experiment import Experiment
 from folds import fold_numbers, read_folds
 from hardware import count_cores, pick_device, tune_process
@@ -48,6 +50,7 @@ class Job:
     fold: int
     data_dir: Path
     command: str  # that trains the run it belongs to
+    workers: int = 0
 
 
 def main(argv: list[str] | None = None) -> dict[str, list[float]]:
@@ -58,6 +61,8 @@ def main(argv: list[str] | None = None) -> dict[str, list[float]]:
     parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="NAME=VALUE",
                         help="change fields: lr=3e-4")
     parser.add_argument("--name", help="the run's name, where --set makes it another one; default: the experiment's")
+    parser.add_argument("--workers", type=int, default=0, metavar="N",
+                        help="processes that read and augment ahead; default: 0, enough for the pixel store")
     args = parser.parse_args(argv)
     names = run_names(args)
     experiments = {args.name or name: override(pick_experiment(name), args.set) for name in names}
@@ -66,14 +71,19 @@ def main(argv: list[str] | None = None) -> dict[str, list[float]]:
     if args.set and not args.name:
         raise ValueError("--set makes another recipe: give its run a name with --name")
 
+    if args.workers < 0:
+        raise ValueError(f"--workers {args.workers}: 0 or more")
+
     tune_process()  # before torch is imported
-    competition, data_dir = load_competition(args)
-    table, folds = load_folded_table(competition, data_dir)
-    for experiment in experiments.values():
-        fold_numbers(table, experiment.split)  # refuses a split that is not there, before anything is made
-    jobs = [Job(competition, experiment, name, fold, data_dir, _command(args, name))
-            for name, experiment in experiments.items() for fold in pick_folds(args.fold, folds.count)]
-    return train_jobs(jobs, table)
+    with processes():
+        with first_alone():  # who draws the demo and makes its folds where they are missing
+            competition, data_dir = load_competition(args)
+            table, folds = load_folded_table(competition, data_dir)
+        for experiment in experiments.values():
+            fold_numbers(table, experiment.split)  # refuses a split that is not there, before anything is made
+        jobs = [Job(competition, experiment, name, fold, data_dir, _command(args, name), args.workers)
+                for name, experiment in experiments.items() for fold in pick_folds(args.fold, folds.count)]
+        return train_jobs(jobs, table)
 
 
 def _command(args: argparse.Namespace, name: str) -> str:
@@ -88,41 +98,47 @@ def _command(args: argparse.Namespace, name: str) -> str:
 
 def train_jobs(jobs: list[Job], table: pd.DataFrame) -> dict[str, list[float]]:
     """Trains the jobs that are not done, side by side where that pays; returns the scores of all, by run."""
-    for experiment in {job.experiment for job in jobs if not run_folder(job.competition, job.name).exists()}:
-        _check(experiment, jobs[0].competition)
-    results = {}
-    for job in jobs:  # opening a run refuses another recipe before anything is trained
-        if (run := open_job(job)).is_done:
-            results[job] = run.result
-    todo = [job for job in jobs if job not in results]
+    competition, results = jobs[0].competition, {}
+    with first_alone():
+        for experiment in {job.experiment for job in jobs if not run_folder(competition, job.name).exists()}:
+            _check(experiment, competition)
+        for job in jobs:  # opening a run refuses another recipe before anything is trained
+            if (run := open_job(job)).is_done:
+                results[job] = run.result
+        todo = [job for job in jobs if job not in results]
+        wanted = dict.fromkeys(pixel_settings(competition, job.experiment) for job in todo)
+        for settings in wanted:  # once, before processes would do it twice
+            open_store(f"{competition.name}-train", table, settings)
     if results:
-        print(f"{len(results)} of {len(jobs)} folds are trained already, in {run_folder(jobs[0].competition, '')}")
-    wanted = dict.fromkeys(pixel_settings(job.competition, job.experiment) for job in todo)
-    for settings in wanted:  # once, before processes would do it twice
-        open_store(f"{jobs[0].competition.name}-train", table, settings)
+        _say(f"{len(results)} of {len(jobs)} folds are trained already, in {run_folder(competition, '')}")
 
     start = time.perf_counter()
-    workers = min(len(todo), count_cores()) if pick_device() == "cpu" else 1
-    if workers > 1:
-        results |= _train_side_by_side(todo, workers)
+    side_by_side = pick_device() == "cpu" and world() == 1
+    if side_by_side and (count := min(len(todo), count_cores())) > 1:
+        results |= _train_side_by_side(todo, count)
     else:
         for job in todo:
-            results[job] = train_job(job, threads=count_cores(), talk=True)
-            print(_sentence(job, results[job]))
+            results[job] = train_job(job, max(1, count_cores() // processes_here()), talk=rank() == 0)
+            _say(_sentence(job, results[job]))
     if todo:
-        print(f"trained {len(todo)} folds in {time.perf_counter() - start:.0f} s; compare runs with: python "
-              f"src/leaderboard.py --competition {jobs[0].competition.name}")
+        _say(f"trained {len(todo)} folds in {time.perf_counter() - start:.0f} s; compare runs with: python "
+             f"src/leaderboard.py --competition {competition.name}")
     scores = {}
     for job in jobs:
         scores.setdefault(job.name, []).append(results[job]["score"])
     return scores
 
 
+def _say(sentence: str) -> None:
+    if rank() == 0:
+        print(sentence)
+
+
 def _check(experiment: Experiment, competition: Competition) -> None:
     from training import check_experiment
 
     for note in check_experiment(experiment, competition):
-        print(f"note: {note}")
+        _say(f"note: {note}")
 
 
 def open_job(job: Job) -> Run:
@@ -186,7 +202,7 @@ def train_job(job: Job, threads: int, talk: bool) -> dict:
     from training import train_fold
 
     table, _ = load_folded_table(job.competition, job.data_dir)
-    return train_fold(open_job(job), job.competition, table, threads, talk)
+    return train_fold(open_job(job), job.competition, table, threads, talk, job.workers)
 
 
 if __name__ == "__main__":

@@ -1,71 +1,77 @@
 """Training one fold, from the table to weights and out-of-fold predictions."""
 
+import copy
+import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import pandas as pd
 import torch
-from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
 from augmentation import AUGMENTATIONS
 from checkpoints import build_from_recipe, load_checkpoint, save_checkpoint, save_weights
 from competition import Competition
+from distributed import from_first, rank, world
 from ema import EMA
-from engine import predict_logits, train_one_epoch
+from engine import LossNotFinite, predict_logits, train_one_epoch
 from experiment import Experiment
-from files import read_json, write_csv, write_json
+from files import write_csv, write_json
 from folds import fold_numbers
+from freezing import set_trainable
 from hardware import pick_device
-from labels import first_of_each_vector, redraw_targets, scored_counts, scoring_targets, training_targets
+from labels import scored_counts, scoring_targets
+from lessons import Lessons, fold_prior, prepare_lessons, teachers
 from loader import ordered_batches, training_batches
-from losses import LOSSES, PROBS, best_constant, best_probs, label_weights
-from metrics import prevalence, score
-from model import check_network, count_parameters, resolve_precision, weight_groups
+from losses import LOSSES, PROBS, best_constant, best_probs, make_loss
+from metrics import METRICS, score
+from model import check_network, count_parameters, resolve_precision
+from optimizers import build_optimizer
 from pixels import PixelStore, open_store, pixel_settings
 from preprocessing import PREPROCESSING
-from runs import Run, probs_frame, read_oof, run_folder, train_command, write_probs
-from sampling import draw_epoch, epoch_length, expected_counts
-from schedule import warmup_cosine
-from settings import for_labels
+from runs import Run, probs_frame, run_folder, write_probs
+from sampling import draw_epoch, epoch_length
+from schedule import lr_factor
+from settings import for_labels, read_value
 from tables import headline_targets, label_cells
 from tta import VIEWS
+from watch import Watch
 
 PREDICT_BATCH = 64
+LOG_COLUMNS = ["epoch", "stage", "loss", "inner_score", "seconds"]  # of log.csv, a row an epoch
 MIRRORING = ("warp_flip", "solt003", "hflip", "vflip", "rotate90")  # augmentations and views that mirror or turn
 
 
 @dataclass(frozen=True)
-class Lessons:
-    """What a network is taught while one fold is held out: the n chosen images in the table's order."""
+class Training:
+    """All that the training of one fold needs, and the checkpoint that says how far it is."""
 
-    image_ids: np.ndarray           # (n,) str
-    cells: np.ndarray               # (n, K) as they stand in the table
-    targets: np.ndarray             # (n, K) float32, NaN where nothing is taught; the mean of what epochs draw
-    expected: np.ndarray            # (n,) how often an epoch shows each
-    weights: torch.Tensor | None    # for the loss
-    taught_by: dict[str, str]       # hashes of the weights whose predictions are targets, by run and fold
-
-    def draw_targets(self, competition: Competition, experiment: Experiment, epoch: int) -> np.ndarray:
-        """(n, K) the targets of one epoch."""
-        uncertain = for_labels("uncertain", experiment.uncertain, competition.labels, "ignore")
-        return redraw_targets(self.targets, self.cells, uncertain, self.image_ids, competition.labels, experiment.seed,
-                              epoch)
+    run: Run
+    competition: Competition
+    store: PixelStore
+    lessons: Lessons
+    model: torch.nn.Module
+    loss_fn: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+    prior: np.ndarray               # (K,) what is predicted for black images
+    checkpoint: dict
+    workers: int
+    talk: bool
 
 
-def train_fold(run: Run, competition: Competition, table: pd.DataFrame, threads: int, talk: bool = False) -> dict:
+def train_fold(run: Run, competition: Competition, table: pd.DataFrame, threads: int, talk: bool = False,
+               workers: int = 0) -> dict:
     """Trains on every fold but the run's and predicts that one; returns what result.json says.
 
-    table: with `fold` and `black`. Goes on from the last checkpoint where there is one, and then ends with the same
-    weights, bit for bit, as without the interruption: each epoch draws from (seed, epoch) alone, and the number of
-    threads and the precision stay those of the first start. talk: print a line an epoch.
+    table: with `fold`, `group` and `black`. Goes on from the last checkpoint where there is one, and then ends with the
+    same weights, bit for bit, as without the interruption: each epoch draws from (seed, epoch) alone, and the number of
+    threads and the precision stay those of the first start. talk: print a line an epoch. workers: processes that read
+    and augment ahead, 0 for none; they change nothing in what is trained.
     """
-    experiment, fold = run.experiment, run.recipe["fold"]
+    experiment = run.experiment
     store = _open_images(competition, table, experiment)
     lessons = prepare_lessons(run, competition, table)
-    rows = store.rows(lessons.image_ids)
 
     checkpoint = _open_checkpoint(run, threads, lessons.taught_by)
     torch.set_num_threads(checkpoint["threads"])
@@ -73,35 +79,98 @@ def train_fold(run: Run, competition: Competition, table: pd.DataFrame, threads:
     device = pick_device()
     model = build_from_recipe(run.recipe).to(device, memory_format=torch.channels_last)
     checkpoint["precision"] = checkpoint["precision"] or resolve_precision(model, experiment.precision, device)
-    ema = EMA(model, experiment.ema_decay)
-    optimizer = AdamW(weight_groups(model, experiment.weight_decay), experiment.lr, fused=True)
-    steps = experiment.epochs * -(-epoch_length(lessons.expected) // experiment.batch_size)
-    scheduler = LambdaLR(optimizer, lambda step: warmup_cosine(step, steps, experiment.warmup))
-    weights = None if lessons.weights is None else lessons.weights.to(device)
-    loss_fn = partial(LOSSES[competition.task], weights=weights)
     if checkpoint["epoch"]:
-        for part, name in ((model, "model"), (ema, "ema"), (optimizer, "optimizer"), (scheduler, "scheduler")):
+        model.load_state_dict(checkpoint["model"])
+    weights = None if lessons.weights is None else lessons.weights.to(device)
+    loss_fn = make_loss(experiment.loss, competition.task, weights, experiment.label_smoothing)
+    prior = fold_prior(competition, table, run, lessons)
+    training = Training(run, competition, store, lessons, model, loss_fn, prior, checkpoint, workers, talk)
+    for number in range(checkpoint["stage"], len(experiment.plan)):
+        train_stage(training, number)
+    return finish_fold(training, table)
+
+
+def train_stage(training: Training, number: int) -> None:
+    """Trains the stage of that number of the recipe's plan, or the rest of it; the model then has what it ended with.
+
+    That is the moving average of the weights: of the last epoch, or with `patience` of the best by the inner split.
+    """
+    experiment, checkpoint, model = training.run.experiment, training.checkpoint, training.model
+    stage = experiment.plan[number]
+    set_trainable(model, stage.what)
+    ema = EMA(model, experiment.ema_decay)
+    optimizer = build_optimizer(model, experiment.optimizer, stage.lr, experiment.weight_decay, experiment.lr_decay)
+    watch = Watch(METRICS[training.competition.metric].greater_is_better)
+    steps_an_epoch = -(-epoch_length(training.lessons.expected) // experiment.batch_size)
+    kind, numbers = read_value(experiment.schedule)
+    scheduler = LambdaLR(optimizer, lambda step: watch.factor * lr_factor(
+        kind, step, stage.epochs * steps_an_epoch, steps_an_epoch, experiment.warmup, numbers))
+    parts = {"ema": ema, "optimizer": optimizer, "scheduler": scheduler, "watch": watch}
+    if checkpoint["stage_epoch"]:
+        for name, part in parts.items():
             part.load_state_dict(checkpoint[name])
 
-    for epoch in range(checkpoint["epoch"], experiment.epochs):
+    while checkpoint["stage_epoch"] < stage.epochs and not watch.is_over(experiment.patience):
         start = time.perf_counter()
-        torch.manual_seed(epoch_seed(experiment.seed, epoch))  # dropout
-        targets = lessons.draw_targets(competition, experiment, epoch)
-        loader = training_batches(store, rows, targets, experiment.batch_size, experiment.augmentation,
-                                  experiment.seed, epoch, expected=lessons.expected)
-        loss = train_one_epoch(model, loader, loss_fn, optimizer, scheduler, ema, experiment.max_grad_norm,
-                               checkpoint["precision"], f"epoch {epoch + 1}" if talk else None)
+        loss = _train_epoch(training, optimizer, scheduler, ema)
+        inner_score = math.nan
+        if experiment.inner:
+            inner_score = from_first(_score_inner(training, ema.model) if rank() == 0 else None)
+            if watch.see(inner_score):
+                checkpoint["best"] = copy.deepcopy(ema.model.state_dict())
+            if kind == "plateau":
+                watch.lower(int(numbers[0]), numbers[1])
         checkpoint["seconds"] += time.perf_counter() - start
-        checkpoint["log"].append((epoch + 1, round(loss, 6), round(checkpoint["seconds"], 2)))
-        checkpoint |= {"epoch": epoch + 1, "model": model.state_dict(), "ema": ema.state_dict(),
-                       "optimizer": optimizer.state_dict(), "scheduler": scheduler.state_dict()}
-        save_checkpoint(run, checkpoint)
-        write_csv(run.folder / "log.csv", pd.DataFrame(checkpoint["log"], columns=["epoch", "loss", "seconds"]))
-        if talk:
-            print(f"fold {fold}  epoch {epoch + 1:3d}/{experiment.epochs}  loss {loss:.4f}  "
-                  f"{checkpoint['seconds']:6.1f} s")
+        checkpoint["epoch"] += 1
+        checkpoint["stage_epoch"] += 1
+        checkpoint["log"].append((checkpoint["epoch"], stage.what, round(loss, 6), round(inner_score, 6),
+                                  round(checkpoint["seconds"], 2)))
+        checkpoint |= {"model": model.state_dict(), **{name: part.state_dict() for name, part in parts.items()}}
+        _save_epoch(training)
 
-    return finish_fold(run, competition, table, store, ema.model, checkpoint, lessons)
+    model.load_state_dict(checkpoint["best"] if experiment.patience else ema.model.state_dict())
+    checkpoint |= {"stage": number + 1, "stage_epoch": 0, "best": {}, "model": model.state_dict()}
+
+
+def _train_epoch(training: Training, optimizer: torch.optim.Optimizer, scheduler: LambdaLR, ema: EMA) -> float:
+    experiment, lessons, epoch = training.run.experiment, training.lessons, training.checkpoint["epoch"]
+    torch.manual_seed(epoch_seed(experiment.seed, epoch, rank()))  # dropout
+    loader = training_batches(training.store, training.store.rows(lessons.image_ids),
+                              lessons.draw_targets(training.competition, experiment, epoch), experiment.batch_size,
+                              experiment.augmentation, experiment.seed, epoch, training.workers, lessons.expected)
+    try:
+        return train_one_epoch(training.model, loader, training.loss_fn, optimizer, scheduler, ema,
+                               experiment.max_grad_norm, training.checkpoint["precision"], experiment.mixing,
+                               (experiment.seed, epoch), experiment.accumulate,
+                               f"epoch {epoch + 1}" if training.talk else None)
+    except LossNotFinite as error:
+        ids = training.store.ids[error.rows.numpy()]
+        raise FloatingPointError(
+            f"{training.run.folder}: the loss of epoch {epoch + 1}, step {error.step + 1} is not finite; its images: "
+            f"{', '.join(ids[:5])}{f' and {len(ids) - 5} more' if len(ids) > 5 else ''}. Lower lr or max_grad_norm, "
+            "set precision=fp32, or look at these images and their targets"
+        ) from error
+
+
+def _score_inner(training: Training, model: torch.nn.Module) -> float:
+    """The competition's score on the images set apart inside the training folds."""
+    competition, lessons = training.competition, training.lessons
+    probs = predict_probs(model, training.store, training.store.rows(lessons.inner_ids), competition.task,
+                          training.run.experiment, training.prior)
+    return score(competition.metric, headline_targets(competition, lessons.inner_targets), probs, competition.task)
+
+
+def _save_epoch(training: Training) -> None:
+    if rank() > 0:
+        return
+    run, checkpoint = training.run, training.checkpoint
+    save_checkpoint(run, checkpoint)
+    write_csv(run.folder / "log.csv", pd.DataFrame(checkpoint["log"], columns=LOG_COLUMNS))
+    if training.talk:
+        epoch, what, loss, inner_score, seconds = checkpoint["log"][-1]
+        print(f"fold {run.recipe['fold']}  epoch {epoch:3d}/{run.experiment.epochs}"
+              f"{f'  {what:6}' if run.experiment.stages else ''}  loss {loss:.4f}"
+              f"{f'  inner {inner_score:.4f}' if run.experiment.inner else ''}  {seconds:6.1f} s")
 
 
 def _open_images(competition: Competition, table: pd.DataFrame, experiment: Experiment) -> PixelStore:
@@ -114,138 +183,51 @@ def _open_images(competition: Competition, table: pd.DataFrame, experiment: Expe
 
 def _open_checkpoint(run: Run, threads: int, taught_by: dict[str, str]) -> dict:
     """The last checkpoint, or what training starts with."""
-    checkpoint = load_checkpoint(run) or {"epoch": 0, "seconds": 0.0, "log": [], "threads": threads, "precision": "",
-                                          "taught_by": taught_by}
-    if checkpoint.get("taught_by", {}) != taught_by:
+    checkpoint = load_checkpoint(run) or {"epoch": 0, "stage": 0, "stage_epoch": 0, "seconds": 0.0, "log": [],
+                                          "best": {}, "threads": threads, "precision": "", "taught_by": taught_by}
+    if checkpoint["taught_by"] != taught_by:
         raise ValueError(f"the run whose predictions {run.folder} is taught with has been trained anew since; delete "
                          f"{run.folder} to train this fold from the start")
     return checkpoint
 
 
-def prepare_lessons(run: Run, competition: Competition, table: pd.DataFrame) -> Lessons:
-    """What the run's fold is trained with; everything is counted in the other folds only.
-
-    Raises ValueError or FileNotFoundError where there is nothing to train on, or a run that gives targets is not whole.
-    """
-    experiment, task = run.experiment, competition.task
-    predictions, taught_by = read_given_targets(run, competition, table)
-    used, targets = choose_training_rows(competition, table, experiment, run.recipe["fold"], predictions)
-    targets = targets[used]
-    copies = [int(number) for number in for_labels("copies", experiment.copies, competition.labels, "0")]
-    return Lessons(table.loc[used, "image_id"].to_numpy(str), label_cells(competition, table)[used], targets,
-                   expected_counts(experiment.sampler, targets, task, copies),
-                   label_weights(experiment.loss_weights, targets, task), taught_by)
-
-
-def read_given_targets(run: Run, competition: Competition,
-                       table: pd.DataFrame) -> tuple[np.ndarray | None, dict[str, str]]:
-    """Out-of-fold predictions (N, K) of the runs that "self:RUN" names, and the hashes of the weights they come from.
-
-    None and nothing where the recipe names none. Raises ValueError where such a run is this one, lacks a fold, was
-    trained on another split, or has been trained anew since another fold of this run was taught with it.
-    """
-    policies = for_labels("uncertain", run.experiment.uncertain, competition.labels, "ignore")
-    if not (teachers := _teachers(policies)):
-        return None, {}
-    predictions, taught_by = np.full((len(table), len(policies)), np.nan), {}
-    for teacher in teachers:
-        oof = read_oof(competition, teacher, table, run.recipe["folds_sha256"])
-        where = f"uncertain=self:{teacher}"
-        if run.folder.parent in (run_folder(competition, teacher), *(each.folder.parent for each in oof.runs)):
-            raise ValueError(f"{where}: a run cannot be taught with its own predictions; name one that was trained "
-                             "with another policy")
-        if oof.folds_missing:
-            raise ValueError(f"{where}: that run lacks the folds {list(oof.folds_missing)}; run: "
-                             f"{train_command(competition, oof)}")
-        if other := {each.experiment.split for each in oof.runs} - {run.experiment.split}:
-            raise ValueError(f"{where}: that run was trained on split {min(other)}, this one is on split "
-                             f"{run.experiment.split}; name a run of the same split")
-        columns = [policy == f"self:{teacher}" for policy in policies]
-        predictions[:, columns] = oof.probs[:, columns]
-        taught_by |= oof.made_of
-    for path in sorted(run.folder.parent.glob("fold*/result.json")):
-        if read_json(path).get("taught_by", {}) != taught_by:
-            raise ValueError(f"{path.parent} was taught with other models than {', '.join(teachers)} has now; "
-                             f"delete {run.folder.parent} and train it again")
-    return predictions, taught_by
-
-
-def _teachers(policies: tuple[str, ...]) -> list[str]:
-    """The runs that "self:RUN" names."""
-    return sorted({policy.partition(":")[2] for policy in policies if policy.startswith("self:")})
-
-
-def choose_training_rows(competition: Competition, table: pd.DataFrame, experiment: Experiment, fold: int,
-                         predictions: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """(N,) bool, which of the table's images are trained on where `fold` is held out; and all targets (N, K).
-
-    predictions: (N, K) for cells whose policy is "self:RUN".
-    """
-    labels, cells = competition.labels, label_cells(competition, table)
-    outside = fold_numbers(table, experiment.split) != fold
-    targets = training_targets(cells, for_labels("uncertain", experiment.uncertain, labels, "ignore"),
-                               for_labels("blank", experiment.blank, labels, "ignore"), outside, predictions,
-                               competition.task == "multiclass")
-    used = outside & ~np.isnan(targets).all(axis=1)  # without a stated label an image teaches nothing
-    black = table["black"].to_numpy()
-    if experiment.black == "one_per_label_vector":
-        some = np.flatnonzero(used & black)
-        black = black.copy()
-        black[some[first_of_each_vector(cells[some], table["image_id"].iloc[some])]] = False
-    if experiment.black != "keep":
-        used &= ~black
-    if not used.any():
-        raise ValueError(f"no image outside fold {fold} has a label to train on")
-    return used, targets
-
-
-def finish_fold(run: Run, competition: Competition, table: pd.DataFrame, store: PixelStore, model: torch.nn.Module,
-                checkpoint: dict, lessons: Lessons) -> dict:
+def finish_fold(training: Training, table: pd.DataFrame) -> dict:
     """Predicts the held-out fold and writes weights, oof.csv and, last, result.json; returns what that says."""
-    cells, held_out = label_cells(competition, table), fold_numbers(table, run.experiment.split) == run.recipe["fold"]
-    targets, images = scoring_targets(cells), table.loc[held_out, "image_id"]
-    prior = np.nan_to_num(prevalence(targets[~held_out]), nan=0.5)
-    if run.experiment.sampler != "natural" or lessons.weights is not None:
-        prior = prior_as_trained(prior, lessons, competition.task)
-    learned = has_learned(model, store, store.rows(lessons.image_ids), lessons, competition.task, run.experiment.seed)
-    probs = predict_probs(model, store, store.rows(images), competition.task, run.experiment, prior)
+    result = _finish(training, table) if rank() == 0 else None  # others wait for the first to predict
+    return from_first(result)
+
+
+def _finish(training: Training, table: pd.DataFrame) -> dict:
+    run, competition, lessons, checkpoint = training.run, training.competition, training.lessons, training.checkpoint
+    store, model, task = training.store, training.model, competition.task
+    held_out = fold_numbers(table, run.experiment.split) == run.recipe["fold"]
+    cells, images = label_cells(competition, table)[held_out], table.loc[held_out, "image_id"]
+    learned = has_learned(model, store, store.rows(lessons.image_ids), lessons, task, run.experiment.seed)
+    probs = predict_probs(model, store, store.rows(images), task, run.experiment, training.prior)
     weights_hash = save_weights(run, model)
     write_probs(run.folder / "oof.csv", probs_frame(competition, images, probs))
     result = {
-        "score": score(competition.metric, headline_targets(competition, targets[held_out]), probs, competition.task),
+        "score": score(competition.metric, headline_targets(competition, scoring_targets(cells)), probs, task),
         "images": len(images),
         "scored": {label: {"certain": int(certain), "positive": int(positive)} for label, (certain, positive)
-                   in zip(competition.labels, scored_counts(cells[held_out]), strict=True)},
+                   in zip(competition.labels, scored_counts(cells), strict=True)},
         "trained_on": len(lessons.targets),
+        **({"inner": len(lessons.inner_ids)} if len(lessons.inner_ids) else {}),
         "epoch_length": epoch_length(lessons.expected),
+        "epochs": checkpoint["epoch"],
         "learned": learned,
         "parameters": count_parameters(model),
         "seconds": round(checkpoint["seconds"], 2),
-        "prior": prior.round(6).tolist(),
-        "loss": checkpoint["log"][-1][1],
+        "prior": training.prior.round(6).tolist(),
+        "loss": checkpoint["log"][-1][LOG_COLUMNS.index("loss")],
         "weights_sha256": weights_hash,
         **({"taught_by": lessons.taught_by} if lessons.taught_by else {}),
-        "environment": {"device": pick_device(), "threads": checkpoint["threads"], "precision": checkpoint["precision"],
-                        "torch": torch.__version__},
+        "environment": {"device": pick_device(), "threads": checkpoint["threads"], "processes": world(),
+                        "precision": checkpoint["precision"], "torch": torch.__version__},
     }
     write_json(run.folder / "result.json", result)  # its being there says that the fold is done
     (run.folder / "checkpoint.pt").unlink(missing_ok=True)
     return result
-
-
-def prior_as_trained(prior: np.ndarray, lessons: Lessons, task: str) -> np.ndarray:
-    """(K,) the prior as a network says it to which sampler and loss weights showed other frequencies than there are.
-
-    Left as it is, the prior of black images would stand too low or too high among such a network's probabilities. The
-    odds are changed as they were for the best constant prediction.
-    """
-    plain, seen = (np.clip(best_constant(lessons.targets, task, weights, counts), 1e-6, 1 - 1e-6)
-                   for weights, counts in ((None, None), (lessons.weights, lessons.expected)))
-    if task == "multiclass":
-        parts = prior * seen / plain
-        return parts / parts.sum()
-    parts = prior * seen / plain
-    return parts / (parts + (1 - prior) * (1 - seen) / (1 - plain))
 
 
 def has_learned(model: torch.nn.Module, store: PixelStore, rows: np.ndarray, lessons: Lessons, task: str,
@@ -298,7 +280,7 @@ def _check_labels(experiment: Experiment, competition: Competition) -> list[str]
     uncertain = for_labels("uncertain", experiment.uncertain, competition.labels, "ignore")
     for_labels("blank", experiment.blank, competition.labels, "ignore")
     for_labels("copies", experiment.copies, competition.labels, "0")
-    for teacher in _teachers(uncertain):
+    for teacher in teachers(uncertain):
         folder = run_folder(competition, teacher)
         if not any(folder.glob("fold*/result.json")) and not (folder / "blend.json").exists():
             raise FileNotFoundError(f"uncertain=self:{teacher}: there is no such run that is finished; first run: "
@@ -316,9 +298,9 @@ def _check_labels(experiment: Experiment, competition: Competition) -> list[str]
     return []
 
 
-def epoch_seed(seed: int, epoch: int) -> int:
-    """A seed for torch's generator that is a function of (seed, epoch)."""
-    return int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
+def epoch_seed(seed: int, epoch: int, process: int = 0) -> int:
+    """A seed for torch's generator that is a function of (seed, epoch), and of the process where several train."""
+    return int(np.random.SeedSequence([seed, epoch, *([process] if process else [])]).generate_state(1)[0])
 
 
 def predict_probs(model: torch.nn.Module, store: PixelStore, rows: np.ndarray, task: str, experiment: Experiment,

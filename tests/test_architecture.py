@@ -17,13 +17,14 @@ SCRIPTS = [name for name in MODULES if '__name__ == "__main__"' in (SRC / f"{nam
 
 # Each module may import only what stands before it; scripts come last and import no script.
 ORDER = """
-files hardware
+files hardware distributed
 settings competition experiment
-labels sampling metrics thresholds uncertainty blending folding phantoms preprocessing augmentation tta schedule losses
+labels sampling metrics thresholds uncertainty blending folding phantoms preprocessing augmentation tta schedule watch
+losses mixing
 layers architectures ema saliency
 demo arrays dicom decoding pixels scan duplicates tables weights
 folds loader model features runs checkpoints
-engine training leaks probes labelstats auditplots findings
+lessons freezing optimizers engine training leaks probes labelstats auditplots findings
 survey clues tabular untabled sniffing submission commandline
 """.split()
 

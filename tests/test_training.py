@@ -25,22 +25,13 @@ from demo import DemoSettings, make_demo
 from experiment import EXPERIMENTS, Experiment
 from files import sha256
 from folds import read_folds
+from lessons import Lessons, choose_training_rows, prepare_lessons, prior_as_trained, read_given_targets
 from losses import best_constant, label_weights
 from pixels import PixelSettings, open_store
 from runs import Run, open_run, read_run
 from sampling import expected_counts
 from tables import label_cells
-from training import (
-    Lessons,
-    check_experiment,
-    choose_training_rows,
-    constant_loss,
-    has_learned,
-    predict_probs,
-    prepare_lessons,
-    prior_as_trained,
-    read_given_targets,
-)
+from training import check_experiment, constant_loss, has_learned, predict_probs
 
 SRC = Path(__file__).resolve().parents[1] / "src"
 TINY = ["--set", "epochs=3", "batch_size=16", "--name", "tiny"]
@@ -75,6 +66,55 @@ def test_another_seed_gives_other_weights(demo, home):
     assert weights_hash(home, "tiny") != weights_hash(home, "other")
 
 
+STAGED = ["stages=head:2:1e-2,last2:1:1e-3,all:3:1e-3", "epochs=6", "schedule=plateau:1:0.5", "patience=2", "inner=0.2",
+          "lr_decay=0.8", "accumulate=2", "optimizer=sgd", "mixing=mixup:0.4"]
+
+
+def test_the_inner_split_is_of_whole_groups_of_the_training_folds_and_is_not_trained_on(demo, home, table):
+    run = open_run(COMPETITIONS["demo"], "inner", 0, Experiment(inner=0.2, patience=3), "no folds")
+    whole = open_run(COMPETITIONS["demo"], "whole", 0, Experiment(), "no folds")
+    lessons, everything = (prepare_lessons(each, COMPETITIONS["demo"], table) for each in (run, whole))
+    group_of = table.set_index("image_id")["group"]
+    inner, taught = (set(group_of[ids]) for ids in (lessons.inner_ids, lessons.image_ids))
+    held_out = set(group_of[table.loc[table["fold"] == 0, "image_id"]])
+    assert inner and not inner & taught and not inner & held_out
+    assert 0.1 < len(lessons.inner_ids) / len(everything.image_ids) < 0.3
+    assert set(lessons.image_ids) | set(lessons.inner_ids) >= set(everything.image_ids)
+    changed = table.copy()
+    changed.loc[table["fold"] == 0, list(COMPETITIONS["demo"].labels)] = 1.0
+    assert set(prepare_lessons(run, COMPETITIONS["demo"], changed).inner_ids) == set(lessons.inner_ids)
+
+
+def test_the_weights_kept_are_those_of_the_best_epoch_by_the_inner_score(demo, home, monkeypatch):
+    scores, averages = iter([0.6, 0.9, 0.7, 0.8, 0.5]), []
+
+    def score_as_told(training, model):
+        averages.append({name: value.clone() for name, value in model.state_dict().items()})
+        return next(scores)
+
+    monkeypatch.setattr("training._score_inner", score_as_told)
+    result = run_tiny(home, "watched", "epochs=9", "inner=0.2", "patience=3")
+    assert result["epochs"] == 5 and result["inner"] > 0
+    saved = load_model(read_run(home / "runs" / "demo" / "watched" / "fold0")).state_dict()
+    assert all(torch.equal(saved[name], value) for name, value in averages[1].items())
+    log = pd.read_csv(home / "runs" / "demo" / "watched" / "fold0" / "log.csv")
+    assert log["inner_score"].tolist() == [0.6, 0.9, 0.7, 0.8, 0.5]
+
+
+def test_each_stage_trains_what_it_names_for_as_long_as_it_says(demo, home, monkeypatch):
+    learning, real = [], training.train_one_epoch
+
+    def spy(model, *args):
+        learning.append((sorted(name for name, each in model.named_parameters() if each.requires_grad),
+                         args[2].param_groups[0]["lr"]))
+        return real(model, *args)
+
+    monkeypatch.setattr("training.train_one_epoch", spy)
+    run_tiny(home, "staged", "stages=head:2:1e-2,all:1:1e-4", "epochs=3", "schedule=constant", "warmup=0")
+    assert learning[0] == learning[1] == (["network.output.bias", "network.output.weight"], 1e-2)
+    assert len(learning[2][0]) > 4 and learning[2][1] == 1e-4 and len(learning) == 3
+
+
 class Killed(BaseException):
     """Stands for the end of the process: nothing in the code may catch it."""
 
@@ -83,7 +123,8 @@ SOFT_AND_BALANCED = ["uncertain=uniform:0.5:0.9,effusion=mean", "sampler=balance
                      "loss_weights=balanced"]
 
 
-@pytest.mark.parametrize("epochs_done, settings", [(1, []), (2, []), (3, []), (2, SOFT_AND_BALANCED)])
+@pytest.mark.parametrize("epochs_done, settings", [
+    (1, []), (2, []), (3, []), (2, SOFT_AND_BALANCED), (1, STAGED), (2, STAGED), (3, STAGED), (4, STAGED)])
 def test_a_run_stopped_after_any_epoch_ends_with_the_same_weights(demo, home, monkeypatch, epochs_done, settings):
     recipe = ["--experiment", "cnn_b", "--fold", "0", *TINY[:-2], *settings, "--name"]
     train.main([*recipe, "tiny"])
@@ -104,22 +145,25 @@ def test_a_run_stopped_after_any_epoch_ends_with_the_same_weights(demo, home, mo
 
 
 @pytest.mark.slow
-def test_a_killed_process_goes_on_to_the_same_weights(demo, home):
-    command = [sys.executable, str(SRC / "train.py"), "--experiment", "cnn_b", "--fold", "0",
-               "--set", "epochs=12", "batch_size=16"]
-    environment = {**os.environ, "STARTER_HOME": str(home)}
-    subprocess.run([*command, "--name", "whole"], env=environment, check=True, capture_output=True)
+@pytest.mark.parametrize("workers, epochs_done", [(0, 1), (2, 4), (4, 9)])
+def test_a_killed_process_goes_on_to_the_same_weights_whatever_the_workers(demo, home, workers, epochs_done):
+    recipe = ["--experiment", "cnn_b", "--fold", "0", "--set", "epochs=12", "batch_size=16", "augmentation=warp",
+              "mixing=cutmix:1"]
+    train.main([*recipe, "--name", "whole"])
 
-    process = subprocess.Popen([*command, "--name", "killed"], env=environment, stdout=subprocess.DEVNULL)
-    checkpoint = home / "runs" / "demo" / "killed" / "fold0" / "checkpoint.pt"
-    deadline = time.monotonic() + 60
-    while not checkpoint.exists() and time.monotonic() < deadline:
-        time.sleep(0.005)
+    command = [sys.executable, str(SRC / "train.py"), *recipe, "--workers", str(workers), "--name", "killed"]
+    process = subprocess.Popen(command, env={**os.environ, "STARTER_HOME": str(home)}, stdout=subprocess.DEVNULL)
+    folder = home / "runs" / "demo" / "killed" / "fold0"
+    deadline = time.monotonic() + 90
+    while time.monotonic() < deadline and process.poll() is None:
+        if (folder / "log.csv").exists() and len((folder / "log.csv").read_text().splitlines()) > epochs_done:
+            break
+        time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert checkpoint.exists() and not (checkpoint.parent / "result.json").exists(), "it was not killed half-way"
+    assert (folder / "checkpoint.pt").exists() and not (folder / "result.json").exists(), "it was not killed half-way"
 
-    subprocess.run([*command, "--name", "killed"], env=environment, check=True, capture_output=True)
+    train.main([*recipe, "--name", "killed"])
     assert weights_hash(home, "killed") == weights_hash(home, "whole")
 
 
@@ -274,9 +318,9 @@ def test_black_images_are_predicted_by_the_network_only_where_they_are_kept(demo
 
 
 def test_the_schedule_follows_the_length_of_an_epoch(demo, home, monkeypatch):
-    seen, real = [], training.warmup_cosine
-    monkeypatch.setattr("training.warmup_cosine", lambda step, steps, warmup: seen.append(steps) or real(
-        step, steps, warmup))
+    seen, real = [], training.lr_factor
+    monkeypatch.setattr("training.lr_factor", lambda kind, step, steps, *others: seen.append(steps) or real(
+        kind, step, steps, *others))
     result = run_tiny(home, "longer", "sampler=copies", "copies=effusion=4,consolidation=3")
     assert result["epoch_length"] > result["trained_on"] > 16
     assert set(seen) == {3 * -(-result["epoch_length"] // 16)}
@@ -409,7 +453,8 @@ def test_a_recipe_that_makes_up_for_rare_labels_twice_is_doubtful():
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(demo):
-    with pytest.raises(FloatingPointError, match="not finite"):
+    message = r"wild/fold0: the loss of epoch 1, step \d is not finite; its images: \w+, .* more. Lower lr"
+    with pytest.raises(FloatingPointError, match=message):
         train.main(["--experiment", "cnn_d", "--fold", "0", "--set", "epochs=3", "lr=1e30", "max_grad_norm=1e30",
                     "--name", "wild"])
 
@@ -434,7 +479,8 @@ def lessons_of(targets: np.ndarray, sampler: str = "natural", loss_weights: str 
                task: str = "multilabel") -> Lessons:
     count = len(targets)
     return Lessons(np.arange(count).astype(str), targets, targets.astype(np.float32),
-                   expected_counts(sampler, targets, task), label_weights(loss_weights, targets, task), {})
+                   expected_counts(sampler, targets, task), label_weights(loss_weights, targets, task), {},
+                   np.array([], str), targets[:0])
 
 
 @pytest.mark.parametrize("sampler, loss_weights", [
@@ -477,7 +523,8 @@ def test_a_network_learns_sixteen_images(home):
     from engine import predict_logits, train_one_epoch
     from loader import ordered_batches, training_batches
     from losses import masked_bce
-    from model import build_model, weight_groups
+    from model import build_model
+    from optimizers import weight_groups
 
     rng = np.random.default_rng(0)
     targets = np.tile([[1.0], [0.0]], (8, 1)).astype(np.float32)

@@ -28,7 +28,8 @@ from ema import EMA  # noqa: E402
 from layers import PooledReLU, UnfoldConv2d  # noqa: E402
 from loader import training_batches  # noqa: E402
 from losses import masked_bce  # noqa: E402
-from model import build_model, resolve_precision, weight_groups  # noqa: E402
+from model import build_model, resolve_precision  # noqa: E402
+from optimizers import weight_groups  # noqa: E402
 from pixels import PixelSettings, open_store  # noqa: E402
 
 
