@@ -1,12 +1,13 @@
 """Training one fold, from the table to weights and out-of-fold predictions."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -21,7 +22,7 @@ from folds import fold_numbers
 from hardware import pick_device
 from labels import first_of_each_vector, redraw_targets, scored_counts, scoring_targets, training_targets
 from loader import ordered_batches, training_batches
-from losses import LOSSES, PROBS, best_constant, best_probs, label_weights
+from losses import PROBS, best_constant, best_constant_loss, best_possible_loss, label_weights, make_loss
 from metrics import prevalence, score
 from model import check_network, count_parameters, resolve_precision, weight_groups
 from pixels import PixelStore, open_store, pixel_settings
@@ -78,7 +79,7 @@ def train_fold(run: Run, competition: Competition, table: pd.DataFrame, threads:
     steps = experiment.epochs * -(-epoch_length(lessons.expected) // experiment.batch_size)
     scheduler = LambdaLR(optimizer, lambda step: warmup_cosine(step, steps, experiment.warmup))
     weights = None if lessons.weights is None else lessons.weights.to(device)
-    loss_fn = partial(LOSSES[competition.task], weights=weights)
+    loss_fn = make_loss(experiment.loss, competition.task, weights, experiment.label_smoothing)
     if checkpoint["epoch"]:
         for part, name in ((model, "model"), (ema, "ema"), (optimizer, "optimizer"), (scheduler, "scheduler")):
             part.load_state_dict(checkpoint[name])
@@ -207,7 +208,9 @@ def finish_fold(run: Run, competition: Competition, table: pd.DataFrame, store: 
     prior = np.nan_to_num(prevalence(targets[~held_out]), nan=0.5)
     if run.experiment.sampler != "natural" or lessons.weights is not None:
         prior = prior_as_trained(prior, lessons, competition.task)
-    learned = has_learned(model, store, store.rows(lessons.image_ids), lessons, competition.task, run.experiment.seed)
+    loss_fn = make_loss(run.experiment.loss, competition.task, lessons.weights, run.experiment.label_smoothing)
+    learned = has_learned(model, store, store.rows(lessons.image_ids), lessons, competition.task, run.experiment.seed,
+                          loss_fn)
     probs = predict_probs(model, store, store.rows(images), competition.task, run.experiment, prior)
     weights_hash = save_weights(run, model)
     write_probs(run.folder / "oof.csv", probs_frame(competition, images, probs))
@@ -248,30 +251,18 @@ def prior_as_trained(prior: np.ndarray, lessons: Lessons, task: str) -> np.ndarr
     return parts / (parts + (1 - prior) * (1 - seen) / (1 - plain))
 
 
-def has_learned(model: torch.nn.Module, store: PixelStore, rows: np.ndarray, lessons: Lessons, task: str,
-                seed: int) -> bool:
+def has_learned(model: torch.nn.Module, store: PixelStore, rows: np.ndarray, lessons: Lessons, task: str, seed: int,
+                loss_fn: Callable[[Tensor, Tensor], Tensor]) -> bool:
     """False where the network's loss on images it was trained on is no better than that of the best constant.
 
-    Both losses as they were trained with, sampled and weighted, and above what soft targets leave at the least.
+    Better by 2 % of all there is to gain, which is what lies between the best constant's loss and what soft targets or
+    smoothed labels leave at the least. All three are of the loss that was trained with, on the CPU, as sampled.
     """
     some = draw_epoch(lessons.expected, seed, 0)[:1024]  # so many say enough
-    targets = lessons.targets[some]
+    targets = torch.from_numpy(lessons.targets[some])
     logits = predict_logits(model, ordered_batches(store, rows[some], PREDICT_BATCH), ("identity",))
-    loss = LOSSES[task](logits, torch.from_numpy(targets), lessons.weights).item()
-    least = loss_of_probs(best_probs(targets, task, lessons.weights), targets, task, lessons.weights)
-    return loss - least < 0.98 * (constant_loss(targets, task, lessons.weights) - least)
-
-
-def constant_loss(targets: np.ndarray, task: str, weights: torch.Tensor | None = None) -> float:
-    """The training loss of the best predictor that never looks at an image: a network above it has not learned."""
-    return loss_of_probs(np.tile(best_constant(targets, task, weights), (len(targets), 1)), targets, task, weights)
-
-
-def loss_of_probs(probs: np.ndarray, targets: np.ndarray, task: str, weights: torch.Tensor | None = None) -> float:
-    """The training loss of probabilities (N, K); those that are NaN stand where nothing is stated."""
-    probs = torch.from_numpy(np.clip(np.nan_to_num(probs, nan=0.5), 1e-6, 1 - 1e-6))
-    logits = probs.log() if task == "multiclass" else torch.logit(probs)
-    return LOSSES[task](logits, torch.from_numpy(targets), weights).item()
+    blind, least = best_constant_loss(loss_fn, targets, task), best_possible_loss(loss_fn, targets, task)
+    return loss_fn(logits, targets).item() - least < 0.98 * (blind - least)
 
 
 def check_experiment(experiment: Experiment, competition: Competition) -> list[str]:

@@ -19,7 +19,8 @@ SCRIPTS = [name for name in MODULES if '__name__ == "__main__"' in (SRC / f"{nam
 ORDER = """
 files hardware
 settings competition experiment
-labels sampling metrics thresholds uncertainty blending folding phantoms preprocessing augmentation tta schedule losses
+labels sampling metrics thresholds uncertainty blending folding phantoms preprocessing augmentation tta mixing
+schedule losses
 layers architectures ema saliency
 demo arrays dicom decoding pixels scan duplicates tables weights
 folds loader model features runs checkpoints
