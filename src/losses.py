@@ -96,7 +96,7 @@ def focal(logits: Tensor, targets: Tensor, task: str, weights: Tensor | None, ga
     """Cross-entropy times (1 - p)^gamma, p the probability of what is true: what is known already counts less.
 
     Without the paper's alpha, for which there are weights. Mean over cells or, of classes, rows.
-    Source: Lin et al. 2017, equations 4 and 5, https://arxiv.org/abs/1708.02002.
+    Source: Lin et al. 2017, equation 4, https://arxiv.org/abs/1708.02002.
     """
     if task != "multiclass":
         return asymmetric(logits, targets, task, weights, gamma, gamma, 0.0)
@@ -116,7 +116,8 @@ def asymmetric(logits: Tensor, targets: Tensor, task: str, weights: Tensor | Non
     """
     logits, stated, targets = logits.float(), ~targets.isnan(), targets.nan_to_num()
     log_p, log_q = F.logsigmoid(logits), F.logsigmoid(-logits)  # of p and 1 - p, exact however large a logit is
-    shifted = torch.logaddexp(log_q, log_q.new_tensor(clip).log()).clamp(max=0)  # log(1 - max(p - clip, 0))
+    log_clip = torch.full_like(log_q, math.log(clip) if clip else -math.inf)
+    shifted = torch.logaddexp(log_q, log_clip).clamp(max=0)  # log(1 - max(p - clip, 0))
     losses_of_1 = -targets * (positive * log_q).exp() * log_p
     losses_of_0 = -(1 - targets) * _power(-shifted.expm1(), negative) * shifted
     if weights is not None:
@@ -153,7 +154,7 @@ def soft_f1(logits: Tensor, targets: Tensor, task: str, weights: None = None) ->
 
     A label is the two classes present and absent: otherwise a batch without a positive would teach nothing, and the
     best constant would be to call everything positive. Classes that do not occur in the batch are left out.
-    The best constant is the share of positives; its loss is 0.5 for labels and 1 - 1 / K for classes.
+    The best constant is the share of positives; its loss is 1 / 2 for labels and 1 - 1 / K for classes that all occur.
     """
     logits, stated, targets = logits.float(), _stated(targets, task), targets.nan_to_num()
     probs = PROBS[task](logits)
@@ -188,13 +189,14 @@ def _power(base: Tensor, exponent: float) -> Tensor:
 def best_constant_loss(loss_fn: Callable[[Tensor, Tensor], Tensor], targets: Tensor, task: str) -> float:
     """The least loss of a predictor that never looks at an image: a network above it has not learned.
 
-    loss_fn: as `make_loss` gives it;  targets: (N, K).
+    loss_fn: as `make_loss` gives it;  targets: (N, K), on the CPU as the weights in loss_fn.
+    All losses here are convex in the probabilities of a constant, so that a search downhill finds the least.
     """
     return lowest_loss(loss_fn, targets, _logits(torch.from_numpy(best_constant(targets.numpy(), task))[None], task))
 
 
 def best_possible_loss(loss_fn: Callable[[Tensor, Tensor], Tensor], targets: Tensor, task: str) -> float:
-    """The least loss of all: what soft targets, smoothed labels or a wide margin leave at the least."""
+    """The least loss of all: what soft targets, smoothed labels or a wide margin leave. As `best_constant_loss`."""
     return lowest_loss(loss_fn, targets, _logits(targets.nan_to_num(), task))
 
 
