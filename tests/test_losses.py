@@ -233,6 +233,7 @@ def test_asymmetric_loss_by_hand():
     assert loss_fn(logits, targets).item() == pytest.approx(by_hand)
     of_1, of_0 = loss_fn(logits[:, :1], targets[:, :1]).item(), loss_fn(logits[:, :1], targets[:, 1:2]).item()
     assert loss_fn(logits[:, :1], torch.tensor([[0.7]])).item() == pytest.approx(0.7 * of_1 + 0.3 * of_0)
+    assert make_loss("asymmetric:0:0:0.1", "binary")(logits[:, 2:], targets[:, 2:]) == 0
     weights = torch.tensor([[2.0], [3.0]])
     assert make_loss("asymmetric:4:1:0.1", "binary", weights)(logits[:, :1], targets[:, :1]).item() == (
         pytest.approx(3 * of_1))
