@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
 from augmentation import AUGMENTATIONS
@@ -25,8 +26,9 @@ from hardware import pick_device
 from labels import scored_counts, scoring_targets
 from lessons import Lessons, fold_prior, prepare_lessons, teachers
 from loader import ordered_batches, training_batches
-from losses import LOSSES, PROBS, best_constant, best_probs, make_loss
+from losses import PROBS, best_constant_loss, best_possible_loss, check_loss, make_loss
 from metrics import METRICS, score
+from mixing import check_mixing
 from model import check_network, count_parameters, resolve_precision
 from optimizers import build_optimizer
 from pixels import PixelStore, open_store, pixel_settings
@@ -53,7 +55,7 @@ class Training:
     store: PixelStore
     lessons: Lessons
     model: torch.nn.Module
-    loss_fn: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+    loss_fn: Callable[[Tensor, Tensor], Tensor]
     prior: np.ndarray               # (K,) what is predicted for black images
     checkpoint: dict
     workers: int
@@ -202,7 +204,8 @@ def _finish(training: Training, table: pd.DataFrame) -> dict:
     store, model, task = training.store, training.model, competition.task
     held_out = fold_numbers(table, run.experiment.split) == run.recipe["fold"]
     cells, images = label_cells(competition, table)[held_out], table.loc[held_out, "image_id"]
-    learned = has_learned(model, store, store.rows(lessons.image_ids), lessons, task, run.experiment.seed)
+    loss_fn = make_loss(run.experiment.loss, task, lessons.weights, run.experiment.label_smoothing)  # on the CPU
+    learned = has_learned(model, store, store.rows(lessons.image_ids), lessons, task, run.experiment.seed, loss_fn)
     probs = predict_probs(model, store, store.rows(images), task, run.experiment, training.prior)
     weights_hash = save_weights(run, model)
     write_probs(run.folder / "oof.csv", probs_frame(competition, images, probs))
@@ -230,30 +233,18 @@ def _finish(training: Training, table: pd.DataFrame) -> dict:
     return result
 
 
-def has_learned(model: torch.nn.Module, store: PixelStore, rows: np.ndarray, lessons: Lessons, task: str,
-                seed: int) -> bool:
+def has_learned(model: torch.nn.Module, store: PixelStore, rows: np.ndarray, lessons: Lessons, task: str, seed: int,
+                loss_fn: Callable[[Tensor, Tensor], Tensor]) -> bool:
     """False where the network's loss on images it was trained on is no better than that of the best constant.
 
-    Both losses as they were trained with, sampled and weighted, and above what soft targets leave at the least.
+    Better by 2 % of all there is to gain, which is what lies between the best constant's loss and what soft targets or
+    smoothed labels leave at the least. All three are of the loss that was trained with, on the CPU, as sampled.
     """
     some = draw_epoch(lessons.expected, seed, 0)[:1024]  # so many say enough
-    targets = lessons.targets[some]
+    targets = torch.from_numpy(lessons.targets[some])
     logits = predict_logits(model, ordered_batches(store, rows[some], PREDICT_BATCH), ("identity",))
-    loss = LOSSES[task](logits, torch.from_numpy(targets), lessons.weights).item()
-    least = loss_of_probs(best_probs(targets, task, lessons.weights), targets, task, lessons.weights)
-    return loss - least < 0.98 * (constant_loss(targets, task, lessons.weights) - least)
-
-
-def constant_loss(targets: np.ndarray, task: str, weights: torch.Tensor | None = None) -> float:
-    """The training loss of the best predictor that never looks at an image: a network above it has not learned."""
-    return loss_of_probs(np.tile(best_constant(targets, task, weights), (len(targets), 1)), targets, task, weights)
-
-
-def loss_of_probs(probs: np.ndarray, targets: np.ndarray, task: str, weights: torch.Tensor | None = None) -> float:
-    """The training loss of probabilities (N, K); those that are NaN stand where nothing is stated."""
-    probs = torch.from_numpy(np.clip(np.nan_to_num(probs, nan=0.5), 1e-6, 1 - 1e-6))
-    logits = probs.log() if task == "multiclass" else torch.logit(probs)
-    return LOSSES[task](logits, torch.from_numpy(targets), weights).item()
+    blind, least = best_constant_loss(loss_fn, targets, task), best_possible_loss(loss_fn, targets, task)
+    return loss_fn(logits, targets).item() - least < 0.98 * (blind - least)
 
 
 def check_experiment(experiment: Experiment, competition: Competition) -> list[str]:
@@ -268,6 +259,8 @@ def check_experiment(experiment: Experiment, competition: Competition) -> list[s
     if experiment.per_task and competition.task == "multiclass":
         raise ValueError("per_task trains one network a label, but classes exclude one another; set per_task=false")
     check_network(experiment.network, experiment.weights)
+    check_loss(experiment.loss, competition.task, experiment.label_smoothing, experiment.loss_weights != "none")
+    check_mixing(experiment.mixing)
     notes = _check_labels(experiment, competition)
     mirrors = [name for name in (experiment.augmentation, *experiment.tta) if name in MIRRORING]
     if competition.laterality and mirrors:

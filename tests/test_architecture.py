@@ -19,8 +19,8 @@ SCRIPTS = [name for name in MODULES if '__name__ == "__main__"' in (SRC / f"{nam
 ORDER = """
 files hardware distributed
 settings competition experiment
-labels sampling metrics thresholds uncertainty blending folding phantoms preprocessing augmentation tta schedule watch
-losses mixing
+labels sampling metrics thresholds uncertainty blending folding phantoms preprocessing augmentation tta mixing
+schedule watch losses
 layers architectures ema saliency
 demo arrays dicom decoding pixels scan duplicates tables weights
 folds loader model features runs checkpoints

@@ -16,7 +16,7 @@ from ema import EMA
 from engine import predict_logits, train_one_epoch
 from experiment import EXPERIMENTS, Experiment
 from files import write_json
-from losses import LOSSES, PROBS
+from losses import CROSS_ENTROPY, PROBS
 from metrics import METRICS, decide, score
 from runs import open_run, read_run
 from tta import VIEWS
@@ -61,7 +61,7 @@ def test_an_experiments_network_predicts_learns_and_comes_back_from_disk(name, c
 
     before = [parameter.detach().clone() for parameter in model.parameters()]
     optimizer, ema = SGD(model.parameters(), 1e-2), EMA(model, experiment.ema_decay)
-    loss = train_one_epoch(model, [(images, targets, None)], LOSSES["multilabel"], optimizer,
+    loss = train_one_epoch(model, [(images, targets, None)], CROSS_ENTROPY["multilabel"], optimizer,
                            LambdaLR(optimizer, lambda step: 1.0), ema, experiment.max_grad_norm)
     assert np.isfinite(loss)
     assert any(not torch.equal(old, new) for old, new in zip(before, model.parameters(), strict=True))
@@ -109,7 +109,7 @@ def test_a_competition_is_called_by_its_name_and_names_things_that_are_there(nam
     assert competition.name == name and replace(competition) == competition
     assert competition.metric in METRICS
     assert competition.experiments and set(competition.experiments) <= set(EXPERIMENTS)
-    assert competition.task in LOSSES and competition.task in PROBS
+    assert competition.task in CROSS_ENTROPY and competition.task in PROBS
 
 
 @pytest.mark.parametrize("name", COMPETITIONS)

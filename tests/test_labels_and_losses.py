@@ -10,7 +10,15 @@ from torch import nn
 from torch.nn import functional as F
 
 from labels import first_of_each_vector, redraw_targets, scored_counts, scoring_targets, training_targets
-from losses import LOSSES, PROBS, best_constant, best_probs, label_weights, masked_bce, masked_cross_entropy
+from losses import (
+    CROSS_ENTROPY,
+    PROBS,
+    best_constant,
+    best_probs,
+    label_weights,
+    masked_bce,
+    masked_cross_entropy,
+)
 
 NAN = math.nan
 CELLS = np.array([[1, 0, -1, NAN]])
@@ -194,28 +202,28 @@ def test_a_batch_without_a_stated_cell_has_loss_and_gradient_0(logits, loss):
     assert value == 0 and (gradient == 0).all()
 
 
-@pytest.mark.parametrize("task", LOSSES)
+@pytest.mark.parametrize("task", CROSS_ENTROPY)
 def test_confident_wrong_logits_of_half_precision_give_a_finite_loss(task):
     logits = torch.tensor([[300.0, -300.0]], dtype=torch.bfloat16, requires_grad=True)
-    loss = LOSSES[task](logits, torch.tensor([[0.0, 1.0]]))
+    loss = CROSS_ENTROPY[task](logits, torch.tensor([[0.0, 1.0]]))
     loss.backward()
     assert loss.dtype == torch.float32 and 100 < loss < 1000 and logits.grad.isfinite().all()
 
 
 def test_every_task_has_a_loss_and_its_probabilities():
-    assert set(LOSSES) == set(PROBS) == {"binary", "multiclass", "multilabel"}
+    assert set(CROSS_ENTROPY) == set(PROBS) == {"binary", "multiclass", "multilabel"}
     logits = torch.tensor([[0.0, math.log(3)]])
     torch.testing.assert_close(PROBS["multilabel"](logits), torch.tensor([[0.5, 0.75]]))
     torch.testing.assert_close(PROBS["multiclass"](logits), torch.tensor([[0.25, 0.75]]))
     torch.testing.assert_close(PROBS["binary"](logits), torch.tensor([[0.5, 0.75]]))
 
 
-@pytest.mark.parametrize("task", LOSSES)
+@pytest.mark.parametrize("task", CROSS_ENTROPY)
 def test_a_loss_is_least_where_the_probabilities_are_the_targets(task):
     logits = torch.zeros(1, 3, requires_grad=True)
     targets = torch.tensor([[0.7, 0.2, 0.1]])
     for _ in range(300):
-        (gradient,) = torch.autograd.grad(LOSSES[task](logits, targets), logits)
+        (gradient,) = torch.autograd.grad(CROSS_ENTROPY[task](logits, targets), logits)
         logits = (logits - 5 * gradient).detach().requires_grad_()
     torch.testing.assert_close(PROBS[task](logits), targets, atol=1e-3, rtol=0)
 
@@ -292,7 +300,7 @@ def test_no_weights_and_weights_of_1_are_the_same_loss(logits):
     targets = F.one_hot(torch.arange(16) % 5).float()
     targets[3] = NAN
     for task, ones in (("multilabel", torch.ones(2, 5)), ("multiclass", torch.ones(5))):
-        torch.testing.assert_close(LOSSES[task](logits, targets, ones), LOSSES[task](logits, targets))
+        torch.testing.assert_close(CROSS_ENTROPY[task](logits, targets, ones), CROSS_ENTROPY[task](logits, targets))
 
 
 def test_pos_weight_of_classes_is_refused():
@@ -313,7 +321,7 @@ def test_no_constant_has_a_lower_loss_than_the_best_one(task, kind):
     def loss_of(probs: np.ndarray) -> float:
         probs = np.broadcast_to(np.nan_to_num(probs, nan=0.5), targets.shape).astype(np.float64)
         logits = np.log(probs) if task == "multiclass" else np.log(probs / (1 - probs))
-        return LOSSES[task](torch.from_numpy(logits), torch.from_numpy(targets), weights).item()
+        return CROSS_ENTROPY[task](torch.from_numpy(logits), torch.from_numpy(targets), weights).item()
 
     constant, row_by_row = best_constant(targets, task, weights), best_probs(targets, task, weights)
     assert loss_of(row_by_row) < loss_of(constant)

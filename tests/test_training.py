@@ -26,12 +26,12 @@ from experiment import EXPERIMENTS, Experiment
 from files import sha256
 from folds import read_folds
 from lessons import Lessons, choose_training_rows, prepare_lessons, prior_as_trained, read_given_targets
-from losses import best_constant, label_weights
+from losses import best_constant, label_weights, make_loss
 from pixels import PixelSettings, open_store
 from runs import Run, open_run, read_run
 from sampling import expected_counts
 from tables import label_cells
-from training import check_experiment, constant_loss, has_learned, predict_probs
+from training import check_experiment, has_learned, predict_probs
 
 SRC = Path(__file__).resolve().parents[1] / "src"
 TINY = ["--set", "epochs=3", "batch_size=16", "--name", "tiny"]
@@ -459,22 +459,6 @@ def test_a_loss_that_is_not_finite_stops_the_run(demo):
                     "--name", "wild"])
 
 
-def test_constant_loss_is_the_entropy_of_the_prevalence():
-    targets = np.array([[1.0], [0.0], [0.0], [0.0]], np.float32)
-    entropy = -(0.25 * np.log(0.25) + 0.75 * np.log(0.75))
-    assert constant_loss(targets, "binary") == pytest.approx(entropy, rel=1e-6)
-    one_hot = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1]], np.float32)
-    assert constant_loss(one_hot, "multiclass") == pytest.approx(np.log(3), rel=1e-6)
-
-
-def test_constant_loss_with_balanced_weights_is_that_of_a_coin():
-    targets = np.array([[1.0], [0.0], [0.0], [0.0]], np.float32)
-    assert constant_loss(targets, "binary", label_weights("balanced", targets, "binary")) == pytest.approx(np.log(2))
-    classes = np.eye(3, dtype=np.float32)[[0, 0, 0, 0, 1, 2]]
-    weights = label_weights("balanced", classes, "multiclass")
-    assert constant_loss(classes, "multiclass", weights) == pytest.approx(np.log(3))
-
-
 def lessons_of(targets: np.ndarray, sampler: str = "natural", loss_weights: str = "none",
                task: str = "multilabel") -> Lessons:
     count = len(targets)
@@ -500,7 +484,26 @@ def test_a_network_has_learned_where_its_loss_as_trained_is_below_the_constants(
                             (np.log(best / (1 - best)) + np.where(positive, -0.5, 0.5), False)):
         monkeypatch.setattr("training.predict_logits", lambda model, rows, views, logits=logits: torch.from_numpy(
             logits[rows]))
-        assert has_learned(None, None, np.arange(2000), lessons, "multilabel", 0) == learned
+        loss_fn = make_loss("cross_entropy", "multilabel", lessons.weights)
+        assert has_learned(None, None, np.arange(2000), lessons, "multilabel", 0, loss_fn) == learned
+
+
+@pytest.mark.parametrize("loss, smoothing", [
+    ("cross_entropy", 0.2), ("focal:2", 0), ("focal:2", 0.2), ("asymmetric:4:1:0.05", 0), ("auc_margin:1", 0),
+    ("soft_f1", 0)])
+def test_a_network_has_learned_by_whichever_loss_it_was_trained_with(monkeypatch, loss, smoothing):
+    positive = np.arange(1000)[:, None] % 10 == 0
+    lessons, loss_fn = lessons_of(positive.astype(float)), make_loss(loss, "binary", None, smoothing)
+    monkeypatch.setattr("training.ordered_batches", lambda store, rows, size: rows)
+
+    def learned(logits: np.ndarray) -> bool:
+        monkeypatch.setattr("training.predict_logits", lambda model, rows, views: torch.from_numpy(logits[rows]))
+        return has_learned(None, None, np.arange(1000), lessons, "binary", 0, loss_fn)
+
+    for constant in (-9, -2.2, -1, 0, 9):
+        assert not learned(np.full((1000, 1), float(constant)))
+    assert learned(np.where(positive, 1.0, -1.0))
+    assert not learned(np.where(positive, -1.0, 1.0))
 
 
 def test_the_prior_of_black_images_is_as_sampler_and_weights_made_it():
