@@ -62,6 +62,11 @@ def test_label_files_that_disagree_are_refused_with_image_and_both_cells(tmp_pat
         read_train(TWO, data)
 
 
+def test_label_files_of_which_one_writes_1_and_the_other_1_0_agree(tmp_path):
+    data = write(tmp_path, train=LABELS, facts=FACTS.replace("2,40,0", "2,40,0.0"), images="train/1.png train/2.png")
+    assert read_train(TWO, data)[0]["a"].tolist() == [1, 0]
+
+
 @pytest.mark.parametrize("facts, said", [
     ("image_id,age\n1,50\n", "1 ids of"), ("image,age\n1,50\n2,40\n", "facts.csv has no column 'image_id'"),
     ("image_id,age\n1,50\n1,51\n2,4\n", "1 ids stand there more than once"),
@@ -241,7 +246,8 @@ def test_codes_and_words_in_one_column_mean_labels(tmp_path):
 
 def test_label_columns_of_words_say_how_to_describe_them(tmp_path):
     data = write(tmp_path, train="image_id,a,b\n1,yes,no\n", images="train/1.png")
-    with pytest.raises(ValueError, match="column 'a' holds 'yes' for the image '1'; .* joined_column and label_texts"):
+    with pytest.raises(ValueError, match="column 'a' holds 'yes' for the image '1'; .* joined_column and label_texts .*"
+                                         "of several columns write 1 and 0"):
         read_train(COLUMNS, data)
 
 
