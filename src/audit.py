@@ -566,8 +566,8 @@ def _show_images(console: Console, account: dict) -> None:
                   title="images")
     duplicates, shared = account["duplicates"], account["parts"]["shared_with_train"]
     for name, part in account["images"].items():
-        equal = (f"{duplicates['exact_images']:,} in {duplicates['exact_sets']:,} sets",
-                 f"{duplicates['near_pairs']:,} pairs")
+        equal = (f"{duplicates['exact_images']:,} in {number_of(duplicates['exact_sets'], 'set')}",
+                 number_of(duplicates["near_pairs"], "pair"))
         if name != "train":
             equal = f"{shared[name]['exact']:,} to train", f"{shared[name]['near_pairs']:,} to train"
         sizes = list(part["sizes"].items())[:2]

@@ -11,7 +11,7 @@ import numpy as np
 class Clahe:
     """Contrast-limited adaptive histogram equalisation of the fitted image; of a coloured one its lightness (Lab).
 
-    Source: Zuiderveld 1994, in Graphics Gems IV; the settings are those of 002, whose images had 256 pixels.
+    Source: Zuiderveld 1994, in Graphics Gems IV; the settings are those that `cxr_npt` was entered with, at 256 pixels.
     """
 
     before_fitting: ClassVar[bool] = False

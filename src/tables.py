@@ -12,6 +12,7 @@ from competition import Competition, Part
 from files import read_csv
 
 CELLS = {"1": 1.0, "1.0": 1.0, "0": 0.0, "0.0": 0.0, "-1": -1.0, "-1.0": -1.0, "": np.nan}
+SHORT = {"1.0": "1", "0.0": "0", "-1.0": "-1"}  # as pandas writes a column of labels that has a blank cell somewhere
 MEND = "mend the description in competition.py"
 
 
@@ -265,7 +266,7 @@ def _join(competition: Competition, rows: pd.DataFrame, more: pd.DataFrame, path
                          f"be about the same images")
     more = more.loc[rows[competition.id_column]].set_axis(rows.index)
     for column in more.columns.intersection(rows.columns):
-        if (differs := rows[column] != more[column]).any():
+        if (differs := rows[column].replace(SHORT) != more[column].replace(SHORT)).any():
             row = differs.idxmax()
             raise ValueError(f"{path} and {other} disagree about {column!r} of {differs.sum()} images, the first is "
                              f"{rows.loc[row, competition.id_column]!r}: {rows.loc[row, column]!r} and "
@@ -340,7 +341,7 @@ def _keep_rows(part: Part, rows: pd.DataFrame, data_dir: Path, where: Path) -> p
 
 
 def _need_columns(rows: pd.DataFrame, columns: list[str], path: Path) -> None:
-    missing = [column for column in columns if column not in rows]
+    missing = [column for column in dict.fromkeys(columns) if column not in rows]
     if missing:
         raise ValueError(f"{path} has no column {', '.join(map(repr, missing))}; it has "
                          f"{', '.join(map(repr, rows.columns))}: {MEND}")
@@ -360,8 +361,10 @@ def _refuse_missing(rows: pd.DataFrame, path: Path) -> None:
     present = {f"{folder}/{name}" for folder in folders for name in _names(folder)}
     missing = rows.loc[~rows["path"].isin(present), ["image_id", "path"]]
     if len(missing):
+        todo = (f"{MEND}, where `images` says place and ending" if len(missing) == len(rows) else
+                "fetch them, or name them in `without` in competition.py if they are lost")
         raise FileNotFoundError(f"{len(missing)} of the {len(rows)} images in {path} have no file; the first is "
-                                f"{missing['image_id'].iloc[0]!r}, looked for at {missing['path'].iloc[0]}")
+                                f"{missing['image_id'].iloc[0]!r}, looked for at {missing['path'].iloc[0]}: {todo}")
 
 
 def _names(folder: str | Path) -> list[str]:
@@ -462,7 +465,8 @@ def _cells_of_columns(competition: Competition, rows: pd.DataFrame, where: Path)
         if strange.any():
             raise ValueError(f"{where}: column {column!r} holds {texts[strange].iloc[0]!r} for the image "
                              f"{rows.loc[strange, 'image_id'].iloc[0]!r}; a label cell is 1, 0, -1 (uncertain) or "
-                             f"empty. Where words or codes say the label, describe the column with joined_column and "
-                             f"label_texts in competition.py")
+                             f"empty. Where one column of words or codes says the labels, describe it with "
+                             f"joined_column and label_texts in competition.py; of several columns write 1 and 0 in "
+                             f"their place")
         cells[:, k] = texts.map(CELLS).to_numpy(np.float64)
     return cells

@@ -20,8 +20,10 @@ from clues import (
 )
 from competition import Part
 from survey import Index, Survey, Table
-from tables import CELLS
+from tables import CELLS, SHORT
 
+YES_NO = ({"yes", "no"}, {"y", "n"}, {"true", "false"}, {"t", "f"}, {"positive", "negative"}, {"pos", "neg"},
+          {"present", "absent"})
 READER_NAME = re.compile(r"^(rad|reader|annotator|rater|doctor|expert)", re.IGNORECASE)
 
 
@@ -135,7 +137,8 @@ def _join_tables(seen: list[Seen], train: Seen, files: dict, notes: Notes) -> di
             continue
         first = train.rows.drop_duplicates(train.column).set_index(train.column)
         second = other.set_index(train.column).loc[first.index]
-        if all((first[column] == second[column]).all() for column in first.columns.intersection(second.columns)):
+        both = first.columns.intersection(second.columns)
+        if (first[both].replace(SHORT) == second[both].replace(SHORT)).all(axis=None):
             tables.append(one.table.path)
             notes.decide("table", one.table.path, f"is about the same ids, and adds "
                                                   f"{', '.join(second.columns.difference(first.columns, sort=False))}")
@@ -359,6 +362,10 @@ def _ask_columns(train: Seen, notes: Notes) -> None:
                       f"of them, as written, or on one kind: where=(({column!r}, ({counts.index[0]!r},)),)?")
     labels = rows[list(train.labels.columns)]
     for column in rows.columns.drop([train.column, *labels.columns]):
+        texts = [text for text in distinct_texts(rows[column]) if text]
+        if len(texts) == 2 and {text.lower() for text in texts} in YES_NO:
+            notes.ask(f"`{column}` holds {' and '.join(texts)}. Is it a label too? It is left out: write 1 and 0 in "
+                      f"their place, and it is one column of labels more.")
         if len(labels.columns) == 1 and LABEL_NAME.match(column) and not is_other(column):
             notes.ask(f"`{column}` looks like a label as well ({', '.join(distinct_texts(rows[column])[:5])}). Is "
                       f"`{labels.columns[0]}` the one to predict?")

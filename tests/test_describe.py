@@ -284,6 +284,14 @@ def test_codes_that_cannot_be_read_are_asked_about(home, tmp_path, text):
     assert asked(doubts, f"`b` holds '{text}' beside 0 and 1") and asked(doubts, "train part cannot be read")
 
 
+def test_a_column_of_yes_and_no_beside_labels_is_asked_about(home, tmp_path):
+    rows = "".join(f"{k},{k % 2},{k // 2 % 2},{'yes' if k % 3 else 'No'},{'left' if k % 3 else 'right'}\n"
+                   for k in range(8))
+    competition, doubts = main([str(written(tmp_path, train="image_id,a,b,c,d\n" + rows, images=IMAGES))])
+    assert competition.labels == ("a", "b") and asked(doubts, "`c` holds No and yes. Is it a label too?")
+    assert not asked(doubts, "`d` holds")
+
+
 def test_hard_labels_and_probabilities_are_told_by_the_sample(home, tmp_path):
     written(tmp_path, train=LABELS, images=f"{IMAGES} test/x.png test/y.png")
     for cells, kind in (("x,0.5,0.5\ny,0.5,0.5\n", "probs"), ("x,1,0\ny,0,0\n", "labels")):

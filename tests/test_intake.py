@@ -9,6 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import audit
+import make_folds
+import train
 from competition import COMPETITIONS, Competition, Part
 from tables import (
     described_parts,
@@ -43,6 +46,31 @@ def cells(competition: Competition, table: pd.DataFrame) -> dict[str, list[float
     return dict(zip(table["image_id"], label_cells(competition, table).tolist(), strict=True))
 
 
+# ---- what is wrong stops every script at the door
+
+
+PATIENTS = replace(COLUMNS, train=Part(table=("train.csv", "more.csv"), images="train/{image_id}.png"),
+                   group_column="patient")
+
+
+@pytest.mark.parametrize("script", [audit, make_folds, train], ids=lambda script: script.__name__)
+@pytest.mark.parametrize("table, more, said", [
+    ("name,patient,a,b\n1,p1,1,0\n2,p2,0,1\n", "", "train.csv has no column 'image_id'; it has 'name', 'patient', 'a'"),
+    ("image_id,patient,a,b\n1,p1,yes,no\n2,p2,no,yes\n", "", "train.csv: column 'a' holds 'yes' for the image '1'"),
+    ("image_id,patient,a,b\n1,p1,1,0\n3,p2,0,1\n", "3,7", "train.csv have no file; the first is '3', looked for at"),
+    ("image_id,patient,a,b\n1,p1,1,0\n2, ,0,1\n", "", "1 of 2 rows have no 'patient', the first is image '2'"),
+    ("image_id,patient,a,b\n1,p1,1,0\n2,p2,0,1\n", "3,7", "1 ids of"),
+    ("image_id,patient,a,b,age\n1,p1,1,0,8\n2,p2,0,1,8\n", "", "disagree about 'age' of 1 images, the first is '2'"),
+], ids=["no id column", "words", "no file", "blank patient", "other ids", "disagree"])
+def test_a_wrong_table_is_an_error_and_nothing_is_written(home, monkeypatch, script, table, more, said):
+    monkeypatch.setitem(COMPETITIONS, "columns", PATIENTS)
+    data = write(home, train=table, more=f"image_id,age\n1,8\n{more or '2,7'}\n", images="train/1.png train/2.png")
+    before = sorted(home.rglob("*"))
+    with pytest.raises((ValueError, FileNotFoundError), match=re.escape(said)):
+        script.main(["--competition", "columns", "--data-dir", str(data)])
+    assert sorted(home.rglob("*")) == before
+
+
 # ---- several files
 
 
@@ -60,6 +88,11 @@ def test_label_files_that_disagree_are_refused_with_image_and_both_cells(tmp_pat
     with pytest.raises(ValueError, match=r"train\.csv and .*facts\.csv disagree about 'a' of 1 images, the first is "
                                          r"'2': '0' and '1'"):
         read_train(TWO, data)
+
+
+def test_label_files_of_which_one_writes_1_and_the_other_1_0_agree(tmp_path):
+    data = write(tmp_path, train=LABELS, facts=FACTS.replace("2,40,0", "2,40,0.0"), images="train/1.png train/2.png")
+    assert read_train(TWO, data)[0]["a"].tolist() == [1, 0]
 
 
 @pytest.mark.parametrize("facts, said", [
@@ -241,7 +274,8 @@ def test_codes_and_words_in_one_column_mean_labels(tmp_path):
 
 def test_label_columns_of_words_say_how_to_describe_them(tmp_path):
     data = write(tmp_path, train="image_id,a,b\n1,yes,no\n", images="train/1.png")
-    with pytest.raises(ValueError, match="column 'a' holds 'yes' for the image '1'; .* joined_column and label_texts"):
+    with pytest.raises(ValueError, match="column 'a' holds 'yes' for the image '1'; .* joined_column and label_texts .*"
+                                         "of several columns write 1 and 0"):
         read_train(COLUMNS, data)
 
 

@@ -132,7 +132,7 @@ def test_rows_are_kept_by_the_text_in_a_column(tmp_path):
 
 @pytest.mark.parametrize("text, error, message", [
     ("image_id,patient,a\n001,p1,1\n", ValueError, "train.csv has no column 'b'; it has 'image_id', 'patient', 'a'"),
-    ("id,patient,a,b\n001,p1,1,0\n", ValueError, "has no column 'image_id', 'image_id'; it has 'id'"),
+    ("id,patient,a,b\n001,p1,1,0\n", ValueError, "has no column 'image_id'; it has 'id'"),
     ("image_id,a,b\n001,1,0\n", ValueError, "has no column 'patient'"),
     ("image_id,patient,a,b\n", ValueError, "train.csv has no row"),
     ("", ValueError, "train.csv is empty"),
@@ -153,10 +153,11 @@ def test_a_wrong_table_is_named_with_what_is_wrong(tmp_path, text, error, messag
 
 
 def test_a_missing_image_is_named_with_its_place(tmp_path):
-    with pytest.raises(FileNotFoundError, match=re.escape(f"'002', looked for at {tmp_path / 'train' / '002.png'}")):
+    with pytest.raises(FileNotFoundError, match=re.escape(f"'002', looked for at {tmp_path / 'train' / '002.png'}: "
+                                                          "fetch them, or name them in `without`")):
         read_train(COLUMNS, write(tmp_path, GOOD, THREE[0], THREE[2]))
     (tmp_path / "empty").mkdir()
-    with pytest.raises(FileNotFoundError, match="3 of the 3 images"):
+    with pytest.raises(FileNotFoundError, match="3 of the 3 images.* mend .*, where `images` says place"):
         read_train(COLUMNS, write(tmp_path / "empty", GOOD))
 
 

@@ -135,13 +135,13 @@ def show_times(images: int, size: int, epochs: int, building: float, seconds: di
 
 
 def compare_memory() -> None:
-    """1,000 and 100,000 images, each built and read by a process of its own."""
+    """1,000, 10,000 and 100,000 images, each built and read by a process of its own."""
     table = Table(title="peak memory in MB, 64 pixels; the 100,000 images take 410 MB on disk")
     for column in ("process", "images", "seconds", "in all (VmHWM)", "its own (RssAnon)", "own, above its start"):
         table.add_column(column, justify="left" if column == "process" else "right")
     with tempfile.TemporaryDirectory() as folder:
         make_small_pngs(Path(folder) / "images")
-        for images in ("1000", "100000"):
+        for images in ("1000", "10000", "100000"):
             for what in ("build", "read"):
                 command = [sys.executable, __file__, "--measure", f"{what}:{folder}:{images}"]
                 answer = subprocess.run(command, check=True, capture_output=True, text=True).stdout
