@@ -20,7 +20,7 @@ ORDER = """
 files hardware
 settings competition experiment
 labels sampling metrics thresholds uncertainty blending folding phantoms preprocessing augmentation tta schedule losses
-layers architectures ema saliency
+layers architectures references ema saliency
 demo arrays dicom decoding pixels scan duplicates tables weights
 folds loader model features runs checkpoints
 engine training leaks probes labelstats auditplots findings
