@@ -33,7 +33,7 @@ class Network(nn.Sequential):
 
 def cnn_a(channels: int, image_size: int, outputs: int) -> Network:
     """One wide convolution and a large hidden layer: 26 million parameters, 98 % of them in `hidden`."""
-    _require_size("cnn_a", image_size, least=5)
+    require_size("cnn_a", image_size, least=5)
     side = (image_size - 2) // 3
     return Network({                                            # 64 pixels:
         "conv": nn.Conv2d(channels, 256, 3),                    # 256 x 62 x 62
@@ -47,7 +47,7 @@ def cnn_a(channels: int, image_size: int, outputs: int) -> Network:
 
 def cnn_b(channels: int, image_size: int, outputs: int) -> Network:
     """Three small convolutions, two of stride 2, with batch normalisation: the smallest network."""
-    _require_size("cnn_b", image_size, least=17)
+    require_size("cnn_b", image_size, least=17)
     side = -(-image_size // 16) // 2                            # four halvings that round up, one that rounds down
     return Network({                                            # 64 pixels:
         "conv1": SameConv2d(channels, 25, 5),                   # 25 x 64 x 64
@@ -70,7 +70,7 @@ def cnn_b(channels: int, image_size: int, outputs: int) -> Network:
 
 def cnn_c(channels: int, image_size: int, outputs: int) -> Network:
     """Three 3x3 convolutions and two hidden layers: 16 million parameters."""
-    _require_size("cnn_c", image_size, least=4)
+    require_size("cnn_c", image_size, least=4)
     side = image_size // 4
     return Network({                                            # 64 pixels:
         "conv1": nn.Conv2d(channels, 50, 3, padding=1),         # 50 x 64 x 64
@@ -94,7 +94,7 @@ def cnn_c(channels: int, image_size: int, outputs: int) -> Network:
 
 def cnn_d(channels: int, image_size: int, outputs: int) -> Network:
     """Two 5x5 convolutions, each pooled five to one, and four fifths of the hidden layer dropped."""
-    _require_size("cnn_d", image_size, least=49)
+    require_size("cnn_d", image_size, least=49)
     side = ((image_size - 4) // 5 - 4) // 5
     return Network({                                            # 64 pixels:
         "conv1": nn.Conv2d(channels, 32, 5),                    # 32 x 60 x 60
@@ -111,7 +111,7 @@ def cnn_d(channels: int, image_size: int, outputs: int) -> Network:
 
 def cnn_e(channels: int, image_size: int, outputs: int) -> Network:
     """Eight convolutions and a global maximum: the entry's best. Its parameters fit images of any size."""
-    _require_size("cnn_e", image_size, least=54)
+    require_size("cnn_e", image_size, least=54)
     return Network({                                            # 64 pixels:
         "conv1": nn.Conv2d(channels, 32, 3, padding=1),         # 32 x 64 x 64
         "relu1": nn.ReLU(),
@@ -147,7 +147,7 @@ def lstm(channels: int, image_size: int, outputs: int) -> Network:
 
     torch keeps two bias vectors a layer where Keras keeps one: 1,024 parameters more, the same functions.
     """
-    _require_size("lstm", image_size, least=1)
+    require_size("lstm", image_size, least=1)
     return Network({                                                                # 64 pixels, 1 channel:
         "rows": ImageRows(),                                                        # 64 steps x 64
         "lstm": SequenceLSTM(channels * image_size, 128, num_layers=2, batch_first=True),  # 64 steps x 128
@@ -160,7 +160,7 @@ def lstm(channels: int, image_size: int, outputs: int) -> Network:
 
 def mlp_a(channels: int, image_size: int, outputs: int) -> Network:
     """Two hidden layers on the pixels."""
-    _require_size("mlp_a", image_size, least=1)
+    require_size("mlp_a", image_size, least=1)
     return Network({                                            # 64 pixels, 1 channel:
         "flatten": nn.Flatten(),                                # 4 096
         "hidden1": nn.Linear(channels * image_size**2, 256),    # 256
@@ -173,7 +173,7 @@ def mlp_a(channels: int, image_size: int, outputs: int) -> Network:
 
 def mlp_b(channels: int, image_size: int, outputs: int) -> Network:
     """A linear layer, a hidden layer, dropout and batch normalisation; a training batch needs two images at least."""
-    _require_size("mlp_b", image_size, least=1)
+    require_size("mlp_b", image_size, least=1)
     return Network({                                            # 64 pixels, 1 channel:
         "flatten": nn.Flatten(),                                # 4 096
         "linear": nn.Linear(channels * image_size**2, 256),     # 256, with no activation: as the reference has it
@@ -185,7 +185,8 @@ def mlp_b(channels: int, image_size: int, outputs: int) -> Network:
     })
 
 
-def _require_size(name: str, image_size: int, least: int) -> None:
+def require_size(name: str, image_size: int, least: int) -> None:
+    """Raises ValueError where images are too small for a network."""
     if image_size < least:
         raise ValueError(f"{name} needs images of at least {least} pixels, not {image_size}; raise image_size")
 

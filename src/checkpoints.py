@@ -21,7 +21,7 @@ def build_from_recipe(recipe: dict, weights: str | None = None) -> nn.Module:
     """The run's network; `weights` overrides where training starts from ("none": any values, to be loaded over)."""
     experiment = from_recipe(recipe["experiment"])
     return build_model(experiment.network, recipe["channels"], experiment.image_size, len(recipe["labels"]),
-                       experiment.dropout, weights or experiment.weights, experiment.per_task)
+                       experiment.dropout, weights or experiment.weights, experiment.per_task, experiment.head)
 
 
 def load_model(run: Run, device: str = "cpu") -> nn.Module:

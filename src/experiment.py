@@ -133,6 +133,32 @@ LITE0 = Experiment(network="tf_efficientnet_lite0", weights="imagenet", augmenta
 # where the test images come from elsewhere: stronger augmentation, and the mean over three scales
 STRONG = replace(LITE0, image_size=128, augmentation="warp_strong", epochs=5, tta=("identity", "zoom_in", "zoom_out"))
 
+# what the reference systems trained with (see architectures.py and references.py), corrected where letter and number
+# in brackets say what was wrong there; Adam as they had it, without decay, warm-up and average
+PLAIN = replace(SCRATCH, optimizer="adam", schedule="constant", warmup=0.0, weight_decay=0.0, ema_decay=0.0)
+CNN_E_003 = PLAIN
+# 000. Corrected: normalised as the weights expect, also in prediction (B4); no flip (D1); an uncertain label drawn anew
+# an epoch (C1). Kept: the rate halved an epoch, dropout of 0.9 between two layers without activation
+DENSENET_000 = replace(PLAIN, network="densenet121", weights="imagenet", head="two_linear:500", dropout=0.9,
+                       image_size=224, augmentation="rotate7_crop", lr=1e-4, schedule="step:1:0.5", epochs=8,
+                       batch_size=64, uncertain=("uniform:0.55:0.85",), blank=("zeros",))
+# corrected there too: one layer (E1), a rate that falls slowly (E2)
+MEMBER_000 = replace(DENSENET_000, head="linear", dropout=0.2, schedule="cosine", warmup=0.1)
+# 001. Corrected: normalised as the weights expect (D5); batch norm frozen with the rest (E4)
+DENSENET_001 = replace(PLAIN, network="densenet121", weights="imagenet", head="hidden:1024", image_size=224, lr=1e-4,
+                       epochs=3, uncertain=("ones",), blank=("zeros",))
+# 002. Corrected: what stops training is the competition's score (B17), of an inner split
+CNN_002 = replace(PLAIN, network="cnn_002", image_size=256, preprocessing=("clahe", "blur"), augmentation="dropblock",
+                  mixing="mixup:0.2", loss_weights="balanced", schedule="plateau:15:0.1", patience=30, inner=0.1,
+                  epochs=300, batch_size=256)
+# last8: its "last ten layers" are eight convolutions and two pools. An epoch shows all images (E9)
+VGG_002 = replace(CNN_002, network="vgg19_002", weights="imagenet", head="hidden:128", dropout=0.5, augmentation="none",
+                  schedule="constant", stages=("head:100:1e-4", "last8:100:1e-5", "all:100:1e-6"), patience=15,
+                  batch_size=128)
+# 004
+RESNET_004 = replace(SCRATCH, network="resnet101", weights="imagenet", image_size=224, augmentation="warp",
+                     stages=("head:20:1e-3",), epochs=20, ema_decay=0.0)
+
 EXPERIMENTS = {
     # the networks of 003 (see architectures.py), each as one multi-label network
     "cnn_a": replace(SCRATCH, network="cnn_a"),
@@ -143,8 +169,27 @@ EXPERIMENTS = {
     "lstm": replace(SCRATCH, network="lstm", epochs=12),
     "mlp_a": replace(SCRATCH, network="mlp_a", epochs=15),
     "mlp_b": replace(SCRATCH, network="mlp_b", epochs=15),
-    # the same, otherwise
+    # the same, one network a label, as 003 had them; a logit's binary loss is its cross-entropy of two classes
+    "cnn_a_per_task": replace(SCRATCH, network="cnn_a", per_task=True),
     "cnn_b_per_task": replace(SCRATCH, network="cnn_b", epochs=15, per_task=True),
+    "cnn_c_per_task": replace(SCRATCH, network="cnn_c", per_task=True),
+    "cnn_d_per_task": replace(SCRATCH, network="cnn_d", epochs=15, per_task=True),
+    "cnn_e_per_task": replace(SCRATCH, per_task=True),
+    "lstm_per_task": replace(SCRATCH, network="lstm", epochs=12, per_task=True),
+    "mlp_a_per_task": replace(SCRATCH, network="mlp_a", epochs=15, per_task=True),
+    "mlp_b_per_task": replace(SCRATCH, network="mlp_b", epochs=15, per_task=True),
+    # its best network trained as there, and what was tried around it: 5 epochs were too few, more than 10 too many, and
+    # Adam at 1e-3 best. Corrected: class weights rise with rarity (C7), stopping looks at an inner split (A8)
+    "cnn_e_003": CNN_E_003,
+    "cnn_e_003_lr_1e-2": replace(CNN_E_003, lr=1e-2),
+    "cnn_e_003_lr_1e-1": replace(CNN_E_003, lr=1e-1),
+    "cnn_e_003_sgd": replace(CNN_E_003, optimizer="sgd", lr=1e-2),
+    "cnn_e_003_5_epochs": replace(CNN_E_003, epochs=5),
+    "cnn_e_003_20_epochs": replace(CNN_E_003, epochs=20),
+    "cnn_e_003_stopped": replace(CNN_E_003, epochs=50, patience=5, inner=0.1),
+    "cnn_e_003_balanced": replace(CNN_E_003, loss_weights="balanced"),
+    "cnn_e_003_per_task": replace(CNN_E_003, per_task=True),
+    # otherwise
     "cnn_e_warp": replace(SCRATCH, augmentation="warp", epochs=20),
     "cnn_e_solt": replace(SCRATCH, augmentation="solt"),
     "cnn_e_solt003": replace(SCRATCH, augmentation="solt003"),
@@ -166,6 +211,38 @@ EXPERIMENTS = {
     "lite0_self": replace(LITE0, uncertain=("self:lite0",)),
     # contrast evened out before the pixels are stored
     "lite0_clahe": replace(LITE0, preprocessing=("clahe", "blur")),
+    # 000
+    "densenet121_000": DENSENET_000,
+    "densenet121_000_corrected": MEMBER_000,
+    "efficientnet_b5_000": replace(DENSENET_000, network="tf_efficientnet_b5", head="linear", dropout=0.4, lr=1e-3,
+                                   image_size=456, batch_size=6, epochs=12),
+    "combined_000": replace(DENSENET_000, network="combined_000", head="linear", dropout=0.0, schedule="step:1:0.1",
+                            batch_size=8, epochs=7),
+    "combined_000_pooled": replace(MEMBER_000, network="combined_pooled_000", batch_size=8),
+    # the other five of the six, to be blended with densenet121_000_corrected as predictions (E11); a VGG's mean map
+    # gets a hidden layer in place of the two that its classifier had
+    "densenet169_000": replace(MEMBER_000, network="densenet169"),
+    "densenet201_000": replace(MEMBER_000, network="densenet201"),
+    "mnasnet_000": replace(MEMBER_000, network="mnasnet_100"),
+    "vgg19_bn_000": replace(MEMBER_000, network="vgg19_bn", head="hidden:512"),
+    "vgg19_000": replace(MEMBER_000, network="vgg19", head="hidden:512"),
+    # 001; the copies of rare positives stand inside the training folds (A1), and no image is lost to them (C13)
+    "densenet121_001_frozen": replace(DENSENET_001, stages=("head:3:1e-4",)),
+    "densenet121_001": DENSENET_001,
+    "densenet121_001_balanced": replace(DENSENET_001, sampler="copies", copies=CHEXPERT_COPIES),
+    "vgg16_001": replace(DENSENET_001, network="vgg16"),
+    "resnet50_001": replace(DENSENET_001, network="resnet50"),
+    # 002
+    "cnn_002": CNN_002,
+    "darknet19_002": replace(CNN_002, network="darknet19_002", lr=3e-3, schedule="plateau:10:0.1", patience=15,
+                             epochs=100, batch_size=64),
+    "vgg19_002": VGG_002,
+    # its notebook is lost: the head, the size and the batch are of its paper (Khan et al. 2020) and its README
+    "xception_002": replace(VGG_002, network="legacy_xception", head="hidden:256", image_size=299, batch_size=32,
+                            stages=("head:100:1e-4", "all:100:1e-5"), epochs=200),
+    # 004; no rate, size or augmentation is given there
+    "resnet101_004": RESNET_004,
+    "resnet18_front_004": replace(RESNET_004, network="resnet18_front_004", stages=(), lr=1e-4),
     # one epoch of the smallest network, to see that everything runs
     "smoke": replace(SCRATCH, network="cnn_d", epochs=1),
 }

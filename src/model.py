@@ -5,10 +5,12 @@ import difflib
 import torch
 from torch import Tensor, nn
 
-from architectures import NETWORKS
+from architectures import NETWORKS, Network
 from hardware import has_bf16, import_torchvision
+from references import FROM_SCRATCH, LAYOUTS, Headed, Layout, make_front, make_head
 from weights import find_imagenet_weights, stay_offline
 
+OURS = {**NETWORKS, **FROM_SCRATCH}  # networks without a part of timm's
 # X-rays after /255 lie around these, near enough for networks trained from scratch
 SCRATCH_MEAN, SCRATCH_STD = (0.5,), (0.25,)
 LEAST_CAM_SIDE = 7  # cells: what networks made for 224 pixels end in
@@ -62,54 +64,164 @@ class PerTask(nn.Module):
 
 
 def build_model(network: str, channels: int, image_size: int, outputs: int, dropout: float = 0.0, weights: str = "none",
-                per_task: bool = False) -> Classifier | PerTask:
-    """The model of an experiment: `network` is a key of NETWORKS or any timm name; weights "none" or "imagenet".
+                per_task: bool = False, head: str = "linear") -> Classifier | PerTask:
+    """The model of an experiment: `network` is a key of OURS or LAYOUTS or any timm name; weights "none" or "imagenet".
 
     Raises ValueError where there is no such network, FileNotFoundError where its weights cannot be found.
     """
     if per_task:
-        return PerTask([build_model(network, channels, image_size, 1, dropout, weights) for _ in range(outputs)])
-    check_network(network, weights)
-    if network in NETWORKS:
-        built = NETWORKS[network](channels, image_size, outputs)
+        return PerTask([build_model(network, channels, image_size, 1, dropout, weights, head=head)
+                        for _ in range(outputs)])
+    check_network(network, weights, head)
+    if network in OURS:
+        built = OURS[network](channels, image_size, outputs)
         _zero(list(built.modules())[-1])
         return Classifier(built, channels, SCRATCH_MEAN, SCRATCH_STD, built.cam_layer)
+    if network in LAYOUTS or head != "linear":
+        return _build_headed(LAYOUTS.get(network, Layout((network,))), channels, image_size, outputs, dropout, weights,
+                             head)
     return _build_timm(network, channels, image_size, outputs, dropout, weights)
 
 
-def check_network(network: str, weights: str) -> None:
+def check_network(network: str, weights: str, head: str = "linear") -> None:
     """Raises ValueError where there is no such network, FileNotFoundError where its weights cannot be found."""
-    if network in NETWORKS:
-        if weights != "none":
+    if network in OURS:
+        if weights == "imagenet":
             raise ValueError(f"network {network!r} is ours and has no {weights} weights; set weights=none")
+        if head != "linear":
+            raise ValueError(f"network {network!r} has a head of its own; head={head} is for timm's. Set head=linear")
         return
     stay_offline()
     import_torchvision()
     import timm
 
-    if not timm.is_model(network):
-        near = difflib.get_close_matches(network, [*NETWORKS, *timm.list_models()], n=3)
-        raise ValueError(f"no network {network!r}; ours are {', '.join(NETWORKS)}, and any name timm knows"
+    if network not in LAYOUTS and not timm.is_model(network):
+        near = difflib.get_close_matches(network, [*OURS, *LAYOUTS, *timm.list_models()], n=3)
+        raise ValueError(f"no network {network!r}; ours are {', '.join([*OURS, *LAYOUTS])}, and any name timm knows"
                          + (f"; near are {', '.join(near)}" if near else ""))
     if weights == "imagenet":
-        find_imagenet_weights(network)
+        _check_imagenet_weights(network)
+
+
+def backbones_of(network: str) -> tuple[str, ...]:
+    """The networks of timm in a network, () where it is all ours."""
+    return () if network in OURS else LAYOUTS.get(network, Layout((network,))).backbones
+
+
+def _check_imagenet_weights(network: str) -> None:
+    missing = {}
+    for backbone in backbones_of(network):
+        try:
+            find_imagenet_weights(backbone)
+        except FileNotFoundError as error:
+            missing[backbone] = error
+    if missing:
+        first = next(iter(missing.values()))
+        if network in LAYOUTS:
+            raise FileNotFoundError(f"network {network!r} lacks the weights of {', '.join(missing)}. Of the first of "
+                                    f"them: {first}") from first
+        raise first
 
 
 def _build_timm(network: str, channels: int, image_size: int, outputs: int, dropout: float, weights: str) -> Classifier:
+    built = _create_timm(network, channels, image_size, weights, num_classes=outputs, drop_rate=dropout)
+    if weights == "imagenet":
+        _zero_timm_head(built)
+    return Classifier(built, channels, *_normalisation(built, weights), timm_cam_layer(built, image_size))
+
+
+def _build_headed(layout: Layout, channels: int, image_size: int, outputs: int, dropout: float, weights: str,
+                  head: str) -> Classifier:
+    front, seen = (make_front(channels), 3) if layout.front else (None, channels)
+    backbones = [_without_classifier(_create_timm(name, seen, image_size, weights, num_classes=0))
+                 for name in layout.backbones]
+    flat = [name in layout.flat for name in layout.backbones]
+    features = sum(backbone.num_features * (image_size // 32) ** 2 if whole else backbone.head_hidden_size
+                   for backbone, whole in zip(backbones, flat, strict=True))
+    built = Headed(backbones, flat, make_head(head, features, outputs, dropout), front)
+    _zero(built.head.output)
+    normalisations = {_normalisation(backbone, weights) for backbone in backbones}
+    if len(normalisations) > 1:
+        raise ValueError(f"{', '.join(layout.backbones)} expect images normalised differently: {normalisations}")
+    return Classifier(built, channels, *normalisations.pop(), timm_cam_layer(backbones[0], image_size))
+
+
+def _create_timm(network: str, channels: int, image_size: int, weights: str, **options) -> nn.Module:
+    """A network of timm, its first layer adapted to the channels, with random or ImageNet weights."""
     import timm
 
-    options = {"num_classes": outputs, "in_chans": channels, "drop_rate": dropout}
     if weights == "imagenet":
         path = find_imagenet_weights(network)
         options |= {"pretrained": True} | ({"pretrained_cfg_overlay": {"file": str(path)}} if path else {})
     if getattr(timm.get_pretrained_cfg(network), "fixed_input_size", False):  # position embeddings made for one size
         options["img_size"] = image_size
-    built = timm.create_model(network, **options)
+    return timm.create_model(network, in_chans=channels, **options)
+
+
+def _without_classifier(built: nn.Module) -> nn.Module:
+    """timm's VGGs have two layers of 4,096 before the classifier, which goes with it: 120 million parameters."""
+    from timm.models.vgg import VGG
+
+    if isinstance(built, VGG):
+        built.pre_logits, built.head_hidden_size = nn.Identity(), built.num_features
+    return built
+
+
+def _normalisation(built: nn.Module, weights: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and deviation that the weights expect of images in [0, 1]."""
     if weights == "none":
-        return Classifier(built, channels, SCRATCH_MEAN, SCRATCH_STD, timm_cam_layer(built, image_size))
-    _zero_timm_head(built)
-    normalisation = built.pretrained_cfg
-    return Classifier(built, channels, normalisation["mean"], normalisation["std"], timm_cam_layer(built, image_size))
+        return SCRATCH_MEAN, SCRATCH_STD
+    return tuple(built.pretrained_cfg["mean"]), tuple(built.pretrained_cfg["std"])
+
+
+def head_modules(model: Classifier | PerTask) -> list[nn.Module]:
+    """What stands behind the backbone: a head of ours, timm's classifier, or the last layer of the networks from 003.
+
+    Of every classifier where there is one a label.
+    """
+    if isinstance(model, PerTask):
+        return [head for classifier in model.classifiers for head in head_modules(classifier)]
+    if isinstance(model.network, Headed):
+        return [model.network.head]
+    if isinstance(model.network, Network):
+        return [list(model.network.modules())[-1]]
+    heads = model.network.get_classifier()  # of distilled networks two
+    return list(heads) if isinstance(heads, tuple) else [heads]
+
+
+def weight_layers(model: Classifier | PerTask) -> list[list[nn.Parameter]]:
+    """All parameters, a list a layer with a matrix or kernel, from the image to the head.
+
+    A layer's bias is with it, and so is the norm that follows. Networks side by side, of labels or of one `Headed`, are
+    counted from their ends: what is equally far from the head is one layer.
+    """
+    if isinstance(model, PerTask):
+        return _abreast([weight_layers(classifier) for classifier in model.classifiers])
+    if isinstance(model.network, Headed):
+        return [*_layers_of(model.network.front), *_abreast([_layers_of(each) for each in model.network.backbones]),
+                *_layers_of(model.network.head)]
+    return _layers_of(model.network)
+
+
+def _layers_of(network: nn.Module) -> list[list[nn.Parameter]]:
+    layers, early = [], []  # early: class tokens, position embeddings and norms that stand before the first matrix
+    for module in network.modules():
+        own = dict(module.named_parameters(recurse=False))
+        if any(name.startswith("weight") and parameter.ndim >= 2 for name, parameter in own.items()):
+            layers.append([*early, *own.values()])
+            early = []
+        elif layers:
+            layers[-1] += own.values()
+        else:
+            early += own.values()
+    return layers
+
+
+def _abreast(sides: list[list[list[nn.Parameter]]]) -> list[list[nn.Parameter]]:
+    """The layers of several networks as those of one, aligned at their ends."""
+    longest = max(map(len, sides))
+    padded = [[[]] * (longest - len(side)) + side for side in sides]
+    return [[parameter for layer in row for parameter in layer] for row in zip(*padded, strict=True)]
 
 
 def _zero_timm_head(built: nn.Module) -> None:

@@ -21,7 +21,7 @@ files hardware distributed
 settings competition experiment
 labels sampling metrics thresholds uncertainty blending folding phantoms preprocessing augmentation tta mixing
 schedule watch losses
-layers architectures ema saliency
+layers architectures references ema saliency
 demo arrays dicom decoding pixels scan duplicates tables weights
 folds loader model features runs checkpoints
 lessons freezing optimizers engine training leaks probes labelstats auditplots findings
