@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from architectures import NETWORKS
 from hardware import has_bf16, import_torchvision
-from weights import find_imagenet_weights, stay_offline
+from weights import adapt_channels, create_pretrained, find_weights, is_file, load_fitting, read_network_state
 
 # X-rays after /255 lie around these, near enough for networks trained from scratch
 SCRATCH_MEAN, SCRATCH_STD = (0.5,), (0.25,)
@@ -30,6 +30,7 @@ class Classifier(nn.Module):
             values = torch.tensor(values) if len(values) == channels else of_grey
             self.register_buffer(name, 255 * values.reshape(-1, 1, 1))
         self.cam_name = next((name for name, module in self.named_modules() if module is cam_layer), None)
+        self.left_out: list[str] = []  # tensors of a file's head that did not fit and were not loaded
 
     @property
     def cam_layer(self) -> nn.Module | None:
@@ -53,6 +54,7 @@ class PerTask(nn.Module):
     def __init__(self, classifiers: list[Classifier]):
         super().__init__()
         self.classifiers = nn.ModuleList(classifiers)
+        self.left_out = classifiers[0].left_out  # the same in all
 
     def forward(self, images: Tensor) -> Tensor:
         return torch.cat([classifier(images) for classifier in self.classifiers], dim=1)
@@ -63,9 +65,13 @@ class PerTask(nn.Module):
 
 def build_model(network: str, channels: int, image_size: int, outputs: int, dropout: float = 0.0, weights: str = "none",
                 per_task: bool = False) -> Classifier | PerTask:
-    """The model of an experiment: `network` is a key of NETWORKS or any timm name; weights "none" or "imagenet".
+    """The model of an experiment: `network` is a key of NETWORKS or any timm name; weights none, imagenet or a file.
 
-    Raises ValueError where there is no such network, FileNotFoundError where its weights cannot be found.
+    The normalisation is what the weights were trained with: a run of ours writes it into its file, and any other file
+    of a timm network's weights is taken to need what timm knows for that network's published ones. The last layer
+    starts at zero, or as a file has it for as many outputs; else `left_out` names what of the file was not loaded.
+    "run:NAME" is as "none" here: see checkpoints.start_from_run.
+    Raises ValueError where there is no such network or a file does not fit, FileNotFoundError where there is none.
     """
     if per_task:
         return PerTask([build_model(network, channels, image_size, 1, dropout, weights) for _ in range(outputs)])
@@ -73,17 +79,29 @@ def build_model(network: str, channels: int, image_size: int, outputs: int, drop
     if network in NETWORKS:
         built = NETWORKS[network](channels, image_size, outputs)
         _zero(list(built.modules())[-1])
-        return Classifier(built, channels, SCRATCH_MEAN, SCRATCH_STD, built.cam_layer)
+        return _load_ours(built, channels, weights)
     return _build_timm(network, channels, image_size, outputs, dropout, weights)
+
+
+def _load_ours(built: nn.Module, channels: int, weights: str) -> Classifier:
+    if (path := find_weights("", weights)) is None:
+        return Classifier(built, channels, SCRATCH_MEAN, SCRATCH_STD, built.cam_layer)
+    state, normalisation = read_network_state(path)
+    mean, std = normalisation or (SCRATCH_MEAN, SCRATCH_STD)
+    model = Classifier(built, channels, mean, std, built.cam_layer)
+    heads = [name.removeprefix("network.") for name in head_names(model)]
+    model.left_out = load_fitting(built, adapt_channels(state, built), heads, path)
+    return model
 
 
 def check_network(network: str, weights: str) -> None:
     """Raises ValueError where there is no such network, FileNotFoundError where its weights cannot be found."""
     if network in NETWORKS:
-        if weights != "none":
-            raise ValueError(f"network {network!r} is ours and has no {weights} weights; set weights=none")
+        if weights == "imagenet":
+            raise ValueError(f"network {network!r} is ours and has no {weights} weights; set weights=none, a file or "
+                             "run:NAME")
+        find_weights(network, weights)
         return
-    stay_offline()
     import_torchvision()
     import timm
 
@@ -91,30 +109,46 @@ def check_network(network: str, weights: str) -> None:
         near = difflib.get_close_matches(network, [*NETWORKS, *timm.list_models()], n=3)
         raise ValueError(f"no network {network!r}; ours are {', '.join(NETWORKS)}, and any name timm knows"
                          + (f"; near are {', '.join(near)}" if near else ""))
-    if weights == "imagenet":
-        find_imagenet_weights(network)
+    find_weights(network, weights)
 
 
 def _build_timm(network: str, channels: int, image_size: int, outputs: int, dropout: float, weights: str) -> Classifier:
     import timm
 
     options = {"num_classes": outputs, "in_chans": channels, "drop_rate": dropout}
-    if weights == "imagenet":
-        path = find_imagenet_weights(network)
-        options |= {"pretrained": True} | ({"pretrained_cfg_overlay": {"file": str(path)}} if path else {})
     if getattr(timm.get_pretrained_cfg(network), "fixed_input_size", False):  # position embeddings made for one size
         options["img_size"] = image_size
-    built = timm.create_model(network, **options)
-    if weights == "none":
+    if (path := find_weights(network, weights)) is None:
+        built = timm.create_model(network, **options)
+        if weights != "none":  # run:NAME
+            _zero_timm_head(built)
         return Classifier(built, channels, SCRATCH_MEAN, SCRATCH_STD, timm_cam_layer(built, image_size))
-    _zero_timm_head(built)
+    built, left_out = create_pretrained(network, path, options)
+    if left_out or weights == "imagenet":  # ImageNet's thousand classes are nobody's labels
+        _zero_timm_head(built)
     normalisation = built.pretrained_cfg
-    return Classifier(built, channels, normalisation["mean"], normalisation["std"], timm_cam_layer(built, image_size))
+    model = Classifier(built, channels, normalisation["mean"], normalisation["std"], timm_cam_layer(built, image_size))
+    model.left_out = left_out if is_file(weights) else []
+    return model
+
+
+def head_modules(network: nn.Module) -> list[nn.Module]:
+    """The layers that give a network's logits: one, or two of a distilled network."""
+    if not hasattr(network, "get_classifier"):  # ours end in their head
+        return [list(network.modules())[-1]]
+    heads = network.get_classifier()
+    return list(heads) if isinstance(heads, tuple) else [heads]
+
+
+def head_names(model: Classifier | PerTask) -> list[str]:
+    """The names of those layers in the whole model."""
+    classifiers = model.classifiers if isinstance(model, PerTask) else [model]
+    heads = [head for classifier in classifiers for head in head_modules(classifier.network)]
+    return [name for name, module in model.named_modules() if any(module is head for head in heads)]
 
 
 def _zero_timm_head(built: nn.Module) -> None:
-    heads = built.get_classifier()
-    for head in heads if isinstance(heads, tuple) else (heads,):
+    for head in head_modules(built):
         for module in head.modules():
             if isinstance(module, (nn.Linear, nn.Conv2d)):
                 _zero(module)
