@@ -17,7 +17,7 @@ from files import replace_atomically, sha256
 from model import Classifier, PerTask, build_model, head_names
 from pixels import image_channels
 from runs import Run, read_run, run_folder
-from weights import load_fitting
+from weights import is_under, load_fitting
 
 
 def build_from_recipe(recipe: dict, weights: str | None = None) -> nn.Module:
@@ -53,7 +53,8 @@ def start_from_run(model: Classifier | PerTask, competition: Competition, name: 
     """Loads what the same fold of another run has learned; returns the weights' hash by run and fold.
 
     That run held out the same images, so none that this one is scored on was ever trained on. Its mean and std come
-    with the rest. A head of another shape is left as `model` has it; the names of its tensors then stand in `left_out`.
+    with the rest. A head of another shape or for other labels is left as `model` has it; the names of its tensors then
+    stand in `left_out`.
     Raises FileNotFoundError where that fold is not finished, ValueError where it is this run itself, or has other
     folds, another split, other images or another network.
     """
@@ -82,7 +83,10 @@ def start_from_run(model: Classifier | PerTask, competition: Competition, name: 
     if sha256(path.read_bytes()) != trained:
         raise ValueError(f"{path} is not what {folder / 'result.json'} says was trained; delete {folder} and train "
                          "that fold again")
-    model.left_out = load_fitting(model, saved, head_names(model), path)
+    heads = head_names(model)
+    if (run.recipe["task"], run.recipe["labels"]) != (competition.task, list(competition.labels)):
+        saved = {key: value for key, value in saved.items() if not is_under(key, heads)}
+    model.left_out = load_fitting(model, saved, heads, path)
     return {f"{name}/{folder.name}": trained}
 
 

@@ -244,12 +244,12 @@ def create_pretrained(network: str, path: Path, options: dict) -> tuple[nn.Modul
     built.pretrained_cfg.pop("state_dict")  # else every copy of the network would carry it
     result = results[-1]
     heads = _as_tuple(published.classifier)
-    missing = [name for name in result.missing_keys if not _is_under(name, heads)]
+    missing = [name for name in result.missing_keys if not is_under(name, heads)]
     if missing or result.unexpected_keys:
         raise _misfit(path, network, [*missing, *result.unexpected_keys])
     dropped = set(result.missing_keys)
     if overlay.get("num_classes", published.num_classes) != options.get("num_classes"):
-        dropped |= {name for name in state if _is_under(name, heads)}
+        dropped |= {name for name in state if is_under(name, heads)}
     return built, sorted(dropped)
 
 
@@ -293,7 +293,7 @@ def load_fitting(model: nn.Module, state: dict[str, Tensor], heads: Collection[s
     wanted = {name: value.shape for name, value in model.state_dict().items()}
     there = {name: value.shape for name, value in state.items()}
     odd = sorted(name for name in {**wanted, **there} if wanted.get(name) != there.get(name))
-    left_out = [name for name in odd if _is_under(name, heads)]
+    left_out = [name for name in odd if is_under(name, heads)]
     if len(left_out) < len(odd):
         raise _misfit(source, type(model).__name__, [name for name in odd if name not in left_out])
     model.load_state_dict({name: value for name, value in state.items() if name not in left_out}, strict=False)
@@ -315,7 +315,8 @@ def _misfit(source: Path, network: str, odd: list[str]) -> ValueError:
                       f"of another shape, for example {', '.join(map(repr, odd[:3]))}; put the right file there")
 
 
-def _is_under(name: str, modules: Collection[str]) -> bool:
+def is_under(name: str, modules: Collection[str]) -> bool:
+    """True where a tensor belongs to one of these modules."""
     return any(name == module or name.startswith(f"{module}.") for module in modules)
 
 
