@@ -226,8 +226,8 @@ def create_pretrained(network: str, path: Path, options: dict) -> tuple[nn.Modul
 
     options: for timm.create_model. Left out is a head of another number of outputs than the file's; everything else
     must be there, nothing else may be, and every shape must fit after timm has adapted the first layer to the number of
-    channels and what depends on the image size. Beside timm's `mean` and `std` in the network's pretrained_cfg stand
-    those of a run of ours that wrote the file. Raises ValueError, with the first names, where something does not fit.
+    channels and what depends on the image size. `mean` and `std` in the network's pretrained_cfg are timm's, or those of
+    the run of ours that wrote the file. Raises ValueError, with the first names, where something does not fit.
     """
     published = _published(network)
     import timm
@@ -287,7 +287,7 @@ def _watched_loading(source: Path, network: str, heads: Collection[str]) -> Iter
 
 
 def load_fitting(model: nn.Module, state: dict[str, Tensor], heads: Collection[str], source: Path) -> list[str]:
-    """Loads a network's tensors; returns the names of those left out: under `heads`, missing or of another shape.
+    """Loads a network's tensors; returns the names of those left out: all under `heads` where one of them does not fit.
 
     heads: names of modules. Raises ValueError, with the first names, where any other tensor is missing, unknown or of
     another shape; the model is then as it was.
@@ -295,9 +295,9 @@ def load_fitting(model: nn.Module, state: dict[str, Tensor], heads: Collection[s
     wanted = {name: value.shape for name, value in model.state_dict().items()}
     there = {name: value.shape for name, value in state.items()}
     odd = sorted(name for name in {**wanted, **there} if wanted.get(name) != there.get(name))
-    left_out = [name for name in odd if is_under(name, heads)]
-    if len(left_out) < len(odd):
-        raise _misfit(source, type(model).__name__, [name for name in odd if name not in left_out])
+    if misfits := [name for name in odd if not is_under(name, heads)]:
+        raise _misfit(source, type(model).__name__, misfits)
+    left_out = sorted(name for name in {**wanted, **there} if odd and is_under(name, heads))
     model.load_state_dict({name: value for name, value in state.items() if name not in left_out}, strict=False)
     return left_out
 
