@@ -226,7 +226,7 @@ def create_pretrained(network: str, path: Path, options: dict) -> tuple[nn.Modul
 
     options: for timm.create_model. Left out is a head of another number of outputs than the file's; everything else
     must be there, nothing else may be, and every shape must fit after timm has adapted the first layer to the number of
-    channels and what depends on the image size. `mean` and `std` in the network's pretrained_cfg are timm's, or those of
+    channels and what depends on the image size. The network's pretrained_cfg has timm's `mean` and `std`, or those of
     the run of ours that wrote the file. Raises ValueError, with the first names, where something does not fit.
     """
     published = _published(network)
