@@ -11,10 +11,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from experiment import from_recipe
+from competition import Competition
+from experiment import Experiment, from_recipe
 from files import replace_atomically, sha256
-from model import build_model
-from runs import Run
+from model import Classifier, PerTask, build_model, head_names
+from pixels import image_channels
+from runs import Run, read_run, run_folder
+from weights import is_under, load_fitting
 
 
 def build_from_recipe(recipe: dict, weights: str | None = None) -> nn.Module:
@@ -29,16 +32,62 @@ def load_model(run: Run, device: str = "cpu") -> nn.Module:
     if not run.is_done:
         raise FileNotFoundError(f"{run.folder} is not finished; run: {run.recipe['command']}")
     model = build_from_recipe(run.recipe, weights="none")
-    path = run.folder / "weights.safetensors"
-    try:
-        saved = load_file(path)
-    except SafetensorError as error:
-        raise ValueError(f"{path} cannot be read ({error}); delete {run.folder} and train that fold again") from error
+    path, saved = run.folder / "weights.safetensors", _read_weights(run)
     expected = model.state_dict()
     if {name: value.shape for name, value in saved.items()} != {name: value.shape for name, value in expected.items()}:
         raise ValueError(f"{path} does not fit the network that {run.folder / 'recipe.json'} names")
     model.load_state_dict(saved)
     return model.to(device).eval()
+
+
+def _read_weights(run: Run) -> dict[str, torch.Tensor]:
+    path = run.folder / "weights.safetensors"
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path} cannot be read ({error}); delete {run.folder} and train that fold again") from error
+
+
+def start_from_run(model: Classifier | PerTask, competition: Competition, name: str, fold: int, experiment: Experiment,
+                   folds_hash: str) -> dict[str, str]:
+    """Loads what the same fold of another run has learned; returns the weights' hash by run and fold.
+
+    That run held out the same images, so none that this one is scored on was ever trained on. Its mean and std come
+    with the rest. A head of another shape or for other labels is left as `model` has it; the names of its tensors then
+    stand in `left_out`.
+    Raises FileNotFoundError where that fold is not finished, ValueError where it is this run itself, or has other
+    folds, another split, other images or another network.
+    """
+    where, folder = f"weights=run:{name}", run_folder(competition, name) / f"fold{fold}"
+    if not (folder / "recipe.json").exists():
+        blend = (folder.parent / "blend.json").exists()
+        raise FileNotFoundError(f"{where}: " + ("that is a blend and has no weights; name one of its runs" if blend else
+                                f"there is no {folder}; first run: python src/train.py --competition "
+                                f"{competition.name} --experiment {name}"))
+    run = read_run(folder)
+    if run.experiment.weights == where.partition("=")[2]:
+        raise ValueError(f"{where}: a run cannot start from itself; give this one a --name of its own")
+    if run.recipe["folds_sha256"] != folds_hash:
+        raise ValueError(f"{where}: {folder} was trained on another folds file than folds/{competition.name}.csv; "
+                         f"delete {folder.parent} and train it again")
+    there, now = run.experiment, experiment
+    for what, its, ours in (("split", there.split, now.split), ("network", there.network, now.network),
+                            ("per_task", there.per_task, now.per_task),
+                            ("channels", run.recipe["channels"], image_channels(competition, now))):
+        if its != ours:
+            raise ValueError(f"{where}: that run has {what} {its}, this one {ours}; name a run with the same {what}")
+    if not run.is_done:
+        raise FileNotFoundError(f"{where}: {folder} is not finished; run: {run.recipe['command']}")
+    path, trained = folder / "weights.safetensors", run.result["weights_sha256"]
+    saved = _read_weights(run)
+    if sha256(path.read_bytes()) != trained:
+        raise ValueError(f"{path} is not what {folder / 'result.json'} says was trained; delete {folder} and train "
+                         "that fold again")
+    heads = head_names(model)
+    if (run.recipe["task"], run.recipe["labels"]) != (competition.task, list(competition.labels)):
+        saved = {key: value for key, value in saved.items() if not is_under(key, heads)}
+    model.left_out = load_fitting(model, saved, heads, path)
+    return {f"{name}/{folder.name}": trained}
 
 
 def save_weights(run: Run, model: nn.Module) -> str:

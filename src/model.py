@@ -8,7 +8,15 @@ from torch import Tensor, nn
 from architectures import NETWORKS, Network
 from hardware import has_bf16, import_torchvision
 from references import FROM_SCRATCH, LAYOUTS, Headed, Layout, make_front, make_head
-from weights import find_imagenet_weights, stay_offline
+from weights import (
+    adapt_channels,
+    create_pretrained,
+    find_imagenet_weights,
+    find_weights,
+    is_file,
+    load_fitting,
+    read_network_state,
+)
 
 OURS = {**NETWORKS, **FROM_SCRATCH}  # networks without a part of timm's
 # X-rays after /255 lie around these, near enough for networks trained from scratch
@@ -32,6 +40,7 @@ class Classifier(nn.Module):
             values = torch.tensor(values) if len(values) == channels else of_grey
             self.register_buffer(name, 255 * values.reshape(-1, 1, 1))
         self.cam_name = next((name for name, module in self.named_modules() if module is cam_layer), None)
+        self.left_out: list[str] = []  # tensors of a file's head that did not fit and were not loaded
 
     @property
     def cam_layer(self) -> nn.Module | None:
@@ -55,6 +64,7 @@ class PerTask(nn.Module):
     def __init__(self, classifiers: list[Classifier]):
         super().__init__()
         self.classifiers = nn.ModuleList(classifiers)
+        self.left_out = classifiers[0].left_out  # the same in all
 
     def forward(self, images: Tensor) -> Tensor:
         return torch.cat([classifier(images) for classifier in self.classifiers], dim=1)
@@ -65,9 +75,13 @@ class PerTask(nn.Module):
 
 def build_model(network: str, channels: int, image_size: int, outputs: int, dropout: float = 0.0, weights: str = "none",
                 per_task: bool = False, head: str = "linear") -> Classifier | PerTask:
-    """The model of an experiment: `network` is a key of OURS or LAYOUTS or any timm name; weights "none" or "imagenet".
+    """An experiment's model: `network` is a key of OURS or LAYOUTS or any timm name; weights none, imagenet or a file.
 
-    Raises ValueError where there is no such network, FileNotFoundError where its weights cannot be found.
+    The normalisation is what the weights were trained with: a run of ours writes it into its file, and any other file
+    of a timm network's weights is taken to need what timm knows for that network's published ones. The last layer
+    starts at zero, or as a file has it for as many outputs; else `left_out` names what of the file was not loaded.
+    "run:NAME" is as "none" here: see checkpoints.start_from_run.
+    Raises ValueError where there is no such network or a file does not fit, FileNotFoundError where there is none.
     """
     if per_task:
         return PerTask([build_model(network, channels, image_size, 1, dropout, weights, head=head)
@@ -76,7 +90,7 @@ def build_model(network: str, channels: int, image_size: int, outputs: int, drop
     if network in OURS:
         built = OURS[network](channels, image_size, outputs)
         _zero(list(built.modules())[-1])
-        return Classifier(built, channels, SCRATCH_MEAN, SCRATCH_STD, built.cam_layer)
+        return _load_ours(Classifier(built, channels, SCRATCH_MEAN, SCRATCH_STD, built.cam_layer), channels, weights)
     if network in LAYOUTS or head != "linear":
         return _build_headed(LAYOUTS.get(network, Layout((network,))), channels, image_size, outputs, dropout, weights,
                              head)
@@ -87,11 +101,12 @@ def check_network(network: str, weights: str, head: str = "linear") -> None:
     """Raises ValueError where there is no such network, FileNotFoundError where its weights cannot be found."""
     if network in OURS:
         if weights == "imagenet":
-            raise ValueError(f"network {network!r} is ours and has no {weights} weights; set weights=none")
+            raise ValueError(f"network {network!r} is ours and has no {weights} weights; set weights=none, a file or "
+                             "run:NAME")
         if head != "linear":
             raise ValueError(f"network {network!r} has a head of its own; head={head} is for timm's. Set head=linear")
+        find_weights(network, weights)
         return
-    stay_offline()
     import_torchvision()
     import timm
 
@@ -101,6 +116,8 @@ def check_network(network: str, weights: str, head: str = "linear") -> None:
                          + (f"; near are {', '.join(near)}" if near else ""))
     if weights == "imagenet":
         _check_imagenet_weights(network)
+    else:
+        find_weights(network, weights)
 
 
 def backbones_of(network: str) -> tuple[str, ...]:
@@ -123,39 +140,61 @@ def _check_imagenet_weights(network: str) -> None:
         raise first
 
 
+def _load_ours(model: Classifier, channels: int, weights: str) -> Classifier:
+    """The model with what stands in a file of its own tensors; as it is where `weights` names none."""
+    if not is_file(weights):
+        return model
+    path = find_weights("", weights)
+    state, normalisation = read_network_state(path)
+    mean, std = normalisation or (SCRATCH_MEAN, SCRATCH_STD)
+    loaded = Classifier(model.network, channels, mean, std, model.cam_layer)
+    heads = [name.removeprefix("network.") for name in head_names(loaded)]
+    loaded.left_out = load_fitting(loaded.network, adapt_channels(state, loaded.network), heads, path)
+    return loaded
+
+
 def _build_timm(network: str, channels: int, image_size: int, outputs: int, dropout: float, weights: str) -> Classifier:
-    built = _create_timm(network, channels, image_size, weights, num_classes=outputs, drop_rate=dropout)
-    if weights == "imagenet":
+    built, left_out = _create_timm(network, channels, image_size, weights, num_classes=outputs, drop_rate=dropout)
+    if left_out or not is_file(weights) and weights != "none":  # ImageNet's thousand classes are nobody's labels
         _zero_timm_head(built)
-    return Classifier(built, channels, *_normalisation(built, weights), timm_cam_layer(built, image_size))
+    model = Classifier(built, channels, *_normalisation(built, weights), timm_cam_layer(built, image_size))
+    model.left_out = left_out if is_file(weights) else []
+    return model
 
 
 def _build_headed(layout: Layout, channels: int, image_size: int, outputs: int, dropout: float, weights: str,
                   head: str) -> Classifier:
     front, seen = (make_front(channels), 3) if layout.front else (None, channels)
-    backbones = [_without_classifier(_create_timm(name, seen, image_size, weights, num_classes=0))
-                 for name in layout.backbones]
+    whole = is_file(weights) and _is_of_headed(weights)  # a run's file has all backbones and the head
+    created = (_create_timm(name, seen, image_size, "none" if whole else weights, num_classes=0)
+               for name in layout.backbones)
+    backbones = [_without_classifier(backbone) for backbone, _ in created]
     flat = [name in layout.flat for name in layout.backbones]
-    features = sum(backbone.num_features * (image_size // 32) ** 2 if whole else backbone.head_hidden_size
-                   for backbone, whole in zip(backbones, flat, strict=True))
+    features = sum(backbone.num_features * (image_size // 32) ** 2 if is_flat else backbone.head_hidden_size
+                   for backbone, is_flat in zip(backbones, flat, strict=True))
     built = Headed(backbones, flat, make_head(head, features, outputs, dropout), front)
     _zero(built.head.output)
     normalisations = {_normalisation(backbone, weights) for backbone in backbones}
     if len(normalisations) > 1:
         raise ValueError(f"{', '.join(layout.backbones)} expect images normalised differently: {normalisations}")
-    return Classifier(built, channels, *normalisations.pop(), timm_cam_layer(backbones[0], image_size))
+    model = Classifier(built, channels, *normalisations.pop(), timm_cam_layer(backbones[0], image_size))
+    return _load_ours(model, channels, weights) if whole else model
 
 
-def _create_timm(network: str, channels: int, image_size: int, weights: str, **options) -> nn.Module:
-    """A network of timm, its first layer adapted to the channels, with random or ImageNet weights."""
+def _is_of_headed(weights: str) -> bool:
+    return any(name.startswith("backbones.") for name in read_network_state(find_weights("", weights))[0])
+
+
+def _create_timm(network: str, channels: int, image_size: int, weights: str, **options) -> tuple[nn.Module, list[str]]:
+    """A network of timm, its first layer adapted to the channels, and what of the weights' file was left out."""
     import timm
 
-    if weights == "imagenet":
-        path = find_imagenet_weights(network)
-        options |= {"pretrained": True} | ({"pretrained_cfg_overlay": {"file": str(path)}} if path else {})
+    options["in_chans"] = channels
     if getattr(timm.get_pretrained_cfg(network), "fixed_input_size", False):  # position embeddings made for one size
         options["img_size"] = image_size
-    return timm.create_model(network, in_chans=channels, **options)
+    if (path := find_weights(network, weights)) is None:
+        return timm.create_model(network, **options), []
+    return create_pretrained(network, path, options)
 
 
 def _without_classifier(built: nn.Module) -> nn.Module:
@@ -169,7 +208,7 @@ def _without_classifier(built: nn.Module) -> nn.Module:
 
 def _normalisation(built: nn.Module, weights: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and deviation that the weights expect of images in [0, 1]."""
-    if weights == "none":
+    if weights == "none" or weights.startswith("run:"):  # a run brings its own along
         return SCRATCH_MEAN, SCRATCH_STD
     return tuple(built.pretrained_cfg["mean"]), tuple(built.pretrained_cfg["std"])
 
@@ -187,6 +226,12 @@ def head_modules(model: Classifier | PerTask) -> list[nn.Module]:
         return [list(model.network.modules())[-1]]
     heads = model.network.get_classifier()  # of distilled networks two
     return list(heads) if isinstance(heads, tuple) else [heads]
+
+
+def head_names(model: Classifier | PerTask) -> list[str]:
+    """The names of those in the whole model."""
+    heads = head_modules(model)
+    return [name for name, module in model.named_modules() if any(module is head for head in heads)]
 
 
 def weight_layers(model: Classifier | PerTask) -> list[list[nn.Parameter]]:
@@ -270,13 +315,6 @@ def resolve_precision(model: nn.Module, precision: str, device: str) -> str:
         return precision
     depthwise = any(isinstance(module, nn.Conv2d) and module.groups > 1 for module in model.modules())
     return "bf16" if has_bf16(device) and not (device == "cpu" and depthwise) else "fp32"
-
-
-def weight_groups(model: nn.Module, weight_decay: float) -> list[dict]:
-    """Optimizer groups: matrices and kernels decay, biases and norms (one dimension or none) do not."""
-    decayed = [parameter for parameter in model.parameters() if parameter.requires_grad and parameter.ndim >= 2]
-    others = [parameter for parameter in model.parameters() if parameter.requires_grad and parameter.ndim < 2]
-    return [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
 
 
 def count_parameters(model: nn.Module) -> int:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
 from augmentation import AUGMENTATIONS
-from checkpoints import build_from_recipe, load_checkpoint, save_checkpoint, save_weights
+from checkpoints import build_from_recipe, load_checkpoint, save_checkpoint, save_weights, start_from_run
 from competition import Competition
 from distributed import from_first, rank, world
 from ema import EMA
@@ -40,6 +40,7 @@ from settings import for_labels, read_value
 from tables import headline_targets, label_cells
 from tta import VIEWS
 from watch import Watch
+from weights import weights_fingerprint
 
 PREDICT_BATCH = 64
 LOG_COLUMNS = ["epoch", "stage", "loss", "inner_score", "seconds"]  # of log.csv, a row an epoch
@@ -79,7 +80,11 @@ def train_fold(run: Run, competition: Competition, table: pd.DataFrame, threads:
     torch.set_num_threads(checkpoint["threads"])
     torch.manual_seed(experiment.seed)
     device = pick_device()
-    model = build_from_recipe(run.recipe).to(device, memory_format=torch.channels_last)
+    model = build_from_recipe(run.recipe)
+    _note_start(checkpoint, load_start(run, competition, model), run)
+    if model.left_out and talk:
+        print(f"note: weights={experiment.weights}: {', '.join(model.left_out)} left out; the head starts at zero")
+    model = model.to(device, memory_format=torch.channels_last)
     checkpoint["precision"] = checkpoint["precision"] or resolve_precision(model, experiment.precision, device)
     if checkpoint["epoch"]:
         model.load_state_dict(checkpoint["model"])
@@ -90,6 +95,22 @@ def train_fold(run: Run, competition: Competition, table: pd.DataFrame, threads:
     for number in range(checkpoint["stage"], len(experiment.plan)):
         train_stage(training, number)
     return finish_fold(training, table)
+
+
+def load_start(run: Run, competition: Competition, model: torch.nn.Module) -> dict[str, str]:
+    """Loads the weights of another run where the recipe starts from them; hashes of what training starts from."""
+    experiment = run.experiment
+    if not experiment.weights.startswith("run:"):
+        return weights_fingerprint(experiment.network, experiment.weights)
+    return start_from_run(model, competition, experiment.weights.removeprefix("run:"), run.recipe["fold"], experiment,
+                          run.recipe["folds_sha256"])
+
+
+def _note_start(checkpoint: dict, started_from: dict[str, str], run: Run) -> None:
+    """What a fold starts from, in its checkpoint, and the same in one that is taken up again."""
+    if checkpoint.setdefault("started_from", started_from) != started_from:
+        raise ValueError(f"weights={run.experiment.weights} have changed since {run.folder} started from them; delete "
+                         f"{run.folder} to train this fold from the start")
 
 
 def train_stage(training: Training, number: int) -> None:
@@ -224,6 +245,7 @@ def _finish(training: Training, table: pd.DataFrame) -> dict:
         "prior": training.prior.round(6).tolist(),
         "loss": checkpoint["log"][-1][LOG_COLUMNS.index("loss")],
         "weights_sha256": weights_hash,
+        **({"started_from": checkpoint["started_from"]} if checkpoint["started_from"] else {}),
         **({"taught_by": lessons.taught_by} if lessons.taught_by else {}),
         "environment": {"device": pick_device(), "threads": checkpoint["threads"], "processes": world(),
                         "precision": checkpoint["precision"], "torch": torch.__version__},
@@ -258,7 +280,7 @@ def check_experiment(experiment: Experiment, competition: Competition) -> list[s
             raise ValueError(f"{field}={min(strange)}: there is no such name; there are {', '.join(known)}")
     if experiment.per_task and competition.task == "multiclass":
         raise ValueError("per_task trains one network a label, but classes exclude one another; set per_task=false")
-    check_network(experiment.network, experiment.weights)
+    check_network(experiment.network, experiment.weights, experiment.head)
     check_loss(experiment.loss, competition.task, experiment.label_smoothing, experiment.loss_weights != "none")
     check_mixing(experiment.mixing)
     notes = _check_labels(experiment, competition)

@@ -8,10 +8,17 @@ import pandas as pd
 import pytest
 import torch
 
-from checkpoints import build_from_recipe, load_checkpoint, load_model, save_checkpoint, save_weights
+from checkpoints import (
+    build_from_recipe,
+    load_checkpoint,
+    load_model,
+    save_checkpoint,
+    save_weights,
+    start_from_run,
+)
 from competition import Competition, Part
 from experiment import EXPERIMENTS
-from files import read_json, write_json
+from files import read_json, sha256, write_json
 from folds import fold_numbers
 from runs import (
     Oof,
@@ -333,3 +340,111 @@ def test_a_checkpoint_that_cannot_be_read_is_named_with_what_to_do(home):
         path.write_bytes(raw)
         with pytest.raises(ValueError, match=r"checkpoint\.pt cannot be read; delete it to train this fold from"):
             load_checkpoint(run)
+
+
+# ---- starting from another run
+
+
+def trained(name: str = "source", experiment=SMOKE, competition: Competition = SMALL, fold: int = 0) -> torch.nn.Module:
+    """A finished fold with weights of its own; returns its network."""
+    run = open_run(competition, name, fold, experiment, HASH)
+    model = build_from_recipe(run.recipe, weights="none")
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 1
+        for buffer in model.buffers():
+            buffer += 2
+    write_json(run.folder / "result.json", {"score": 0.5, "weights_sha256": save_weights(run, model)})
+    return model
+
+
+def start(change: tuple[str, ...] = (), name: str = "source", fold: int = 0, competition: Competition = SMALL,
+          experiment=SMOKE, folds_hash: str = HASH) -> tuple[torch.nn.Module, dict[str, str]]:
+    """The network that training of another run starts with, and what is told of its start."""
+    experiment = override(replace(experiment, weights=f"run:{name}"), change)
+    run = open_run(competition, "new", fold, experiment, folds_hash)
+    model = build_from_recipe(run.recipe)
+    return model, start_from_run(model, competition, name, fold, experiment, folds_hash)
+
+
+@pytest.mark.parametrize("change", [["network=cnn_d"], ["network=test_resnet"], ["network=cnn_d", "per_task=true"],
+                                    ["network=cnn_d", "colour=rgb"]])
+def test_a_run_starts_from_what_the_same_fold_of_another_has_learned_and_says_which(home, change):
+    experiment = override(SMOKE, change)
+    for fold in (0, 1):
+        there = trained(experiment=experiment, fold=fold)
+        model, told = start(fold=fold, experiment=experiment)
+        assert model.left_out == []
+        for name, value in there.state_dict().items():  # mean and std are among them
+            assert torch.equal(model.state_dict()[name], value), name
+        raw = (run_folder(SMALL, "source") / f"fold{fold}" / "weights.safetensors").read_bytes()
+        assert told == {f"source/fold{fold}": sha256(raw)}
+
+
+def test_another_recipe_of_the_same_network_may_start_from_a_run(home):
+    there = trained()
+    model, _ = start(("lr=0.1", "augmentation=warp", "epochs=3"))
+    assert torch.equal(model.network.conv1.weight, there.network.conv1.weight)
+
+
+@pytest.mark.parametrize("labels", [("a", "b", "c"), ("b", "a")])
+@pytest.mark.parametrize("network, head", [("cnn_d", "output"), ("test_resnet", "fc"), ("test_vit", "head")])
+def test_a_head_for_other_labels_starts_at_zero_and_is_told(home, network, head, labels):
+    experiment = override(SMOKE, [f"network={network}"])
+    there = trained(experiment=experiment, competition=replace(SMALL, labels=labels))
+    model, _ = start(experiment=experiment)
+    assert model.left_out == [f"network.{head}.bias", f"network.{head}.weight"]
+    assert not any(model.state_dict()[name].any() for name in model.left_out)
+    assert all(torch.equal(value, there.state_dict()[name]) for name, value in model.state_dict().items()
+               if name not in model.left_out)
+
+
+@pytest.mark.parametrize("there, now, message", [
+    (["split=1"], [], "weights=run:source: that run has split 1, this one 0; name a run with the same split"),
+    (["network=cnn_b"], [], "that run has network cnn_b, this one cnn_d"),
+    (["per_task=true"], [], "that run has per_task True, this one False"),
+    (["colour=rgb"], [], "that run has channels 3, this one 1"),
+    (["image_size=96"], [], r"weights\.safetensors does not hold the weights of .*'network\.hidden\.weight'"),
+])
+def test_a_run_that_saw_other_images_or_has_another_network_is_refused(home, there, now, message):
+    trained(experiment=override(SMOKE, there))
+    with pytest.raises(ValueError, match=message):
+        start(tuple(now))
+
+
+def test_a_run_on_another_folds_file_is_refused(home):
+    trained()
+    with pytest.raises(ValueError, match=r"another folds file than folds/small\.csv; delete .*source and train it"):
+        start(folds_hash="0" * 64)
+
+
+def test_a_run_cannot_start_from_itself(home):
+    with pytest.raises(ValueError, match="weights=run:new: a run cannot start from itself; give this one a --name"):
+        start(name="new")
+
+
+def test_a_run_that_is_not_there_or_not_finished_is_named_with_its_command(home):
+    with pytest.raises(FileNotFoundError, match="run:source: there is no .*fold0; first run: python src/train.py "
+                                                "--competition small --experiment source"):
+        start()
+    open_run(SMALL, "source", 0, SMOKE, HASH, command="python src/train.py --experiment source")
+    with pytest.raises(FileNotFoundError, match=r"fold0 is not finished; run: python .*--experiment source"):
+        start()
+
+
+def test_a_blend_starts_nothing(home):
+    write_json(run_folder(SMALL, "both") / "blend.json", {})
+    with pytest.raises(FileNotFoundError, match="run:both: that is a blend and has no weights; name one of its runs"):
+        start(name="both")
+
+
+@pytest.mark.parametrize("spoil", ["cut off", "another's"])
+def test_weights_that_are_not_those_of_the_result_start_nothing(home, spoil):
+    trained()
+    path = run_folder(SMALL, "source") / "fold0" / "weights.safetensors"
+    if spoil == "cut off":
+        path.write_bytes(path.read_bytes()[:-100])
+    else:
+        save_weights(read_run(path.parent), build_from_recipe(read_run(path.parent).recipe))
+    with pytest.raises(ValueError, match=r"weights\.safetensors (cannot be read|is not what .*result\.json says)"):
+        start()
