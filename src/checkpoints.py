@@ -71,9 +71,8 @@ def start_from_run(model: Classifier | PerTask, competition: Competition, name: 
         raise ValueError(f"{where}: {folder} was trained on another folds file than folds/{competition.name}.csv; "
                          f"delete {folder.parent} and train it again")
     there, now = run.experiment, experiment
-    for what, its, ours in (("split", there.split, now.split), ("network", there.network, now.network),
-                            ("per_task", there.per_task, now.per_task),
-                            ("channels", run.recipe["channels"], image_channels(competition, now))):
+    pairs = [(what, getattr(there, what), getattr(now, what)) for what in ("split", "network", "head", "per_task")]
+    for what, its, ours in (*pairs, ("channels", run.recipe["channels"], image_channels(competition, now))):
         if its != ours:
             raise ValueError(f"{where}: that run has {what} {its}, this one {ours}; name a run with the same {what}")
     if not run.is_done:
