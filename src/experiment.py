@@ -133,25 +133,24 @@ LITE0 = Experiment(network="tf_efficientnet_lite0", weights="imagenet", augmenta
 # where the test images come from elsewhere: stronger augmentation, and the mean over three scales
 STRONG = replace(LITE0, image_size=128, augmentation="warp_strong", epochs=5, tta=("identity", "zoom_in", "zoom_out"))
 
-# what the reference systems trained with (see architectures.py and references.py), corrected where letter and number
-# in brackets say what was wrong there; Adam as they had it, without decay, warm-up and average
+# what the reference systems trained with (see architectures.py and references.py), corrected as is said where they
+# were wrong; first Adam as they had it, without decay, warm-up and average
 PLAIN = replace(SCRATCH, optimizer="adam", schedule="constant", warmup=0.0, weight_decay=0.0, ema_decay=0.0)
-CNN_E_003 = PLAIN
-# 000. Corrected: normalised as the weights expect, also in prediction (B4); no flip (D1); an uncertain label drawn anew
-# an epoch (C1). Kept: the rate halved an epoch, dropout of 0.9 between two layers without activation
+# 000. Corrected: images normalised as the weights expect, in prediction too; no flip; uncertain labels drawn anew every
+# epoch. Kept: the rate halved every epoch, and dropout of 0.9 between two layers without activation
 DENSENET_000 = replace(PLAIN, network="densenet121", weights="imagenet", head="two_linear:500", dropout=0.9,
                        image_size=224, augmentation="rotate7_crop", lr=1e-4, schedule="step:1:0.5", epochs=8,
                        batch_size=64, uncertain=("uniform:0.55:0.85",), blank=("zeros",))
-# corrected there too: one layer (E1), a rate that falls slowly (E2)
+# corrected there too: one layer, and a rate that falls slowly
 MEMBER_000 = replace(DENSENET_000, head="linear", dropout=0.2, schedule="cosine", warmup=0.1)
-# 001. Corrected: normalised as the weights expect (D5); batch norm frozen with the rest (E4)
+# 001. Corrected: images normalised as the weights expect; a frozen backbone's batch norm is frozen too
 DENSENET_001 = replace(PLAIN, network="densenet121", weights="imagenet", head="hidden:1024", image_size=224, lr=1e-4,
                        epochs=3, uncertain=("ones",), blank=("zeros",))
-# 002. Corrected: what stops training is the competition's score (B17), of an inner split
+# 002. Corrected: training is stopped by the competition's score on an inner split, not by the accuracy
 CNN_002 = replace(PLAIN, network="cnn_002", image_size=256, preprocessing=("clahe", "blur"), augmentation="dropblock",
                   mixing="mixup:0.2", loss_weights="balanced", schedule="plateau:15:0.1", patience=30, inner=0.1,
                   epochs=300, batch_size=256)
-# last8: its "last ten layers" are eight convolutions and two pools. An epoch shows all images (E9)
+# last8: its "last ten layers" are eight convolutions and two pools. An epoch shows all images, not 81 %
 VGG_002 = replace(CNN_002, network="vgg19_002", weights="imagenet", head="hidden:128", dropout=0.5, augmentation="none",
                   schedule="constant", stages=("head:100:1e-4", "last8:100:1e-5", "all:100:1e-6"), patience=15,
                   batch_size=128)
@@ -179,16 +178,16 @@ EXPERIMENTS = {
     "mlp_a_per_task": replace(SCRATCH, network="mlp_a", epochs=15, per_task=True),
     "mlp_b_per_task": replace(SCRATCH, network="mlp_b", epochs=15, per_task=True),
     # its best network trained as there, and what was tried around it: 5 epochs were too few, more than 10 too many, and
-    # Adam at 1e-3 best. Corrected: class weights rise with rarity (C7), stopping looks at an inner split (A8)
-    "cnn_e_003": CNN_E_003,
-    "cnn_e_003_lr_1e-2": replace(CNN_E_003, lr=1e-2),
-    "cnn_e_003_lr_1e-1": replace(CNN_E_003, lr=1e-1),
-    "cnn_e_003_sgd": replace(CNN_E_003, optimizer="sgd", lr=1e-2),
-    "cnn_e_003_5_epochs": replace(CNN_E_003, epochs=5),
-    "cnn_e_003_20_epochs": replace(CNN_E_003, epochs=20),
-    "cnn_e_003_stopped": replace(CNN_E_003, epochs=50, patience=5, inner=0.1),
-    "cnn_e_003_balanced": replace(CNN_E_003, loss_weights="balanced"),
-    "cnn_e_003_per_task": replace(CNN_E_003, per_task=True),
+    # Adam at 1e-3 best. Corrected: class weights rise with rarity, stopping looks at an inner split
+    "cnn_e_003": PLAIN,
+    "cnn_e_003_lr_hundredth": replace(PLAIN, lr=1e-2),
+    "cnn_e_003_lr_tenth": replace(PLAIN, lr=1e-1),
+    "cnn_e_003_sgd": replace(PLAIN, optimizer="sgd", lr=1e-2),
+    "cnn_e_003_5_epochs": replace(PLAIN, epochs=5),
+    "cnn_e_003_20_epochs": replace(PLAIN, epochs=20),
+    "cnn_e_003_stopped": replace(PLAIN, epochs=50, patience=5, inner=0.1),
+    "cnn_e_003_balanced": replace(PLAIN, loss_weights="balanced"),
+    "cnn_e_003_per_task": replace(PLAIN, per_task=True),
     # otherwise
     "cnn_e_warp": replace(SCRATCH, augmentation="warp", epochs=20),
     "cnn_e_solt": replace(SCRATCH, augmentation="solt"),
@@ -219,14 +218,14 @@ EXPERIMENTS = {
     "combined_000": replace(DENSENET_000, network="combined_000", head="linear", dropout=0.0, schedule="step:1:0.1",
                             batch_size=8, epochs=7),
     "combined_000_pooled": replace(MEMBER_000, network="combined_pooled_000", batch_size=8),
-    # the other five of the six, to be blended with densenet121_000_corrected as predictions (E11); a VGG's mean map
-    # gets a hidden layer in place of the two that its classifier had
+    # the other five of the six, whose predictions are to be blended with those of densenet121_000_corrected; a VGG's
+    # mean map gets a hidden layer in place of the two that its classifier had
     "densenet169_000": replace(MEMBER_000, network="densenet169"),
     "densenet201_000": replace(MEMBER_000, network="densenet201"),
     "mnasnet_000": replace(MEMBER_000, network="mnasnet_100"),
     "vgg19_bn_000": replace(MEMBER_000, network="vgg19_bn", head="hidden:512"),
     "vgg19_000": replace(MEMBER_000, network="vgg19", head="hidden:512"),
-    # 001; the copies of rare positives stand inside the training folds (A1), and no image is lost to them (C13)
+    # 001; the copies of rare positives stand inside the training folds, and no image is lost for want of them
     "densenet121_001_frozen": replace(DENSENET_001, stages=("head:3:1e-4",)),
     "densenet121_001": DENSENET_001,
     "densenet121_001_balanced": replace(DENSENET_001, sampler="copies", copies=CHEXPERT_COPIES),

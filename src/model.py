@@ -166,9 +166,7 @@ def _build_headed(layout: Layout, channels: int, image_size: int, outputs: int, 
                   head: str) -> Classifier:
     front, seen = (make_front(channels), 3) if layout.front else (None, channels)
     whole = is_file(weights) and _is_of_headed(weights)  # a run's file has all backbones and the head
-    created = (_create_timm(name, seen, image_size, "none" if whole else weights, num_classes=0)
-               for name in layout.backbones)
-    backbones = [_without_classifier(backbone) for backbone, _ in created]
+    backbones = [_create_backbone(name, seen, image_size, "none" if whole else weights) for name in layout.backbones]
     flat = [name in layout.flat for name in layout.backbones]
     features = sum(backbone.num_features * (image_size // 32) ** 2 if is_flat else backbone.head_hidden_size
                    for backbone, is_flat in zip(backbones, flat, strict=True))
@@ -197,10 +195,15 @@ def _create_timm(network: str, channels: int, image_size: int, weights: str, **o
     return create_pretrained(network, path, options)
 
 
-def _without_classifier(built: nn.Module) -> nn.Module:
-    """timm's VGGs have two layers of 4,096 before the classifier, which goes with it: 120 million parameters."""
+def _create_backbone(network: str, channels: int, image_size: int, weights: str) -> nn.Module:
+    """A network of timm without its classifier.
+
+    The two layers of 4,096 that timm's VGGs have before theirs go too; 120 million parameters are not drawn in vain.
+    """
     from timm.models.vgg import VGG
 
+    narrow = {"mlp_ratio": 1 / 4096} if network.startswith("vgg") and weights == "none" else {}
+    built, _ = _create_timm(network, channels, image_size, weights, num_classes=0, **narrow)
     if isinstance(built, VGG):
         built.pre_logits, built.head_hidden_size = nn.Identity(), built.num_features
     return built

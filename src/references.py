@@ -41,16 +41,16 @@ class Headed(nn.Module):
         """Tokens that stand for no place in the image, in the network that Grad-CAM looks at: the first."""
         return getattr(self.backbones[0], "num_prefix_tokens", 0)
 
-    def features(self, images: Tensor) -> Tensor:
-        """(B, D), the backbones' one after the other."""
+    def features(self, images: Tensor) -> list[Tensor]:
+        """(B, D) of each backbone."""
         images, read = self.front(images), []
         for backbone, flat in zip(self.backbones, self.flat, strict=True):
             last = backbone.forward_features(images)
             read.append(last.flatten(1) if flat else backbone.forward_head(last, pre_logits=True))
-        return torch.cat(read, dim=1)
+        return read
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.head(self.features(images))
+        return self.head(torch.cat(self.features(images), dim=1))
 
 
 def make_head(head: str, features: int, outputs: int, dropout: float) -> Network:

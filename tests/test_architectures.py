@@ -294,29 +294,6 @@ def test_batch_normalisation_moves_as_keras_does(name, values):
     torch.testing.assert_close(stage.running_var, 0.99 * 1 + 0.01 * before.var(dim=1))
 
 
-SMALL = {"cnn_a": 16, "cnn_b": 32, "cnn_c": 16, "cnn_d": 49, "cnn_e": 54, "lstm": 16, "mlp_a": 16, "mlp_b": 16}
-
-
-@pytest.mark.parametrize("name", NETWORKS)
-def test_a_network_learns_sixteen_images(name):
-    size = SMALL[name]
-    targets = torch.tensor([[float(number >> label & 1) for label in range(3)] for number in range(16)])
-    images, half = 0.5 * noise(16, 1, size, size), size // 2
-    for label, (top, left) in enumerate([(0, 0), (0, half), (half, 0)]):  # each label brightens a quarter
-        images[:, 0, top : top + half, left : left + half] += 2 * targets[:, label, None, None]
-
-    network = build(name, 1, size).train()
-    optimizer = torch.optim.Adam(network.parameters(), 1e-3)
-    losses = []
-    while len(losses) < 100 and (not losses or losses[-1] >= 0.1):
-        loss = F.binary_cross_entropy_with_logits(network(images), targets)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    assert losses[0] > 0.5 and losses[-1] < 0.1, losses
-
-
 # ---- the layer for Grad-CAM
 
 
