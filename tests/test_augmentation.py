@@ -277,7 +277,7 @@ UNLIKELY = 0.001
 def test_every_movement_is_as_likely_as_another(library):
     """Even distributions between the limits, the same in all libraries: none is drawn towards the middle."""
     def drawn(size: int = 64, **strengths) -> tuple[np.ndarray, np.ndarray]:
-        return geometries(library, replace(STILL, **strengths), size, count=150)
+        return geometries(library, replace(STILL, **strengths), size, count=400)
 
     turns, _ = drawn(degrees=10)
     scales, _ = drawn(112, scale=0.1)  # large, because the libraries round scales and shifts to whole pixels
@@ -298,8 +298,8 @@ def test_every_movement_is_as_likely_as_another(library):
 @pytest.mark.parametrize("library", LIBRARIES)
 def test_contrast_and_brightness_are_drawn_evenly(library):
     """Gamma is not compared: solt draws the exponent's inverse evenly."""
-    gains = grey_tables(library, replace(STILL, intensity=1, gain=0.15), 150)[:, 200] / 200 - 1
-    offsets = grey_tables(library, replace(STILL, intensity=1, offset=0.1), 150)[:, 128] - 128
+    gains = grey_tables(library, replace(STILL, intensity=1, gain=0.15), 400)[:, 200] / 200 - 1
+    offsets = grey_tables(library, replace(STILL, intensity=1, offset=0.1), 400)[:, 128] - 128
     for values, limit in ((gains, 0.15), (offsets, 25.5)):
         assert kstest(values, "uniform", args=(-limit, 2 * limit)).pvalue > UNLIKELY
 
@@ -309,7 +309,7 @@ def test_all_movements_together_are_distributed_as_the_warps(library):
     """Where the corners of the image come to lie, from every movement at once."""
     corner = np.array([31.5, 31.5])
     moved = [matrices @ corner + shifts - corner for matrices, shifts
-             in (geometries(name, replace(CHEST, blur=0, cutout=0, intensity=0), count=200)
+             in (geometries(name, replace(CHEST, blur=0, cutout=0, intensity=0), count=400)
                  for name in ("warp", library))]
     for axis in (0, 1):
         assert ks_2samp(moved[0][:, axis], moved[1][:, axis]).pvalue > UNLIKELY
