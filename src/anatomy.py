@@ -109,8 +109,8 @@ def _parts_of(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Mod
 
 
 def _equal_blocks(child: nn.Sequential) -> bool:
-    return len(child) > 0 and len({type(each) for each in child}) == 1 and any(list(each.children()) for each in child) \
-        and not isinstance(child[0], nn.Sequential)
+    alike = len({type(each) for each in child}) == 1
+    return alike and any(list(each.children()) for each in child) and not isinstance(child[0], nn.Sequential)
 
 
 def _describe(part: nn.Module) -> tuple[str, str]:

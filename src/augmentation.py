@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from hashlib import blake2b
 from random import Random
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -54,6 +55,15 @@ def none(image_size: int) -> Augmentation:
     return lambda image, seed: image.copy()
 
 
+class Change(NamedTuple):
+    """What one seed does to an image, as Warp draws it; what applies it may run on another device."""
+
+    matrix: np.ndarray            # (2, 3) float64: a pixel's place (x, y, 1) -> its new one, pixels
+    blurred: bool
+    table: np.ndarray | None      # (256,) uint8, the new grey value of each
+    hole: tuple[int, int] | None  # top and left of the black square, pixels
+
+
 class Warp:
     """The whole list by OpenCV alone: one resampling for all geometry, one look-up table for all exposure.
 
@@ -66,21 +76,40 @@ class Warp:
         self.hole = round(strengths.cutout_side * image_size)
 
     def __call__(self, image: np.ndarray, seed: int) -> np.ndarray:
-        draw = Random(seed)  # dice of its own: the global ones are left alone
-        strengths = self.strengths
         height, width = image.shape[:2]
-        matrix = _draw_affine(draw, strengths, height, width)
-        image = cv2.warpAffine(image, matrix, (width, height), flags=cv2.INTER_LINEAR,
+        change = self.draw(seed, height, width)
+        image = cv2.warpAffine(image, change.matrix, (width, height), flags=cv2.INTER_LINEAR,
                                borderMode=cv2.BORDER_REFLECT_101)
-        if draw.random() < strengths.blur:
-            image = cv2.medianBlur(image, self.kernel)
-        table = _draw_intensity_table(draw, strengths)
-        if table is not None:
-            image = cv2.LUT(image, table)
-        if draw.random() < strengths.cutout:
-            top, left = draw.randint(0, height - self.hole), draw.randint(0, width - self.hole)
+        if change.blurred:
+            image = _median(image, self.kernel)
+        if change.table is not None:
+            image = cv2.LUT(image, change.table)
+        if change.hole is not None:
+            top, left = change.hole
             image[top : top + self.hole, left : left + self.hole] = 0
         return image
+
+    def draw(self, seed: int, height: int, width: int) -> Change:
+        """What `seed` does to an image of that size."""
+        draw, strengths = Random(seed), self.strengths  # dice of its own: the global ones are left alone
+        matrix = _draw_affine(draw, strengths, height, width)
+        blurred = draw.random() < strengths.blur
+        table = _draw_intensity_table(draw, strengths)
+        hole = None
+        if draw.random() < strengths.cutout:
+            hole = draw.randint(0, height - self.hole), draw.randint(0, width - self.hole)
+        return Change(matrix, blurred, table, hole)
+
+
+def _median(image: np.ndarray, kernel: int) -> np.ndarray:
+    """OpenCV's median; rows shorter than the processor's vectors, where it is many times slower, are made longer first.
+
+    The result is the same: the longer row repeats the edge, as OpenCV does in any case.
+    """
+    if image.ndim == 3 or image.shape[1] > 64:
+        return cv2.medianBlur(image, kernel)
+    longer = cv2.copyMakeBorder(image, 0, 0, 0, 64, cv2.BORDER_REPLICATE)
+    return np.ascontiguousarray(cv2.medianBlur(longer, kernel)[:, :image.shape[1]])
 
 
 class DropBlock:
@@ -128,7 +157,7 @@ def _draw_intensity_table(draw: Random, strengths: Strengths) -> np.ndarray | No
     if gamma == gain == offset == 0:
         return None
     grey = _GREY if gamma == 0 else _GREY ** (1 + gamma)
-    return (np.clip(grey * (1 + gain) + offset, 0, 1) * 255 + 0.5).astype(np.uint8)
+    return ((grey * (1 + gain) + offset).clip(0, 1) * 255 + 0.5).astype(np.uint8)
 
 
 _GREY = np.linspace(0, 1, 256)

@@ -1,11 +1,15 @@
 """Batches of images and targets out of the pixel store, the same whatever the number of workers."""
 
+from collections.abc import Iterable, Iterator
+
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from augmentation import augment_batch
+from augmentation import augment_batch, augmentation_seed, make_augmentation
+from device_input import DevicePixels, warp_batch
 from pixels import PixelStore
 from sampling import draw_epoch, occurrences
 
@@ -27,25 +31,55 @@ class Batches(Dataset):
         rows = self.rows[part]
         images = self.store.read(rows)
         if self.augmentation != "none":
-            repeats = self.repeats[self.parts[number]]  # an image shown again in an epoch is augmented otherwise
-            ids = [f"{image_id}, shown {repeat + 1} times" if repeat else image_id
-                   for image_id, repeat in zip(self.store.ids[rows], repeats.tolist(), strict=True)]
-            images = augment_batch(self.augmentation, images, ids, self.seed, self.epoch)
+            images = augment_batch(self.augmentation, images, self.dice_ids(number), self.seed, self.epoch)
         images = images[:, None] if images.ndim == 3 else np.moveaxis(images, -1, 1)
         images = torch.from_numpy(np.ascontiguousarray(images))
         return images, torch.from_numpy(self.targets[part]), torch.from_numpy(rows)
 
+    def dice_ids(self, number: int) -> list[str]:
+        """What a batch's images are augmented by: their ids, and another where an epoch shows an image again."""
+        repeats, rows = self.repeats[self.parts[number]], self.rows[self.drawn[self.parts[number]]]
+        return [f"{image_id}, shown {repeat + 1} times" if repeat else image_id
+                for image_id, repeat in zip(self.store.ids[rows].tolist(), repeats.tolist(), strict=True)]
+
+
+class DeviceBatches:
+    """The same batches from images that lie in a device's memory, augmented there; the rows stay on the host."""
+
+    def __init__(self, batches: Batches, pixels: DevicePixels):
+        if not np.array_equal(pixels.rows, batches.rows):
+            raise ValueError("the images in the device's memory are not those of the rows that are to be trained on")
+        self.batches, self.pixels = batches, pixels
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        batches = self.batches
+        for number in range(len(batches)):
+            part = batches.drawn[batches.parts[number]]
+            images = self.pixels.take(part)
+            if batches.augmentation != "none":
+                warp = make_augmentation(batches.augmentation, images.shape[-2])
+                seeds = [augmentation_seed(batches.seed, batches.epoch, name) for name in batches.dice_ids(number)]
+                images = warp_batch(images, warp, seeds)
+            targets = torch.from_numpy(batches.targets[part]).to(images.device)
+            yield images, targets, torch.from_numpy(batches.rows[part])
+
 
 def training_batches(store: PixelStore, rows: np.ndarray, targets: np.ndarray, batch_size: int, augmentation: str,
-                     seed: int, epoch: int, workers: int = 0, expected: np.ndarray | None = None) -> DataLoader:
-    """One epoch in an order that is a function of (seed, epoch) only.
+                     seed: int, epoch: int, workers: int = 0, expected: np.ndarray | None = None,
+                     pixels: DevicePixels | None = None) -> Iterable[tuple[Tensor, Tensor, Tensor]]:
+    """One epoch in an order that is a function of (seed, epoch) only; with a length.
 
     expected: (N,) how often each of the rows is shown, see sampling.py; None: once. They are dealt into batches of
     nearly equal size, none above `batch_size`: no image is dropped, and no tiny last batch upsets batch normalisation.
+    pixels: these rows' images in a device's memory, as load_device_pixels gives them; None: read from the store.
     """
     drawn = draw_epoch(np.ones(len(rows)) if expected is None else expected, seed, epoch)
     parts = np.array_split(np.arange(len(drawn)), -(-len(drawn) // batch_size))
-    return _load(Batches(store, rows, targets, drawn, parts, augmentation, seed, epoch), workers)
+    batches = Batches(store, rows, targets, drawn, parts, augmentation, seed, epoch)
+    return _load(batches, workers) if pixels is None else DeviceBatches(batches, pixels)
 
 
 def ordered_batches(store: PixelStore, rows: np.ndarray, batch_size: int, workers: int = 0) -> DataLoader:
@@ -56,4 +90,10 @@ def ordered_batches(store: PixelStore, rows: np.ndarray, batch_size: int, worker
 
 
 def _load(batches: Batches, workers: int) -> DataLoader:
-    return DataLoader(batches, batch_size=None, num_workers=workers, pin_memory=torch.cuda.is_available())
+    return DataLoader(batches, batch_size=None, num_workers=workers, pin_memory=torch.cuda.is_available(),
+                      worker_init_fn=_keep_to_one_thread)
+
+
+def _keep_to_one_thread(worker: int) -> None:
+    """The workers are what is done in parallel; torch sees to its own threads."""
+    cv2.setNumThreads(0)

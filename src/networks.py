@@ -151,7 +151,7 @@ def _shape(shape: tuple[int, ...]) -> str:
 
 
 def draw(name: str, anatomy: "Anatomy") -> Figure:  # noqa: F821
-    """The network from the image, on top, to its logits: a box a stage, what it hands on and its parameters at the right.
+    """The network from the image, on top, to its logits: a box a stage, what it hands on and its parameters beside it.
 
     Stages side by side have their boxes side by side.
     """

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from scipy.stats import ks_2samp, kstest
 
 from augmentation import (
     AUGMENTATIONS,
@@ -179,12 +180,12 @@ def one_epoch(name: str, workers: int, epoch: int) -> dict[tuple[int, str], byte
 
 # fewer cores than workers, or a fork beside another library's threads, are nothing to this test
 @pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning", "ignore:.*fork:DeprecationWarning")
-@pytest.mark.parametrize("name", ["warp", "solt", "albumentations"])
+@pytest.mark.parametrize("name", AUGMENTATIONS)
 def test_workers_do_not_matter_and_no_image_is_augmented_twice_alike(name):
     alone = one_epoch(name, 0, 0) | one_epoch(name, 0, 1)
-    assert len(alone) == len(set(alone.values())) == 24  # albumentations by itself would repeat in every worker
-    for workers in (1, 2):
-        assert one_epoch(name, workers, 0) | one_epoch(name, workers, 1) == alone
+    assert len(alone) == 24
+    assert len(set(alone.values())) == (1 if name == "none" else 24)  # albumentations would repeat in every worker
+    assert one_epoch(name, 2, 0) | one_epoch(name, 1, 1) == alone
 
 
 @pytest.mark.parametrize("shape", [(6, 64, 64), (6, 96, 96, 3)])
@@ -266,6 +267,54 @@ def test_shears_reach_their_limit_along_both_axes(library):
     limit = math.tan(math.radians(5))
     assert reaches(matrices[:, 0, 1], limit, 0.005) and reaches(matrices[:, 1, 0], limit, 0.005)
     assert np.abs(matrices[:, [0, 1], [0, 1]] - 1).max() < 0.02 and np.abs(shifts).max() < 0.25
+
+
+# p of a Kolmogorov-Smirnov test below which two samples are no longer of one distribution; the seeds are fixed
+UNLIKELY = 0.001
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_every_movement_is_as_likely_as_another(library):
+    """Even distributions between the limits, the same in all libraries: none is drawn towards the middle."""
+    def drawn(size: int = 64, **strengths) -> tuple[np.ndarray, np.ndarray]:
+        return geometries(library, replace(STILL, **strengths), size, count=400)
+
+    turns, _ = drawn(degrees=10)
+    scales, _ = drawn(112, scale=0.1)  # large, because solt rounds the scaled size to whole pixels
+    shears, _ = drawn(shear=5)
+    _, shifts = drawn(112, shift=1 / 8)
+    values = {
+        "turn": np.degrees(np.arctan2(turns[:, 1, 0], turns[:, 0, 0])) / 10,
+        "scale": (scales[:, 0, 0] - 1) / 0.1,
+        "shear along x": shears[:, 0, 1] / math.tan(math.radians(5)),
+        "shear along y": shears[:, 1, 0] / math.tan(math.radians(5)),
+    }
+    # the libraries shift by whole pixels, and solt never crops at the last place there is
+    low, high = {"warp": (-14, 14), "albumentations": (-14.5, 14.5), "solt": (-13.5, 14.5)}[library]
+    for axis, shift in zip("xy", shifts.T, strict=True):
+        values[f"shift along {axis}"] = 2 * (shift - low) / (high - low) - 1
+    likely = {name: kstest(value, "uniform", args=(-1, 2)).pvalue for name, value in values.items()}
+    assert min(likely.values()) > UNLIKELY, likely
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_contrast_and_brightness_are_drawn_evenly(library):
+    """Gamma is not compared: solt draws the exponent's inverse evenly."""
+    gains = grey_tables(library, replace(STILL, intensity=1, gain=0.15), 400)[:, 200] / 200 - 1
+    offsets = grey_tables(library, replace(STILL, intensity=1, offset=0.1), 400)[:, 128] - 128
+    for values, limit in ((gains, 0.15), (offsets, 25.5)):
+        assert kstest(values, "uniform", args=(-limit, 2 * limit)).pvalue > UNLIKELY
+
+
+@pytest.mark.parametrize("library", ["solt", "albumentations"])
+def test_all_movements_together_are_distributed_as_the_warps(library):
+    """Where the corners of the image come to lie, from every movement at once."""
+    corner = np.array([31.5, 31.5])
+    moved = [matrices @ corner + shifts - corner for matrices, shifts
+             in (geometries(name, replace(CHEST, blur=0, cutout=0, intensity=0), count=400)
+                 for name in ("warp", library))]
+    for axis in (0, 1):
+        assert ks_2samp(moved[0][:, axis], moved[1][:, axis]).pvalue > UNLIKELY
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
