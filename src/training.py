@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from augmentation import AUGMENTATIONS
 from checkpoints import build_from_recipe, load_checkpoint, save_checkpoint, save_weights, start_from_run
 from competition import Competition
+from device_input import DevicePixels, load_device_pixels
 from distributed import from_first, rank, world
 from ema import EMA
 from engine import LossNotFinite, predict_logits, train_one_epoch
@@ -55,6 +56,8 @@ class Training:
     competition: Competition
     store: PixelStore
     lessons: Lessons
+    rows: np.ndarray                # (n,) the store's, of the lessons' images
+    pixels: DevicePixels | None     # those images in a GPU's memory, where they fit
     model: torch.nn.Module
     loss_fn: Callable[[Tensor, Tensor], Tensor]
     prior: np.ndarray               # (K,) what is predicted for black images
@@ -91,7 +94,10 @@ def train_fold(run: Run, competition: Competition, table: pd.DataFrame, threads:
     weights = None if lessons.weights is None else lessons.weights.to(device)
     loss_fn = make_loss(experiment.loss, competition.task, weights, experiment.label_smoothing)
     prior = fold_prior(competition, table, run, lessons)
-    training = Training(run, competition, store, lessons, model, loss_fn, prior, checkpoint, workers, talk)
+    rows = store.rows(lessons.image_ids)
+    pixels = load_device_pixels(store, rows, experiment.augmentation, device)
+    training = Training(run, competition, store, lessons, rows, pixels, model, loss_fn, prior, checkpoint, workers,
+                        talk)
     for number in range(checkpoint["stage"], len(experiment.plan)):
         train_stage(training, number)
     return finish_fold(training, table)
@@ -158,9 +164,9 @@ def train_stage(training: Training, number: int) -> None:
 def _train_epoch(training: Training, optimizer: torch.optim.Optimizer, scheduler: LambdaLR, ema: EMA) -> float:
     experiment, lessons, epoch = training.run.experiment, training.lessons, training.checkpoint["epoch"]
     torch.manual_seed(epoch_seed(experiment.seed, epoch, rank()))  # dropout
-    loader = training_batches(training.store, training.store.rows(lessons.image_ids),
-                              lessons.draw_targets(training.competition, experiment, epoch), experiment.batch_size,
-                              experiment.augmentation, experiment.seed, epoch, training.workers, lessons.expected)
+    targets = lessons.draw_targets(training.competition, experiment, epoch)
+    loader = training_batches(training.store, training.rows, targets, experiment.batch_size, experiment.augmentation,
+                              experiment.seed, epoch, training.workers, lessons.expected, training.pixels)
     try:
         return train_one_epoch(training.model, loader, training.loss_fn, optimizer, scheduler, ema,
                                experiment.max_grad_norm, training.checkpoint["precision"], experiment.mixing,
@@ -226,7 +232,7 @@ def _finish(training: Training, table: pd.DataFrame) -> dict:
     held_out = fold_numbers(table, run.experiment.split) == run.recipe["fold"]
     cells, images = label_cells(competition, table)[held_out], table.loc[held_out, "image_id"]
     loss_fn = make_loss(run.experiment.loss, task, lessons.weights, run.experiment.label_smoothing)  # on the CPU
-    learned = has_learned(model, store, store.rows(lessons.image_ids), lessons, task, run.experiment.seed, loss_fn)
+    learned = has_learned(model, store, training.rows, lessons, task, run.experiment.seed, loss_fn)
     probs = predict_probs(model, store, store.rows(images), task, run.experiment, training.prior)
     weights_hash = save_weights(run, model)
     write_probs(run.folder / "oof.csv", probs_frame(competition, images, probs))
