@@ -8,7 +8,6 @@ import torch
 from torch.optim import SGD, Adam
 from torch.optim.lr_scheduler import LambdaLR
 
-from architectures import NETWORKS
 from augmentation import AUGMENTATIONS, make_augmentation
 from checkpoints import build_from_recipe, load_model, save_weights
 from competition import COMPETITIONS, Competition, Part
