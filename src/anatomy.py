@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.flop_counter import FlopCounterMode
 
+from architectures import Network
 from layers import PooledReLU
 from model import Classifier, backbones_of, build_model, count_parameters
 from references import Headed
@@ -99,18 +100,19 @@ def _stages_of(network: nn.Module, model: nn.Module, image: Tensor) -> list[Stag
 
 
 def _parts_of(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
-    """Children by name; a list of blocks or layers is opened, a block and a stage of equal blocks are not."""
+    """Children by name; a plain list of blocks or layers is opened, a block and a stage of equal blocks are not."""
     for name, child in module.named_children():
-        opened = isinstance(child, nn.ModuleList) or (isinstance(child, nn.Sequential) and not _equal_blocks(child))
+        opened = type(child) in (nn.ModuleList, nn.Sequential, Network) and not _equal_blocks(child)
         if prefix == "backbones." or (opened and len(child)):
             yield from _parts_of(child, f"{prefix}{name}.")
         else:
             yield prefix + name, child
 
 
-def _equal_blocks(child: nn.Sequential) -> bool:
-    alike = len({type(each) for each in child}) == 1
-    return alike and any(list(each.children()) for each in child) and not isinstance(child[0], nn.Sequential)
+def _equal_blocks(child: nn.Sequential | nn.ModuleList) -> bool:
+    kinds = {type(each) for each in child}
+    return type(child) is nn.Sequential and len(kinds) == 1 and nn.Sequential not in kinds and any(
+        list(each.children()) for each in child)
 
 
 def _describe(part: nn.Module) -> tuple[str, str]:
@@ -120,7 +122,10 @@ def _describe(part: nn.Module) -> tuple[str, str]:
         return "convolution", f"convolution {part.kernel_size[0]}x{part.kernel_size[1]}{stride}"
     if isinstance(part, nn.MaxPool2d):
         rectified = " · ReLU" if isinstance(part, PooledReLU) else ""
-        return "pool", f"maximum of {part.kernel_size}x{part.kernel_size}{rectified}"
+        stride = f", stride {part.stride}" if part.stride != part.kernel_size else ""
+        return "pool", f"maximum of {part.kernel_size}x{part.kernel_size}{stride}{rectified}"
+    if isinstance(part, nn.AvgPool2d):
+        return "pool", f"mean of {part.kernel_size}x{part.kernel_size}"
     if isinstance(part, nn.AdaptiveMaxPool2d):
         return "pool", "maximum of all"
     if isinstance(part, nn.AdaptiveAvgPool2d) or type(part).__name__ == "SelectAdaptivePool2d":

@@ -151,10 +151,7 @@ def _shape(shape: tuple[int, ...]) -> str:
 
 
 def draw(name: str, anatomy: "Anatomy") -> Figure:  # noqa: F821
-    """The network from the image, on top, to its logits: a box a stage, what it hands on and its parameters beside it.
-
-    Stages side by side have their boxes side by side.
-    """
+    """The network from the image, on top, to its logits: a box a stage, side by side where stages are."""
     image = ("image", "0 to 255, normalised", _shape((anatomy.channels, *2 * (anatomy.image_size,))), 0, "other")
     rows = [[image]] + [[(each.name, each.what, _shape(each.shape), each.parameters, each.kind) for each in row]
                         for row in anatomy.rows]
@@ -185,7 +182,7 @@ def _draw_box(axes, box: tuple[str, str, str, int, str], left: float, bottom: fl
     axes.add_patch(FancyBboxPatch((left, bottom), width, HEIGHT, boxstyle="round,pad=0,rounding_size=0.06",
                                   facecolor=COLOURS[kind], edgecolor="#888888", lw=0.8))
     top, low, right = bottom + 0.66 * HEIGHT, bottom + 0.2 * HEIGHT, left + width - 0.1
-    counted = f"{parameters:,}" if parameters else ""
+    counted = f"{parameters:,} parameters" if parameters else ""
     if width == WIDTH:
         axes.text(left + 0.1, top, name, fontsize=NORMAL, weight="bold", va="center")
         axes.text(right, top, shape, fontsize=NORMAL, ha="right", va="center")
