@@ -67,7 +67,8 @@ class Change(NamedTuple):
 class Warp:
     """The whole list by OpenCV alone: one resampling for all geometry, one look-up table for all exposure.
 
-    About ten times faster than the libraries, and sharper than their separate steps: an image is interpolated once.
+    Five to fourteen times faster than the libraries at 64 pixels (tests/benchmarks/augmentation.py), and sharper than
+    their separate steps: an image is interpolated once.
     """
 
     def __init__(self, image_size: int, strengths: Strengths = CHEST):

@@ -41,21 +41,23 @@ def load_device_pixels(store: PixelStore, rows: np.ndarray, augmentation: str, d
 
 
 def runs_on_device(augmentation: str, image_size: int) -> bool:
-    """True of "none" and of every Warp."""
+    """True of "none" and of every Warp of augmentation.py."""
     return augmentation == "none" or isinstance(make_augmentation(augmentation, image_size), Warp)
 
 
 def warp_batch(images: Tensor, warp: Warp, seeds: Sequence[int]) -> Tensor:
-    """New images uint8 (B, C, H, W), each as `warp` changes it by its seed on a CPU, up to one grey value's rounding.
+    """New images uint8 (B, C, H, W), each as `warp` changes it by its seed on a CPU, but for rounding.
 
-    The host draws, since its dice are those of every other run; what is drawn takes about 300 bytes an image.
+    The host draws, so that the dice are the same; what it sends is about 300 bytes an image. On the processor, of
+    images of noise fewer than one pixel in a thousand differed from OpenCV 5's, by 2 at most; OpenCV 4 rounds places
+    to 1/32 pixel and differs by more, where grey values change fast.
     """
     height, width = images.shape[-2:]
     changes = [warp.draw(seed, height, width) for seed in seeds]
     images = _resample(images, changes)
-    if blurred := [number for number, change in enumerate(changes) if change.blurred]:
-        index = torch.tensor(blurred, device=images.device)
-        images[index] = _median(images[index], warp.kernel)
+    for image, change in zip(images, changes, strict=True):  # few are, and each takes memory kernel * kernel times
+        if change.blurred:
+            image.copy_(_median(image[None], warp.kernel)[0])
     tables = np.stack([_UNCHANGED if change.table is None else change.table for change in changes])
     images = torch.from_numpy(tables).to(images.device).gather(1, images.flatten(1).long()).view_as(images)
     return images.masked_fill(_holes(changes, warp.hole, images), 0)

@@ -10,13 +10,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from loader import training_batches
 
 SRC = Path(__file__).resolve().parents[1] / "src"
 
 WORK = """
-import sys, time
+import time
 import numpy as np
 from loader import training_batches
 
@@ -60,15 +61,11 @@ class ThreadsForPixels:
     ids = np.array(["0", "1"])
 
     def read(self, rows: np.ndarray) -> np.ndarray:
-        import torch
-
         return np.full((len(rows), 1, 2), (cv2.getNumThreads(), torch.get_num_threads()), np.uint8)
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning", "ignore:.*fork:DeprecationWarning")
 def test_a_worker_keeps_to_one_thread():
-    import torch
-
     before = torch.get_num_threads()
     torch.set_num_threads(3)
     try:
