@@ -4,7 +4,7 @@ import ctypes
 import os
 import platform
 import sys
-from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # names and numbers of glibc's malloc.h
 
@@ -50,11 +50,17 @@ def has_bf16(device: str) -> bool:
     return device == "cpu" and torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
-def autocast(device: str, precision: str) -> AbstractContextManager:
-    """The context in which a training step computes: precision is "bf16" or "fp32"."""
+def device_name(device: str) -> str:
+    """What a machine's GPU or processor calls itself; two that are named alike compute alike fast."""
     import torch
 
-    return torch.autocast(device, torch.bfloat16) if precision == "bf16" else nullcontext()
+    if device == "cuda":
+        return torch.cuda.get_device_name()
+    about = Path("/proc/cpuinfo")
+    lines = about.read_text().splitlines() if about.exists() else []
+    facts = [line.partition(":")[2].strip() for line in lines[: lines.index("") if "" in lines else None]
+             if line.startswith(("model", "cpu family"))]
+    return " ".join(facts) or platform.processor() or platform.machine()
 
 
 def import_torchvision() -> None:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from architectures import NETWORKS, Network
-from hardware import has_bf16, import_torchvision
+from hardware import import_torchvision
 from references import FROM_SCRATCH, LAYOUTS, Headed, Layout, make_front, make_head
 from weights import (
     adapt_channels,
