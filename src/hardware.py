@@ -1,8 +1,9 @@
-"""What the machine offers: device, threads, number formats, the allocator; and torchvision made to import."""
+"""What the machine offers: device, threads, bf16, the allocator; and torchvision made to import."""
 
 import ctypes
 import os
 import platform
+import re
 import sys
 from pathlib import Path
 
@@ -56,11 +57,9 @@ def device_name(device: str) -> str:
 
     if device == "cuda":
         return torch.cuda.get_device_name()
-    about = Path("/proc/cpuinfo")
-    lines = about.read_text().splitlines() if about.exists() else []
-    facts = [line.partition(":")[2].strip() for line in lines[: lines.index("") if "" in lines else None]
-             if line.startswith(("model", "cpu family"))]
-    return " ".join(facts) or platform.processor() or platform.machine()
+    about = Path("/proc/cpuinfo")  # Linux; names alone do not tell generations apart, virtual machines cut them short
+    facts = re.findall(r"^(?:cpu family|model|model name)\s*: (.*)$", about.read_text(), re.M) if about.exists() else []
+    return " ".join(facts[:3]) or platform.processor() or platform.machine()
 
 
 def import_torchvision() -> None:

@@ -1,4 +1,4 @@
-"""Building blocks of the networks: pooling before ReLU, convolution by one matrix product, dropout, TensorFlow's padding."""
+"""Building blocks of the networks: pooling before ReLU, one matrix product, cheap dropout, TensorFlow's padding."""
 
 import torch
 import torch.nn.functional as F

@@ -308,18 +308,6 @@ def timm_cam_layer(built: nn.Module, image_size: int) -> nn.Module | None:
     return modules[[name for name, side in sides.items() if side >= least][-1]]
 
 
-def resolve_precision(model: nn.Module, precision: str, device: str) -> str:
-    """"bf16" or "fp32" for training steps.
-
-    "auto" is bf16 where the device multiplies it faster, but fp32 on a processor for networks with depthwise
-    convolutions, whose bf16 kernels there run at half the speed of the fp32 ones.
-    """
-    if precision != "auto":
-        return precision
-    depthwise = any(isinstance(module, nn.Conv2d) and module.groups > 1 for module in model.modules())
-    return "bf16" if has_bf16(device) and not (device == "cpu" and depthwise) else "fp32"
-
-
 def count_parameters(model: nn.Module) -> int:
     """Numbers that training can change."""
     return sum(parameter.numel() for parameter in model.parameters())

@@ -159,7 +159,8 @@ def ours(order: dict, images: np.ndarray, targets: np.ndarray) -> tuple[Train, i
     from engine import train_one_epoch
     from loader import training_batches
     from losses import masked_bce
-    from model import build_model, count_parameters, weight_groups
+    from model import build_model, count_parameters
+    from optimizers import build_optimizer
     from precision import Step, choose_precision
 
     class MemoryStore:
@@ -174,7 +175,7 @@ def ours(order: dict, images: np.ndarray, targets: np.ndarray) -> tuple[Train, i
         os.environ["STARTER_HOME"] = folder
         step = Step(order["network"], 1, order["size"], order["batch_size"], OUTPUTS)
         precision = choose_precision(model, step, "cpu", order["threads"])
-    optimizer = torch.optim.AdamW(weight_groups(model, 1e-2), LR, fused=True)
+    optimizer = build_optimizer(model, "adamw", LR, weight_decay=1e-2)
     scheduler, ema = LambdaLR(optimizer, lambda step: 1.0), EMA(model, 0.99)
 
     def train(count: int) -> None:
@@ -189,16 +190,18 @@ def plain_network(order: dict):
     from torch import nn
 
     from architectures import NETWORKS as BUILDERS
-    from layers import PooledReLU
+    from layers import BitDropout, PooledReLU, UnfoldConv2d
 
     network = BUILDERS[order["network"]](1, order["size"], OUTPUTS)
     for name, layer in list(network.named_children()):
         if isinstance(layer, PooledReLU):
             pool = nn.MaxPool2d(layer.kernel_size, layer.stride, layer.padding, ceil_mode=layer.ceil_mode)
             setattr(network, name, nn.Sequential(nn.ReLU(), pool))
-        elif type(layer).__name__ == "UnfoldConv2d":
+        elif isinstance(layer, UnfoldConv2d):
             setattr(network, name, nn.Conv2d(layer.in_channels, layer.out_channels, layer.kernel_size,
                                              padding=layer.padding))
+        elif isinstance(layer, BitDropout):
+            setattr(network, name, nn.Dropout(layer.p))
 
     class Normalised(nn.Module):
         def __init__(self):
