@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from torch import nn
 
-from layers import ImageRows, PooledReLU, SameConv2d, SequenceLSTM, UnfoldConv2d
+from layers import BitDropout, ImageRows, PooledReLU, SameConv2d, SequenceLSTM, UnfoldConv2d
 
 KERAS_BATCH_NORM = {"momentum": 0.01, "eps": 1e-3}  # torch's momentum is the share of the new batch: 1 - Keras' 0.99
 
@@ -63,7 +63,7 @@ def cnn_b(channels: int, image_size: int, outputs: int) -> Network:
         "relu1": nn.ReLU(),
         "hidden2": nn.Linear(100, 100),                         # 100
         "relu2": nn.ReLU(),
-        "dropout": nn.Dropout(0.25),
+        "dropout": BitDropout(0.25),
         "output": nn.Linear(100, outputs),
     }, cam_layer="conv3")
 
@@ -77,17 +77,17 @@ def cnn_c(channels: int, image_size: int, outputs: int) -> Network:
         "relu1": nn.ReLU(),
         "conv2": nn.Conv2d(50, 75, 3, padding=1),               # 75 x 64 x 64
         "pool2": PooledReLU(2),                                 # 75 x 32 x 32
-        "dropout2": nn.Dropout(0.25),
+        "dropout2": BitDropout(0.25),
         "conv3": nn.Conv2d(75, 125, 3, padding=1),              # 125 x 32 x 32
         "pool3": PooledReLU(2),                                 # 125 x 16 x 16
-        "dropout3": nn.Dropout(0.25),
+        "dropout3": BitDropout(0.25),
         "flatten": nn.Flatten(),                                # 32 000
         "hidden1": nn.Linear(125 * side**2, 500),               # 500
         "relu4": nn.ReLU(),
-        "dropout4": nn.Dropout(0.4),
+        "dropout4": BitDropout(0.4),
         "hidden2": nn.Linear(500, 250),                         # 250
         "relu5": nn.ReLU(),
-        "dropout5": nn.Dropout(0.3),
+        "dropout5": BitDropout(0.3),
         "output": nn.Linear(250, outputs),
     }, cam_layer="conv3")
 
@@ -104,7 +104,7 @@ def cnn_d(channels: int, image_size: int, outputs: int) -> Network:
         "flatten": nn.Flatten(),                                # 64
         "hidden": nn.Linear(64 * side**2, 1024),                # 1024
         "relu": nn.ReLU(),
-        "dropout": nn.Dropout(0.8),
+        "dropout": BitDropout(0.8),
         "output": nn.Linear(1024, outputs),
     }, cam_layer="conv2")
 
@@ -117,27 +117,27 @@ def cnn_e(channels: int, image_size: int, outputs: int) -> Network:
         "relu1": nn.ReLU(),
         "conv2": nn.Conv2d(32, 32, 3),                          # 32 x 62 x 62
         "pool2": PooledReLU(2),                                 # 32 x 31 x 31
-        "dropout2": nn.Dropout(0.2),
+        "dropout2": BitDropout(0.2),
         "conv3": nn.Conv2d(32, 64, 3, padding=1),               # 64 x 31 x 31
         "relu3": nn.ReLU(),
         "conv4": nn.Conv2d(64, 64, 3),                          # 64 x 29 x 29
         "pool4": PooledReLU(2),                                 # 64 x 14 x 14
-        "dropout4": nn.Dropout(0.2),
+        "dropout4": BitDropout(0.2),
         "conv5": nn.Conv2d(64, 128, 3, padding=1),              # 128 x 14 x 14
         "relu5": nn.ReLU(),
         "conv6": nn.Conv2d(128, 128, 3),                        # 128 x 12 x 12
         "pool6": PooledReLU(2),                                 # 128 x 6 x 6
-        "dropout6": nn.Dropout(0.2),
+        "dropout6": BitDropout(0.2),
         "conv7": nn.Conv2d(128, 512, 5, padding=2),             # 512 x 6 x 6: the last map with room to point
         "relu7": nn.ReLU(),
         "conv8": UnfoldConv2d(512, 512, 5),                     # 512 x 2 x 2
         "pool8": nn.AdaptiveMaxPool2d(1),                       # 512 x 1 x 1
         "relu8": nn.ReLU(),
-        "dropout8": nn.Dropout(0.2),
+        "dropout8": BitDropout(0.2),
         "flatten": nn.Flatten(),                                # 512
         "hidden": nn.Linear(512, 1024),                         # 1024
         "relu9": nn.ReLU(),
-        "dropout9": nn.Dropout(0.2),
+        "dropout9": BitDropout(0.2),
         "output": nn.Linear(1024, outputs),
     }, cam_layer="conv7")
 
@@ -179,7 +179,7 @@ def mlp_b(channels: int, image_size: int, outputs: int) -> Network:
         "linear": nn.Linear(channels * image_size**2, 256),     # 256, with no activation: as the reference has it
         "hidden": nn.Linear(256, 100),                          # 100
         "relu": nn.ReLU(),
-        "dropout": nn.Dropout(0.5),
+        "dropout": BitDropout(0.5),
         "norm": nn.BatchNorm1d(100, **KERAS_BATCH_NORM),
         "output": nn.Linear(100, outputs),
     })

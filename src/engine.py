@@ -12,7 +12,7 @@ from tqdm import tqdm
 from distributed import rank, sum_gradients, sum_over_all, whole_batch_norm, world
 from ema import EMA
 from freezing import rest_frozen
-from hardware import autocast
+from precision import autocast
 from tta import VIEWS
 
 LOOK_EVERY = 50  # steps: looking whether the losses are finite makes a GPU wait

@@ -1,10 +1,11 @@
-"""What the machine offers: device, threads, number formats, the allocator; and torchvision made to import."""
+"""What the machine offers: device, threads, bf16, the allocator; and torchvision made to import."""
 
 import ctypes
 import os
 import platform
+import re
 import sys
-from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # names and numbers of glibc's malloc.h
 
@@ -50,11 +51,15 @@ def has_bf16(device: str) -> bool:
     return device == "cpu" and torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
-def autocast(device: str, precision: str) -> AbstractContextManager:
-    """The context in which a training step computes: precision is "bf16" or "fp32"."""
+def device_name(device: str) -> str:
+    """What a machine's GPU or processor calls itself; two that are named alike compute alike fast."""
     import torch
 
-    return torch.autocast(device, torch.bfloat16) if precision == "bf16" else nullcontext()
+    if device == "cuda":
+        return torch.cuda.get_device_name()
+    about = Path("/proc/cpuinfo")  # Linux; names alone do not tell generations apart, virtual machines cut them short
+    facts = re.findall(r"^(?:cpu family|model|model name)\s*: (.*)$", about.read_text(), re.M) if about.exists() else []
+    return " ".join(facts[:3]) or platform.processor() or platform.machine()
 
 
 def import_torchvision() -> None:

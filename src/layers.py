@@ -1,5 +1,6 @@
-"""Building blocks of the networks: pooling before ReLU, convolution by one matrix product, TensorFlow's padding."""
+"""Building blocks of the networks: pooling before ReLU, one matrix product, cheap dropout, TensorFlow's padding."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -33,9 +34,29 @@ class UnfoldConv2d(nn.Conv2d):
         pad_y, pad_x = self.padding
         # channels last, so that every patch's pixels are runs of whole channels to copy
         x = F.pad(x.permute(0, 2, 3, 1), (0, 0, pad_x, pad_x, pad_y, pad_y))
-        patches = x.unfold(1, height, 1).unfold(2, width, 1).permute(0, 1, 2, 4, 5, 3)  # (B, H, W, height, width, C)
-        weight = self.weight.permute(0, 2, 3, 1).flatten(1)                             # (C out, height * width * C)
-        return F.linear(patches.flatten(3), weight, self.bias).permute(0, 3, 1, 2)      # (B, C out, H, W)
+        rows, columns = x.shape[1] - height + 1, x.shape[2] - width + 1
+        # slices, since the gradient of Tensor.unfold goes element by element
+        patches = torch.stack([x[:, i : i + height, j : j + width] for i in range(rows) for j in range(columns)], dim=1)
+        weight = self.weight.permute(0, 2, 3, 1).flatten(1)                 # (C out, height * width * C)
+        y = F.linear(patches.flatten(2), weight, self.bias)                 # (B, rows * columns, C out)
+        return y.unflatten(1, (rows, columns)).permute(0, 3, 1, 2)          # (B, C out, rows, columns)
+
+
+class BitDropout(nn.Dropout):
+    """nn.Dropout whose mask costs a fifth on a CPU: 16 random bits decide over a value, where torch draws a double.
+
+    So values are zeroed with the nearest multiple of 1/65536 to p, and the others scaled to match. On a CPU torch's own
+    takes 5 to 10 % of the step of a network with wide maps.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or x.device.type != "cpu" or not 0 < self.p < 1:
+            return super().forward(x)
+        zeroed = round(self.p * 2**16)
+        words = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)  # from all 64-bit numbers
+        bits = words.view(torch.int16)[: x.numel()]
+        kept = (bits >= zeroed - 2**15).to(x.dtype).mul_(2**16 / (2**16 - zeroed))
+        return x * kept.as_strided(x.shape, x.stride())  # the layout of x, channels last or not
 
 
 class SameConv2d(nn.Conv2d):

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from architectures import NETWORKS, Network
-from hardware import has_bf16, import_torchvision
+from hardware import import_torchvision
 from references import FROM_SCRATCH, LAYOUTS, Headed, Layout, make_front, make_head
 from weights import (
     adapt_channels,
@@ -306,18 +306,6 @@ def timm_cam_layer(built: nn.Module, image_size: int) -> nn.Module | None:
         return None
     least = min(LEAST_CAM_SIDE, max(sides.values()))
     return modules[[name for name, side in sides.items() if side >= least][-1]]
-
-
-def resolve_precision(model: nn.Module, precision: str, device: str) -> str:
-    """"bf16" or "fp32" for training steps.
-
-    "auto" is bf16 where the device multiplies it faster, but fp32 on a processor for networks with depthwise
-    convolutions, whose bf16 kernels there run at half the speed of the fp32 ones.
-    """
-    if precision != "auto":
-        return precision
-    depthwise = any(isinstance(module, nn.Conv2d) and module.groups > 1 for module in model.modules())
-    return "bf16" if has_bf16(device) and not (device == "cpu" and depthwise) else "fp32"
 
 
 def count_parameters(model: nn.Module) -> int:

@@ -141,6 +141,12 @@ def _check(experiment: Experiment, competition: Competition) -> None:
         _say(f"note: {note}")
 
 
+def _try_precision(job: Job, threads: int) -> None:
+    from training import try_precision
+
+    try_precision(open_job(job), threads)
+
+
 def open_job(job: Job) -> Run:
     """The job's run, new or taken up again."""
     return open_run(job.competition, job.name, job.fold, job.experiment, read_folds(job.competition).hash, job.command)
@@ -154,12 +160,14 @@ def _sentence(job: Job, result: dict) -> str:
 
 def _train_side_by_side(todo: list[Job], workers: int) -> dict[Job, dict]:
     """So many processes as there are cores share them; the first error or Ctrl-C stops them all."""
+    threads = max(1, count_cores() // workers)
+    for job in {job.name: job for job in todo}.values():
+        _try_precision(job, threads)
     results, spawn = {}, multiprocessing.get_context("spawn")
     stop = spawn.Event()
     bar = tqdm(total=sum(job.experiment.epochs for job in todo), desc="training", unit="epoch", disable=None)
     pool = ProcessPoolExecutor(workers, spawn, _prepare_process, (os.getpid(), stop))
     try:
-        threads = max(1, count_cores() // workers)
         pending = {pool.submit(train_job, job, threads, talk=False): job for job in todo}
         while pending:
             done, _ = wait(pending, timeout=1, return_when=FIRST_COMPLETED)

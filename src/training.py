@@ -30,9 +30,10 @@ from loader import ordered_batches, training_batches
 from losses import PROBS, best_constant_loss, best_possible_loss, check_loss, make_loss
 from metrics import METRICS, score
 from mixing import check_mixing
-from model import check_network, count_parameters, resolve_precision
+from model import check_network, count_parameters
 from optimizers import build_optimizer
 from pixels import PixelStore, open_store, pixel_settings
+from precision import Step, choose_precision
 from preprocessing import PREPROCESSING
 from runs import Run, probs_frame, run_folder, write_probs
 from sampling import draw_epoch, epoch_length
@@ -88,7 +89,7 @@ def train_fold(run: Run, competition: Competition, table: pd.DataFrame, threads:
     if model.left_out and talk:
         print(f"note: weights={experiment.weights}: {', '.join(model.left_out)} left out; the head starts at zero")
     model = model.to(device, memory_format=torch.channels_last)
-    checkpoint["precision"] = checkpoint["precision"] or resolve_precision(model, experiment.precision, device)
+    checkpoint["precision"] = checkpoint["precision"] or pick_precision(run, model, device, threads)
     if checkpoint["epoch"]:
         model.load_state_dict(checkpoint["model"])
     weights = None if lessons.weights is None else lessons.weights.to(device)
@@ -101,6 +102,24 @@ def train_fold(run: Run, competition: Competition, table: pd.DataFrame, threads:
     for number in range(checkpoint["stage"], len(experiment.plan)):
         train_stage(training, number)
     return finish_fold(training, table)
+
+
+def pick_precision(run: Run, model: torch.nn.Module, device: str, threads: int) -> str:
+    """The number format of the run's training steps: the recipe's, or what is fastest here."""
+    experiment = run.experiment
+    if experiment.precision != "auto":
+        return experiment.precision
+    step = Step(experiment.network, run.recipe["channels"], experiment.image_size,
+                experiment.batch_size // experiment.accumulate, len(run.recipe["labels"]))
+    return choose_precision(model, step, device, threads)
+
+
+def try_precision(run: Run, threads: int) -> None:
+    """Lets the run's folds find which number format is fastest, while no other fold disturbs the trial."""
+    if run.experiment.precision == "auto":
+        device = pick_device()
+        model = build_from_recipe(run.recipe, weights="none").to(device, memory_format=torch.channels_last)
+        pick_precision(run, model, device, threads)
 
 
 def load_start(run: Run, competition: Competition, model: torch.nn.Module) -> dict[str, str]:

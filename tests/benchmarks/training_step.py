@@ -13,7 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "src"))
 
-from hardware import autocast, count_cores, tune_process  # noqa: E402
+from hardware import count_cores, tune_process  # noqa: E402
 
 tune_process()
 
@@ -25,16 +25,17 @@ from rich.table import Table  # noqa: E402
 from torch import nn  # noqa: E402
 
 from ema import EMA  # noqa: E402
-from layers import PooledReLU, UnfoldConv2d  # noqa: E402
+from layers import BitDropout, PooledReLU, UnfoldConv2d  # noqa: E402
 from loader import training_batches  # noqa: E402
 from losses import masked_bce  # noqa: E402
-from model import build_model, resolve_precision  # noqa: E402
+from model import build_model  # noqa: E402
 from optimizers import weight_groups  # noqa: E402
 from pixels import PixelSettings, open_store  # noqa: E402
+from precision import Step, autocast, choose_precision  # noqa: E402
 
 
 def plain_version(network: str, size: int) -> nn.Module:
-    """The network with torch's own layers: ReLU before pooling, nn.Conv2d throughout."""
+    """The network with torch's own layers: ReLU before pooling, nn.Conv2d and nn.Dropout throughout."""
     model = build_model(network, 1, size, 3).network
     for name, module in list(model.named_children()):
         if isinstance(module, PooledReLU):
@@ -45,6 +46,8 @@ def plain_version(network: str, size: int) -> nn.Module:
                               module.padding)
             plain.load_state_dict(module.state_dict())
             setattr(model, name, plain)
+        elif isinstance(module, BitDropout):
+            setattr(model, name, nn.Dropout(module.p))
     return model
 
 
@@ -96,11 +99,12 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     plain = plain_version(args.network, args.size)
     plain_optimizer = torch.optim.AdamW(plain.parameters(), 1e-4)
     ours = build_model(args.network, 1, args.size, 3).to(memory_format=torch.channels_last)
-    precision = resolve_precision(ours, "auto", "cpu")
+    step = Step(args.network, 1, args.size, args.batch_size, 3)
     ema, optimizer = EMA(ours, 0.99), torch.optim.AdamW(weight_groups(ours, 1e-2), 1e-4, fused=True)
 
     with tempfile.TemporaryDirectory() as folder:
         store = _random_store(Path(folder), images, args.size, rng)
+        precision = choose_precision(ours, step, "cpu", args.threads)
         seconds = {"plain": [], "ours": [], "reading": [], "reading and warp": [], "reading and albumentations": []}
         for epoch in range(args.rounds + 1):
             measured = {
