@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterable, Iterator
 
 import torch
-from mixing import mix
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -12,6 +11,7 @@ from tqdm import tqdm
 from distributed import rank, sum_gradients, sum_over_all, whole_batch_norm, world
 from ema import EMA
 from freezing import rest_frozen
+from mixing import mix
 from precision import autocast
 from tta import VIEWS
 
