@@ -96,7 +96,7 @@ def train_fold(run: Run, competition: Competition, table: pd.DataFrame, threads:
     loss_fn = make_loss(experiment.loss, competition.task, weights, experiment.label_smoothing)
     prior = fold_prior(competition, table, run, lessons)
     rows = store.rows(lessons.image_ids)
-    pixels = load_device_pixels(store, rows, experiment.augmentation, device)
+    pixels = _load_pixels(checkpoint, store, rows, experiment.augmentation, device)
     training = Training(run, competition, store, lessons, rows, pixels, model, loss_fn, prior, checkpoint, workers,
                         talk)
     for number in range(checkpoint["stage"], len(experiment.plan)):
@@ -136,6 +136,21 @@ def _note_start(checkpoint: dict, started_from: dict[str, str], run: Run) -> Non
     if checkpoint.setdefault("started_from", started_from) != started_from:
         raise ValueError(f"weights={run.experiment.weights} have changed since {run.folder} started from them; delete "
                          f"{run.folder} to train this fold from the start")
+
+
+def _load_pixels(checkpoint: dict, store: PixelStore, rows: np.ndarray, augmentation: str,
+                 device: str) -> DevicePixels | None:
+    """The images in the GPU's memory where they fit; a fold that is taken up again has them where it had them.
+
+    What a GPU augments differs by a grey level here and there from what the processor does.
+    """
+    before = checkpoint.get("images_on_device")
+    pixels = None if before is False else load_device_pixels(store, rows, augmentation, device)
+    if before and pixels is None:
+        raise RuntimeError("this fold was begun with its images in the GPU's memory, and they no longer fit there; free "
+                           "that memory and run the command again, or delete the fold's folder to train it anew")
+    checkpoint["images_on_device"] = pixels is not None
+    return pixels
 
 
 def train_stage(training: Training, number: int) -> None:
