@@ -147,8 +147,8 @@ def _load_pixels(checkpoint: dict, store: PixelStore, rows: np.ndarray, augmenta
     before = checkpoint.get("images_on_device")
     pixels = None if before is False else load_device_pixels(store, rows, augmentation, device)
     if before and pixels is None:
-        raise RuntimeError("this fold was begun with its images in the GPU's memory, and they no longer fit there; free "
-                           "that memory and run the command again, or delete the fold's folder to train it anew")
+        raise RuntimeError("this fold was begun with its images in the GPU's memory, and they no longer fit there; "
+                           "free that memory and run the command again, or delete the fold's folder to train it anew")
     checkpoint["images_on_device"] = pixels is not None
     return pixels
 
