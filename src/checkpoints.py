@@ -13,6 +13,7 @@ from torch import nn
 
 from experiment import from_recipe
 from files import replace_atomically, sha256
+from heads import fit_head_to
 from model import build_model
 from runs import Run
 
@@ -34,6 +35,8 @@ def load_model(run: Run, device: str = "cpu") -> nn.Module:
         saved = load_file(path)
     except SafetensorError as error:
         raise ValueError(f"{path} cannot be read ({error}); delete {run.folder} and train that fold again") from error
+    if run.experiment.solver == "svc":
+        fit_head_to(model, saved, run.recipe["task"] == "multiclass")
     expected = model.state_dict()
     if {name: value.shape for name, value in saved.items()} != {name: value.shape for name, value in expected.items()}:
         raise ValueError(f"{path} does not fit the network that {run.folder / 'recipe.json'} names")

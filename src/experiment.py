@@ -132,6 +132,9 @@ LITE0 = Experiment(network="tf_efficientnet_lite0", weights="imagenet", augmenta
                    dropout=0.2)
 # where the test images come from elsewhere: stronger augmentation, and the mean over three scales
 STRONG = replace(LITE0, image_size=128, augmentation="warp_strong", epochs=5, tta=("identity", "zoom_in", "zoom_out"))
+LITE0_FROZEN = Experiment(network="tf_efficientnet_lite0", weights="imagenet", image_size=128, batch_size=128,
+                          stages=("head:20:1e-2",), epochs=20, dropout=0.2)
+FITTED = Experiment(epochs=1, ema_decay=0.0, precision="fp32")  # at once, to features: no epochs, no average
 
 EXPERIMENTS = {
     # the networks of 003 (see architectures.py), each as one multi-label network
@@ -166,6 +169,17 @@ EXPERIMENTS = {
     "lite0_self": replace(LITE0, uncertain=("self:lite0",)),
     # contrast evened out before the pixels are stored
     "lite0_clahe": replace(LITE0, preprocessing=("clahe", "blur")),
+    # heads on features that are computed once: the backbone never learns
+    "lite0_frozen": LITE0_FROZEN,
+    "lite0_frozen_224": replace(LITE0_FROZEN, image_size=224),
+    "logistic_lite0": replace(FITTED, network="tf_efficientnet_lite0", weights="imagenet", image_size=128,
+                              solver="logistic"),
+    "logistic_lite0_224": replace(FITTED, network="tf_efficientnet_lite0", weights="imagenet", image_size=224,
+                                  solver="logistic"),
+    "svc_lite0": replace(FITTED, network="tf_efficientnet_lite0", weights="imagenet", image_size=128, solver="svc"),
+    "svc_lite0_224": replace(FITTED, network="tf_efficientnet_lite0", weights="imagenet", image_size=224, solver="svc"),
+    "logistic_pixels": replace(FITTED, network="pixels", solver="logistic"),
+    "svc_pixels": replace(FITTED, network="pixels", solver="svc"),
     # one epoch of the smallest network, to see that everything runs
     "smoke": replace(SCRATCH, network="cnn_d", epochs=1),
 }
