@@ -92,12 +92,10 @@ class SupportVectors(nn.Module):
     def __init__(self, vectors: int, features: int, outputs: int, exclusive: bool):
         super().__init__()
         self.exclusive = exclusive
-        self.register_buffer("vectors", torch.zeros(vectors, features))
-        self.register_buffer("coefficients", torch.zeros(outputs, vectors))
-        self.register_buffer("intercept", torch.zeros(outputs))
-        self.register_buffer("slope", torch.zeros(outputs))
-        self.register_buffer("offset", torch.zeros(outputs))
-        self.register_buffer("gamma", torch.zeros(()))
+        # parameters, so that they are counted and found where other heads' are; but no gradient changes them
+        for name, shape in (("vectors", (vectors, features)), ("coefficients", (outputs, vectors)), ("gamma", ()),
+                            ("intercept", (outputs,)), ("slope", (outputs,)), ("offset", (outputs,))):
+            self.register_parameter(name, nn.Parameter(torch.zeros(shape), requires_grad=False))
 
     @classmethod
     def of_machines(cls, machines: list[Machine], features: Tensor, gamma: float, exclusive: bool) -> "SupportVectors":

@@ -18,7 +18,7 @@ from folding import grouped_folds
 from heads import Machine, SupportVectors
 
 INNER_PARTS = 5
-LOGISTIC_STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # C, the inverse of the penalty, on standardised features
+LOGISTIC_STRENGTHS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)  # C, the inverse of the penalty, on standardised features
 SVC_STRENGTHS = (0.1, 1.0, 10.0)  # C; 1, scikit-learn's own, is what 003 (see architectures.py) had
 MAX_ITERATIONS = 1000
 KERNEL_ROWS = 12_000  # so many rows have their whole kernel in memory, 1.2 GB; it is computed anew piece by piece above
@@ -87,8 +87,9 @@ def inner_parts(targets: np.ndarray, groups: np.ndarray, seed: int) -> np.ndarra
 def fit_logistic(examples: Examples, task: str, parts: np.ndarray) -> nn.Linear:
     """Logistic regression with a squared penalty, multinomial for classes, as a linear layer.
 
-    The penalty is on weights of standardised features; the layer has them for the features as they are. It is chosen
-    label by label, as that with the least log loss on the inner parts, each predicted by a regression on the others.
+    The penalty is on weights of standardised features; the layer has them for the features as they are. It is one for
+    all labels, that with the least log loss on the inner parts, each predicted by a regression on the others: chosen
+    for every label by itself it followed the noise of the rare ones.
     """
     outputs = examples.targets.shape[1] if task == "multiclass" else 1
     questions = _ask(examples, together=task == "multiclass")
@@ -105,8 +106,8 @@ def fit_logistic(examples: Examples, task: str, parts: np.ndarray) -> nn.Linear:
     values = _held_out_values(questions, parts, LOGISTIC_STRENGTHS, outputs, prepare)
     standard = _Standard(examples.features)
     inputs = standard.apply(examples.features)
-    fitted = [_regress(inputs, question, LOGISTIC_STRENGTHS[_least([_log_loss(each, question) for each in value])],
-                       outputs) for question, value in zip(questions, values, strict=True)]
+    best = LOGISTIC_STRENGTHS[_least(questions, values)]
+    fitted = [_regress(inputs, question, best, outputs) for question in questions]
     weight, bias = (np.concatenate(each) for each in zip(*fitted, strict=True))
     return _as_layer(weight / standard.scale, bias - (weight / standard.scale) @ standard.mean)
 
@@ -157,9 +158,9 @@ def fit_machines(examples: Examples, task: str, parts: np.ndarray) -> SupportVec
     """A support vector machine a label, or a class against all others, its values turned into logits by a sigmoid.
 
     As 003 had them, scikit-learn's SVC(class_weight="balanced") with its own width of the Gaussian, 1 / (D variance of
-    the features), on features that are not standardised: AUCs of frozen ImageNet features were higher by 0.01 to 0.02.
-    C and the sigmoid are those with the least log loss on the inner parts, each judged by machines that were fitted on
-    the others: on values of its own training a machine looks surer than it is (Platt 1999).
+    the features), on features that are not standardised: with ImageNet features and C = 1 AUCs were higher by 0.01 to
+    0.02. C and the sigmoid are those with the least log loss on the inner parts, each judged by machines that were
+    fitted on the others: on its own training rows a machine looks surer than it is (Platt 1999).
     """
     questions = _ask(examples, together=False)
     gamma = 1 / (examples.features.shape[1] * examples.features.var(dtype=np.float64))
@@ -180,18 +181,17 @@ def fit_machines(examples: Examples, task: str, parts: np.ndarray) -> SupportVec
     values = _held_out_values(questions, parts, SVC_STRENGTHS, 1, lambda inside: predict)
     machines = []
     for question, value in zip(questions, values, strict=True):
-        sigmoids = [fit_sigmoid(each[:, 0], question) for each in value]
-        best = _least([_log_loss(slope * each + offset, question)
-                       for each, (slope, offset) in zip(value, sigmoids, strict=True)])
-        machines.append(_as_machine(question, fit, SVC_STRENGTHS[best], *sigmoids[best]))
+        lines = np.array([fit_sigmoid(each[:, 0], question) for each in value])  # (strengths, slope and offset)
+        best = _least([question], [value * lines[:, None, :1] + lines[:, None, 1:]])
+        machines.append(_as_machine(question, fit, SVC_STRENGTHS[best], *lines[best].tolist()))
     return SupportVectors.of_machines(machines, torch.from_numpy(examples.features), gamma, task == "multiclass")
 
 
 def _gaussian_kernel(features: np.ndarray, gamma: float) -> np.ndarray:
-    """(n, n) float64, computed once for all labels, parts and strengths: a fiftieth of the time of SVC's own."""
+    """(n, n) float64, computed once for all labels, parts and strengths."""
     centred = features - features.mean(axis=0, dtype=np.float64)
     squares = (centred**2).sum(axis=1)
-    kernel = centred @ centred.T
+    kernel = centred @ centred.T  # in place from here on: it is what takes the memory
     kernel *= 2
     kernel -= squares
     kernel -= squares[:, None]
@@ -298,9 +298,15 @@ def _log_loss(logits: np.ndarray, question: Question) -> float:
     return float(np.average(losses, weights=weights))
 
 
-def _least(losses: list[float]) -> int:
-    """Where the least one stands; in the middle where none is known."""
-    return len(losses) // 2 if np.isnan(losses).all() else int(np.nanargmin(losses))
+def _least(questions: list[Question], logits: list[np.ndarray]) -> int:
+    """Which of the strengths has the least loss, the mean over questions; the middle one where nothing is known.
+
+    logits: for each question (strengths, m, outputs).
+    """
+    losses = np.array([[_log_loss(each, question) for each in value]
+                       for question, value in zip(questions, logits, strict=True)])
+    known = losses[~np.isnan(losses).any(axis=1)]
+    return int(known.mean(axis=0).argmin()) if len(known) else losses.shape[1] // 2
 
 
 def _smoothed_logit(question: Question) -> float:
