@@ -22,7 +22,7 @@ settings competition experiment
 labels sampling metrics thresholds uncertainty blending folding phantoms preprocessing augmentation tta schedule losses
 layers architectures ema saliency
 demo arrays dicom decoding pixels scan duplicates tables weights
-folds loader model features runs checkpoints
+folds loader model heads features solvers runs checkpoints
 engine training leaks probes labelstats auditplots findings
 survey clues tabular untabled sniffing submission commandline
 """.split()
