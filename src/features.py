@@ -1,7 +1,6 @@
 """What a frozen network says of every image, computed once and kept."""
 
 from collections.abc import Callable, Iterable
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,12 +33,12 @@ class FeatureStore:
     def __reduce__(self):
         return FeatureStore, (self.store, self.path)
 
-    @cached_property
+    @property
     def ids(self) -> np.ndarray:
         """(N,) str, the image ids."""
         return self.store.ids
 
-    @cached_property
+    @property
     def constant(self) -> np.ndarray:
         """(N,) bool, True where the whole image has one grey value."""
         return self.store.constant

@@ -48,6 +48,10 @@ class Question:
         return Question(self.rows[chosen], self.classes[chosen], self.weights[chosen])
 
 
+# (what to fit, C, rows to predict (r,)) -> values (r, outputs)
+Predict = Callable[[Question, float, np.ndarray], np.ndarray]
+
+
 def check_solver(experiment: Experiment) -> None:
     """Raises ValueError where a recipe asks for what a head that is fitted at once cannot have."""
     if experiment.solver == "gradient":
@@ -95,7 +99,8 @@ def fit_logistic(examples: Examples, task: str, parts: np.ndarray) -> nn.Linear:
     questions = _ask(examples, together=task == "multiclass")
 
     def prepare(inside: np.ndarray) -> Predict:
-        inputs = _Standard(examples.features[inside]).apply(examples.features)
+        # float32 is exact enough to choose by, and nearly twice as fast
+        inputs = _Standard(examples.features[inside]).apply(examples.features).astype(np.float32)
 
         def predict(question: Question, strength: float, rows: np.ndarray) -> np.ndarray:
             weight, bias = _regress(inputs, question, strength, outputs)
@@ -242,9 +247,6 @@ def _balanced(question: Question) -> np.ndarray:
 
 
 # ---- both
-
-# (what to fit, C, rows to predict (r,)) -> values (r, outputs)
-Predict = Callable[[Question, float, np.ndarray], np.ndarray]
 
 
 def _ask(examples: Examples, together: bool) -> list[Question]:
