@@ -57,7 +57,7 @@ def open_features(name: str, model: "Classifier", store: PixelStore, network: st
 
     They are what the model hands to its head when it predicts, in float32 and evaluation mode, so a head trained on
     them and put back predicts alike. (In bfloat16 they come 1.3 to 1.9 times as fast on a processor that has it, but
-    rounded, and are then not those of prediction: AUCs of heads moved by 0.003.)
+    rounded, and are then not those of prediction: AUCs of heads moved by up to 0.009, either way.)
     network: its name; the model is left as it was. Kept in data/features/<name>-<key of pixels and weights>.npy:
     another image, size, network, normalisation or weight is another file, another head is not.
     """
