@@ -185,6 +185,15 @@ def mlp_b(channels: int, image_size: int, outputs: int) -> Network:
     })
 
 
+def pixels(channels: int, image_size: int, outputs: int) -> Network:
+    """No backbone at all: the pixels are the features, as the entry's support vector machine had them."""
+    require_size("pixels", image_size, least=1)
+    return Network({                                            # 64 pixels, 1 channel:
+        "flatten": nn.Flatten(),                                # 4 096
+        "output": nn.Linear(channels * image_size**2, outputs),
+    })
+
+
 def require_size(name: str, image_size: int, least: int) -> None:
     """Raises ValueError where images are too small for a network."""
     if image_size < least:
@@ -229,4 +238,5 @@ NETWORKS: dict[str, Callable[[int, int, int], Network]] = {  # (channels, image 
     "lstm": lstm,
     "mlp_a": mlp_a,
     "mlp_b": mlp_b,
+    "pixels": pixels,
 }

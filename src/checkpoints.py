@@ -14,6 +14,7 @@ from torch import nn
 from competition import Competition
 from experiment import Experiment, from_recipe
 from files import replace_atomically, sha256
+from heads import fit_head_to
 from model import Classifier, PerTask, build_model, head_names
 from pixels import image_channels
 from runs import Run, read_run, run_folder
@@ -33,6 +34,8 @@ def load_model(run: Run, device: str = "cpu") -> nn.Module:
         raise FileNotFoundError(f"{run.folder} is not finished; run: {run.recipe['command']}")
     model = build_from_recipe(run.recipe, weights="none")
     path, saved = run.folder / "weights.safetensors", _read_weights(run)
+    if run.experiment.solver == "svc":
+        fit_head_to(model, saved, run.recipe["task"] == "multiclass")
     expected = model.state_dict()
     if {name: value.shape for name, value in saved.items()} != {name: value.shape for name, value in expected.items()}:
         raise ValueError(f"{path} does not fit the network that {run.folder / 'recipe.json'} names")

@@ -25,6 +25,7 @@ class Lessons:
     """What a network is taught while one fold is held out: the n chosen images in the table's order."""
 
     image_ids: np.ndarray           # (n,) str
+    groups: np.ndarray              # (n,) str
     cells: np.ndarray               # (n, K) as they stand in the table
     targets: np.ndarray             # (n, K) float32, NaN where nothing is taught; the mean of what epochs draw
     expected: np.ndarray            # (n,) how often an epoch shows each
@@ -47,14 +48,14 @@ def prepare_lessons(run: Run, competition: Competition, table: pd.DataFrame) -> 
     """
     experiment, task, fold = run.experiment, competition.task, run.recipe["fold"]
     predictions, taught_by = read_given_targets(run, competition, table)
-    cells, ids = label_cells(competition, table), table["image_id"].to_numpy(str)
+    cells, ids, groups = label_cells(competition, table), *(table[name].to_numpy(str) for name in ("image_id", "group"))
     used, targets = choose_training_rows(competition, table, experiment, fold, predictions)
-    inner = choose_inner_rows(cells, table["group"].to_numpy(str), experiment,
-                              fold_numbers(table, experiment.split) != fold)
+    inner = choose_inner_rows(cells, groups, experiment, fold_numbers(table, experiment.split) != fold)
     used &= ~inner
     targets = targets[used]
     copies = [int(number) for number in for_labels("copies", experiment.copies, competition.labels, "0")]
-    return Lessons(ids[used], cells[used], targets, expected_counts(experiment.sampler, targets, task, copies),
+    return Lessons(ids[used], groups[used], cells[used], targets,
+                   expected_counts(experiment.sampler, targets, task, copies),
                    label_weights(experiment.loss_weights, targets, task), taught_by, ids[inner],
                    scoring_targets(cells[inner]))
 

@@ -115,7 +115,7 @@ def train_jobs(jobs: list[Job], table: pd.DataFrame) -> dict[str, list[float]]:
     start = time.perf_counter()
     side_by_side = pick_device() == "cpu" and world() == 1
     if side_by_side and (count := min(len(todo), count_cores())) > 1:
-        results |= _train_side_by_side(todo, count)
+        results |= _train_side_by_side(todo, table, count)
     else:
         for job in todo:
             results[job] = train_job(job, max(1, count_cores() // processes_here()), talk=rank() == 0)
@@ -141,10 +141,10 @@ def _check(experiment: Experiment, competition: Competition) -> None:
         _say(f"note: {note}")
 
 
-def _try_precision(job: Job, threads: int) -> None:
-    from training import try_precision
+def _prepare(job: Job, table: pd.DataFrame, threads: int) -> None:
+    from training import prepare_run
 
-    try_precision(open_job(job), threads)
+    prepare_run(open_job(job), job.competition, table, threads)
 
 
 def open_job(job: Job) -> Run:
@@ -158,11 +158,11 @@ def _sentence(job: Job, result: dict) -> str:
             f"images   {result['seconds']:5.0f} s" + ("" if result["learned"] else failed))
 
 
-def _train_side_by_side(todo: list[Job], workers: int) -> dict[Job, dict]:
+def _train_side_by_side(todo: list[Job], table: pd.DataFrame, workers: int) -> dict[Job, dict]:
     """So many processes as there are cores share them; the first error or Ctrl-C stops them all."""
     threads = max(1, count_cores() // workers)
     for job in {job.name: job for job in todo}.values():
-        _try_precision(job, threads)
+        _prepare(job, table, threads)
     results, spawn = {}, multiprocessing.get_context("spawn")
     stop = spawn.Event()
     bar = tqdm(total=sum(job.experiment.epochs for job in todo), desc="training", unit="epoch", disable=None)
@@ -189,7 +189,10 @@ def _train_side_by_side(todo: list[Job], workers: int) -> dict[Job, dict]:
 
 
 def _epochs_done(job: Job) -> int:
-    log = run_folder(job.competition, job.name) / f"fold{job.fold}" / "log.csv"
+    folder = run_folder(job.competition, job.name) / f"fold{job.fold}"
+    if (folder / "result.json").exists():
+        return job.experiment.epochs  # though it may have stopped sooner
+    log = folder / "log.csv"
     return len(log.read_text().splitlines()) - 1 if log.exists() else 0
 
 

@@ -4,7 +4,7 @@ import copy
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
+from architectures import Network
 from augmentation import AUGMENTATIONS
 from checkpoints import build_from_recipe, load_checkpoint, save_checkpoint, save_weights, start_from_run
 from competition import Competition
@@ -20,25 +21,29 @@ from distributed import from_first, rank, world
 from ema import EMA
 from engine import LossNotFinite, predict_logits, train_one_epoch
 from experiment import Experiment
+from features import FeatureStore, open_features
 from files import write_csv, write_json
 from folds import fold_numbers
 from freezing import set_trainable
 from hardware import pick_device
+from heads import FeatureClassifier, head_name, put_head, uses_features
 from labels import scored_counts, scoring_targets
 from lessons import Lessons, fold_prior, prepare_lessons, teachers
 from loader import ordered_batches, training_batches
 from losses import PROBS, best_constant_loss, best_possible_loss, check_loss, make_loss
 from metrics import METRICS, score
 from mixing import check_mixing
-from model import check_network, count_parameters
+from model import Classifier, check_network, count_parameters
 from optimizers import build_optimizer
 from pixels import PixelStore, open_store, pixel_settings
 from precision import Step, choose_precision
 from preprocessing import PREPROCESSING
+from references import Headed
 from runs import Run, probs_frame, run_folder, write_probs
 from sampling import draw_epoch, epoch_length
 from schedule import lr_factor
 from settings import for_labels, read_value
+from solvers import Examples, check_solver, fit_head
 from tables import headline_targets, label_cells
 from tta import VIEWS
 from watch import Watch
@@ -55,11 +60,12 @@ class Training:
 
     run: Run
     competition: Competition
-    store: PixelStore
+    store: PixelStore | FeatureStore
     lessons: Lessons
     rows: np.ndarray                # (n,) the store's, of the lessons' images
     pixels: DevicePixels | None     # those images in a GPU's memory, where they fit
-    model: torch.nn.Module
+    network: torch.nn.Module        # what is saved and predicts images
+    model: torch.nn.Module          # what is trained of it: all, or its head on features
     loss_fn: Callable[[Tensor, Tensor], Tensor]
     prior: np.ndarray               # (K,) what is predicted for black images
     checkpoint: dict
@@ -84,24 +90,53 @@ def train_fold(run: Run, competition: Competition, table: pd.DataFrame, threads:
     torch.set_num_threads(checkpoint["threads"])
     torch.manual_seed(experiment.seed)
     device = pick_device()
-    model = build_from_recipe(run.recipe)
-    _note_start(checkpoint, load_start(run, competition, model), run)
-    if model.left_out and talk:
-        print(f"note: weights={experiment.weights}: {', '.join(model.left_out)} left out; the head starts at zero")
-    model = model.to(device, memory_format=torch.channels_last)
-    checkpoint["precision"] = checkpoint["precision"] or pick_precision(run, model, device, threads)
+    network = build_from_recipe(run.recipe)
+    _note_start(checkpoint, load_start(run, competition, network), run)
+    if network.left_out and talk:
+        print(f"note: weights={experiment.weights}: {', '.join(network.left_out)} left out; the head starts at zero")
+    network = network.to(device, memory_format=torch.channels_last)
+    rows, pixels = store.rows(lessons.image_ids), None
+    if uses_features(experiment):
+        store, model = open_frozen(run, store, network)
+        checkpoint["precision"] = "fp32"
+    else:
+        model = network
+        checkpoint["precision"] = checkpoint["precision"] or pick_precision(run, model, device, threads)
+        pixels = _load_pixels(checkpoint, store, rows, experiment.augmentation, device)
     if checkpoint["epoch"]:
         model.load_state_dict(checkpoint["model"])
     weights = None if lessons.weights is None else lessons.weights.to(device)
     loss_fn = make_loss(experiment.loss, competition.task, weights, experiment.label_smoothing)
     prior = fold_prior(competition, table, run, lessons)
-    rows = store.rows(lessons.image_ids)
-    pixels = _load_pixels(checkpoint, store, rows, experiment.augmentation, device)
-    training = Training(run, competition, store, lessons, rows, pixels, model, loss_fn, prior, checkpoint, workers,
-                        talk)
+    training = Training(run, competition, store, lessons, rows, pixels, network, model, loss_fn, prior, checkpoint,
+                        workers, talk)
+    if experiment.solver != "gradient":
+        return finish_fold(solve(training), table)
     for number in range(checkpoint["stage"], len(experiment.plan)):
         train_stage(training, number)
     return finish_fold(training, table)
+
+
+def open_frozen(run: Run, store: PixelStore, network: Classifier) -> tuple[FeatureStore, FeatureClassifier]:
+    """A frozen backbone's features of all images, and the network's own head, which learns on them.
+
+    They are computed once for all folds of all runs with this backbone, these weights and these pixels.
+    """
+    features = open_features(f"{run.recipe['competition']}-train", network, store, run.experiment.network)
+    dropout = 0.0 if isinstance(network.network, (Network, Headed)) else run.experiment.dropout  # those have their own
+    return features, FeatureClassifier(network.get_submodule(head_name(network)), dropout)
+
+
+def solve(training: Training) -> Training:
+    """Puts a head in the network's place for one that is fitted to the features at once."""
+    experiment, lessons, start = training.run.experiment, training.lessons, time.perf_counter()
+    examples = Examples(training.store.read(training.rows), lessons.targets, lessons.groups, lessons.expected,
+                        lessons.weights)
+    head = fit_head(experiment.solver, examples, training.competition.task, experiment.seed)
+    put_head(training.network, head_name(training.network), head.to(pick_device()))
+    training.checkpoint["epoch"] = 1
+    training.checkpoint["seconds"] += time.perf_counter() - start
+    return replace(training, model=FeatureClassifier(head, 0.0))
 
 
 def pick_precision(run: Run, model: torch.nn.Module, device: str, threads: int) -> str:
@@ -114,10 +149,17 @@ def pick_precision(run: Run, model: torch.nn.Module, device: str, threads: int) 
     return choose_precision(model, step, device, threads)
 
 
-def try_precision(run: Run, threads: int) -> None:
-    """Lets the run's folds find which number format is fastest, while no other fold disturbs the trial."""
-    if run.experiment.precision == "auto":
-        device = pick_device()
+def prepare_run(run: Run, competition: Competition, table: pd.DataFrame, threads: int) -> None:
+    """Does what all folds of a run share: the features of a frozen backbone, or the trial of number formats.
+
+    So that no fold disturbs the trial, and folds side by side do not compute the same features.
+    """
+    experiment, device = run.experiment, pick_device()
+    if uses_features(experiment):
+        if not experiment.weights.startswith("run:"):  # else every fold has a backbone of its own
+            network = build_from_recipe(run.recipe).to(device, memory_format=torch.channels_last)
+            open_frozen(run, _open_images(competition, table, experiment), network)
+    elif experiment.precision == "auto":
         model = build_from_recipe(run.recipe, weights="none").to(device, memory_format=torch.channels_last)
         pick_precision(run, model, device, threads)
 
@@ -160,9 +202,11 @@ def train_stage(training: Training, number: int) -> None:
     """
     experiment, checkpoint, model = training.run.experiment, training.checkpoint, training.model
     stage = experiment.plan[number]
-    set_trainable(model, stage.what)
+    on_features = model is not training.network
+    set_trainable(model, "all" if on_features else stage.what)
     ema = EMA(model, experiment.ema_decay)
-    optimizer = build_optimizer(model, experiment.optimizer, stage.lr, experiment.weight_decay, experiment.lr_decay)
+    optimizer = build_optimizer(model, experiment.optimizer, stage.lr, experiment.weight_decay,
+                                1.0 if on_features else experiment.lr_decay)
     watch = Watch(METRICS[training.competition.metric].greater_is_better)
     steps_an_epoch = -(-epoch_length(training.lessons.expected) // experiment.batch_size)
     kind, numbers = read_value(experiment.schedule)
@@ -268,7 +312,7 @@ def _finish(training: Training, table: pd.DataFrame) -> dict:
     loss_fn = make_loss(run.experiment.loss, task, lessons.weights, run.experiment.label_smoothing)  # on the CPU
     learned = has_learned(model, store, training.rows, lessons, task, run.experiment.seed, loss_fn)
     probs = predict_probs(model, store, store.rows(images), task, run.experiment, training.prior)
-    weights_hash = save_weights(run, model)
+    weights_hash = save_weights(run, training.network)
     write_probs(run.folder / "oof.csv", probs_frame(competition, images, probs))
     result = {
         "score": score(competition.metric, headline_targets(competition, scoring_targets(cells)), probs, task),
@@ -280,10 +324,10 @@ def _finish(training: Training, table: pd.DataFrame) -> dict:
         "epoch_length": epoch_length(lessons.expected),
         "epochs": checkpoint["epoch"],
         "learned": learned,
-        "parameters": count_parameters(model),
+        "parameters": count_parameters(training.network),
         "seconds": round(checkpoint["seconds"], 2),
         "prior": training.prior.round(6).tolist(),
-        "loss": checkpoint["log"][-1][LOG_COLUMNS.index("loss")],
+        **({"loss": checkpoint["log"][-1][LOG_COLUMNS.index("loss")]} if checkpoint["log"] else {}),
         "weights_sha256": weights_hash,
         **({"started_from": checkpoint["started_from"]} if checkpoint["started_from"] else {}),
         **({"taught_by": lessons.taught_by} if lessons.taught_by else {}),
@@ -323,6 +367,7 @@ def check_experiment(experiment: Experiment, competition: Competition) -> list[s
     check_network(experiment.network, experiment.weights, experiment.head)
     check_loss(experiment.loss, competition.task, experiment.label_smoothing, experiment.loss_weights != "none")
     check_mixing(experiment.mixing)
+    check_solver(experiment)
     notes = _check_labels(experiment, competition)
     mirrors = [name for name in (experiment.augmentation, *experiment.tta) if name in MIRRORING]
     if competition.laterality and mirrors:

@@ -23,7 +23,7 @@ labels sampling metrics thresholds uncertainty blending folding phantoms preproc
 schedule watch losses
 layers architectures references ema saliency
 demo arrays dicom decoding pixels scan duplicates tables weights
-folds device_input loader model anatomy precision features runs checkpoints
+folds device_input loader model anatomy precision heads features solvers runs checkpoints
 lessons freezing optimizers engine training leaks probes labelstats auditplots findings
 survey clues tabular untabled sniffing submission commandline
 """.split()

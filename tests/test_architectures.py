@@ -46,6 +46,7 @@ COUNTS = {  # 1 channel and 3 outputs, 3 channels and 3 outputs; 1 channel and 2
     "lstm": (755_971, 821_507, 754_882 + TORCH_BIAS),
     "mlp_a": (1_115_395, 3_212_547, None),  # Keras' have no flatten, so they count other layers
     "mlp_b": (1_075_035, 3_172_187, None),
+    "pixels": (12_291, 36_867, None),  # 4,096 and 12,288 weights for each of three labels, and three biases
 }
 
 
@@ -83,6 +84,7 @@ SHAPES = {  # at 64 pixels
     "lstm": {"rows": (64, 64), "lstm": (64, 128), "flatten": (8192,), "hidden": (64,)},
     "mlp_a": {"flatten": (4096,), "hidden1": (256,), "hidden2": (256,)},
     "mlp_b": {"flatten": (4096,), "linear": (256,), "hidden": (100,)},
+    "pixels": {"flatten": (4096,)},
 }
 DROPOUT = {"cnn_b": [0.25], "cnn_c": [0.25, 0.25, 0.4, 0.3], "cnn_d": [0.8], "cnn_e": [0.2] * 5, "mlp_b": [0.5]}
 
@@ -119,6 +121,7 @@ LEAST = {
     "lstm": 1,
     "mlp_a": 1,
     "mlp_b": 1,
+    "pixels": 1,
 }
 
 
@@ -227,6 +230,7 @@ REFERENCE = {
     "lstm": [rows_as_steps, two_lstms, flatten, dense, relu, dense],
     "mlp_a": [flatten, dense, relu, dense, relu, dense],
     "mlp_b": [flatten, dense, dense, relu, norm, dense],
+    "pixels": [flatten, dense],
 }
 
 

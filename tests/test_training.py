@@ -462,7 +462,8 @@ def test_a_loss_that_is_not_finite_stops_the_run(demo):
 def lessons_of(targets: np.ndarray, sampler: str = "natural", loss_weights: str = "none",
                task: str = "multilabel") -> Lessons:
     count = len(targets)
-    return Lessons(np.arange(count).astype(str), targets, targets.astype(np.float32),
+    names = np.arange(count).astype(str)
+    return Lessons(names, names, targets, targets.astype(np.float32),
                    expected_counts(sampler, targets, task), label_weights(loss_weights, targets, task), {},
                    np.array([], str), targets[:0])
 
