@@ -31,6 +31,7 @@ from rich.table import Table  # noqa: E402
 from torch.optim.lr_scheduler import LambdaLR  # noqa: E402
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
+from architectures import NETWORKS  # noqa: E402
 from device_input import DevicePixels  # noqa: E402
 from ema import EMA  # noqa: E402
 from engine import train_one_epoch  # noqa: E402
@@ -99,7 +100,7 @@ def measure_cases(args: argparse.Namespace) -> dict[str, dict[str, float]]:
 
 def measure(network: str, size: int, args: argparse.Namespace) -> tuple[str, float, dict[str, float], float]:
     """The format chosen, operations of a training step an image, seconds of an epoch by way, most megabytes."""
-    channels, device = 1 if network == "cnn_e" else 3, args.device
+    channels, device = 1 if network in NETWORKS else 3, args.device
     rng = np.random.default_rng(0)
     shape = (args.images, size, size) if channels == 1 else (args.images, size, size, channels)
     pixels = rng.integers(0, 256, shape, np.uint8)
