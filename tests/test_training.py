@@ -175,6 +175,33 @@ def test_a_broken_checkpoint_is_named(demo, home):
         train.main(["--experiment", "cnn_d", "--fold", "0", *TINY])
 
 
+FROZEN = ["network=test_resnet", "stages=head:3:1e-2", "precision=fp32"]
+
+
+def test_a_frozen_backbones_features_are_computed_once_and_give_what_running_it_each_epoch_gives(demo, home,
+                                                                                                 monkeypatch):
+    run_tiny(home, "once", *FROZEN)
+    assert len(list((home / "data" / "features").glob("*.npy"))) == 1
+    monkeypatch.setattr("training.uses_features", lambda experiment: False)
+    run_tiny(home, "each_epoch", *FROZEN)
+    once, each_epoch = (load_model(read_run(home / "runs" / "demo" / name / "fold0")).state_dict()
+                        for name in ("once", "each_epoch"))
+    for name, value in each_epoch.items():
+        torch.testing.assert_close(once[name], value, atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("solver, network", [("logistic", "test_resnet"), ("svc", "pixels")])
+def test_a_head_fitted_at_once_is_saved_and_predicts_as_any_other(demo, home, solver, network, table):
+    result = run_tiny(home, solver, f"solver={solver}", f"network={network}", "epochs=1")
+    run = read_run(home / "runs" / "demo" / solver / "fold0")
+    store = open_store("demo-train", table, PixelSettings(size=64, channels=1))
+    images = table.loc[table["fold"] == 0, "image_id"]
+    again = predict_probs(load_model(run), store, store.rows(images), "multilabel", run.experiment,
+                          np.array(result["prior"]))
+    oof = pd.read_csv(run.folder / "oof.csv", dtype={"image_id": str}).set_index("image_id").loc[images]
+    np.testing.assert_allclose(again, oof[run.recipe["labels"]], atol=1e-4)
+
+
 def test_a_checkpoint_that_cannot_be_written_leaves_the_last_one_whole(demo, home, monkeypatch):
     def fill_the_disk(state: dict, path: Path) -> None:
         path.write_bytes(b"half")
