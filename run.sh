@@ -30,7 +30,7 @@ if ! cmp -s requirements.txt "$stamp"; then
 fi
 
 if [ "${1:-}" = tests ]; then
-  exec "$python" -m pytest "${@:2}"
+  exec "$python" -m pytest -n 2 --dist worksteal "${@:2}"
 fi
 
 competition=${1:-demo}
