@@ -1,6 +1,7 @@
 """The whole way, small: phantoms, folds, training, prediction, blend, leaderboard, pictures; and the real sets."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,13 +29,23 @@ def train_quickly(experiment: str, name: str, *where: str, settings: tuple[str, 
     train.main([*where, "--experiment", experiment, *QUICK, *settings, "--name", name])
 
 
-@pytest.fixture
-def trained(home):
+@pytest.fixture(scope="module")
+def trained_once(tmp_path_factory):
     """A small demo with two networks trained on all folds."""
-    make_demo.main(["--images", "120", "--set", "test_images=40"])
-    make_folds.main(["--folds", "3"])
-    train_quickly("cnn_b", "cnn")
-    train_quickly("mlp_a", "mlp")
+    home = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("STARTER_HOME", str(home))
+        make_demo.main(["--images", "120", "--set", "test_images=40"])
+        make_folds.main(["--folds", "3"])
+        train_quickly("cnn_b", "cnn")
+        train_quickly("mlp_a", "mlp")
+    return home
+
+
+@pytest.fixture
+def trained(trained_once, home):
+    """The same, for each test to do with as it likes."""
+    shutil.copytree(trained_once, home, dirs_exist_ok=True)
     return home
 
 

@@ -21,7 +21,8 @@ from features import open_features
 from heads import FeatureClassifier, head_name, put_head, take_head, uses_features
 from loader import ordered_batches, training_batches
 from losses import masked_bce
-from model import Classifier, build_model, weight_groups
+from model import Classifier, build_model
+from optimizers import weight_groups
 from pixels import PixelSettings, PixelStore, open_store
 
 NETWORK = "test_efficientnet"  # timm's smallest with batch norm

@@ -1,6 +1,7 @@
 """The list of networks and their diagrams: stages, arithmetic counted by hand, files that open."""
 
 import re
+from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
@@ -69,7 +70,7 @@ def test_the_list_has_every_network_of_the_experiments(home, capsys, monkeypatch
         ("cnn_b", "cnn_b", 64), ("tf_efficientnet_lite0", "lite0", 64), ("tf_efficientnet_lite0", "lite0_128", 128),
         ("vgg19_002", "vgg19_002", 256)]
     assert entries[0].parameters == 102_263 and entries[0].weights.startswith("none")
-    assert entries[1].weights.endswith("tf_efficientnet_lite0.safetensors")
+    assert "lite0" in Path(entries[1].weights).name
     assert entries[3].weights == "not found: vgg19" and "not found: vgg19" in capsys.readouterr().out
 
 
