@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Literal
 
 from competition import check_choices
-from settings import BY_LABEL, WITH_NUMBERS, by_label, check_value
+from settings import BY_LABEL, WITH_NUMBERS, by_label, check_value, read_value
 
 CHEXPERT_COPIES = (  # with which 001 trained; Lung Opacity, Pleural Effusion and Support Devices had none
     "No Finding=4", "Enlarged Cardiomediastinum=1", "Cardiomegaly=1", "Lung Lesion=9", "Edema=1", "Consolidation=1",
@@ -47,7 +47,7 @@ class Experiment:
     accumulate: int = 1                  # a step's images go through the network in so many parts: less memory
     optimizer: Literal["adamw", "adam", "sgd"] = "adamw"  # sgd has a momentum of 0.9
     lr: float = 1e-3                     # peak, reached after the warm-up
-    lr_decay: float = 1.0                # factor on lr a layer (of timm: a block), from the head towards the image
+    lr_decay: float = 1.0                # factor on lr a layer with weights (lite0 has 50), from the head to the image
     schedule: str = "cosine"             # of lr: cosine, constant, one_cycle, step:EPOCHS:FACTOR, plateau:EPOCHS:FACTOR
     warmup: float = 0.1                  # share of all steps, of a stage's where there are stages
     stages: tuple[str, ...] = ()         # what learns for how many epochs at which lr, one after the other, as
@@ -96,6 +96,14 @@ class Experiment:
         for name in ("dropout", "ema_decay", "warmup", "label_smoothing"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be in [0, 1), not {getattr(self, name)}")
+        kind, numbers = read_value(self.schedule)
+        if numbers and not (numbers[0] >= 1 and 0 < numbers[1] <= 1):
+            raise ValueError(f"schedule={self.schedule}: EPOCHS must be at least 1 and FACTOR in (0, 1]")
+        if 0 in read_value(self.head)[1]:
+            raise ValueError(f"head={self.head}: WIDTH must be at least 1")
+        if self.accumulate > 1 and self.batch_size < 2 * self.accumulate:
+            raise ValueError(f"accumulate={self.accumulate} with batch_size={self.batch_size}: a part needs two images "
+                             "at least, for batch norm")
         if not 0 < self.lr_decay <= 1:
             raise ValueError(f"lr_decay must be in (0, 1], not {self.lr_decay}")
         self._check_stages()
@@ -118,8 +126,8 @@ class Experiment:
         if self.stages and (total := sum(stage.epochs for stage in self.plan)) != self.epochs:
             raise ValueError(f"stages={','.join(self.stages)} are {total} epochs, but epochs is {self.epochs}; set "
                              f"epochs={total}")
-        if not 0 <= self.inner <= 0.5:
-            raise ValueError(f"inner must be in [0, 0.5], a share of the training images, not {self.inner}")
+        if self.inner and not 0.01 <= self.inner <= 0.5:
+            raise ValueError(f"inner must be 0 or in [0.01, 0.5], a share of the training images, not {self.inner}")
         watches = self.patience > 0 or self.schedule.startswith("plateau")
         if watches != (self.inner > 0):
             raise ValueError(f"patience={self.patience} and schedule={self.schedule} with inner={self.inner:g}: they "

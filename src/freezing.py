@@ -4,6 +4,7 @@ import re
 
 from torch import nn
 
+from architectures import Network
 from model import head_modules, weight_layers
 
 
@@ -38,9 +39,11 @@ def rest_frozen(model: nn.Module) -> None:
 
     Or a frozen backbone's batch norm would go on following the batches, and its dropout go on dropping.
     """
+    frozen = False  # whether the last layer with weights was
     for child in model.children():
-        weights = list(child.parameters())
-        if weights and not any(parameter.requires_grad for parameter in weights):
+        if weights := list(child.parameters()):
+            frozen = not any(parameter.requires_grad for parameter in weights)
+        if frozen and (weights or isinstance(model, Network)):  # ours are rows of layers, so a dropout's place is known
             child.eval()
         else:
             rest_frozen(child)

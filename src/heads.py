@@ -130,8 +130,11 @@ def _squared_distances(one: Tensor, other: Tensor) -> Tensor:
 
 
 def fit_head_to(model: Classifier, saved: dict[str, Tensor], exclusive: bool) -> None:
-    """Puts machines of the size that saved weights have in the head's place: only the file knows how many vectors."""
+    """Puts what was fitted in the head's place, of the size that saved weights have."""
     name = head_name(model)
     if f"{name}.vectors" in saved:
         vectors, outputs = saved[f"{name}.vectors"], saved[f"{name}.intercept"]
         put_head(model, name, SupportVectors(*vectors.shape, len(outputs), exclusive))
+    elif f"{name}.weight" in saved:  # logistic regression, in the place of whatever layers stood there
+        outputs, features = saved[f"{name}.weight"].shape
+        put_head(model, name, nn.Linear(features, outputs))

@@ -13,7 +13,7 @@ from folding import holdout_mask
 from folds import fold_numbers
 from labels import first_of_each_vector, redraw_targets, scoring_targets, training_targets
 from losses import best_constant, label_weights
-from metrics import prevalence
+from metrics import prevalence, undefined_labels
 from runs import Run, read_oof, run_folder, train_command
 from sampling import expected_counts
 from settings import for_labels
@@ -68,8 +68,15 @@ def choose_inner_rows(cells: np.ndarray, groups: np.ndarray, experiment: Experim
     """
     inner = np.zeros(len(outside), bool)
     if experiment.inner:
-        inner[outside] = holdout_mask(scoring_targets(cells[outside]), groups[outside], experiment.inner, 1,
-                                      experiment.seed)
+        targets, advice = scoring_targets(cells[outside]), "set a larger inner, or patience=0 and another schedule"
+        try:
+            inner[outside] = holdout_mask(targets, groups[outside], experiment.inner, 1, experiment.seed)
+        except ValueError as error:
+            raise ValueError(f"inner={experiment.inner:g}: the training folds have too few groups to set any apart; "
+                             f"{advice}") from error
+        if undefined_labels(scoring_targets(cells[inner])).all():
+            raise ValueError(f"inner={experiment.inner:g}: the {inner.sum()} images set apart cannot be scored, since "
+                             f"no label has both kinds there; {advice}")
     return inner
 
 

@@ -276,7 +276,7 @@ def _zero_timm_head(built: nn.Module) -> None:
     heads = built.get_classifier()
     for head in heads if isinstance(heads, tuple) else (heads,):
         for module in head.modules():
-            if isinstance(module, (nn.Linear, nn.Conv2d)):
+            if isinstance(module, (nn.Linear, nn.Conv2d)) and len(module.weight) == built.num_classes:  # the last one
                 _zero(module)
 
 

@@ -17,12 +17,12 @@ from augmentation import AUGMENTATIONS
 from checkpoints import build_from_recipe, load_checkpoint, save_checkpoint, save_weights, start_from_run
 from competition import Competition
 from device_input import DevicePixels, load_device_pixels
-from distributed import from_first, rank, world
+from distributed import first_alone, from_first, rank, world
 from ema import EMA
 from engine import LossNotFinite, predict_logits, train_one_epoch
 from experiment import Experiment
 from features import FeatureStore, open_features
-from files import write_csv, write_json
+from files import read_json, sha256, write_csv, write_json
 from folds import fold_numbers
 from freezing import set_trainable
 from hardware import pick_device
@@ -33,7 +33,7 @@ from loader import ordered_batches, training_batches
 from losses import PROBS, best_constant_loss, best_possible_loss, check_loss, make_loss
 from metrics import METRICS, score
 from mixing import check_mixing
-from model import Classifier, check_network, count_parameters
+from model import Classifier, backbones_of, check_network, count_parameters
 from optimizers import build_optimizer
 from pixels import PixelStore, open_store, pixel_settings
 from precision import Step, choose_precision
@@ -47,7 +47,7 @@ from solvers import Examples, check_solver, fit_head
 from tables import headline_targets, label_cells
 from tta import VIEWS
 from watch import Watch
-from weights import weights_fingerprint
+from weights import find_weights, is_file, weights_fingerprint
 
 PREDICT_BATCH = 64
 LOG_COLUMNS = ["epoch", "stage", "loss", "inner_score", "seconds"]  # of log.csv, a row an epoch
@@ -91,13 +91,17 @@ def train_fold(run: Run, competition: Competition, table: pd.DataFrame, threads:
     torch.manual_seed(experiment.seed)
     device = pick_device()
     network = build_from_recipe(run.recipe)
+    for stage in experiment.plan:  # what this network has not is refused now, not when its stage comes
+        set_trainable(network, stage.what)
+    network.requires_grad_(True)
     _note_start(checkpoint, load_start(run, competition, network), run)
     if network.left_out and talk:
         print(f"note: weights={experiment.weights}: {', '.join(network.left_out)} left out; the head starts at zero")
     network = network.to(device, memory_format=torch.channels_last)
     rows, pixels = store.rows(lessons.image_ids), None
     if uses_features(experiment):
-        store, model = open_frozen(run, store, network)
+        with first_alone():  # who computes them
+            store, model = open_frozen(run, store, network)
         checkpoint["precision"] = "fp32"
     else:
         model = network
@@ -111,7 +115,7 @@ def train_fold(run: Run, competition: Competition, table: pd.DataFrame, threads:
     training = Training(run, competition, store, lessons, rows, pixels, network, model, loss_fn, prior, checkpoint,
                         workers, talk)
     if experiment.solver != "gradient":
-        return finish_fold(solve(training), table)
+        return finish_fold(solve(training) if rank() == 0 else training, table)
     for number in range(checkpoint["stage"], len(experiment.plan)):
         train_stage(training, number)
     return finish_fold(training, table)
@@ -157,6 +161,7 @@ def prepare_run(run: Run, competition: Competition, table: pd.DataFrame, threads
     experiment, device = run.experiment, pick_device()
     if uses_features(experiment):
         if not experiment.weights.startswith("run:"):  # else every fold has a backbone of its own
+            torch.manual_seed(experiment.seed)  # as train_fold draws it, or these are another network's features
             network = build_from_recipe(run.recipe).to(device, memory_format=torch.channels_last)
             open_frozen(run, _open_images(competition, table, experiment), network)
     elif experiment.precision == "auto":
@@ -167,6 +172,9 @@ def prepare_run(run: Run, competition: Competition, table: pd.DataFrame, threads
 def load_start(run: Run, competition: Competition, model: torch.nn.Module) -> dict[str, str]:
     """Loads the weights of another run where the recipe starts from them; hashes of what training starts from."""
     experiment = run.experiment
+    if experiment.weights == "imagenet":
+        return {f"imagenet {backbone}": weights_fingerprint(backbone, "imagenet")["imagenet"]
+                for backbone in backbones_of(experiment.network)}
     if not experiment.weights.startswith("run:"):
         return weights_fingerprint(experiment.network, experiment.weights)
     return start_from_run(model, competition, experiment.weights.removeprefix("run:"), run.recipe["fold"], experiment,
@@ -291,10 +299,14 @@ def _open_images(competition: Competition, table: pd.DataFrame, experiment: Expe
 def _open_checkpoint(run: Run, threads: int, taught_by: dict[str, str]) -> dict:
     """The last checkpoint, or what training starts with."""
     checkpoint = load_checkpoint(run) or {"epoch": 0, "stage": 0, "stage_epoch": 0, "seconds": 0.0, "log": [],
-                                          "best": {}, "threads": threads, "precision": "", "taught_by": taught_by}
+                                          "best": {}, "threads": threads, "precision": "", "taught_by": taught_by,
+                                          "processes": world()}
     if checkpoint["taught_by"] != taught_by:
         raise ValueError(f"the run whose predictions {run.folder} is taught with has been trained anew since; delete "
                          f"{run.folder} to train this fold from the start")
+    if checkpoint["processes"] != world():
+        raise ValueError(f"{run.folder} was begun by {checkpoint['processes']} processes, now there are {world()}, "
+                         f"which would end with other weights; start as many, or delete {run.folder}")
     return checkpoint
 
 
@@ -365,7 +377,11 @@ def check_experiment(experiment: Experiment, competition: Competition) -> list[s
     if experiment.per_task and competition.task == "multiclass":
         raise ValueError("per_task trains one network a label, but classes exclude one another; set per_task=false")
     check_network(experiment.network, experiment.weights, experiment.head)
+    _refuse_weights_of_other_folds(experiment, competition)
     check_loss(experiment.loss, competition.task, experiment.label_smoothing, experiment.loss_weights != "none")
+    if experiment.loss.startswith(("auc_margin", "soft_f1")) and experiment.accumulate * world() > 1:
+        raise ValueError(f"loss={experiment.loss} compares the images of a whole batch, which {experiment.accumulate} "
+                         f"parts and {world()} processes take apart; set accumulate=1, and train with one process")
     check_mixing(experiment.mixing)
     check_solver(experiment)
     notes = _check_labels(experiment, competition)
@@ -373,6 +389,21 @@ def check_experiment(experiment: Experiment, competition: Competition) -> list[s
     if competition.laterality and mirrors:
         notes.append(f"{', '.join(mirrors)} mirrors images, and in {competition.name} left and right differ")
     return notes
+
+
+def _refuse_weights_of_other_folds(experiment: Experiment, competition: Competition) -> None:
+    """A file of this competition's runs may have been trained on what another fold holds out."""
+    if not is_file(experiment.weights):
+        return
+    path, runs = find_weights(experiment.network, experiment.weights).resolve(), run_folder(competition, "").resolve()
+    if path.is_relative_to(runs):
+        raise ValueError(f"weights={experiment.weights}: a run of this competition has seen images that other folds "
+                         f"hold out; set weights=run:{path.relative_to(runs).parts[0]}, which takes the same fold's")
+    content = sha256(path.read_bytes())
+    for result in runs.glob("*/fold*/result.json"):
+        if read_json(result)["weights_sha256"] == content:
+            raise ValueError(f"weights={experiment.weights} is a copy of what {result.parent} learned, which has seen "
+                             f"images that other folds hold out; set weights=run:{result.parent.parent.name}")
 
 
 def _check_labels(experiment: Experiment, competition: Competition) -> list[str]:
@@ -411,6 +442,9 @@ def predict_probs(model: torch.nn.Module, store: PixelStore, rows: np.ndarray, t
     """
     loader = ordered_batches(store, rows, PREDICT_BATCH)
     logits = predict_logits(model, loader, experiment.tta, "predicting" if talk else None)
+    if not logits.isfinite().all():
+        raise FloatingPointError("the network's answers are not finite: training drove its weights there. Lower lr or "
+                                 "max_grad_norm, or set precision=fp32, and train under another --name")
     probs = PROBS[task](logits).double().numpy()
     if experiment.black != "keep":
         probs[store.constant[rows]] = prior

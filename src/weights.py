@@ -304,6 +304,7 @@ def load_fitting(model: nn.Module, state: dict[str, Tensor], heads: Collection[s
 
 def adapt_channels(state: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
     """The tensors with a first convolution of three channels summed for grey images, as timm does it."""
+    import_torchvision()
     from timm.models import adapt_input_conv
 
     name, wanted = next(iter(network.state_dict().items()))

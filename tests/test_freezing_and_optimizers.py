@@ -46,6 +46,15 @@ def test_a_frozen_backbone_gives_the_features_it_gives_in_evaluation():
     torch.testing.assert_close(training, model.eval()(images))
 
 
+def test_a_frozen_part_of_our_own_networks_drops_nothing_and_the_rest_does():
+    model = build_model("cnn_e", 1, 64, 3)
+    for what, dropping in (("head", 0), ("last2", 2), ("all", 5)):
+        set_trainable(model, what)
+        model.train()
+        rest_frozen(model)
+        assert sum(each.training for each in model.modules() if isinstance(each, nn.Dropout)) == dropping
+
+
 def test_after_a_stage_of_the_head_all_can_learn_again():
     model = build_model("cnn_b", 1, 64, 3)
     set_trainable(model, "head")

@@ -578,3 +578,62 @@ def test_a_network_learns_sixteen_images(home):
     assert loss < 0.1
     logits = predict_logits(ema.model, ordered_batches(store, np.arange(16), 5), ("identity",))
     assert ((logits.numpy() > 0) == (targets > 0)).all()
+
+
+def test_weights_that_another_fold_has_learned_are_refused_as_a_file_wherever_it_stands(demo, home):
+    train.main(["--experiment", "cnn_d", "--fold", "1", *TINY])
+    path = home / "runs" / "demo" / "tiny" / "fold1" / "weights.safetensors"
+    copied = home / "data" / "copied.safetensors"
+    shutil.copy(path, copied)
+    for file in (path.relative_to(home), copied.relative_to(home)):
+        with pytest.raises(ValueError, match="seen images that other folds hold out; set weights=run:tiny"):
+            run_tiny(home, "leaking", f"weights={file}")
+    assert not (home / "runs" / "demo" / "leaking").exists()
+
+
+def test_a_stage_that_the_network_has_not_is_refused_before_the_first_is_trained(demo, home):
+    with pytest.raises(ValueError, match="stages=last9: this network's backbone has 3 layers with weights"):
+        run_tiny(home, "staged", "stages=head:1:1e-3,last9:2:1e-3", "epochs=3")
+    assert not (home / "runs" / "demo" / "staged" / "fold0" / "log.csv").exists()
+
+
+def test_a_fold_begun_by_several_processes_is_not_taken_up_by_one(demo, home, monkeypatch):
+    real = save_checkpoint
+
+    def save_then_die(run: Run, state: dict) -> None:
+        real(run, {**state, "processes": 2})
+        raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr("training.save_checkpoint", save_then_die)
+        with pytest.raises(Killed):
+            run_tiny(home, "parallel")
+    with pytest.raises(ValueError, match="begun by 2 processes, now there are 1"):
+        run_tiny(home, "parallel")
+
+
+def test_answers_that_are_not_finite_are_said_to_be_and_nothing_is_written(demo, home, monkeypatch):
+    real = training.train_one_epoch
+
+    def spoil_the_average(model, loader, loss_fn, optimizer, scheduler, ema, *others):
+        loss = real(model, loader, loss_fn, optimizer, scheduler, ema, *others)
+        next(ema.model.parameters()).data.fill_(float("nan"))  # as the last step of an epoch can
+        return loss
+
+    monkeypatch.setattr("training.train_one_epoch", spoil_the_average)
+    with pytest.raises(FloatingPointError, match="the network's answers are not finite"):
+        run_tiny(home, "spoilt")
+    assert not (home / "runs" / "demo" / "spoilt" / "fold0" / "weights.safetensors").exists()
+
+
+@pytest.mark.parametrize("settings, message", [
+    (["inner=0.01", "patience=2"], "images set apart cannot be scored|too few groups"),
+    (["loss=auc_margin:1", "accumulate=2"], "compares the images of a whole batch"),
+    (["loss=asymmetric:4:1:1"], "CLIP is subtracted"),
+    (["mixing=mixup:0"], "ALPHA must be above 0"),
+    (["solver=svc", "augmentation=warp"], "set augmentation=none, or solver=gradient"),
+])
+def test_a_recipe_that_cannot_be_is_refused_before_an_epoch(demo, home, settings, message):
+    with pytest.raises(ValueError, match=message):
+        run_tiny(home, "odd", *settings)
+    assert not (home / "runs" / "demo" / "odd" / "fold0" / "log.csv").exists()
