@@ -4,6 +4,7 @@ import importlib
 import re
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,13 @@ def test_every_experiment_and_competition_the_readme_commands_name_exists():
 def test_the_tree_in_the_readme_is_the_tree():
     listed = set(re.findall(r"^  (\w+\.py) ", README, re.MULTILINE))
     assert listed == {path.name for path in (ROOT / "src").glob("*.py")}
+
+
+@pytest.mark.parametrize("script", sorted((ROOT / "tests" / "benchmarks").glob("*.py")), ids=lambda script: script.stem)
+def test_a_benchmark_starts(script):
+    """What it imports is there; that it runs to its end is for whoever measures."""
+    done = subprocess.run([sys.executable, str(script), "--help"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_run_sh_is_sound_bash():

@@ -44,9 +44,10 @@ from folding import grouped_folds  # noqa: E402
 from heads import FeatureClassifier, head_name  # noqa: E402
 from labels import scoring_targets  # noqa: E402
 from loader import ordered_batches, training_batches  # noqa: E402
-from losses import LOSSES, PROBS  # noqa: E402
+from losses import CROSS_ENTROPY, PROBS  # noqa: E402
 from metrics import roc_auc  # noqa: E402
-from model import Classifier, build_model, weight_groups  # noqa: E402
+from model import Classifier, build_model  # noqa: E402
+from optimizers import weight_groups  # noqa: E402
 from pixels import PixelStore, open_store, pixel_settings  # noqa: E402
 from schedule import warmup_cosine  # noqa: E402
 from tables import label_cells, read_train  # noqa: E402
@@ -87,7 +88,7 @@ def fit(part: nn.Module, store, rows: np.ndarray, targets: np.ndarray, experimen
         batches = training_batches(store, rows, targets[rows], experiment.batch_size, "none", 0, epoch)
         if steps is not None:
             batches = [batch for batch, _ in zip(batches, range(steps), strict=False)]
-        train_one_epoch(part, batches, partial(LOSSES[task]), optimizer, scheduler, HeadAverage(ema, head))
+        train_one_epoch(part, batches, partial(CROSS_ENTROPY[task]), optimizer, scheduler, HeadAverage(ema, head))
     head.load_state_dict(ema.model.state_dict())
     return time.perf_counter() - start
 

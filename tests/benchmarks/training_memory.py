@@ -29,7 +29,8 @@ from rich.table import Table  # noqa: E402
 from ema import EMA  # noqa: E402
 from loader import training_batches  # noqa: E402
 from losses import masked_bce  # noqa: E402
-from model import build_model, weight_groups  # noqa: E402
+from model import build_model  # noqa: E402
+from optimizers import weight_groups  # noqa: E402
 from pixels import PixelStore  # noqa: E402
 
 SIZE, LABELS, BATCH = 64, 14, 64
