@@ -135,11 +135,11 @@ def test_only_networks_with_depthwise_convolutions_are_tried_in_mixed(quick, mod
 @pytest.mark.parametrize("seconds, expected", [
     ({"fp32": 1.0, "bf16": 0.95}, "fp32"),  # noise
     ({"fp32": 1.0, "bf16": 0.5}, "bf16"),
-    ({"fp32": 1.0, "bf16": 2.0, "mixed": 0.8}, "mixed"),
-    ({"fp32": 1.0, "bf16": 2.0, "mixed": 0.92}, "fp32"),
-    ({"fp32": 1.1, "bf16": 1.0}, "bf16"),
+    ({"fp32": 1.0, "bf16": 2.0, "mixed": 0.7}, "mixed"),
+    ({"fp32": 1.0, "bf16": 2.0, "mixed": 0.8}, "fp32"),  # as lite0 was measured: now above a threshold there, now below
+    ({"fp32": 1.35, "bf16": 1.0}, "bf16"),
 ])
-def test_another_format_must_be_a_tenth_faster(quick, model, monkeypatch, seconds, expected):
+def test_another_format_must_be_a_third_faster(quick, model, monkeypatch, seconds, expected):
     monkeypatch.setattr(precision, "time_formats", lambda *arguments: seconds)
     assert choose_precision(model, STEP, "cpu", threads=1) == expected
 
