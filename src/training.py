@@ -231,7 +231,7 @@ def train_stage(training: Training, number: int) -> None:
         inner_score = math.nan
         if experiment.inner:
             inner_score = from_first(_score_inner(training, ema.model) if rank() == 0 else None)
-            if watch.see(inner_score):
+            if watch.see(inner_score) and experiment.patience:  # nobody else asks for them
                 checkpoint["best"] = copy.deepcopy(ema.model.state_dict())
             if kind == "plateau":
                 watch.lower(int(numbers[0]), numbers[1])
