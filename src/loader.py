@@ -1,6 +1,10 @@
 """Batches of images and targets out of the pixel store, the same whatever the number of workers."""
 
+import os
+import threading
+import time
 from collections.abc import Iterable, Iterator
+from functools import partial
 
 import cv2
 import numpy as np
@@ -12,6 +16,8 @@ from augmentation import augment_batch, augmentation_seed, make_augmentation
 from device_input import DevicePixels, warp_batch
 from pixels import PixelStore
 from sampling import draw_epoch, occurrences
+
+WATCH_SECONDS = 1
 
 
 class Batches(Dataset):
@@ -91,9 +97,19 @@ def ordered_batches(store: PixelStore, rows: np.ndarray, batch_size: int, worker
 
 def _load(batches: Batches, workers: int) -> DataLoader:
     return DataLoader(batches, batch_size=None, num_workers=workers, pin_memory=torch.cuda.is_available(),
-                      worker_init_fn=_keep_to_one_thread)
+                      worker_init_fn=partial(_start_worker, parent=os.getpid()))
 
 
-def _keep_to_one_thread(worker: int) -> None:
-    """The workers are what is done in parallel; torch sees to its own threads."""
+def _start_worker(worker: int, parent: int) -> None:
+    """The workers are what is done in parallel: each keeps to one thread (torch sees to its own), and ends with the
+    training process. torch's own watch takes whatever process it finds above it for that one, and so waits for ever
+    where the training process was killed while the worker was still starting.
+    """
     cv2.setNumThreads(0)
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(WATCH_SECONDS)
+    os._exit(1)

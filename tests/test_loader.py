@@ -17,9 +17,18 @@ from loader import training_batches
 SRC = Path(__file__).resolve().parents[1] / "src"
 
 WORK = """
-import time
+import sys, time
 import numpy as np
+from torch.utils.data._utils import worker
 from loader import training_batches
+
+class LateWatch(worker.ManagerWatchdog):  # as on a machine that is busy while the workers start
+    def __init__(self):
+        time.sleep(3)
+        super().__init__()
+
+if sys.argv[1] == "starting":
+    worker.ManagerWatchdog = LateWatch
 
 class Store:
     ids = np.array([str(number) for number in range(1000)])
@@ -27,7 +36,8 @@ class Store:
         return np.zeros((len(rows), 64, 64), np.uint8)
 
 batches = iter(training_batches(Store(), np.arange(1000), np.zeros((1000, 1), np.float32), 1, "warp", 0, 0, workers=2))
-next(batches)
+if sys.argv[1] == "working":
+    next(batches)
 print(*(worker.pid for worker in batches._workers), flush=True)
 time.sleep(600)
 """
@@ -42,14 +52,15 @@ def is_alive(process: int) -> bool:
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads Linux's list of processes")
-def test_workers_end_when_the_training_process_is_killed(tmp_path):
+@pytest.mark.parametrize("they_are", ["starting", "working"])
+def test_workers_end_when_the_training_process_is_killed(tmp_path, they_are):
     environment = {**os.environ, "PYTHONPATH": str(SRC), "PYTHONDONTWRITEBYTECODE": "1"}
-    with subprocess.Popen([sys.executable, "-c", WORK], cwd=tmp_path, env=environment, stdout=subprocess.PIPE,
+    with subprocess.Popen([sys.executable, "-c", WORK, they_are], cwd=tmp_path, env=environment, stdout=subprocess.PIPE,
                           stderr=subprocess.DEVNULL, text=True) as training:
         workers = [int(word) for word in training.stdout.readline().split()]
         assert len(workers) == 2 and all(map(is_alive, workers))
         training.send_signal(signal.SIGKILL)
-    end = time.monotonic() + 30  # they look after their parent every five seconds
+    end = time.monotonic() + 30  # they look after their parent every second
     while any(map(is_alive, workers)) and time.monotonic() < end:
         time.sleep(0.2)
     assert not any(map(is_alive, workers))
