@@ -64,6 +64,7 @@ def from_json(method: str, said: dict, members: Sequence[str], labels: Sequence[
         raise ValueError(f"there is no blend called {method!r}, only {', '.join(METHODS)}")
     if method in FITLESS:
         return Blend(method)
+    said = said if isinstance(said, dict) else {}
     if method == "stacking":
         by_label = _named(said.get("coefficients"), labels, "coefficients")
         coefficients = [[_numbers(row, labels, "coefficients") for row in _named(rows, members, "coefficients")]
