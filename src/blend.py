@@ -1,37 +1,43 @@
-"""Average runs, joined by id:  python src/blend.py --experiment lite0 cnn_e lstm
+"""Combine runs, joined by id:  python src/blend.py --experiment lite0 cnn_e lstm
 
-Without --experiment, the two best of the competition's own experiments, by their out-of-fold scores. Makes two blends,
-NAME_mean of probabilities and NAME_rank_mean of ranks, scores them on the out-of-fold predictions and
-writes a submission of each where every member has predicted the images.
+Without --experiment, the two best of the competition's own experiments, by their out-of-fold scores. Tries every way of
+blending, each fitted on the other folds, and says what it gains over the plain mean. Writes NAME_mean of probabilities,
+NAME_rank_mean of ranks, those named with --method, and the best of the others if its gain is beyond doubt: their
+out-of-fold predictions, a submission of each where every member has predicted the images, and a plot of the gains.
 """
 
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 from rich.table import Table
+from tqdm import tqdm
 
-from blending import BLENDS
+from blending import FITTED, METHODS, crossfit_blend, fit_blend, mean_blend
 from commandline import add_experiment, load_competition, load_folded_table, make_console, make_parser, run_names
 from competition import Competition
-from files import sha256
+from files import replace_atomically, sha256
 from folds import Folds, fold_numbers, read_predicted_parts
+from gains import Gain, measure_gains
 from labels import scoring_targets
 from metrics import METRICS, score
-from runs import Oof, read_oof, read_predictions, train_command, write_blend, write_predictions
+from runs import Oof, read_oof, read_predictions, run_folder, train_command, write_blend, write_predictions
 from submission import is_written, read_template, submission_path, submit_probs, template_inputs
 from tables import headline_targets, label_cells, submitted_part
 from thresholds import judged_values
-from uncertainty import paired_interval, paired_roc_auc_interval
+
+ALWAYS = ("mean", "rank_mean")  # are written in any case
 
 
 def main(argv: list[str] | None = None) -> dict[str, float]:
-    """Writes the blends' runs and submissions; returns their oof scores."""
+    """Writes the blends' runs and submissions; returns their cross-fitted scores."""
     parser = make_parser(__doc__)
     add_experiment(parser)
     parser.set_defaults(experiment=["best"])
     parser.add_argument("--name", default="blend", help="default: blend")
+    parser.add_argument("--method", nargs="+", default=[], choices=(*METHODS, "all"), metavar="METHOD",
+                        help=f"write these too: {', '.join(METHODS)}, or all")
     args = parser.parse_args(argv)
     competition, data_dir = load_competition(args)
     table, folds = load_folded_table(competition, data_dir)
@@ -39,59 +45,108 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     if len(members) < 2:
         print("one run is no blend; name two or more: --experiment lite0 cnn_e")
         return {}
-    return blend_runs(competition, data_dir, table, folds, members, args.name)
+    methods = METHODS if "all" in args.method else args.method
+    return blend_runs(competition, data_dir, table, folds, members, args.name, methods)
 
 
 def pick_best(competition: Competition, table: pd.DataFrame, folds_hash: str) -> list[str]:
-    """The two of the competition's own experiments with the best oof scores: weak members drag a plain mean down."""
-    targets, sign = _headline(competition, table), METRICS[competition.metric].greater_is_better
-    oofs = [read_oof(competition, name, table, folds_hash) for name in competition.experiments]
-    scores = {oof.name: score(competition.metric, targets, oof.probs, competition.task) for oof in oofs if oof.is_whole}
-    return sorted(scores, key=scores.get, reverse=sign)[:2]
+    """The two of the competition's own experiments with the best oof scores: weak members drag a plain mean down.
+
+    That is a choice too. What it makes of the mean's score is said: beside it stands that of the means, fold by fold,
+    of the two that are best on the other folds.
+    """
+    targets = _headline(competition, table)
+    oofs = [oof for name in competition.experiments
+            if (oof := read_oof(competition, name, table, folds_hash)).is_whole]
+    if len(oofs) < 3:
+        return [oof.name for oof in oofs]
+    members, folds = np.stack([oof.probs for oof in oofs]), fold_numbers(table, _split(oofs))
+    picked, crossfit = _two_best(competition, targets, members), np.empty(members.shape[1:])
+    for fold in np.unique(folds):
+        held_out = folds == fold
+        places = _two_best(competition, targets[~held_out], members[:, ~held_out])
+        crossfit[held_out] = mean_blend(members[places][:, held_out])
+    naive, honest = (METRICS[competition.metric].score(targets, judged_values(
+        competition.metric, targets, probs, folds, competition.task), competition.task)
+        for probs in (mean_blend(members[picked]), crossfit))
+    names = [oofs[place].name for place in picked]
+    print(f"{' and '.join(names)} are the two best of {len(oofs)}: their mean scores {naive:.4f}; with the two picked "
+          f"on the other folds, {honest:.4f}")
+    return names
+
+
+def _two_best(competition: Competition, targets: np.ndarray, members: np.ndarray) -> list[int]:
+    sign = -1 if METRICS[competition.metric].greater_is_better else 1
+    scores = [sign * score(competition.metric, targets, probs, competition.task) for probs in members]
+    return np.argsort(scores, kind="stable")[:2].tolist()
 
 
 def _headline(competition: Competition, table: pd.DataFrame) -> np.ndarray:
     return headline_targets(competition, scoring_targets(label_cells(competition, table)))
 
 
-def blend_runs(competition: Competition, data_dir: Path, table: pd.DataFrame, folds: Folds, members: list[str],
-               name: str) -> dict[str, float]:
-    """Every blend in BLENDS of the members' predictions, of the training table and of all other parts.
+def _split(oofs: list[Oof]) -> int:
+    """The split by whose folds a blend is fitted: the members' own, the first where they are runs on several."""
+    splits = {oof.split for oof in oofs}
+    return splits.pop() if len(splits) == 1 else 0
 
-    Members may be runs on several splits: each predicted an image with a model that never saw its group. Thresholds
-    that are fitted on other folds then go by the first split: that no image is judged by thresholds fitted on its own
-    group is true of any split of whole groups.
-    Returns the oof scores. Raises ValueError where a member lacks folds or would be a blend of itself.
+
+def blend_runs(competition: Competition, data_dir: Path, table: pd.DataFrame, folds: Folds, members: list[str],
+               name: str, methods: tuple[str, ...] | list[str] = ()) -> dict[str, float]:
+    """Tries all METHODS on the members' oof predictions, and writes ALWAYS, `methods` and what is credibly better.
+
+    Members may be runs on several splits: each predicted an image with a model that never saw its group. What is fitted
+    on other folds, weights or thresholds, then goes by the first split: that no image is judged by what was fitted on
+    its own group is true of any split of whole groups.
+    Returns the cross-fitted scores of what was written. Raises ValueError where a member lacks folds, would be a blend
+    of itself, or is a blend that was fitted.
     """
-    if own := {f"{name}_{kind}" for kind in BLENDS} & set(members):
+    oofs = read_members(competition, table, folds.hash, members, name)
+    targets, task, metric = _headline(competition, table), competition.task, competition.metric
+    probs, split = np.stack([oof.probs for oof in oofs]), _split(oofs)
+    numbers, own_folds = fold_numbers(table, split), np.stack([fold_numbers(table, oof.split) for oof in oofs])
+    fits, honest, naive = {}, {}, {}
+    for method in tqdm(METHODS, desc="fitting", unit="method", leave=False, disable=None):
+        fits[method] = fit_blend(method, probs, targets, task, metric)
+        naive[method] = fits[method].apply(probs, own_folds, task)
+        honest[method] = crossfit_blend(method, probs, targets, numbers, task, metric, own_folds)
+    judged = {oof.name: judged_values(metric, targets, oof.probs, own, task)
+              for oof, own in zip(oofs, own_folds, strict=True)}
+    scores = {member: METRICS[metric].score(targets, values, task) for member, values in judged.items()}
+    best = sorted(scores, key=scores.get, reverse=METRICS[metric].greater_is_better)[0]
+    gains = measure_gains(metric, task, targets, table["group"].to_numpy(str),
+                          *({method: judged_values(metric, targets, each, numbers, task)
+                             for method, each in kind.items()} for kind in (naive, honest)), judged[best])
+    better = max((gain for gain in gains if gain.is_credible), key=lambda gain: gain.gain, default=None)
+    written = [method for method in METHODS
+               if method in (*ALWAYS, *methods) or (better and method == better.method)]
+    blends = [Oof(f"{name}_{method}", honest[method], tuple(run for oof in oofs for run in oof.runs), (),
+                  tuple(members), method, fits[method]) for method in written]
+    for blended in blends:
+        write_blend(competition, blended, table["image_id"], folds.hash)
+    for part, images in read_predicted_parts(competition, data_dir, folds).items():
+        predict_blends(competition, data_dir, table, folds.hash, oofs, blends, part, images["image_id"])
+    show_gains(competition, gains, scores, best, written)
+    path = draw_gains(competition, gains, best, run_folder(competition, f"{name}_gains.png"), members)
+    print(recommendation(name, gains, better))
+    print(f"the gains, drawn: {path}")
+    return {f"{name}_{gain.method}": gain.honest for gain in gains if gain.method in written}
+
+
+def read_members(competition: Competition, table: pd.DataFrame, folds_hash: str, members: list[str],
+                 name: str) -> list[Oof]:
+    """The members' oof predictions. Raises ValueError where one cannot be a member of blends called `name`_..."""
+    if own := {f"{name}_{method}" for method in METHODS} & set(members):
         raise ValueError(f"{own.pop()!r} would be a member of itself; give the new blends another --name")
-    oofs = [read_oof(competition, member, table, folds.hash) for member in members]
+    oofs = [read_oof(competition, member, table, folds_hash) for member in members]
     for oof in oofs:
         if not oof.is_whole:
             raise ValueError(f"run {oof.name!r} lacks the folds {list(oof.folds_missing)}; a blend of other images "
                              f"than its members' cannot be compared. Run: {train_command(competition, oof)}")
-    targets, values, blends = _headline(competition, table), {}, []
-    for oof in oofs:
-        values[oof.name] = judged_values(competition.metric, targets, oof.probs, fold_numbers(table, oof.split),
-                                         competition.task)
-    for kind in BLENDS:
-        probs = blend_oofs(kind, oofs, table, competition.task)
-        blended = Oof(f"{name}_{kind}", probs, tuple(run for oof in oofs for run in oof.runs), (), tuple(members), kind)
-        write_blend(competition, blended, table["image_id"], folds.hash)
-        values[blended.name] = judged_values(competition.metric, targets, probs, fold_numbers(table, blended.split),
-                                             competition.task)
-        blends.append(blended)
-    for part, images in read_predicted_parts(competition, data_dir, folds).items():
-        predict_blends(competition, data_dir, table, folds.hash, oofs, blends, part, images["image_id"])
-    return _show(competition, targets, values, [oof.name for oof in blends], table["group"].to_numpy(str))
-
-
-def blend_oofs(kind: str, oofs: list[Oof], table: pd.DataFrame, task: str) -> np.ndarray:
-    """(N, K) one of BLENDS of the members' out-of-fold predictions; ranks are taken within each member's own folds."""
-    blend = BLENDS[kind]
-    if len({oof.split for oof in oofs}) == 1:
-        return blend(np.stack([oof.probs for oof in oofs]), fold_numbers(table, oofs[0].split), task)
-    return np.mean([blend(oof.probs[None], fold_numbers(table, oof.split), task) for oof in oofs], axis=0)
+        if oof.kind in FITTED:
+            raise ValueError(f"{oof.name!r} is a blend that was fitted on these very predictions; blend its members "
+                             f"instead: {' '.join(oof.members)}")
+    return oofs
 
 
 def predict_blends(competition: Competition, data_dir: Path, table: pd.DataFrame, folds_hash: str, oofs: list[Oof],
@@ -106,7 +161,7 @@ def predict_blends(competition: Competition, data_dir: Path, table: pd.DataFrame
         return
     template = read_template(competition, data_dir) if is_submitted else None
     for blended in blends:
-        probs = BLENDS[blended.kind](np.stack(list(members.values())), None, competition.task)
+        probs = blended.fit.apply(np.stack(list(members.values())), None, competition.task)
         write_predictions(competition, blended, part, image_ids, probs)
         if not is_submitted:
             continue
@@ -119,33 +174,77 @@ def predict_blends(competition: Competition, data_dir: Path, table: pd.DataFrame
             submit_probs(competition, template, blended.name, image_ids, probs, blended.probs, table, inputs)
 
 
-def _show(competition: Competition, targets: np.ndarray, values: dict[str, np.ndarray], blends: list[str],
-          groups: np.ndarray) -> dict[str, float]:
-    """Prints members and blends, each blend with its gain over the best member; returns the blends' scores."""
-    metric, task = METRICS[competition.metric], competition.task
-    scores = {name: metric.score(targets, judged, task) for name, judged in values.items()}
-    ordered = sorted(scores, key=scores.get, reverse=metric.greater_is_better)
-    best = next(name for name in ordered if name not in blends)
-    table = Table("run", f"oof {metric.title}", f"minus {best}", "95 % interval",
-                  title=f"{competition.name}: blends and their members")
-    for name in ordered:
-        gain = ("", "")
-        if name in blends:
-            low, high = gain_interval(competition, targets, values[name], values[best], groups)
-            gain = (f"{scores[name] - scores[best]:+.4f}", f"{low:+.4f} to {high:+.4f}")
-        table.add_row(name, f"{scores[name]:.4f}", *gain, style="bold" if name in blends else None)
-    make_console().print(table)
-    return {name: scores[name] for name in blends}
+def show_gains(competition: Competition, gains: list[Gain], scores: dict[str, float], best: str,
+               written: list[str]) -> None:
+    """Prints the members, and every method with its naive and its honest gain; what is written is bold."""
+    metric, console = METRICS[competition.metric], make_console()
+    members = Table("member", f"oof {metric.title}", title=f"{competition.name}: members")
+    for name in sorted(scores, key=scores.get, reverse=metric.greater_is_better):
+        members.add_row(name, f"{scores[name]:.4f}")
+    console.print(members)
+    tried = len(gains) - 1
+    table = Table("method", f"naive {metric.title}", "gain", "cross-fitted", "honest gain", "95 % interval",
+                  f"low of all {tried}", "optimism", f"over {best}", "95 % interval",
+                  title=f"{competition.name}: gains over the plain mean"
+                        + ("" if metric.greater_is_better else " (positive: better, less is)"))
+    for gain in gains:
+        cells = [f"{gain.naive:.4f}", f"{gain.naive_gain:+.4f}", f"{gain.honest:.4f}", f"{gain.gain:+.4f}",
+                 _interval(gain.interval), f"{gain.low_of_all:+.4f}", f"{gain.optimism:+.4f}"]
+        if gain.method == "mean":
+            cells = [cell if place in (0, 2) else "" for place, cell in enumerate(cells)]
+        table.add_row(gain.method, *cells, f"{gain.over_best:+.4f}", _interval(gain.over_best_interval),
+                      style="bold" if gain.method in written else None)
+    console.print(table)
+    print(f"Naive: fitted and scored on the same images. Cross-fitted: on the other folds. Intervals draw whole "
+          f"patients; the low of all holds for {tried} methods at once, and a gain is credible where it is above 0. "
+          f"{best} is the best of {len(scores)} by these same scores.")
 
 
-def gain_interval(competition: Competition, targets: np.ndarray, values: np.ndarray, baseline: np.ndarray,
-                  groups: np.ndarray) -> tuple[float, float]:
-    """95 % interval of the metric of `values` minus that of `baseline`, both on the same drawn groups."""
-    if competition.metric == "roc_auc":
-        return paired_roc_auc_interval(targets, values, baseline, groups)
-    metric = METRICS[competition.metric]
-    ours, theirs = (partial(metric.score, targets, each, competition.task) for each in (values, baseline))
-    return paired_interval(ours, theirs, groups)
+def _interval(ends: tuple[float, float]) -> str:
+    return f"{ends[0]:+.4f} to {ends[1]:+.4f}"
+
+
+def recommendation(name: str, gains: list[Gain], better: Gain | None) -> str:
+    """What to submit, in a sentence or two."""
+    mean = next(gain for gain in gains if gain.method == "mean")
+    warning = ("" if mean.over_best_interval[1] >= 0 else f" The plain mean is {-mean.over_best:.4f} worse than its "
+               "best member: weak members drag it down.")
+    if better is None:
+        return f"Recommended: {name}_mean. No other way of blending gains credibly over it.{warning}"
+    return (f"Recommended: {name}_{better.method}, which gains {better.gain:+.4f} over the plain mean, fitted on other "
+            f"folds, and not less than {better.low_of_all:+.4f} for all methods tried.{warning}")
+
+
+def draw_gains(competition: Competition, gains: list[Gain], best: str, path: Path, members: list[str]) -> Path:
+    """Draws naive and honest gains by method as a PNG; returns its path."""
+    figure = Figure(figsize=(8, 0.5 * len(gains) + 1.8), layout="constrained")
+    axes = figure.subplots()
+    others = [gain for gain in gains if gain.method != "mean"]
+    for row, gain in enumerate(others):
+        colour = "tab:green" if gain.is_credible else "tab:blue"
+        axes.plot(gain.interval, [row, row], color=colour, lw=2)
+        axes.plot(gain.gain, row, "o", color=colour, ms=8)
+        axes.plot(gain.naive_gain, row, "D", mfc="none", color="tab:red", ms=8)
+        axes.plot(gain.low_of_all, row, "|", color=colour, ms=12, mew=2)
+    mean = next(gain for gain in gains if gain.method == "mean")
+    axes.axvline(0, color="black", lw=1)
+    axes.axvline(-mean.over_best, color="grey", lw=1, ls="--")
+    for label, marker in (("honest gain, 95 %", {"marker": "o", "color": "tab:blue", "lw": 2}),
+                          ("the same, credible", {"marker": "o", "color": "tab:green", "lw": 2}),
+                          ("its low for all methods at once", {"marker": "|", "color": "tab:blue", "lw": 0, "ms": 12}),
+                          ("naive gain", {"marker": "D", "color": "tab:red", "mfc": "none", "lw": 0}),
+                          (f"best member, {best}", {"color": "grey", "ls": "--", "lw": 1})):
+        axes.plot([], [], label=label, **marker)
+    axes.set_yticks(range(len(others)), [gain.method for gain in others])
+    axes.invert_yaxis()
+    axes.set_xlabel(f"gain in {METRICS[competition.metric].title} over the plain mean of {len(members)} runs "
+                    f"({mean.honest:.4f}); right is better")
+    axes.set_title(f"{competition.name}: gains of blends on what they were not fitted on", fontsize=10)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, fontsize=8)
+    with replace_atomically(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)
+    return path
 
 
 if __name__ == "__main__":

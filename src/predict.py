@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from blending import mean_blend
 from commandline import (
     add_experiment,
     add_fold,
@@ -115,7 +116,8 @@ def read_wanted(competition: Competition, name: str, table: pd.DataFrame, folds:
                                 f"{train_command(competition, replace(oof, folds_missing=missing))}")
     if oof.members:
         raise ValueError(f"{name} is a blend; its submission is written by: python src/blend.py "
-                         f"--experiment {' '.join(oof.members)}")
+                         f"--experiment {' '.join(oof.members)} --name {oof.name.removesuffix(f'_{oof.kind}')} "
+                         f"--method {oof.kind}")
     return replace(oof, runs=tuple(run for run in oof.runs if run.recipe["fold"] in wanted))
 
 
@@ -129,14 +131,14 @@ def predict_parts(competition: Competition, oof: Oof, parts: dict[str, pd.DataFr
     probs = {part: read_predictions(competition, oof, part, ids[part], stores[part].folder.name) if is_whole else None
              for part in parts}
     todo = [part for part in parts if probs[part] is None]
-    device, sums = pick_device(), dict.fromkeys(todo, 0)
+    device, members = pick_device(), {part: [] for part in todo}
     for run in oof.runs if todo else ():
         model, prior = load_model(run, device), np.array(run.result["prior"])
         for part in todo:
-            sums[part] = sums[part] + predict_probs(model, stores[part], stores[part].rows(ids[part]),
-                                                    competition.task, run.experiment, prior, talk=True)
+            members[part].append(predict_probs(model, stores[part], stores[part].rows(ids[part]), competition.task,
+                                               run.experiment, prior, talk=True))
     for part in todo:
-        probs[part] = sums[part] / len(oof.runs)
+        probs[part] = mean_blend(np.stack(members[part]))
         if is_whole:
             write_predictions(competition, oof, part, ids[part], probs[part], stores[part].folder.name)
         print(f"{oof.name}: predicted the {len(ids[part])} images of the {part} part")

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from blending import Blend, from_json
 from competition import Competition
 from experiment import Experiment, from_recipe, to_recipe
 from files import home, read_csv, read_json, sha256, write_csv, write_json
@@ -127,14 +128,19 @@ def read_probs(path: Path, competition: Competition, image_ids: pd.Series, subse
 
 @dataclass(frozen=True)
 class Oof:
-    """Out-of-fold predictions of a run or a blend: probs (N, K) in the table's order, NaN where the fold is missing."""
+    """Out-of-fold predictions of a run or a blend: probs (N, K) in the table's order, NaN where the fold is missing.
+
+    Those of a fitted blend are cross-fitted, every fold blended by what was fitted on the others; `fit` is fitted on
+    all rows, and is what the members' predictions of other images are blended with.
+    """
 
     name: str
     probs: np.ndarray
     runs: tuple[Run, ...]  # the folds that are there; of a blend: those of all its members
     folds_missing: tuple[int, ...]
     members: tuple[str, ...] = ()  # of a blend
-    kind: str = ""  # of a blend, a key of BLENDS
+    kind: str = ""  # of a blend, one of METHODS
+    fit: Blend | None = None  # of a blend
 
     @property
     def is_whole(self) -> bool:
@@ -148,8 +154,13 @@ class Oof:
 
     @property
     def made_of(self) -> dict[str, str]:
-        """Hashes of the weights that predicted, by run and fold: what is made from other weights is out of date."""
-        return {f"{run.folder.parent.name}/{run.folder.name}": run.result["weights_sha256"] for run in self.runs}
+        """Hashes of the weights that predicted, by run and fold: what is made from other weights is out of date.
+
+        Of a fitted blend also that of what was fitted, as "fit".
+        """
+        weights = {f"{run.folder.parent.name}/{run.folder.name}": run.result["weights_sha256"] for run in self.runs}
+        fitted = self.fit.arrays if self.fit else ()
+        return weights | ({"fit": sha256(*(array.tobytes() for array in fitted))} if fitted else {})
 
 
 def read_oof(competition: Competition, name: str, table: pd.DataFrame, folds_hash: str) -> Oof:
@@ -190,16 +201,22 @@ def _split_of(competition: Competition, name: str) -> int:
 
 
 def _read_blend(competition: Competition, path: Path, table: pd.DataFrame, folds_hash: str) -> Oof:
-    said = read_json(path)
+    said, again = read_json(path), "delete that folder and blend again"
+    if missing := [key for key in ("kind", "members", "folds_sha256", "made_of", "oof_sha256") if key not in said]:
+        raise ValueError(f"{path} does not say {missing[0]!r}; {again}")
     if said["folds_sha256"] != folds_hash:
-        raise ValueError(f"{path.parent} was blended on another folds file than folds/{competition.name}.csv; delete "
-                         f"that folder and blend again")
+        raise ValueError(f"{path.parent} was blended on another folds file than folds/{competition.name}.csv; {again}")
+    try:
+        fit = from_json(said["kind"], said.get("fit", {}), said["members"], competition.labels)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}; {again}") from error
     runs = [run for member in said["members"] for run in read_oof(competition, member, table, folds_hash).runs]
     blend = Oof(path.parent.name, read_probs(path.parent / "oof.csv", competition, table["image_id"]), tuple(runs), (),
-                tuple(said["members"]), said["kind"])
+                tuple(said["members"]), said["kind"], fit)
+    if said["made_of"].get("fit") != blend.made_of.get("fit"):
+        raise ValueError(f"{path}: what it says was fitted is not what its predictions were blended with; {again}")
     if said["made_of"] != blend.made_of or said["oof_sha256"] != sha256((path.parent / "oof.csv").read_bytes()):
-        raise ValueError(f"{path.parent} was blended from other models than its members have now; delete that folder "
-                         f"and blend again")
+        raise ValueError(f"{path.parent} was blended from other models than its members have now; {again}")
     return blend
 
 
@@ -207,8 +224,12 @@ def write_blend(competition: Competition, blend: Oof, image_ids: pd.Series, fold
     """Writes a blend's oof.csv and blend.json, from which `read_oof` reads it."""
     folder = run_folder(competition, blend.name)
     path = write_probs(folder / "oof.csv", probs_frame(competition, image_ids, blend.probs))
-    write_json(folder / "blend.json", {"kind": blend.kind, "members": list(blend.members), "folds_sha256": folds_hash,
-                                       "made_of": blend.made_of, "oof_sha256": sha256(path.read_bytes())})
+    fit = blend.fit.to_json(blend.members, competition.labels) if blend.fit else {}
+    write_json(folder / "blend.json", {
+        "kind": blend.kind, "members": list(blend.members), "folds_sha256": folds_hash, "made_of": blend.made_of,
+        "oof_sha256": sha256(path.read_bytes()),
+        **({"oof": "every fold blended by a fit on the other folds", "fit_on": "all folds", "fit": fit} if fit else {}),
+    })
 
 
 def train_command(competition: Competition, oof: Oof) -> str:

@@ -19,7 +19,7 @@ SCRIPTS = [name for name in MODULES if '__name__ == "__main__"' in (SRC / f"{nam
 ORDER = """
 files hardware distributed
 settings competition experiment
-labels sampling metrics thresholds uncertainty blending folding phantoms preprocessing augmentation tta mixing
+labels sampling metrics thresholds uncertainty blending gains folding phantoms preprocessing augmentation tta mixing
 schedule watch losses
 layers architectures references ema saliency
 demo arrays dicom decoding pixels scan duplicates tables weights
