@@ -87,7 +87,7 @@ def decide_run(known: Known, data_dir: Path, args: argparse.Namespace) -> dict:
         "run": oof.name,
         "competition": competition.name,
         "made": datetime.now().astimezone().isoformat(timespec="seconds"),
-        "made_from": made_from(oof),
+        "made_from": made_from(competition, oof),
         "images": len(known.targets),
         "positives": known.by_label((known.targets == 1).sum(axis=0).astype(float)),
         "folds": len(np.unique(known.folds)),
@@ -142,7 +142,7 @@ def adopt(known: Known, said: dict, wanted: str | None, earlier: dict) -> dict:
         if wanted in SHIFTS and not row["recommended"]:
             print(f"warning: {wanted} is in use for {metric} now, though it is not recommended: {row['why']}")
         elif wanted not in SHIFTS and row["gain_low"] is not None and row["gain_low"] <= 0:
-            print(f"warning: {wanted} is in use for {metric} now, though its gain over the default is within noise")
+            print(f"warning: {wanted} is in use for {metric} now, though it is not credibly better than the default")
     print(f"in use from now on: {wanted}; predict again for the submission to follow")
     return in_use
 

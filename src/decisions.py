@@ -25,9 +25,10 @@ def decisions_path(competition: Competition, name: str) -> Path:
     return run_folder(competition, name) / "decisions.json"
 
 
-def made_from(oof: Oof) -> dict:
-    """What decisions are fitted on: hashes of the oof predictions and of the weights that made them."""
-    return {"oof": sha256(np.ascontiguousarray(oof.probs).tobytes()), "weights": oof.made_of}
+def made_from(competition: Competition, oof: Oof) -> dict:
+    """What decisions are fitted on: hashes of the oof predictions' files and of the weights that made them."""
+    folders = [run_folder(competition, oof.name)] if oof.members else [run.folder for run in oof.runs]
+    return {"oof": sha256(*((folder / "oof.csv").read_bytes() for folder in folders)), "weights": oof.made_of}
 
 
 def policy_metric(competition: Competition, gives: Kind) -> str:
@@ -59,7 +60,7 @@ def read_adopted(competition: Competition, oof: Oof) -> dict[Kind, dict]:
         return {}
     again = (f"run: python src/decide.py --competition {competition.name} --experiment {oof.name}, with --use POLICY "
              f"to adopt one again; or delete the file")
-    if said["made_from"] != made_from(oof):
+    if said["made_from"] != made_from(competition, oof):
         raise ValueError(f"{path} adopts a policy for other predictions than {oof.name} has now; {again}")
     for adopted in said["use"].values():
         if "test_sha256" in adopted and adopted["test_sha256"] != predictions_hash(competition, oof.name):

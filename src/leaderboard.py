@@ -31,8 +31,9 @@ from metrics import (
 from policies import Policy
 from runs import Oof, list_runs, read_oof, read_predictions
 from tables import headline_targets, label_cells, read_part, read_solution
+from tallies import bootstrap_scores
 from thresholds import crossfit_decisions
-from uncertainty import bootstrap_interval, roc_auc_interval
+from uncertainty import percentile_interval, roc_auc_interval
 
 
 def main(argv: list[str] | None = None) -> pd.DataFrame:
@@ -156,8 +157,7 @@ def _interval(metric_name: str, targets: np.ndarray, values: np.ndarray, task: s
               groups: np.ndarray) -> tuple[float, float]:
     if metric_name == "roc_auc":
         return roc_auc_interval(targets, values, groups)
-    metric = METRICS[metric_name]
-    return bootstrap_interval(lambda weights: metric.score(targets, values, task, weights), groups)
+    return percentile_interval(bootstrap_scores(metric_name, targets, {"run": values}, task, groups)["run"])
 
 
 def _test_scores(competition: Competition, targets: np.ndarray, probs: np.ndarray, solution: pd.DataFrame | None,

@@ -98,8 +98,9 @@ def estimate_prevalence(method: str, targets: np.ndarray, probs: np.ndarray, cro
 
 def prevalence_interval(method: str, targets: np.ndarray, probs: np.ndarray, crossfitted: np.ndarray,
                         new_probs: np.ndarray, new_decisions: np.ndarray, task: str, groups: np.ndarray,
-                        new_groups: np.ndarray, replicates: int = REPLICATES) -> np.ndarray:
-    """(K, 2) the 95 % interval of `estimate_prevalence`, groups of known and of new rows both drawn."""
+                        new_groups: np.ndarray, replicates: int | None = None) -> np.ndarray:
+    """(K, 2) the 95 % interval of `estimate_prevalence`, groups of known and of new rows both drawn, 200 times."""
+    replicates = replicates or REPLICATES
     draws = zip(bootstrap_counts(groups, replicates), bootstrap_counts(new_groups, replicates, seed=1), strict=True)
     estimates = np.array([
         estimate_prevalence(method, targets, probs, crossfitted, new_probs, new_decisions, task, old, new)
