@@ -262,7 +262,8 @@ def show_shift(known: Known, data_dir: Path, metrics: list[str]) -> dict:
     estimates = {method: (estimate_prevalence(method, *arguments),
                           prevalence_interval(method, *arguments, known.groups, groups)) for method in SHIFTS.values()}
     training = prevalence(known.targets)
-    fits = {k: misfit(known.targets[:, k], known.oof.probs[:, k], probs[:, k]) for k in range(len(competition.labels))}
+    fits = {k: misfit(_class_rows(known, k), known.oof.probs[:, k], probs[:, k])
+            for k in range(len(competition.labels))}
     _show_estimates(known, training, estimates, fits, part)
     said = {"training": known.by_label(training), "misfit": {
         label: {"distance": fits[k][0], "limit": fits[k][1]} for k, label in enumerate(competition.labels)},
@@ -280,6 +281,13 @@ def show_shift(known: Known, data_dir: Path, metrics: list[str]) -> dict:
         said["policies"][metric] = rehearse(known, metric, estimates, training, fits_shift)
         report_test(known, data_dir, metric, images["image_id"], probs, said["policies"][metric])
     return said
+
+
+def _class_rows(known: Known, k: int) -> np.ndarray:
+    """(N, C) bool: the rows of each class whose scores of label k are mixed among the new ones."""
+    if known.task == "multiclass":
+        return known.targets[:, (known.targets == 1).any(axis=0)] == 1
+    return np.column_stack([known.targets[:, k] == 0, known.targets[:, k] == 1])
 
 
 def _show_estimates(known: Known, training: np.ndarray, estimates: dict, fits: dict, part: str) -> None:

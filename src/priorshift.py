@@ -5,6 +5,7 @@ do in training, and negatives as negatives. `misfit` says how far the scores are
 """
 
 import numpy as np
+from scipy.optimize import nnls
 from tqdm import tqdm
 
 from calibration import apply_platt, apply_temperatures, fit_platt, fit_temperatures
@@ -108,26 +109,32 @@ def prevalence_interval(method: str, targets: np.ndarray, probs: np.ndarray, cro
     return np.array([percentile_interval(estimates[:, k]) for k in range(estimates.shape[1])])
 
 
-def misfit(targets: np.ndarray, probs: np.ndarray, new_probs: np.ndarray,
-           draws: int = REPLICATES) -> tuple[float, float]:
-    """How far the new scores of a label (n,) are from any mixture of its positives' and negatives' scores (N,).
+def misfit(classes: np.ndarray, probs: np.ndarray, new_probs: np.ndarray) -> tuple[float, float]:
+    """How far a label's new scores (n,) are from any mixture of the classes' known scores (N,).
 
-    Returns the largest distance of the two distribution functions, at the share of positives where it is least, and
+    classes: (N, C) bool, the rows of each class: negatives and positives, or all classes of a multiclass task.
+    Returns the largest distance of the two distribution functions, for the mixture that fits best by least squares, and
     what 95 of 100 sets of n rows drawn from that very mixture stay below. Above that, label shift does not explain the
-    new scores. NaN where the label has one class only.
+    new scores. NaN where a class has no row.
+    Source of the distance: Kolmogorov & Smirnov, as in scipy.stats.ks_2samp
     """
-    positives, negatives = (np.sort(probs[targets == value]) for value in (1, 0))
-    if not len(positives) or not len(negatives):
+    if not classes.any(axis=0).all():
         return float("nan"), float("nan")
-    grid = np.unique(np.concatenate((positives, negatives, new_probs)))
-    of_positives, of_negatives, new = (np.searchsorted(np.sort(each), grid, "right") / len(each)
-                                       for each in (positives, negatives, new_probs))
-    distances = {q: np.abs(q * of_positives + (1 - q) * of_negatives - new).max() for q in np.linspace(0, 1, 101)}
-    share = min(distances, key=distances.get)
-    mixture, rng = share * of_positives + (1 - share) * of_negatives, np.random.default_rng(0)
+    known, rng = classes.any(axis=1), np.random.default_rng(0)
+    grid = np.unique(np.concatenate((probs[known], new_probs)))
+    of_classes = np.column_stack([_distribution(probs[rows], grid) for rows in classes.T])
+    new = _distribution(new_probs, grid)
+    heavy = 1e3 * np.sqrt(len(grid))  # the shares sum to one
+    shares = nnls(np.vstack([of_classes, np.full(classes.shape[1], heavy)]), np.append(new, heavy))[0]
+    mixture = of_classes @ (shares / shares.sum())
     chances = np.diff(mixture, prepend=0)
-    drawn = rng.multinomial(len(new_probs), chances / chances.sum(), size=draws).cumsum(axis=1) / len(new_probs)
-    return float(distances[share]), float(np.quantile(np.abs(drawn - mixture).max(axis=1), 0.95))
+    drawn = rng.multinomial(len(new_probs), chances / chances.sum(), size=REPLICATES).cumsum(axis=1) / len(new_probs)
+    return float(np.abs(mixture - new).max()), float(np.quantile(np.abs(drawn - mixture).max(axis=1), 0.95))
+
+
+def _distribution(scores: np.ndarray, grid: np.ndarray) -> np.ndarray:
+    """The share of scores up to each point of the grid."""
+    return np.searchsorted(np.sort(scores), grid, "right") / len(scores)
 
 
 def class_weights(targets: np.ndarray, prevalence: np.ndarray, task: str) -> np.ndarray:

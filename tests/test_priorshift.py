@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize, minimize_scalar
 from scipy.special import expit
+from scipy.stats import ks_2samp
 
 from metrics import METRICS
 from policies import make_policies
@@ -133,13 +134,25 @@ def test_three_classes_are_decided_by_probability_times_the_ratio_of_shares():
 
 
 def test_the_misfit_is_quiet_about_label_shift_and_loud_about_moved_scores():
-    targets, probs = (each[:, 0] for each in binary(3000, 0.7, 0))
-    quiet = [misfit(targets, probs, binary(600, share, seed)[1][:, 0])
-             for seed, share in enumerate((0.1, 0.5, 0.95), 1)]
-    assert all(distance <= limit for distance, limit in quiet)
-    distance, limit = misfit(targets, probs, binary(600, 0.5, 5, moved=0.8)[1][:, 0])
+    targets, probs = binary(3000, 0.7, 0)
+    classes = np.hstack([targets == 0, targets == 1])
+    for seed, share in enumerate((0.1, 0.5, 0.95), 1):
+        distance, limit = misfit(classes, probs[:, 0], binary(600, share, seed)[1][:, 0])
+        assert distance <= limit < 0.1
+    distance, limit = misfit(classes, probs[:, 0], binary(600, 0.5, 5, moved=0.8)[1][:, 0])
     assert distance > limit
-    assert np.isnan(misfit(np.ones(5), np.full(5, 0.5), np.full(5, 0.5))).all()
+    targets, probs = three_classes(3000, [1 / 3] * 3, 0)
+    _, new = three_classes(600, [0.05, 0.15, 0.8], 1)
+    for k in range(3):
+        distance, limit = misfit(targets == 1, probs[:, k], new[:, k])
+        assert distance <= limit
+    assert np.isnan(misfit(np.ones((5, 2), bool) & [True, False], np.full(5, 0.5), np.full(5, 0.5))).all()
+
+
+def test_the_misfits_distance_is_that_of_two_samples_where_there_is_one_class():
+    rng = np.random.default_rng(0)
+    old, new = rng.random(300), rng.random(80) ** 1.5
+    assert misfit(np.ones((300, 1), bool), old, new)[0] == pytest.approx(ks_2samp(old, new).statistic)
 
 
 @pytest.mark.parametrize("new", [np.zeros((6, 1)), np.ones((6, 1)), np.full((6, 1), 0.5)])
