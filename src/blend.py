@@ -17,13 +17,14 @@ from tqdm import tqdm
 from blending import FITTED, METHODS, crossfit_blend, fit_blend, mean_blend
 from commandline import add_experiment, load_competition, load_folded_table, make_console, make_parser, run_names
 from competition import Competition
+from decisions import policy_for, policy_inputs
 from files import replace_atomically, sha256
 from folds import Folds, fold_numbers, read_predicted_parts
 from gains import Gain, measure_gains
 from labels import scoring_targets
 from metrics import METRICS, score
 from runs import Oof, read_oof, read_predictions, run_folder, train_command, write_blend, write_predictions
-from submission import is_written, read_template, submission_path, submit_probs, template_inputs
+from submission import is_written, read_template, submission_path, submit_probs, submitted_kind, template_inputs
 from tables import headline_targets, label_cells, submitted_part
 from thresholds import judged_values
 
@@ -167,11 +168,13 @@ def predict_blends(competition: Competition, data_dir: Path, table: pd.DataFrame
             continue
         inputs = template_inputs(competition, template) | {
             "folds": folds_hash, "members": list(blended.members), "weights": blended.made_of,
-            part: sha256(np.ascontiguousarray(probs).tobytes())}
+            part: sha256(np.ascontiguousarray(probs).tobytes())} | policy_inputs(competition, blended)
+        policy = policy_for(competition, blended, submitted_kind(competition), submitted=True)
         if is_written(competition, blended.name, inputs):
             print(f"{submission_path(competition, blended.name)} is there already, made from these very predictions")
         else:
-            submit_probs(competition, template, blended.name, image_ids, probs, blended.probs, table, inputs)
+            submit_probs(competition, template, blended.name, image_ids, probs, blended.probs, table, inputs,
+                         policy)
 
 
 def show_gains(competition: Competition, gains: list[Gain], scores: dict[str, float], best: str,

@@ -22,16 +22,16 @@ from tqdm import tqdm
 
 from commandline import add_experiment, load_competition, load_folded_table, make_console, make_parser, run_names
 from competition import Competition
+from decisions import policy_for, policy_inputs
 from decoding import decode_image, fit_image
 from files import read_json, replace_atomically, sha256, write_csv, write_json
 from folds import Folds, fold_numbers
 from hardware import pick_device, tune_process
 from labels import scoring_targets
-from metrics import decide
 from pixels import PixelSettings, PixelStore, open_store, pixel_settings
+from policies import Fitted
 from runs import Oof, read_oof, run_folder
 from tables import label_cells
-from thresholds import fit_thresholds
 
 OUTCOMES = {"true positives": (1, 1), "false positives": (0, 1), "false negatives": (1, 0)}  # target, decision
 EXAMPLES = 4             # of an outcome
@@ -39,7 +39,7 @@ LABELS_A_PAGE = 3
 BATCH = 32
 POINTING_IMAGES = 300    # of a label at most, drawn at random
 NEARLY = 1 / 16          # of the image's side: a miss by no more than this is nearly a hit
-FORMAT = 2               # of the sheets: raise it when they come to look different
+FORMAT = 3               # of the sheets: raise it when they come to look different
 
 # inches of a sheet, points of its letters
 TILE, SEAM, GAP, LEFT, RIGHT, TOP, HEAD, LINES = 1.3, 0.03, 0.22, 1.35, 0.85, 0.95, 0.5, 0.48
@@ -110,7 +110,7 @@ def explain_run(competition: Competition, data_dir: Path, name: str, table: pd.D
         "folds": folds.hash,
         "weights": oof.made_of,
         "layer": layer_name,
-    }
+    } | policy_inputs(competition, oof)
     made = read_json(folder / "gradcam.json") if (folder / "gradcam.json").exists() else {}
     files = [folder / file for file in made.get("files", [])]
     if made.get("made_from") == inputs and all(path.exists() for path in files):
@@ -131,8 +131,8 @@ def _explain(competition: Competition, data_dir: Path, table: pd.DataFrame, oof:
     targets = scoring_targets(cells)
     targets[table["black"].to_numpy()] = np.nan  # they show nothing that could be pointed at
     seen = np.where(np.isnan(oof.probs), np.nan, targets)
-    thresholds = None if competition.task == "multiclass" else fit_thresholds(seen, oof.probs)
-    decisions, groups = decide(oof.probs, thresholds, competition.task), table["group"].to_numpy(str)
+    fitted = policy_for(competition, oof, "decisions").fit(seen, oof.probs)
+    decisions, groups = fitted.apply(oof.probs), table["group"].to_numpy(str)
     cases = [Case(k, outcome, *pick_examples(seen[:, k], oof.probs[:, k], decisions[:, k], groups, outcome))
              for k in range(len(competition.labels)) for outcome in OUTCOMES]
     masks = [read_masks(data_dir, label, table["image_id"], np.flatnonzero(targets[:, k] == 1), store.settings)
@@ -154,7 +154,7 @@ def _explain(competition: Competition, data_dir: Path, table: pd.DataFrame, oof:
 
     pages = []
     for first in range(0, len(competition.labels), LABELS_A_PAGE):
-        rows = [(*_row_texts(competition, case, thresholds), [panel(case.label, row) for row in case.rows])
+        rows = [(*_row_texts(competition, case, fitted), [panel(case.label, row) for row in case.rows])
                 for case in cases if first <= case.label < first + LABELS_A_PAGE]
         figure = draw_sheet(f"{competition.name} / {oof.name}", _caption(layer, any(masks)), rows)
         file_name = "gradcam.png" if first == 0 else f"gradcam_{first // LABELS_A_PAGE + 1}.png"
@@ -361,9 +361,9 @@ def _draw_colour_bar(axes: Axes) -> None:
     bar.ax.set_title("heat", fontsize=SMALL)
 
 
-def _row_texts(competition: Competition, case: Case, thresholds: np.ndarray | None) -> tuple[str, str]:
-    rule = "most probable class" if thresholds is None else f"p ≥ {thresholds[case.label]:.3f}"
-    return f"{competition.labels[case.label]}  ({rule})", f"{case.outcome}\n{len(case.rows)} of {case.total:,}"
+def _row_texts(competition: Competition, case: Case, fitted: Fitted) -> tuple[str, str]:
+    return (f"{competition.labels[case.label]}  ({fitted.rule(case.label)})",
+            f"{case.outcome}\n{len(case.rows)} of {case.total:,}")
 
 
 def _caption(layer: str, has_masks: bool) -> str:

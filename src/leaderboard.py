@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from commandline import load_competition, load_folded_table, make_console, make_parser
 from competition import Competition
+from decisions import policy_for, untuned_policy
 from files import home, write_csv
 from folds import Folds, fold_numbers, read_holdout
 from labels import scored_counts, scoring_targets
@@ -21,17 +22,18 @@ from metrics import (
     average_precision_by_label,
     brier,
     constant_probs,
-    decide,
     f1_macro,
     prevalence,
     roc_auc_by_label,
     score,
     undefined_labels,
 )
+from policies import Policy
 from runs import Oof, list_runs, read_oof, read_predictions
 from tables import headline_targets, label_cells, read_part, read_solution
-from thresholds import criterion, crossfit_decisions, fit_thresholds
-from uncertainty import bootstrap_interval, roc_auc_interval
+from tallies import bootstrap_scores
+from thresholds import crossfit_decisions
+from uncertainty import percentile_interval, roc_auc_interval
 
 
 def main(argv: list[str] | None = None) -> pd.DataFrame:
@@ -75,6 +77,7 @@ def make_board(competition: Competition, table: pd.DataFrame, folds_hash: str, s
     for name in tqdm(list_runs(competition), desc="scoring", unit="run", leave=False, disable=None):
         try:
             oof = read_oof(competition, name, table, folds_hash)
+            policy_for(competition, oof, METRICS[competition.metric].uses, submitted=True)
         except (ValueError, FileNotFoundError) as error:  # one stale run must not hide all others
             rows.append({"run": name, "status": f"not counted: {error}"})
             continue
@@ -113,14 +116,13 @@ def _score_row(competition: Competition, table: pd.DataFrame, oof: Oof, solution
     """Every figure of one set of out-of-fold probabilities (N, K), and of test probabilities where a solution is there.
 
     All but those by label count the labels that the competition counts.
-    tuned: decisions are made at thresholds fitted on the other folds, of the run's own split; else at 0.5.
+    tuned: by the run's policy, fitted on the other folds of its own split; else decisions are made at 0.5.
     """
     task, metric, probs = competition.task, METRICS[competition.metric], oof.probs
     targets, folds = _headline(competition, table), fold_numbers(table, oof.split)
-    half = decide(probs, None if task == "multiclass" else 0.5, task)
-    fitted = {name: crossfit_decisions(targets, probs, folds, task, name) if tuned else half
-              for name in ("f1", criterion(competition.metric))}
-    values = probs if metric.uses == "probs" else fitted[criterion(competition.metric)]
+    half = untuned_policy(competition, "decisions").crossfit(targets, probs, folds)
+    policy = policy_for(competition, oof, metric.uses) if tuned else untuned_policy(competition, metric.uses)
+    values = policy.crossfit(targets, probs, folds)
     fold_scores = np.array([metric.score(targets[folds == fold], values[folds == fold], task)
                             for fold in np.unique(folds)])
     fold_scores = fold_scores[~np.isnan(fold_scores)]
@@ -136,7 +138,7 @@ def _score_row(competition: Competition, table: pd.DataFrame, oof: Oof, solution
         "cv_without_black": metric.score(targets[~black], values[~black], task),
         "cv_black": metric.score(targets[black], values[black], task) if black.any() else np.nan,
         "f1_at_half": f1_macro(targets, half, task),
-        "f1_crossfit": f1_macro(targets, fitted["f1"], task),
+        "f1_crossfit": f1_macro(targets, crossfit_decisions(targets, probs, folds, task) if tuned else half, task),
         "accuracy": score("accuracy", targets, probs, task),
         "roc_auc": score("roc_auc", targets, probs, task),
         "average_precision": score("average_precision", targets, probs, task),
@@ -146,31 +148,29 @@ def _score_row(competition: Competition, table: pd.DataFrame, oof: Oof, solution
     for name, by_label in (("auc", roc_auc_by_label), ("ap", average_precision_by_label)):
         values = by_label(scoring_targets(label_cells(competition, table)), probs)
         row |= {f"{name}_{label}": value for label, value in zip(competition.labels, values, strict=True)}
-    return row | _test_scores(competition, targets, probs, solution, test_probs, tuned)
+    if tuned:  # a policy for the prevalence of the test part is for that part alone
+        policy = policy_for(competition, oof, metric.uses, submitted=True)
+    return row | _test_scores(competition, targets, probs, solution, test_probs, policy)
 
 
 def _interval(metric_name: str, targets: np.ndarray, values: np.ndarray, task: str,
               groups: np.ndarray) -> tuple[float, float]:
     if metric_name == "roc_auc":
         return roc_auc_interval(targets, values, groups)
-    metric = METRICS[metric_name]
-    return bootstrap_interval(lambda weights: metric.score(targets, values, task, weights), groups)
+    return percentile_interval(bootstrap_scores(metric_name, targets, {"run": values}, task, groups)["run"])
 
 
 def _test_scores(competition: Competition, targets: np.ndarray, probs: np.ndarray, solution: pd.DataFrame | None,
-                 test_probs: np.ndarray | None, tuned: bool) -> dict:
-    """The metric on each part of the solution; decisions are made at thresholds fitted on the oof predictions."""
+                 test_probs: np.ndarray | None, policy: Policy) -> dict:
+    """The metric on each part of the solution, by a policy that is fitted on the oof predictions."""
     if test_probs is None:
         return {}
-    task = competition.task
-    thresholds = None
-    if tuned and task != "multiclass":
-        thresholds = fit_thresholds(targets, probs, criterion(competition.metric))
-    truth = _headline(competition, solution)
+    task, metric = competition.task, METRICS[competition.metric]
+    truth, values = _headline(competition, solution), policy.fit(targets, probs).apply(test_probs)
     scores = {}
     for usage in sorted(solution["usage"].unique()):
         part = (solution["usage"] == usage).to_numpy()
-        scores[usage.lower()] = score(competition.metric, truth[part], test_probs[part], task, thresholds)
+        scores[usage.lower()] = metric.score(truth[part], values[part], task)
         scores[f"{usage.lower()}_roc_auc"] = score("roc_auc", truth[part], test_probs[part], task)
         scores[f"{usage.lower()}_accuracy"] = score("accuracy", truth[part], test_probs[part], task)
     return scores
@@ -178,17 +178,14 @@ def _test_scores(competition: Competition, targets: np.ndarray, probs: np.ndarra
 
 def _report_parts(competition: Competition, table: pd.DataFrame, oof: Oof, reported: dict[str, pd.DataFrame],
                   part_probs: dict[str, np.ndarray | None], tuned: bool = True) -> dict:
-    """The metric on each part that is reported, with its interval; thresholds, where needed, fitted on the oof."""
+    """The metric on each part that is reported, with its interval, by the run's policy fitted on the oof."""
     task, metric, row = competition.task, METRICS[competition.metric], {}
-    thresholds = None if task == "multiclass" else 0.5
-    if tuned and task != "multiclass" and metric.uses != "probs":
-        thresholds = fit_thresholds(_headline(competition, table), oof.probs, criterion(competition.metric))
+    policy = policy_for(competition, oof, metric.uses) if tuned else untuned_policy(competition, metric.uses)
+    fitted = policy.fit(_headline(competition, table), oof.probs)
     for part, images in reported.items():
         if (probs := part_probs[part]) is None:
             continue
-        truth, values = _headline(competition, images), probs
-        if metric.uses != "probs":
-            values = decide(probs, thresholds, task)
+        truth, values = _headline(competition, images), fitted.apply(probs)
         low, high = _interval(competition.metric, truth, values, task, images["group"].to_numpy(str))
         row |= {part: metric.score(truth, values, task), f"{part}_low": low, f"{part}_high": high,
                 f"{part}_images": len(images)}

@@ -22,6 +22,7 @@ from commandline import (
     run_names,
 )
 from competition import Competition
+from decisions import policy_for, policy_inputs
 from folds import Folds, read_predicted_parts
 from hardware import pick_device, tune_process
 from pixels import PixelStore, open_store, pixel_settings
@@ -33,6 +34,7 @@ from submission import (
     read_template,
     submission_path,
     submit_probs,
+    submitted_kind,
     template_inputs,
 )
 from tables import submitted_part
@@ -99,13 +101,17 @@ def predict_run(competition: Competition, data_dir: Path, name: str, table: pd.D
         "weights": oof.made_of,
         "experiment": oof.runs[0].recipe["experiment"],
     }
+    policy = None
+    if is_whole:  # what was adopted is for the whole run
+        policy = policy_for(competition, oof, submitted_kind(competition), submitted=True)
+        inputs |= policy_inputs(competition, oof)
     is_there = is_written(competition, submission, inputs)
     probs = {} if is_there and not is_whole else predict_parts(competition, oof, parts, stores, is_whole)
     if is_there:
         print(f"{submission_path(competition, submission)} is there already, made from these very models and images")
         return submission_path(competition, submission)
     return submit_probs(competition, template, submission, parts[submitted]["image_id"], probs[submitted], oof.probs,
-                        table, inputs)
+                        table, inputs, policy)
 
 
 def read_wanted(competition: Competition, name: str, table: pd.DataFrame, folds: Folds, wanted: list[int]) -> Oof:

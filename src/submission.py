@@ -9,9 +9,11 @@ import numpy as np
 import pandas as pd
 
 from competition import Competition
+from decisions import default_policy
 from files import home, read_csv, read_json, sha256, write_csv, write_json
 from labels import scoring_targets
-from metrics import decide, score
+from metrics import score
+from policies import Kind, Policy
 from tables import (
     headline_targets,
     label_cells,
@@ -22,7 +24,7 @@ from tables import (
     submission_columns,
     submitted_part,
 )
-from thresholds import criterion, fit_thresholds
+from thresholds import criterion
 
 FAR_RATE = 0.15  # a share of positives this far from the oof's, and beyond 4 standard errors, is worth a warning
 
@@ -174,26 +176,25 @@ def write_submission(competition: Competition, name: str, template: Template, fr
 
 
 def submit_probs(competition: Competition, template: Template, name: str, image_ids: pd.Series, probs: np.ndarray,
-                 oof_probs: np.ndarray, table: pd.DataFrame, inputs: dict) -> Path:
+                 oof_probs: np.ndarray, table: pd.DataFrame, inputs: dict, policy: Policy | None = None) -> Path:
     """Writes the submission of test probabilities (n, K) and says what it did; returns the path.
 
-    Hard labels, where the competition wants them, are made at thresholds fitted on the oof predictions. oof_probs:
-    (N, K) in the order of `table`, NaN where no fold has predicted yet.
+    The values are made by the policy, the competition's default where it is None, fitted on the oof predictions: hard
+    labels where the competition wants them. oof_probs: (N, K) in the order of `table`, NaN where no fold has predicted
+    yet.
     """
     there = ~np.isnan(oof_probs).any(axis=1)
     targets = scoring_targets(label_cells(competition, table))[there]
-    values, oof_values, thresholds = probs, oof_probs[there], None
-    if competition.task != "multiclass":
-        thresholds = fit_thresholds(targets, oof_values, criterion(competition.metric))
-    if competition.submission != "probs":
-        values, oof_values = (decide(each, thresholds, competition.task) for each in (values, oof_values))
+    policy = policy or default_policy(competition, submitted_kind(competition))
+    fitted = policy.fit(headline_targets(competition, targets), oof_probs[there])
+    values, oof_values = fitted.apply(probs), fitted.apply(oof_probs[there])
     frame = fill_template(competition, template, image_ids, values)
     account = {
         "oof": {competition.metric: score(competition.metric, headline_targets(competition, targets),
                                           oof_probs[there], competition.task),
                 "images": int(there.sum())},
-        "thresholds": None if thresholds is None else dict(zip(competition.labels, thresholds.tolist(), strict=True)),
-        "thresholds_fitted": thresholds is not None and f"best {criterion(competition.metric)} on the oof predictions",
+        "policy": {"name": policy.name, "for": policy.metric, "fitted_on": "the oof predictions",
+                   "labels": list(competition.labels), **fitted.parameters},
         "versions": {"python": platform.python_version(),
                      **{name: version(name) for name in ("torch", "timm", "numpy")}},
     }
@@ -202,6 +203,11 @@ def submit_probs(competition: Competition, template: Template, name: str, image_
         print(f"warning: {warning}")
     print(f"wrote {path}: {len(frame)} rows, checked")
     return path
+
+
+def submitted_kind(competition: Competition) -> Kind:
+    """Whether probabilities are handed in or decisions."""
+    return "probs" if competition.submission == "probs" else "decisions"
 
 
 def template_inputs(competition: Competition, template: Template) -> dict:

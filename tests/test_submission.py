@@ -332,8 +332,8 @@ def test_rows_no_fold_has_predicted_yet_are_left_out_of_the_account(data):
     assert account["oof"]["roc_auc"] == pytest.approx(roc_auc(table.to_numpy()[there], oof[there], "multilabel"))
 
 
-@pytest.mark.parametrize("metric, expected", [("roc_auc", "f1"), ("f1_macro", "f1"), ("accuracy", "accuracy"),
-                                              ("balanced_accuracy", "balanced_accuracy")])
+@pytest.mark.parametrize("metric, expected", [("roc_auc", "f1_macro"), ("f1_macro", "f1_macro"),
+                                              ("f1_micro", "f1_micro"), ("accuracy", "accuracy")])
 def test_thresholds_are_fitted_for_the_metric_where_it_is_one_of_decisions(metric, expected):
     assert criterion(metric) == expected
 

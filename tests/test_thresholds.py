@@ -1,12 +1,16 @@
 """Thresholds: no cut of any data set is better than the one found, and nothing is fitted on what it decides."""
 
+from itertools import product
+
 import numpy as np
 import pytest
 import sklearn.metrics as sk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from thresholds import best_threshold, crossfit_decisions, fit_thresholds
+from metrics import METRICS, decide
+from tallies import weighted_scores
+from thresholds import best_threshold, criterion, crossfit_decisions, fit_thresholds
 
 REFERENCES = {
     "f1": lambda targets, decided: sk.f1_score(targets, decided, zero_division=0),
@@ -114,3 +118,85 @@ def test_multiclass_needs_no_thresholds():
 def test_one_fold_has_no_others_to_fit_on():
     with pytest.raises(ValueError, match="only one fold"):
         crossfit_decisions(np.ones((2, 1)), np.ones((2, 1)), np.zeros(2, dtype=int), "binary")
+
+
+# ---- metrics that do not fall apart into labels
+
+
+def every_choice(targets: np.ndarray, probs: np.ndarray, metric: str, class_weights=None) -> float:
+    """The best score of all combinations of cuts."""
+    cuts = [[*probs[:, k], 2.0] for k in range(probs.shape[1])]
+    choices = [(probs >= np.array(each)).astype(int) for each in product(*cuts)]
+    ones = np.ones((1, len(probs)))
+    return max(weighted_scores(metric, targets, each, "multilabel", ones, class_weights)[0] for each in choices)
+
+
+def few_rows(seed: int, rows: int = 7, labels: int = 3) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    targets = (rng.random((rows, labels)) < rng.choice([0.1, 0.4, 0.8], labels)).astype(float)
+    return targets, rng.integers(0, 5, (rows, labels)) / 4  # ties, and certain ones
+
+
+@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("metric", ["f1_macro", "f1_weighted", "f1_micro", "balanced_accuracy"])
+def test_no_other_cuts_of_all_labels_are_better(metric, seed):
+    targets, probs = few_rows(seed)
+    if metric == "f1_micro":
+        targets[seed % 7, seed % 3] = np.nan
+    decided = decide(probs, fit_thresholds(targets, probs, metric), "multilabel")
+    found = METRICS[metric].score(targets, decided, "multilabel")
+    assert found == pytest.approx(every_choice(targets, probs, metric), abs=1e-12, nan_ok=True)
+
+
+@pytest.mark.parametrize("metric", ["f1_macro", "f1_micro", "accuracy"])
+def test_weighed_classes_are_fitted_as_they_count(metric):
+    class_weights = np.array([[0.5, 3.0], [2.0, 1.0]])
+    for seed in range(6):
+        targets, probs = few_rows(seed, labels=2)
+        targets[:2] = [[0, 0], [1, 1]]  # a label of one class is not fitted
+        decided = decide(probs, fit_thresholds(targets, probs, metric, class_weights), "multilabel")
+        found = weighted_scores(metric, targets, decided, "multilabel", np.ones((1, 7)), class_weights)[0]
+        assert found == pytest.approx(every_choice(targets, probs, metric, class_weights), abs=1e-12)
+
+
+@pytest.mark.parametrize("metric", ["f1_samples", "subset_accuracy"])
+def test_the_search_over_rows_never_ends_below_its_start_and_nearly_always_at_the_best(metric):
+    reached = []
+    for seed in range(12):
+        targets, probs = few_rows(seed)
+        targets[0, 0] = np.nan if seed % 2 else targets[0, 0]
+        start = fit_thresholds(targets, probs, "f1_macro" if metric == "f1_samples" else "accuracy")
+        scores = [METRICS[metric].score(targets, decide(probs, thresholds, "multilabel"), "multilabel")
+                  for thresholds in (fit_thresholds(targets, probs, metric), start)]
+        assert scores[0] >= scores[1] - 1e-12
+        reached.append(scores[0] == pytest.approx(every_choice(targets, probs, metric), abs=1e-12))
+    assert np.mean(reached) > 0.5
+
+
+@pytest.mark.parametrize("metric", ["quadratic_kappa", "f1_samples", "subset_accuracy", "f1_micro", "f1_weighted"])
+def test_one_label_is_fitted_exactly_for_every_metric(metric):
+    for seed in range(10):
+        targets, probs = few_rows(seed, labels=1)
+        targets[:2] = [[0], [1]]
+        decided = decide(probs, fit_thresholds(targets, probs, metric), "binary")
+        found = METRICS[metric].score(targets, decided, "binary")
+        assert found == pytest.approx(every_choice(targets, probs, metric), abs=1e-12)
+
+
+def test_micro_f1_says_no_to_a_label_that_nobody_has():
+    targets, probs = few_rows(0)
+    targets[:, 1] = 0
+    assert not (probs[:, 1] >= fit_thresholds(targets, probs, "f1_micro")[1]).any()
+    assert fit_thresholds(np.zeros((3, 2)), probs[:3, :2], "f1_micro").tolist() == [0.5, 0.5]
+
+
+def test_every_metric_of_decisions_has_thresholds_that_fit_it():
+    targets, probs = few_rows(1)
+    for metric in METRICS.values():
+        assert criterion(metric.name) == (metric.name if metric.uses == "decisions" else "f1_macro")
+        assert fit_thresholds(targets, probs, criterion(metric.name)).shape == (3,)
+
+
+def test_a_metric_without_thresholds_is_refused():
+    with pytest.raises(ValueError, match="'roc_auc'; choose f1_micro"):
+        fit_thresholds(*few_rows(0), "roc_auc")

@@ -1,0 +1,191 @@
+"""decide.py: honest figures, what is adopted is used everywhere, and nothing else changes by looking."""
+
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+
+import blend
+import decide
+import leaderboard
+import make_folds
+import priorshift
+from commandline import load_folded_table
+from competition import COMPETITIONS, Competition, Part
+from decisions import decisions_path, policy_for
+from experiment import EXPERIMENTS
+from files import read_json, write_json
+from metrics import METRICS
+from runs import open_run, probs_frame, read_oof, write_predictions, write_probs
+from submission import read_submission, submission_path
+from thresholds import crossfit_decisions, fit_thresholds
+
+LABELS = ("a", "b", "c")
+MINE = Competition(name="mine", about="drawn here", task="multilabel", labels=LABELS, metric="f1_macro",
+                   train=Part(table="train.csv", images="images/{image_id}.png"), submission="labels",
+                   test=Part(table="test.csv", images="images/{image_id}.png"), group_column="patient")
+TASKS = {"hard": MINE, "soft": replace(MINE, metric="log_loss", submission="probs"),
+         "classes": replace(MINE, task="multiclass", metric="f1_macro"),
+         "binary": replace(MINE, task="binary", labels=("a",), metric="roc_auc", submission="probs")}
+
+
+def decide_mine(*words: str) -> dict:
+    return decide.main(["--competition", "mine", "--experiment", "one", *words]).get("one")
+
+
+@pytest.fixture
+def mine(home, monkeypatch, request):
+    """120 images of 60 patients to train on, 60 to test, and two runs with scores off the scale of 0.5."""
+    monkeypatch.setattr(decide, "LIPTON_REPLICATES", 20)
+    monkeypatch.setattr(priorshift, "REPLICATES", 20)
+    monkeypatch.setattr(blend, "gain_interval", lambda *_: (0.0, 0.0), raising=False)  # slow, and not looked at here
+    competition = TASKS[getattr(request, "param", "hard")]
+    rng, data, count = np.random.default_rng(0), home / "data" / "mine", len(competition.labels)
+    (data / "images").mkdir(parents=True)
+    truth = (rng.random((180, count)) < 0.3).astype(int)
+    if competition.task == "multiclass":
+        truth = np.eye(count, dtype=int)[rng.choice(count, 180, p=[0.6, 0.3, 0.1])]
+    table = pd.DataFrame({"image_id": [f"i{number:03}" for number in range(180)],
+                          "patient": [f"p{number // 2:02}" for number in range(180)]})
+    table[list(competition.labels)] = truth
+    for image_id in table["image_id"]:
+        cv2.imwrite(str(data / "images" / f"{image_id}.png"), rng.integers(0, 256, (8, 8), dtype=np.uint8))
+    table.iloc[:120].to_csv(data / "train.csv", index=False)
+    table.iloc[120:].to_csv(data / "test.csv", index=False)
+    monkeypatch.setitem(COMPETITIONS, "mine", competition)
+    make_folds.main(["--competition", "mine", "--folds", "3"])
+    folded, folds = load_folded_table(competition, data)
+    for name, noise in (("one", 0.25), ("two", 0.35)):
+        probs = np.clip(0.2 * truth + noise * rng.random((180, count)), 0, 1)
+        if competition.task == "multiclass":
+            probs /= probs.sum(axis=1, keepdims=True)
+        by_id = pd.DataFrame(probs, index=table["image_id"])
+        for fold in range(3):
+            run = open_run(competition, name, fold, EXPERIMENTS["smoke"], folds.hash)
+            ids = folded.loc[folded["fold"] == fold, "image_id"]
+            write_probs(run.folder / "oof.csv", probs_frame(competition, ids, by_id.loc[ids].to_numpy()))
+            write_json(run.folder / "result.json", {"weights_sha256": f"{name} {fold}", "seconds": 1, "parameters": 1,
+                                                    "learned": True, "prior": [0.5] * count})
+        oof = read_oof(competition, name, folded, folds.hash)
+        write_predictions(competition, oof, "test", table["image_id"][120:], by_id.iloc[120:].to_numpy())
+    return competition, folded, folds, read_oof(competition, "one", folded, folds.hash)
+
+
+def test_the_figures_are_those_of_thresholds_fitted_elsewhere(mine):
+    competition, table, _, oof = mine
+    said = decide_mine()
+    targets, row = table[list(LABELS)].to_numpy(float), said["policies"]["f1_macro"]["thresholds"]
+    honest = crossfit_decisions(targets, oof.probs, table["fold"].to_numpy(), "multilabel")
+    naive = oof.probs >= fit_thresholds(targets, oof.probs)
+    score = METRICS["f1_macro"].score
+    assert row["crossfit"] == pytest.approx(score(targets, honest, "multilabel"))
+    assert row["naive"] == pytest.approx(score(targets, naive.astype(int), "multilabel"))
+    assert row["optimism"] == pytest.approx(row["naive"] - row["crossfit"])
+    assert row["thresholds"] == dict(zip(LABELS, fit_thresholds(targets, oof.probs), strict=True))
+    half = said["policies"]["f1_macro"]["half"]
+    assert half["gain"] < 0 and half["gain_low"] <= half["gain"] <= half["gain_high"]
+    assert read_json(decisions_path(competition, "one")) == said
+    assert decisions_path(competition, "one").with_name("reliability.png").stat().st_size > 1000
+    assert said["images"] == 120 and said["positives"]["a"] == targets[:, 0].sum()
+    assert set(said["half_of_best_f1"]) == set(LABELS)
+
+
+@pytest.mark.parametrize("mine", TASKS, indirect=True)
+def test_looking_changes_nothing_that_is_used(mine, capsys):
+    competition, _, _, oof = mine
+    where = ["--competition", "mine"]
+    before = leaderboard.main(where)
+    said = decide_mine("--shift")
+    pd.testing.assert_frame_equal(leaderboard.main(where), before)
+    assert said["use"] == {} and set(said["shift"]["em"]["prevalence"]) == set(competition.labels)
+    for kind in ("probs", "decisions"):
+        assert policy_for(competition, oof, kind).name in ("as_is", "thresholds", "argmax")
+    out = capsys.readouterr().out
+    assert "rehearsal" in out and "reported only" in out
+
+
+def test_what_is_adopted_is_used_by_leaderboard_and_submission_until_the_default_is_back(mine):
+    competition, *_ = mine
+    where = ["--competition", "mine"]
+    blend.main([*where, "--experiment", "one", "two"])
+    path, run = submission_path(competition, "blend_mean"), [*where, "--experiment", "blend_mean"]
+    written, scored = path.read_bytes(), leaderboard.main(where).set_index("run")
+    said = decide.main([*run, "--use", "half"])["blend_mean"]
+    assert said["use"] == {"decisions": {"policy": "half", "metric": "f1_macro"}}
+    now = leaderboard.main(where).set_index("run")
+    assert now.loc["blend_mean", "cv"] == now.loc["blend_mean", "f1_at_half"] != scored.loc["blend_mean", "cv"]
+    assert now.loc["one", "cv"] == scored.loc["one", "cv"]
+    blend.main([*where, "--experiment", "one", "two"])
+    assert path.read_bytes() != written
+    assert not read_submission(path)[list(LABELS)].astype(int).to_numpy().any()  # nothing scores above a half
+    assert read_json(path.with_suffix(".json"))["policy"]["name"] == "half"
+    assert decide.main(run)["blend_mean"]["use"] == said["use"]  # looking again keeps it
+    assert decide.main([*run, "--use", "default"])["blend_mean"]["use"] == {}
+    blend.main([*where, "--experiment", "one", "two"])
+    assert path.read_bytes() == written
+
+
+@pytest.mark.parametrize("mine", ["soft"], indirect=True)
+def test_adopted_calibration_is_what_is_scored_and_handed_in(mine):
+    competition, *_ = mine
+    where = ["--competition", "mine"]
+    blend.main([*where, "--experiment", "one", "two"])
+    before = leaderboard.main(where).set_index("run").loc["blend_mean"]
+    said = decide.main([*where, "--experiment", "blend_mean", "--use", "platt"])["blend_mean"]
+    row = leaderboard.main(where).set_index("run").loc["blend_mean"]
+    assert row["cv"] == pytest.approx(said["policies"]["log_loss"]["platt"]["crossfit"]) and row["cv"] < before["cv"]
+    blend.main([*where, "--experiment", "one", "two"])
+    values = read_submission(submission_path(competition, "blend_mean"))[list(LABELS)].astype(float)
+    assert values.to_numpy().max() > 0.6  # no score is
+
+
+def test_a_policy_for_the_test_parts_prevalence_leaves_the_cross_validation_alone(mine):
+    competition, table, folds, oof = mine
+    before = leaderboard.main(["--competition", "mine"]).set_index("run").loc["one"]
+    said = decide_mine("--shift", "--use", "shift_bbse")
+    assert policy_for(competition, oof, "decisions").name == "thresholds"
+    policy = policy_for(competition, oof, "decisions", submitted=True)
+    targets = table[list(LABELS)].to_numpy(float)
+    found = policy.fit(targets, oof.probs).parameters["thresholds"]
+    assert found == list(said["shift"]["policies"]["f1_macro"]["shift_bbse"]["thresholds"].values())
+    assert leaderboard.main(["--competition", "mine"]).set_index("run").loc["one", "cv"] == before["cv"]
+    ids = pd.Series([f"i{number}" for number in range(120, 180)])
+    write_predictions(competition, oof, "test", ids, np.full((60, 3), 0.5))
+    with pytest.raises(ValueError, match="estimated from other test predictions"):
+        policy_for(competition, oof, "decisions")
+
+
+def test_decisions_of_other_models_are_refused_and_the_way_out_is_said(mine, capsys):
+    competition, table, folds, oof = mine
+    decide_mine("--use", "half")
+    path = oof.runs[0].folder / "oof.csv"
+    path.write_text(path.read_text().replace("0.2", "0.3"))
+    changed = read_oof(competition, "one", table, folds.hash)
+    with pytest.raises(ValueError, match="other predictions than one has now; run: python src/decide.py"):
+        policy_for(competition, changed, "decisions")
+    board = leaderboard.main(["--competition", "mine"]).set_index("run")
+    assert "not counted" in board.loc["one", "status"] and board.loc["two", "status"] == "whole"
+    assert decide_mine()["use"] == {}
+    assert "no longer in use" in capsys.readouterr().out
+    assert policy_for(competition, changed, "decisions").name == "thresholds"
+
+
+def test_what_cannot_be_adopted_is_refused_and_nothing_is_lost(mine):
+    competition, *_ = mine
+    decide_mine("--use", "half")
+    before = decisions_path(competition, "one").read_bytes()
+    with pytest.raises(ValueError, match="no policy 'platt'.*choose half, .*thresholds or default"):
+        decide_mine("--use", "platt")
+    assert decisions_path(competition, "one").read_bytes() == before
+    (decisions_path(competition, "one").with_name("test.json")).unlink()
+    with pytest.raises(FileNotFoundError, match="has not predicted the test images; run: python src/predict.py"):
+        decide_mine("--shift")
+
+
+def test_a_run_that_lacks_a_fold_is_refused(mine):
+    *_, oof = mine
+    (oof.runs[1].folder / "result.json").unlink()
+    with pytest.raises(ValueError, match=r"lacks the folds \[1\]; run: "):
+        decide_mine()
