@@ -66,7 +66,7 @@ def _ask(action: str, slug: str, seconds: float, **more: str) -> dict:
         done = subprocess.run([sys.executable, "-c", CHILD], input=json.dumps({"action": action, "slug": slug, **more}),
                               capture_output=True, text=True, encoding="utf-8", timeout=seconds, env=environment)
     except subprocess.TimeoutExpired as error:
-        raise KaggleError("timeout", f"Kaggle did not answer within {seconds:.0f} s; {_later(action)}") from error
+        raise KaggleError("timeout", f"Kaggle did not answer within {seconds:.0f} s. {_later(action)}") from error
     try:
         said = json.loads(done.stdout)
     except json.JSONDecodeError as error:
@@ -83,17 +83,17 @@ def explain(failure: str, status: int, text: str, slug: str, action: str) -> Kag
     failure: "credentials", "network", "upload" or "http";  status: of the answer, where it was an answer;  text: what
     it said;  action: "submit" or "list".
     """
-    page, said = f"{SITE}/competitions/{slug}", f" Kaggle said: {text.strip()[:300]!r}" if text.strip() else ""
+    text = text.strip().removesuffix("{}")  # an empty answer
+    page, said = f"{SITE}/competitions/{slug}", f" Kaggle said: {text[:300]!r}." if text else ""
     if failure == "credentials":
         return KaggleError("credentials", "there are no Kaggle credentials here, or they have expired. Make a token at "
                            f"{SITE}/settings (API, Create New Token) and put it into ~/.kaggle/access_token, or into "
                            "the variable KAGGLE_API_TOKEN; an older kaggle.json goes into ~/.kaggle/")
     if failure == "network":
-        return KaggleError("network", f"Kaggle cannot be reached ({text.strip()[:300]}): is there a network? "
+        return KaggleError("network", f"Kaggle cannot be reached ({text[:300]}): is there a network? "
                            f"{_later(action)}")
     if failure == "upload":
-        return KaggleError("upload", f"the file could not be uploaded; nothing was submitted. Run the command again"
-                           f"{':' + said if said else ''}")
+        return KaggleError("upload", "the file could not be uploaded; nothing was submitted. Run the command again")
     if status == 401:
         return KaggleError("credentials", f"Kaggle does not accept these credentials (401).{said} Make a new token at "
                            f"{SITE}/settings and put it into ~/.kaggle/access_token or KAGGLE_API_TOKEN")
@@ -104,9 +104,9 @@ def explain(failure: str, status: int, text: str, slug: str, action: str) -> Kag
         return KaggleError("rules", f"this account has not accepted the competition's rules (403).{said} Open "
                            f"{page}/rules in a browser, accept them, then run the command again")
     if status == 403:
-        return KaggleError("forbidden", f"Kaggle refuses (403).{said} Is {slug!r} exactly the competition's name in its "
-                           f"address, has this account joined it at {page} and verified its phone number, and is it "
-                           "still open?")
+        return KaggleError("forbidden", f"Kaggle refuses (403).{said} Is {slug!r} exactly the competition's name in "
+                           f"its address, has this account joined it at {page} and verified its phone number, and is "
+                           "it still open?")
     if status == 404:
         return KaggleError("not_found", f"Kaggle knows no competition {slug!r}, or it has ended (404).{said} Take the "
                            f"name from its address, {SITE}/competitions/NAME, and put it into `kaggle` in "
@@ -121,8 +121,8 @@ def explain(failure: str, status: int, text: str, slug: str, action: str) -> Kag
 
 
 def _later(action: str) -> str:
-    return ("run the command again: it looks first whether the submission arrived" if action == "submit" else
-            "run the command again later: it asks for the score")
+    return ("Run the command again: it looks first whether the submission arrived" if action == "submit" else
+            "Run the command again later: it asks for the score")
 
 
 def answer() -> None:

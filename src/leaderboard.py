@@ -1,7 +1,8 @@
 """Compare runs by their cross-validation scores:  python src/leaderboard.py --competition demo
 
 One table on the screen, and the same with more columns as runs/<competition>/leaderboard.csv. The columns expert and
-holdout, where there are such parts, are for reporting: nothing is chosen by them.
+holdout, where there are such parts, are for reporting: nothing is chosen by them. Where submit.py has written a ledger,
+CV stands against the leaderboard too, and in the plot runs/<competition>/cv_lb.png.
 """
 
 from pathlib import Path
@@ -11,6 +12,7 @@ import pandas as pd
 from rich.table import Table
 from tqdm import tqdm
 
+from agreement import report_agreement
 from commandline import load_competition, load_folded_table, make_console, make_parser
 from competition import Competition
 from files import home, write_csv
@@ -47,6 +49,8 @@ def main(argv: list[str] | None = None) -> pd.DataFrame:
     path = write_csv(home() / "runs" / competition.name / "leaderboard.csv", board, float_format="%.6g")
     show_board(competition, board, scored_counts(label_cells(competition, table)))
     _footnotes(competition, table, solution, reported)
+    usages = {} if solution is None else solution["usage"].str.lower().value_counts().to_dict()
+    report_agreement(competition, len(table), usages)
     print(f"all columns: {path}")
     return board
 

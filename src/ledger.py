@@ -5,7 +5,6 @@ import io
 import os
 import re
 import time
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
@@ -29,7 +28,7 @@ FAR = 2**40  # bytes: Windows locks a stretch of a file, here one that nobody re
 class Entry:
     """One line: the state of a submission at a moment. A later line with the same `id` says what came of it."""
 
-    id: str = field(default_factory=lambda: uuid.uuid4().hex[:8])
+    id: str                    # of the submission
     date: str = field(default_factory=lambda: time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime()))  # UTC
     state: str                 # one of STATES
     run: str
@@ -133,7 +132,7 @@ def _line(entry: Entry) -> bytes:
 def _cell(value: str | float | None) -> str:
     if value is None or value != value:  # NaN
         return ""
-    return one_line(value) if isinstance(value, str) else f"{value:.6g}"
+    return one_line(value) if isinstance(value, str) else f"{value:.9g}"
 
 
 def _as_line(cells: list[str] | tuple[str, ...]) -> bytes:

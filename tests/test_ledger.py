@@ -19,7 +19,8 @@ HASH = "0123456789abcdef" * 4
 
 
 def entry(**changes) -> Entry:
-    return Entry(**{"state": "sent", "run": "cnn_b", "metric": "roc_auc", "sha256": HASH, **changes})
+    return Entry(**{"id": changes.get("run", "cnn_b"), "state": "sent", "run": "cnn_b", "metric": "roc_auc",
+                    "sha256": HASH, **changes})
 
 
 def test_an_entry_comes_back_as_it_was(home):
@@ -55,7 +56,8 @@ import sys
 from competition import COMPETITIONS
 from ledger import Entry, append_entry
 for i in range(200):
-    append_entry(COMPETITIONS["demo"], Entry(state="sent", run=f"{sys.argv[1]}-{i}", metric="roc_auc",
+    name = f"{sys.argv[1]}-{i}"
+    append_entry(COMPETITIONS["demo"], Entry(id=name, state="sent", run=name, metric="roc_auc",
                                              message="x" * (i * 7 % 300), sha256="0" * 64))
 """
 
