@@ -109,7 +109,7 @@ def main(argv: list[str] | None = None) -> list[Path]:
     """Writes, and rehearses, the bundle of every run or blend that is named; returns their folders."""
     parser = make_parser(__doc__)
     add_experiment(parser)
-    parser.add_argument("--user", required=True, metavar="NAME", help="your name on Kaggle, as in kaggle.com/NAME")
+    parser.add_argument("--user", metavar="NAME", help="your name on Kaggle, as in kaggle.com/NAME")
     parser.add_argument("--wheels", metavar="PYTHON", help="also download the packages that Kaggle may lack, for its "
                                                            "Python: 3.11")
     parser.add_argument("--rehearse", action="store_true", help="run the bundle as Kaggle will")
@@ -133,8 +133,9 @@ def main(argv: list[str] | None = None) -> list[Path]:
 
 def check_wishes(args: argparse.Namespace) -> None:
     """Raises ValueError where a flag's value cannot be meant."""
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9-]*", args.user):
-        raise ValueError(f"--user {args.user!r} is no name on Kaggle: letters, digits and hyphens, as in its address")
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9-]*", args.user or ""):
+        raise ValueError(f"--user {args.user or 'is missing'}: give your name on Kaggle as in kaggle.com/NAME, letters, "
+                         "digits and hyphens")
     if args.wheels and not re.fullmatch(r"3\.\d+", args.wheels):
         raise ValueError(f"--wheels {args.wheels!r}: name the Python that Kaggle has, 3.11 or the like")
     if not args.hours > 0:

@@ -64,7 +64,7 @@ def append_entry(competition: Competition, entry: Entry) -> Path:
     """Adds one line, whole or not at all; returns the ledger's path.
 
     Safe beside other writers: they wait for one another. A line that a killed writer left half done is first moved to
-    <ledger>.broken, and said. Raises OSError where the disk is full; the ledger is then as it was.
+    <ledger>.broken, and said. Raises OSError where the disk is full; no line that was there is then lost.
     """
     path = ledger_path(competition)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -74,16 +74,7 @@ def append_entry(competition: Competition, entry: Entry) -> Path:
             _mend(descriptor, path)
             size = os.fstat(descriptor).st_size
             raw = _line(entry) if size else _as_line(COLUMNS) + _line(entry)
-            try:
-                written = os.write(descriptor, raw)  # one call: a reader sees all of it or nothing
-            except OSError:
-                os.ftruncate(descriptor, size)
-                raise
-            if written < len(raw):
-                os.ftruncate(descriptor, size)
-                raise OSError(f"{path}: the disk took {written} of {len(raw)} bytes; make room and run the command "
-                              "again. The ledger is as it was")
-            os.fsync(descriptor)
+            _write_whole(descriptor, raw, path)
     finally:
         os.close(descriptor)
     return path
@@ -150,6 +141,20 @@ def _parse(path: Path, number: int, row: list[str]) -> Entry:
     except ValueError as error:
         raise ValueError(f"{path}: line {number} is not a ledger's line ({error}); mend it by hand, or move the file "
                          "away, and a new one is begun") from error
+
+
+def _write_whole(descriptor: int, raw: bytes, path: Path) -> None:
+    """Adds all of it in one call, so that nobody reads half of it, or nothing."""
+    size, reason = os.fstat(descriptor).st_size, None
+    try:
+        written = os.write(descriptor, raw)
+        os.fsync(descriptor)
+    except OSError as error:
+        written, reason = 0, error
+    if written < len(raw):
+        os.ftruncate(descriptor, size)
+        raise OSError(f"{path}: the disk took {written} of {len(raw)} bytes ({reason or 'it is full'}); make room and "
+                      "run the command again. The ledger is as it was") from reason
 
 
 def _read_all(descriptor: int) -> bytes:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from tqdm import tqdm
 
 from agreement import cross_validated
 from commandline import add_experiment, load_competition, load_folded_table, make_parser, run_names
@@ -153,6 +154,7 @@ def send(competition: Competition, entry: Entry, before: Entry | None) -> Entry:
     else:
         append_entry(competition, entry)  # first, so that a kill from here on is known to have left something open
     if entry.state == "sent":
+        print(f"{entry.submission}: sending it to {SITE}/competitions/{competition.kaggle}")
         try:
             ref = _submit(competition, entry, look_first=before is not None)
         except KaggleError as error:
@@ -193,7 +195,7 @@ def _find(competition: Competition, entry: Entry) -> Standing | None:
 
 def wait_for_score(competition: Competition, entry: Entry) -> Entry:
     """Looks for the score at growing intervals, half an hour at most, and writes it down; the entry as it then is."""
-    for pause in _pauses():
+    for pause in tqdm(_pauses(), desc="looking for the score", unit="look", leave=False, disable=None):
         try:
             found = _find(competition, entry)
         except KaggleError as error:

@@ -6,6 +6,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -149,13 +150,22 @@ def test_what_ends_in_the_middle_leaves_the_earlier_bundle(trained, monkeypatch,
     assert contents(folder) == before and [path.name for path in folder.parent.glob(".*.part")] == []
 
 
+def test_what_a_killed_process_left_is_removed_when_it_is_old(trained):
+    for name, age in (("old", 2 * bundle.LEFTOVER_SECONDS), ("young", 0)):
+        left = trained / "submissions" / f".demo-run-bundle.{name}.part"
+        left.mkdir()
+        os.utime(left, (time.time() - age,) * 2)
+    make_bundle()
+    assert [path.name for path in (trained / "submissions").glob(".*")] == [".demo-run-bundle.young.part"]
+
+
 def test_a_disk_too_small_is_said_before_anything_is_written(trained, monkeypatch):
     monkeypatch.setattr(bundle.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 10, 0))
     with pytest.raises(OSError, match="needs .* MB, and 0 MB are free; make room"):
         make_bundle()
 
 
-@pytest.mark.parametrize("more", [("--user", "a/b"), ("--wheels", "python3"), ("--hours", "0"), ("--hours", "nan")])
+@pytest.mark.parametrize("more", [("--user", ""), ("--user", "a/b"), ("--wheels", "python3"), ("--hours", "0"), ("--hours", "nan")])
 def test_wishes_that_cannot_be_meant_are_refused(home, more):
     with pytest.raises(ValueError, match=more[0]):
         bundle.main(["--experiment", "run", "--user", "me", *more])

@@ -1,6 +1,7 @@
 """The ledger: nothing written is ever lost, whoever else writes and wherever a writer is killed."""
 
 import csv
+import errno
 import os
 import subprocess
 import sys
@@ -102,6 +103,14 @@ def test_a_full_disk_leaves_the_ledger_as_it_was(home, monkeypatch):
     before, write = ledger_path(DEMO).read_bytes(), os.write
     monkeypatch.setattr(ledger.os, "write", lambda descriptor, raw: write(descriptor, raw[:20]))
     with pytest.raises(OSError, match="the disk took 20 of .* make room"):
+        append_entry(DEMO, entry())
+    assert ledger_path(DEMO).read_bytes() == before
+
+    def refuse(descriptor, raw):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(ledger.os, "write", refuse)
+    with pytest.raises(OSError, match="demo-ledger.csv: the disk took 0 of .*No space left.* make room"):
         append_entry(DEMO, entry())
     assert ledger_path(DEMO).read_bytes() == before
 
