@@ -134,8 +134,8 @@ def main(argv: list[str] | None = None) -> list[Path]:
 def check_wishes(args: argparse.Namespace) -> None:
     """Raises ValueError where a flag's value cannot be meant."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9-]*", args.user or ""):
-        raise ValueError(f"--user {args.user or 'is missing'}: give your name on Kaggle as in kaggle.com/NAME, letters, "
-                         "digits and hyphens")
+        raise ValueError(f"--user {args.user or 'is missing'}: give your name on Kaggle as in kaggle.com/NAME, "
+                         "letters, digits and hyphens")
     if args.wheels and not re.fullmatch(r"3\.\d+", args.wheels):
         raise ValueError(f"--wheels {args.wheels!r}: name the Python that Kaggle has, 3.11 or the like")
     if not args.hours > 0:

@@ -165,7 +165,8 @@ def test_a_disk_too_small_is_said_before_anything_is_written(trained, monkeypatc
         make_bundle()
 
 
-@pytest.mark.parametrize("more", [("--user", ""), ("--user", "a/b"), ("--wheels", "python3"), ("--hours", "0"), ("--hours", "nan")])
+@pytest.mark.parametrize("more", [("--user", ""), ("--user", "a/b"), ("--wheels", "python3"), ("--hours", "0"),
+                                  ("--hours", "nan")])
 def test_wishes_that_cannot_be_meant_are_refused(home, more):
     with pytest.raises(ValueError, match=more[0]):
         bundle.main(["--experiment", "run", "--user", "me", *more])
