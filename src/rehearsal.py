@@ -30,11 +30,16 @@ LAST_PLACE = 2e-6  # of six decimals: batches of another size may round otherwis
 NO_NETWORK = '''import socket
 
 
-def _refuse(self, address):
-    raise OSError(f"there is no network here, but {address} was asked for")
+class Alone(socket.socket):  # sockets between processes of this machine still connect
+    def connect(self, address):
+        if self.family in (socket.AF_INET, socket.AF_INET6):
+            raise OSError(f"there is no network here, but {address} was asked for")
+        return super().connect(address)
+
+    connect_ex = connect
 
 
-socket.socket.connect = socket.socket.connect_ex = _refuse
+socket.socket = Alone
 '''
 
 
@@ -149,7 +154,7 @@ def make_data(competition: Competition, data_dir: Path, target: Path, name: str)
         _write_table(competition, data_dir / table, target / table, new, set(known["image_id"]))
     if part.tables:
         _check_template(competition, part.images)
-    for row in new.itertuples():
+    for row in tqdm(new.itertuples(), f"{name} test set", len(new), unit="image", leave=False, disable=None, delay=1):
         _write_image(target / row.below, Path(row.path), row.kind)
     return target, dict(zip(new["image_id"], new["old_id"], strict=True))
 

@@ -20,7 +20,7 @@ from competition import COMPETITIONS
 from files import write_json
 from kaggle_client import KaggleError, Standing, explain
 from kaggle_server import listed, serve
-from ledger import ledger_path, read_ledger
+from ledger import Entry, ledger_path, read_ledger
 from metrics import roc_auc
 from runs import run_folder
 from submission import read_template, submission_path, submit_probs, template_inputs
@@ -165,6 +165,20 @@ def test_known_labels_are_scored_here_and_nothing_is_sent(demo, capsys):
         submit.main(["--experiment", "run"])
     again, = submit.main(["--experiment", "run", "--again"])
     assert again.id == f"{entry.id}-2" and len(read_ledger(DEMO)) == 2
+
+
+@pytest.mark.parametrize(("form", "header", "rows"), [
+    ("labels", "image_id,b,a", ("2,1,0", "1,0,1", "3,1,1")), ("text", "image_id,found", ("2,b", "1,a", "3,b a"))])
+def test_hard_labels_are_scored_as_they_stand_in_the_file(home, form, header, rows):
+    hard = replace(DEMO, name="hard", labels=("a", "b"), metric="f1_macro", submission=form, joined_column="found",
+                   joined_by=" ")
+    path = submission_path(hard, "run")
+    path.parent.mkdir()
+    path.write_text("\n".join((header, *rows)))
+    solution = pd.DataFrame({"image_id": ["1", "2", "3"], "a": [1.0, 1, 0], "b": [0.0, 1, -1], "usage": "Private"})
+    entry = Entry(id="1", state="sent", run="run", metric="f1_macro", submission=path.name, sha256="0" * 64)
+    # a: one of two found, one wrongly: F1 = 1/2; b: all right where it is certain
+    assert submit.local_scores(hard, entry, solution) == {"private": pytest.approx((0.5 + 1) / 2)}
 
 
 def test_the_leaderboard_shows_cv_against_what_was_scored(demo, capsys):
