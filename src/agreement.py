@@ -120,7 +120,7 @@ def _table(competition: Competition, entries: list[Entry], agreements: dict[str,
         found = zip(agreement.residuals, agreement.outliers, strict=True)
         residuals[usage] = dict(zip([entry.run for entry in there], found, strict=True))
     table = Table("run", "CV", "95 % interval", *(column for usage in usages for column in (usage, "residual")),
-                  "submitted, UTC",
+                  "scored, UTC",
                   title=f"{competition.name}: {METRICS[competition.metric].title} of what was submitted")
     for entry in entries:
         cells = []

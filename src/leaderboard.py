@@ -49,8 +49,9 @@ def main(argv: list[str] | None = None) -> pd.DataFrame:
     path = write_csv(home() / "runs" / competition.name / "leaderboard.csv", board, float_format="%.6g")
     show_board(competition, board, scored_counts(label_cells(competition, table)))
     _footnotes(competition, table, solution, reported)
-    usages = {} if solution is None else solution["usage"].str.lower().value_counts().to_dict()
-    report_agreement(competition, len(table), usages)
+    is_public = None if solution is None else solution["usage"].eq("Public")
+    report_agreement(competition, len(table), {} if solution is None else {
+        "public": int(is_public.sum()), "private": int((~is_public).sum())})
     print(f"all columns: {path}")
     return board
 

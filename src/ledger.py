@@ -42,7 +42,8 @@ class Entry:
     message: str = ""
     submission: str = ""       # the file's name
     manifest_sha256: str = ""
-    sha256: str = ""           # of the file; last, because its known length tells a whole line from one cut off
+    sha256: str = ""           # of the file as files.sha256 and the manifest have it; last, because its known length
+    #                            tells a whole line from one cut off
 
     def __post_init__(self):
         if self.state not in STATES:

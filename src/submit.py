@@ -1,9 +1,9 @@
 """Submit to Kaggle and write down what it scored:  python src/submit.py --experiment cnn_e --dry-run
 
 Checks submissions/<competition>-<experiment>.csv once more, sends it with a message that names its cross-validation
-score and its manifest, waits for the score, and adds all of it to submissions/<competition>-ledger.csv. Where the test
-labels are known here, as the demo's are, it scores the file itself and sends nothing. A run that was cut off is taken
-up where it stopped by the same command.
+score and its manifest, waits for the score, and adds all of it to submissions/<competition>-ledger.csv. Where the
+competition has no name on Kaggle but its test labels are known here, as the demo's are, it scores the file itself and
+sends nothing. What was cut off, or still lacks its score, is taken up by the same command.
 """
 
 import time
@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> list[Entry]:
     competition, data_dir = load_competition(args)
     if submitted_part(competition) is None:
         raise ValueError(f"competition {competition.name!r} has no test or expert part that is submitted")
-    solution = read_solution(competition, data_dir)
+    solution = None if competition.kaggle else read_solution(competition, data_dir)
     if solution is None and not competition.kaggle:
         raise ValueError(f"competition {competition.name!r} does not say what it is called on Kaggle: write kaggle="
                          f"'NAME' into its description in competition.py, NAME being that of its address, "

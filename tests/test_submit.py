@@ -27,7 +27,7 @@ from submission import read_template, submission_path, submit_probs, template_in
 from untrained import write_untrained
 
 DEMO = COMPETITIONS["demo"]
-UPLOADED = replace(DEMO, kaggle="chest-demo", solution=None)  # as if the labels were the organisers' alone
+UPLOADED = replace(DEMO, kaggle="chest-demo")
 HAS_CLIENT = find_spec("kaggle") is not None
 NEEDS_CLIENT = pytest.mark.skipif(not HAS_CLIENT, reason="the package kaggle is not installed (it needs Python 3.11)")
 
