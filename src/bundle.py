@@ -23,7 +23,7 @@ from runs import Oof, read_oof, run_folder, train_command
 from tables import submitted_part
 
 # What a prediction imports and Kaggle's image is not known to hold; a wheel is installed there only where the module is
-# missing. By Kaggle/docker-python's kaggle_requirements.txt (commit 01d659bb, 2025) the image adds pydicom, ImageHash,
+# missing. By Kaggle/docker-python's kaggle_requirements.txt (commit 01d659bb) the image adds pydicom, ImageHash,
 # scikit-learn and matplotlib to Google Colab's; that Colab's own has torch, OpenCV, pandas, rich and timm was not
 # verified, and timm is small. solt and albumentations augment training images and are not needed here.
 WHEELS = {"iterstrat": "iterative-stratification", "gdcm": "python-gdcm", "timm": "timm"}  # module: package
