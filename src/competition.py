@@ -75,6 +75,7 @@ class Competition:
     #                                      one column that says the labels as joined_column does
     submission_column: str | None = None  # the name of that one column, where it is not joined_column
     solution: str | None = None          # CSV with the test labels and `Usage` (Public, Private): only reported
+    kaggle: str | None = None            # its name on Kaggle, as in the address kaggle.com/competitions/NAME
     laterality: bool = True              # left and right differ, so flips change what an image means
     experiments: tuple[str, ...] = ("lite0_128", "cnn_b")  # what run.sh trains, the slowest first
 
@@ -89,6 +90,9 @@ class Competition:
             raise ValueError(f"competition {self.name!r}: a binary task has one label, not {len(self.labels)}")
         if self.task == "multiclass" and len(self.labels) < 2:
             raise ValueError(f"competition {self.name!r}: a multiclass task has two labels or more")
+        if self.kaggle is not None and not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", self.kaggle):
+            raise ValueError(f"competition {self.name!r}: kaggle={self.kaggle!r} is not a name as it stands in an "
+                             f"address, small letters, digits and hyphens: kaggle.com/competitions/NAME")
         if len(set(self.labels)) < len(self.labels):
             raise ValueError(f"competition {self.name!r}: a label stands twice in {self.labels}")
         if self.label_columns and len(self.label_columns) != len(self.labels):

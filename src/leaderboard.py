@@ -1,7 +1,8 @@
 """Compare runs by their cross-validation scores:  python src/leaderboard.py --competition demo
 
 One table on the screen, and the same with more columns as runs/<competition>/leaderboard.csv. The columns expert and
-holdout, where there are such parts, are for reporting: nothing is chosen by them.
+holdout, where there are such parts, are for reporting: nothing is chosen by them. Where submit.py has written a ledger,
+CV stands against the leaderboard too, and in the plot runs/<competition>/cv_lb.png.
 """
 
 from pathlib import Path
@@ -11,6 +12,7 @@ import pandas as pd
 from rich.table import Table
 from tqdm import tqdm
 
+from agreement import report_agreement
 from commandline import load_competition, load_folded_table, make_console, make_parser
 from competition import Competition
 from decisions import policy_for, untuned_policy
@@ -49,6 +51,9 @@ def main(argv: list[str] | None = None) -> pd.DataFrame:
     path = write_csv(home() / "runs" / competition.name / "leaderboard.csv", board, float_format="%.6g")
     show_board(competition, board, scored_counts(label_cells(competition, table)))
     _footnotes(competition, table, solution, reported)
+    is_public = None if solution is None else solution["usage"].eq("Public")
+    report_agreement(competition, len(table), {} if solution is None else {
+        "public": int(is_public.sum()), "private": int((~is_public).sum())})
     print(f"all columns: {path}")
     return board
 

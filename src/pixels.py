@@ -33,6 +33,7 @@ from preprocessing import PREPROCESSING, apply_steps, check_steps
 FORMAT = 1  # part of every key: raise it when decoding or fitting comes to give other pixels
 
 CHUNK_BYTES = 4 << 20  # stored pixels a decoding thread hands over at once
+MOST_MENDED = 0.1  # share of a store's images that may be unreadable and counted as black: more is no accident
 MAKE_ROOM = "make room, choose a smaller image size, or set STARTER_HOME to a folder on another disk"
 LEFTOVER_SECONDS = 3600  # a half-built store that nobody has written to for so long belongs to a killed process
 
@@ -161,22 +162,25 @@ class PixelStore:
             return index[name]
 
 
-def open_store(name: str, table: pd.DataFrame, settings: PixelSettings, workers: int | None = None) -> PixelStore:
+def open_store(name: str, table: pd.DataFrame, settings: PixelSettings, workers: int | None = None,
+               unreadable: Literal["error", "black"] = "error") -> PixelStore:
     """The store of all images of a table (`image_id`, `path`), in its order; built where there is none yet.
 
     It stands in data/pixels/<name>-<size>px-<key>/, and the key is made of the settings and of every image's id, file
     name, size and time of change: moving the data's folder does not build it again, changing a file or the table does.
-    workers: decoding threads, by default one a core.
+    workers: decoding threads, by default one a core;  unreadable: "black" takes an image that cannot be read for a
+    black one, in a store of its own, as long as that is one in ten or fewer.
     Raises ValueError where an id stands twice or an image cannot be read (all of them are named), OSError where the
     disk has no room.
     """
     _check_table(name, table)
     ids, paths = table["image_id"].tolist(), table["path"].tolist()
     settings_key, files_key = _hash_settings(settings), hash_files(ids, paths)
-    stem = f"{name}-{settings.size}px-{settings_key}"
+    may_mend = unreadable == "black"
+    stem = f"{name}{'-mended' if may_mend else ''}-{settings.size}px-{settings_key}"
     folder = home() / "data" / "pixels" / f"{stem}{files_key}"
     if not folder.is_dir():
-        _build_store(folder, name, ids, paths, settings, workers or count_cores())
+        _build_store(folder, name, ids, paths, settings, workers or count_cores(), may_mend)
         _remove_stale(folder, stem)
     return PixelStore(folder)
 
@@ -236,7 +240,7 @@ class _Chunk:
 
 
 def _build_store(folder: Path, name: str, ids: list[str], paths: list[str], settings: PixelSettings,
-                 workers: int) -> None:
+                 workers: int, may_mend: bool) -> None:
     started = time.perf_counter()
     folder.parent.mkdir(parents=True, exist_ok=True)
     _remove_leftovers(folder.parent)
@@ -246,8 +250,9 @@ def _build_store(folder: Path, name: str, ids: list[str], paths: list[str], sett
     temporary.mkdir()
     try:
         with _explain_full_disk(temporary):
-            index, unreadable = _write_pixels(temporary / "pixels.npy", name, paths, settings, workers)
-            _refuse_unreadable(folder.parent / f"{name}-unreadable.csv", name, ids, paths, unreadable)
+            index, unreadable = _write_pixels(temporary / "pixels.npy", name, paths, settings, workers, may_mend)
+            _refuse_unreadable(folder.parent / f"{name}-unreadable.csv", name, ids, paths, unreadable, may_mend)
+            index["constant"][[row for row, _ in unreadable]] = True
             np.savez(temporary / "index.npz", ids=np.array(ids, dtype=str), **index)
             _write_account(temporary / "store.json", name, settings, index, time.perf_counter() - started)
         _move_into_place(temporary, folder)
@@ -256,8 +261,8 @@ def _build_store(folder: Path, name: str, ids: list[str], paths: list[str], sett
         raise
 
 
-def _write_pixels(path: Path, name: str, paths: list[str], settings: PixelSettings,
-                  workers: int) -> tuple[dict[str, np.ndarray], list[tuple[int, str]]]:
+def _write_pixels(path: Path, name: str, paths: list[str], settings: PixelSettings, workers: int,
+                  may_mend: bool) -> tuple[dict[str, np.ndarray], list[tuple[int, str]]]:
     """Decodes all images into one .npy file; returns the arrays describing them, and (row, reason) of the unreadable.
 
     Written as a file and not through a mapping, and with few chunks in flight, so memory does not grow with N.
@@ -277,7 +282,7 @@ def _write_pixels(path: Path, name: str, paths: list[str], settings: PixelSettin
             for field, array in index.items():
                 array[rows] = getattr(chunk, field)
             unreadable += chunk.unreadable
-            if not unreadable:  # otherwise the rest is only looked at, to name every bad file at once
+            if may_mend or not unreadable:  # otherwise the rest is only looked at, to name every bad file at once
                 file.write(chunk.pixels.data)
             done = rows.stop
             bar.update(len(chunk.hashes))
@@ -347,7 +352,7 @@ def _store_shape(images: int, settings: PixelSettings) -> tuple[int, ...]:
 
 
 def _refuse_unreadable(path: Path, name: str, ids: list[str], paths: list[str],
-                       unreadable: list[tuple[int, str]]) -> None:
+                       unreadable: list[tuple[int, str]], may_mend: bool) -> None:
     if not unreadable:
         path.unlink(missing_ok=True)  # of an earlier attempt
         return
@@ -355,6 +360,10 @@ def _refuse_unreadable(path: Path, name: str, ids: list[str], paths: list[str],
     write_csv(path, pd.DataFrame(rows, columns=["image_id", "path", "reason"]))
     shown = "\n".join(f"  {image_id}: {reason} ({where})" for image_id, where, reason in rows[:20])
     more = f"\n  and {len(rows) - 20:,} more" if len(rows) > 20 else ""
+    if may_mend and len(rows) <= MOST_MENDED * len(ids):
+        print(f"warning: {len(rows):,} of the {len(ids):,} images of {name} cannot be read and count as black:\n"
+              f"{shown}{more}")
+        return
     raise ValueError(f"{len(rows):,} of the {len(ids):,} images of {name} cannot be read:\n{shown}{more}\n"
                      f"The whole list is in {path}. Fetch these files again, or remove their rows from the table.")
 

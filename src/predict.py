@@ -45,6 +45,8 @@ def main(argv: list[str] | None = None) -> list[Path]:
     parser = make_parser(__doc__)
     add_experiment(parser)
     add_fold(parser)
+    parser.add_argument("--unreadable", choices=("error", "black"), default="error",
+                        help="black: an image to submit that cannot be read counts as a black one; default: error")
     parser.add_argument("--check", type=Path, metavar="FILE", help="only check this submission")
     args = parser.parse_args(argv)
     tune_process()
@@ -58,8 +60,8 @@ def main(argv: list[str] | None = None) -> list[Path]:
         print(f"competition {competition.name!r} has no test or expert part, and no image is held out; there is "
               "nothing to predict")
         return []
-    paths = [predict_run(competition, data_dir, name, table, folds, parts, pick_folds(args.fold, folds.count))
-             for name in run_names(args)]
+    paths = [predict_run(competition, data_dir, name, table, folds, parts, pick_folds(args.fold, folds.count),
+                         args.unreadable) for name in run_names(args)]
     return [path for path in paths if path]
 
 
@@ -75,7 +77,7 @@ def check_file(competition: Competition, data_dir: Path, path: Path) -> Path:
 
 
 def predict_run(competition: Competition, data_dir: Path, name: str, table: pd.DataFrame, folds: Folds,
-                parts: dict[str, pd.DataFrame], wanted: list[int]) -> Path | None:
+                parts: dict[str, pd.DataFrame], wanted: list[int], unreadable: str = "error") -> Path | None:
     """Predicts all parts with the wanted folds' models, saves the probabilities and writes the submission.
 
     Returns the submission's path, None where no part is submitted. Some folds only never stand in the whole run's
@@ -88,7 +90,9 @@ def predict_run(competition: Competition, data_dir: Path, name: str, table: pd.D
         print(f"{name}: no part of {competition.name!r} is submitted, and the others are predicted by all folds only")
         return None
     settings = pixel_settings(competition, oof.runs[0].experiment)
-    stores = {part: open_store(f"{competition.name}-{part}", images, settings) for part, images in parts.items()}
+    stores = {part: open_store(f"{competition.name}-{part}", images, settings,
+                               unreadable=unreadable if part == submitted else "error")
+              for part, images in parts.items()}
     if submitted is None:
         predict_parts(competition, oof, parts, stores, is_whole)
         print(f"{name}: {competition.name!r} has no part that is submitted")

@@ -27,6 +27,7 @@ demo arrays dicom decoding pixels scan duplicates tables weights
 folds device_input loader model anatomy precision heads features solvers runs checkpoints
 lessons freezing optimizers engine training leaks probes labelstats auditplots findings
 survey clues tabular untabled sniffing decisions submission commandline
+ledger kaggle_client agreement rehearsal
 """.split()
 
 

@@ -1,0 +1,258 @@
+"""Submit to Kaggle and write down what it scored:  python src/submit.py --experiment cnn_e --dry-run
+
+Checks submissions/<competition>-<experiment>.csv once more, sends it with a message that names its cross-validation
+score and its manifest, waits for the score, and adds all of it to submissions/<competition>-ledger.csv. Where the
+competition has no name on Kaggle but its test labels are known here, as the demo's are, it scores the file itself and
+sends nothing. What was cut off, or still lacks its score, is taken up by the same command.
+"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from agreement import cross_validated
+from commandline import add_experiment, load_competition, load_folded_table, make_parser, run_names
+from competition import Competition
+from files import read_json, sha256
+from kaggle_client import PASSING, SITE, KaggleError, Standing, list_submissions, submit_file
+from labels import scoring_targets
+from ledger import Entry, append_entry, ledger_path, one_line, read_ledger
+from metrics import METRICS, score
+from runs import list_runs, read_oof
+from submission import check_submission, read_submission, read_template, submission_path
+from tables import headline_targets, label_cells, parse_texts, read_solution, submission_columns, submitted_part
+
+TRIES = (5.0, 30.0)  # seconds before a second and a third try, where the fault may be over by then
+FIRST_PAUSE, LONGEST_PAUSE, PATIENCE = 5.0, 60.0, 1800.0  # seconds between two looks for the score, and in all
+LONGEST_MESSAGE = 200  # characters of one's own: what is added must not be cut off
+
+
+def main(argv: list[str] | None = None) -> list[Entry]:
+    """Submits what is asked for; returns what the ledger now says of it."""
+    parser = make_parser(__doc__)
+    add_experiment(parser)
+    parser.add_argument("--message", default="", metavar="TEXT", help="what to remember of it")
+    parser.add_argument("--dry-run", action="store_true", help="only say what would be sent")
+    parser.add_argument("--again", action="store_true", help="even if this very file was submitted before")
+    args = parser.parse_args(argv)
+    competition, data_dir = load_competition(args)
+    if submitted_part(competition) is None:
+        raise ValueError(f"competition {competition.name!r} has no test or expert part that is submitted")
+    solution = None if competition.kaggle else read_solution(competition, data_dir)
+    if solution is None and not competition.kaggle:
+        raise ValueError(f"competition {competition.name!r} does not say what it is called on Kaggle: write kaggle="
+                         f"'NAME' into its description in competition.py, NAME being that of its address, "
+                         f"{SITE}/competitions/NAME")
+    entries = []
+    for name in run_names(args):
+        entry = prepare(competition, data_dir, load_folded_table(competition, data_dir), name, args.message)
+        before = last_time(competition, entry)
+        if args.dry_run:
+            show_plan(competition, entry, before, solution)
+        elif solution is not None:
+            refuse_twice(before, args.again)
+            entry = replace(entry, state="scored", ref="local", **local_scores(competition, entry, solution))
+            append_entry(competition, entry)
+            print(f"{entry.submission}: the test labels are known here, so it was scored here and nothing was sent:"
+                  f"{_scores(entry)}; written to {ledger_path(competition)}")
+        else:
+            entry = send(competition, entry, None if args.again else before)
+            print(f"{entry.submission}: {entry.state}{_scores(entry)}; written to {ledger_path(competition)}")
+        entries.append(entry)
+    return entries
+
+
+def prepare(competition: Competition, data_dir: Path, folded: tuple, name: str, message: str) -> Entry:
+    """The checked submission of a run or a blend as a new ledger entry. Raises where it must not go up.
+
+    folded: the training table and the folds, as `load_folded_table` gives them.
+    """
+    path = submission_path(competition, name)
+    command = f"python src/predict.py --competition {competition.name} --experiment {name}"
+    if not path.exists():
+        raise FileNotFoundError(f"there is no {path}; run: {command}")
+    if not (manifest := path.with_suffix(".json")).exists():
+        raise FileNotFoundError(f"{path} has no manifest {manifest.name}: nobody knows what it was made from; run: "
+                                f"{command}")
+    said, digest = read_json(manifest), sha256(path.read_bytes())
+    if said.get("sha256") != digest:
+        raise ValueError(f"{path} is not the file that {manifest.name} describes: it was changed afterwards. Delete "
+                         f"both and run: {command}")
+    errors, warnings = check_submission(competition, read_template(competition, data_dir), read_submission(path))
+    if errors:
+        raise ValueError(f"{path} must not go up:\n  " + "\n  ".join(errors))
+    for warning in warnings:
+        print(f"warning: {warning}")
+    if len(one_line(message)) > LONGEST_MESSAGE:
+        raise ValueError(f"--message has {len(one_line(message))} characters; {LONGEST_MESSAGE} are allowed")
+    cv = read_cv(competition, folded, name, said, command)
+    metric = METRICS[competition.metric].title
+    times = sum(each.sha256 == digest for each in read_ledger(competition))
+    entry = Entry(id=digest[:8] + (f"-{times + 1}" if times else ""), state="sent", run=name, metric=competition.metric,
+                  **cv, submission=path.name, sha256=digest, manifest_sha256=sha256(manifest.read_bytes()))
+    figures = f"CV {metric} {cv['cv']:.4f} ({cv['low']:.4f} to {cv['high']:.4f})" if cv else "CV not known"
+    parts = (one_line(message), name, figures, f"manifest {entry.manifest_sha256[:12]}", entry.id)
+    return replace(entry, message=" | ".join(part for part in parts if part))
+
+
+def read_cv(competition: Competition, folded: tuple, name: str, manifest: dict, command: str) -> dict[str, float]:
+    """cv, low and high of the run that a submission was made from; {} where that is some folds only.
+
+    Raises ValueError where the run has been trained again since: its score would be another file's.
+    """
+    table, folds = folded
+    if name not in list_runs(competition):
+        return {}
+    oof = read_oof(competition, name, table, folds.hash)
+    if not oof.is_whole:
+        return {}
+    if (weights := manifest["inputs"].get("weights", oof.made_of)) != oof.made_of:
+        changed = sorted(set(weights.items()) ^ set(oof.made_of.items()))[0][0]
+        raise ValueError(f"{submission_path(competition, name)} was made by other models than {name} has now "
+                         f"({changed}); run: {command}")
+    return dict(zip(("cv", "low", "high"), cross_validated(competition, table, oof), strict=True))
+
+
+def last_time(competition: Competition, entry: Entry) -> Entry | None:
+    """What became of the same file when it was submitted before; None where it was not, or was turned down."""
+    same = [each for each in read_ledger(competition) if each.sha256 == entry.sha256 and each.state != "failed"]
+    return same[-1] if same else None
+
+
+def refuse_twice(before: Entry | None, again: bool = False) -> None:
+    """Raises ValueError where this file was scored before: it would cost a submission and tell nothing."""
+    if before and before.state == "scored" and not again:
+        raise ValueError(f"{before.submission} was submitted on {before.date} UTC and scored{_scores(before)}; the "
+                         "same file scores the same. To submit it all the same: --again")
+
+
+def show_plan(competition: Competition, entry: Entry, before: Entry | None, solution: pd.DataFrame | None) -> None:
+    """Prints what would be done. Needs neither credentials nor a network."""
+    path = submission_path(competition, entry.run)
+    what = "scored here, sent nowhere" if solution is not None else f"sent to {SITE}/competitions/{competition.kaggle}"
+    print(f"{path}\n  {path.stat().st_size:,} bytes, sha256 {entry.sha256}\n  manifest sha256 {entry.manifest_sha256}\n"
+          f"  checked; would be {what}\n  message: {entry.message}")
+    if before:
+        print(f"  this very file was submitted on {before.date} UTC: {before.state}{_scores(before)}")
+    print("  nothing was sent and nothing written down")
+
+
+def send(competition: Competition, entry: Entry, before: Entry | None) -> Entry:
+    """Uploads the file, or takes up an earlier attempt, and waits for the score; returns what the ledger now says.
+
+    Raises ValueError where the file was scored before, KaggleError where the service refuses.
+    """
+    refuse_twice(before)
+    if before:
+        print(f"{before.submission} was sent on {before.date} UTC and is {before.state}: asking for its score")
+        entry = before
+    else:
+        append_entry(competition, entry)  # first, so that a kill from here on is known to have left something open
+    if entry.state == "sent":
+        print(f"{entry.submission}: sending it to {SITE}/competitions/{competition.kaggle}")
+        try:
+            ref = _submit(competition, entry, look_first=before is not None)
+        except KaggleError as error:
+            if error.kind not in PASSING:
+                append_entry(competition, replace(entry, state="failed", date=_now(), message=f"{error.kind}: {error}"))
+            raise
+        entry = replace(entry, state="pending", ref=ref, date=_now())
+        append_entry(competition, entry)
+        print(f"{entry.submission}: Kaggle has it{f' as {ref}' if ref else ''}; waiting for its score")
+    return wait_for_score(competition, entry)
+
+
+def _submit(competition: Competition, entry: Entry, look_first: bool) -> str:
+    """The number that the service gave the submission.
+
+    Where an earlier attempt got no answer it may have arrived all the same, so the list is looked at first.
+    """
+    for pause in (*TRIES, None):
+        try:
+            if look_first and (found := _find(competition, entry)):
+                return found.ref
+            return submit_file(competition.kaggle, submission_path(competition, entry.run), entry.message)
+        except KaggleError as error:
+            if error.kind not in PASSING or pause is None:
+                raise
+            print(f"{error}\ntrying again in {pause:.0f} s")
+            time.sleep(pause)
+            look_first = True
+    raise AssertionError("the last try returns or raises")
+
+
+def _find(competition: Competition, entry: Entry) -> Standing | None:
+    for standing in list_submissions(competition.kaggle):
+        if standing.ref == entry.ref or standing.description.split(" | ")[-1].strip() == entry.id:
+            return standing
+    return None
+
+
+def wait_for_score(competition: Competition, entry: Entry) -> Entry:
+    """Looks for the score at growing intervals, half an hour at most, and writes it down; the entry as it then is."""
+    for pause in tqdm(_pauses(), desc="looking for the score", unit="look", leave=False, disable=None):
+        try:
+            found = _find(competition, entry)
+        except KaggleError as error:
+            if error.kind not in (*PASSING, "limit"):
+                raise
+            print(f"{error}\nlooking again in {pause:.0f} s")
+            found = None
+        if found and found.state != "pending":
+            is_scored = found.state == "complete"
+            told = entry.message if is_scored else f"{entry.message} | {found.error or 'no reason given'}"
+            entry = replace(entry, state="scored" if is_scored else "failed", ref=found.ref, date=_now(),
+                            public=found.public, private=found.private, message=one_line(told))
+            append_entry(competition, entry)
+            if not is_scored:
+                raise ValueError(f"Kaggle could not score {entry.submission}: {found.error or 'it gives no reason'}. "
+                                 "Nothing was wrong by the checks here; compare the file with what the competition's "
+                                 f"page asks for: {SITE}/competitions/{competition.kaggle}/overview/evaluation")
+            return entry
+        time.sleep(pause)
+    print(f"{entry.submission} has no score yet; the same command asks for it later and sends nothing")
+    return entry
+
+
+def _pauses() -> Iterator[float]:
+    pause, waited = FIRST_PAUSE, 0.0
+    while waited < PATIENCE:
+        yield pause
+        waited, pause = waited + pause, min(1.5 * pause, LONGEST_PAUSE)
+
+
+def local_scores(competition: Competition, entry: Entry, solution: pd.DataFrame) -> dict[str, float]:
+    """public and private, as an organiser would score the file; private alone where the labels name no public part."""
+    frame = read_submission(submission_path(competition, entry.run)).set_index(competition.id_column)
+    cells = frame.loc[solution["image_id"], list(submission_columns(competition))]
+    if competition.submission == "text":
+        values = parse_texts(competition, cells.iloc[:, 0], solution["image_id"], entry.submission)
+    else:
+        values = cells.to_numpy(float)
+    thresholds = None if competition.task == "multiclass" else 0.5
+    if thresholds and competition.submission == "probs":  # a metric of decisions needs those that were fitted
+        fitted = read_json(submission_path(competition, entry.run).with_suffix(".json"))["thresholds"]
+        thresholds = np.array([fitted[label] for label in competition.labels])
+    truth = headline_targets(competition, scoring_targets(label_cells(competition, solution)))
+    parts = {"public": solution["usage"] == "Public", "private": solution["usage"] != "Public"}
+    return {name: score(competition.metric, truth[rows], values[rows], competition.task, thresholds)
+            for name, rows in parts.items() if rows.any()}
+
+
+def _scores(entry: Entry) -> str:
+    parts = [f"{name} {value:.4f}" for name, value in (("public", entry.public), ("private", entry.private))
+             if value is not None and not np.isnan(value)]
+    return " " + ", ".join(parts) if parts else ""
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime())
+
+
+if __name__ == "__main__":
+    main()

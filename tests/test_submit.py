@@ -1,0 +1,413 @@
+"""Submitting: nothing unsound goes up, nothing goes up twice, every refusal says what to do, every score is kept.
+
+Those with the real client talk to a server of our own on this machine; they are skipped where it is not installed.
+"""
+
+import socket
+from dataclasses import replace
+from importlib.util import find_spec
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import kaggle_client
+import leaderboard
+import make_demo
+import make_folds
+import submit
+from competition import COMPETITIONS
+from files import write_json
+from kaggle_client import KaggleError, Standing, explain
+from kaggle_server import listed, serve
+from ledger import Entry, ledger_path, read_ledger
+from metrics import roc_auc
+from runs import run_folder
+from submission import read_template, submission_path, submit_probs, template_inputs
+from untrained import write_untrained
+
+DEMO = COMPETITIONS["demo"]
+UPLOADED = replace(DEMO, kaggle="chest-demo")
+HAS_CLIENT = find_spec("kaggle") is not None
+NEEDS_CLIENT = pytest.mark.skipif(not HAS_CLIENT, reason="the package kaggle is not installed (it needs Python 3.11)")
+
+
+@pytest.fixture(scope="module")
+def demo_once(tmp_path_factory):
+    """A small demo with the out-of-fold predictions of a run that nobody trained, and its submission."""
+    home = tmp_path_factory.mktemp("submit")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("STARTER_HOME", str(home))
+        make_demo.main(["--images", "60", "--set", "test_images=40"])
+        make_folds.main(["--folds", "2"])
+        for seed, name in enumerate(("run", "other", "third")):
+            oof, table, _ = write_untrained(DEMO, name, seed)
+            template = read_template(DEMO, home / "data" / "demo")
+            ids, probs = template.frame["image_id"], np.random.default_rng(seed).random((40, 3))
+            submit_probs(DEMO, template, name, ids, probs, oof.probs, table,
+                         template_inputs(DEMO, template) | {"weights": oof.made_of})
+    return home
+
+
+@pytest.fixture
+def demo(demo_once, monkeypatch):
+    """The demo with an empty ledger."""
+    monkeypatch.setenv("STARTER_HOME", str(demo_once))
+    for path in (demo_once / "submissions").glob("*ledger*"):
+        path.unlink()
+    return demo_once
+
+
+@pytest.fixture
+def uploaded(demo, monkeypatch):
+    """The same as a competition on Kaggle, with nothing waited for."""
+    monkeypatch.setitem(COMPETITIONS, "demo", UPLOADED)
+    monkeypatch.setattr(submit.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(submit, "cross_validated", lambda *arguments: (0.75, 0.7, 0.8))  # a bootstrap each time
+    return demo
+
+
+# ---- before anything goes up
+
+
+def test_a_dry_run_says_what_would_be_sent_without_network_or_trace(uploaded, monkeypatch, capsys):
+    def refuse(*arguments):
+        raise AssertionError("a dry run asks nobody")
+
+    monkeypatch.setattr(socket, "create_connection", refuse)
+    monkeypatch.setattr(kaggle_client.subprocess, "run", refuse)
+    entry, = submit.main(["--experiment", "run", "--dry-run", "--message", "a\nb, \"c\" \x1b[31m ünï\udc80"])
+    said = capsys.readouterr().out
+    assert all(part in said for part in (
+        "kaggle.com/competitions/chest-demo", str(submission_path(DEMO, "run")), entry.sha256, entry.message))
+    assert entry.message == (f'a b, "c"  [31m ünï | run | CV ROC AUC {entry.cv:.4f} ({entry.low:.4f} to '
+                             f'{entry.high:.4f}) | manifest {entry.manifest_sha256[:12]} | {entry.id}')
+    assert not ledger_path(DEMO).exists()
+
+
+def test_the_cv_in_the_message_is_the_leaderboards(demo):
+    entry, = submit.main(["--experiment", "run", "--dry-run"])
+    board = leaderboard.main([]).set_index("run")
+    assert (entry.cv, entry.low, entry.high) == pytest.approx(tuple(board.loc["run", ["cv", "low", "high"]]))
+
+
+def change(path, old, new):
+    path.write_text(path.read_text().replace(old, new, 1))
+
+
+@pytest.mark.parametrize(("spoil", "message"), [
+    (lambda path: path.unlink(), "there is no .*run: python src/predict.py --competition demo --experiment spoilt"),
+    (lambda path: path.with_suffix(".json").unlink(), "has no manifest"),
+    (lambda path: change(path, "0.", "0.9"), "was changed afterwards"),
+    (lambda path: change(path, "image_id,", "id,"), "was changed afterwards"),
+])
+def test_a_file_that_is_not_what_its_manifest_says_does_not_go_up(uploaded, spoil, message):
+    path = submission_path(DEMO, "spoilt")
+    for suffix in (".csv", ".json"):
+        path.with_suffix(suffix).write_bytes(submission_path(DEMO, "run").with_suffix(suffix).read_bytes())
+    spoil(path)
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        submit.main(["--experiment", "spoilt"])
+    assert not ledger_path(DEMO).exists()
+
+
+def test_an_unsound_file_does_not_go_up_even_with_a_manifest(uploaded):
+    path = submission_path(DEMO, "unsound")
+    path.write_text(submission_path(DEMO, "run").read_text().replace("0.", "7.", 1))
+    write_json(path.with_suffix(".json"), {"sha256": submit.sha256(path.read_bytes()), "inputs": {}})
+    with pytest.raises(ValueError, match="must not go up:.*\n.*lie outside 0 to 1"):
+        submit.main(["--experiment", "unsound"])
+
+
+def test_a_run_trained_again_is_not_credited_with_the_old_submission(uploaded):
+    result = run_folder(DEMO, "third") / "fold1" / "result.json"
+    before = result.read_text()
+    change(result, '"weights_sha256": "', '"weights_sha256": "0')
+    try:
+        with pytest.raises(ValueError, match=r"made by other models than third has now \(third/fold1\)"):
+            submit.main(["--experiment", "third"])
+    finally:
+        result.write_text(before)
+
+
+def test_a_competition_without_a_name_on_kaggle_says_where_to_write_it(demo, monkeypatch):
+    monkeypatch.setitem(COMPETITIONS, "demo", replace(DEMO, solution=None))
+    with pytest.raises(ValueError, match="write kaggle='NAME' into its description in competition.py"):
+        submit.main(["--experiment", "run", "--dry-run"])
+
+
+@pytest.mark.parametrize("name", ["Titanic", "a b", "competitions/titanic", "https://www.kaggle.com/c/x", "a--b", ""])
+def test_a_name_that_stands_in_no_address_is_refused(name):
+    with pytest.raises(ValueError, match="is not a name as it stands in an address"):
+        replace(DEMO, kaggle=name)
+
+
+def test_a_message_that_would_be_cut_off_is_refused(uploaded):
+    with pytest.raises(ValueError, match="--message has 201 characters; 200 are allowed"):
+        submit.main(["--experiment", "run", "--message", "x" * 201])
+
+
+# ---- where the labels are known
+
+
+def test_known_labels_are_scored_here_and_nothing_is_sent(demo, capsys):
+    entry, = submit.main(["--experiment", "run"])
+    frame = pd.read_csv(submission_path(DEMO, "run"), dtype={"image_id": str}).set_index("image_id")
+    truth = pd.read_csv(demo / "data" / "demo" / "solution.csv", dtype={"image_id": str})
+    for usage in ("Public", "Private"):
+        part = truth[truth["Usage"] == usage]
+        labels = list(DEMO.labels)
+        wanted = roc_auc(part[labels].to_numpy(float), frame.loc[part["image_id"], labels].to_numpy(), "multilabel")
+        assert getattr(entry, usage.lower()) == pytest.approx(wanted)
+    assert entry.state == "scored" and entry.ref == "local"
+    assert "scored here and nothing was sent" in capsys.readouterr().out
+    with pytest.raises(ValueError, match=r"was submitted on .* and scored public .*--again"):
+        submit.main(["--experiment", "run"])
+    again, = submit.main(["--experiment", "run", "--again"])
+    assert again.id == f"{entry.id}-2" and len(read_ledger(DEMO)) == 2
+
+
+@pytest.mark.parametrize(("form", "header", "rows"), [
+    ("labels", "image_id,b,a", ("2,1,0", "1,0,1", "3,1,1")), ("text", "image_id,found", ("2,b", "1,a", "3,b a"))])
+def test_hard_labels_are_scored_as_they_stand_in_the_file(home, form, header, rows):
+    hard = replace(DEMO, name="hard", labels=("a", "b"), metric="f1_macro", submission=form, joined_column="found",
+                   joined_by=" ")
+    path = submission_path(hard, "run")
+    path.parent.mkdir()
+    path.write_text("\n".join((header, *rows)))
+    solution = pd.DataFrame({"image_id": ["1", "2", "3"], "a": [1.0, 1, 0], "b": [0.0, 1, -1], "usage": "Private"})
+    entry = Entry(id="1", state="sent", run="run", metric="f1_macro", submission=path.name, sha256="0" * 64)
+    # a: one of two found, one wrongly: F1 = 1/2; b: all right where it is certain
+    assert submit.local_scores(hard, entry, solution) == {"private": pytest.approx((0.5 + 1) / 2)}
+
+
+def test_the_leaderboard_shows_cv_against_what_was_scored(demo, capsys):
+    submit.main(["--experiment", "run", "other", "third"])
+    leaderboard.main([])
+    said = capsys.readouterr().out
+    assert "ROC AUC of what was submitted" in said and "public: 3 runs; scores lie" in said
+    assert (demo / "runs" / "demo" / "cv_lb.png").stat().st_size > 10_000
+
+
+# ---- taken up again
+
+
+class Scripted:
+    """Kaggle as a script of answers: an error is raised, anything else is returned."""
+
+    def __init__(self, monkeypatch, submits=(), lists=()):
+        self.answers, self.asked = {"submit": list(submits), "list": list(lists)}, []
+        monkeypatch.setattr(submit, "submit_file", lambda slug, path, message: self.answer("submit", message))
+        monkeypatch.setattr(submit, "list_submissions", lambda slug: self.answer("list", ""))
+
+    def answer(self, kind, message):
+        self.asked.append(kind)
+        self.message = message or getattr(self, "message", "")
+        said = self.answers[kind].pop(0)
+        if isinstance(said, BaseException):
+            raise said
+        return said(self) if callable(said) else said
+
+
+def standing(state="complete", **more):
+    return lambda kaggle: [Standing(**{"ref": "77", "state": state, "public": 0.7, "private": None, "error": "",
+                                       "description": kaggle.message, **more})]
+
+
+def failure(kind):
+    return KaggleError(kind, f"it was {kind}")
+
+
+def states():
+    return [line.split(",")[2] for line in ledger_path(DEMO).read_text().splitlines()[1:]]
+
+
+def test_a_score_that_is_late_is_waited_for(uploaded, monkeypatch):
+    kaggle = Scripted(monkeypatch, ["77"], [[], failure("limit"), standing("pending"), failure("network"), standing()])
+    entry, = submit.main(["--experiment", "run"])
+    assert (entry.state, entry.ref, entry.public, entry.private) == ("scored", "77", 0.7, None)
+    kept, = read_ledger(DEMO)
+    assert (kept.message, kept.public, kept.cv) == (entry.message, 0.7, 0.75)
+    assert states() == ["sent", "pending", "scored"]
+    assert kaggle.asked == ["submit"] + 5 * ["list"]
+
+
+def test_waiting_ends_and_the_same_command_asks_again_without_sending(uploaded, monkeypatch):
+    monkeypatch.setattr(submit, "PATIENCE", 20.0)
+    kaggle = Scripted(monkeypatch, ["77"], [[]] * 3)
+    assert submit.main(["--experiment", "run"])[0].state == "pending"
+    assert kaggle.asked == ["submit", "list", "list", "list"]
+    kaggle = Scripted(monkeypatch, [], [standing()])
+    assert submit.main(["--experiment", "run"])[0].public == 0.7
+    assert kaggle.asked == ["list"] and states() == ["sent", "pending", "scored"]
+    with pytest.raises(ValueError, match="scored public 0.7"):
+        submit.main(["--experiment", "run"])
+
+
+def test_pauses_grow_and_end():
+    pauses = list(submit._pauses())
+    assert pauses == sorted(pauses) and pauses[0] == submit.FIRST_PAUSE and max(pauses) == submit.LONGEST_PAUSE
+    assert sum(pauses[:-1]) < submit.PATIENCE <= sum(pauses)
+
+
+def test_a_kill_after_the_upload_does_not_upload_twice(uploaded, monkeypatch):
+    kaggle = Scripted(monkeypatch, [KeyboardInterrupt()])
+    with pytest.raises(KeyboardInterrupt):
+        submit.main(["--experiment", "run"])
+    message = kaggle.message
+    kaggle = Scripted(monkeypatch, [], [standing(description=message)] * 2)
+    entry, = submit.main(["--experiment", "run"])
+    assert entry.state == "scored" and kaggle.asked == ["list", "list"]
+
+
+def test_a_kill_before_the_upload_uploads(uploaded, monkeypatch):
+    Scripted(monkeypatch, [KeyboardInterrupt()])
+    with pytest.raises(KeyboardInterrupt):
+        submit.main(["--experiment", "run"])
+    kaggle = Scripted(monkeypatch, ["77"], [standing(description="another | 12345678", ref="3"), standing()])
+    assert submit.main(["--experiment", "run"])[0].state == "scored"
+    assert kaggle.asked == ["list", "submit", "list"] and len(read_ledger(DEMO)) == 1
+
+
+@pytest.mark.parametrize("kind", kaggle_client.PASSING)
+def test_what_may_pass_is_tried_again_but_only_after_a_look(uploaded, monkeypatch, kind):
+    kaggle = Scripted(monkeypatch, [failure(kind), "77"], [[], standing()])
+    assert submit.main(["--experiment", "run"])[0].state == "scored"
+    assert kaggle.asked == ["submit", "list", "submit", "list"]
+    assert kaggle.asked.count("submit") == 2
+
+
+def test_trying_again_ends_and_leaves_it_open_whether_it_arrived(uploaded, monkeypatch):
+    kaggle = Scripted(monkeypatch, [failure("server")] * 3, [[], []])
+    with pytest.raises(KaggleError, match="it was server"):
+        submit.main(["--experiment", "run"])
+    assert kaggle.asked == ["submit", "list", "submit", "list", "submit"] and states() == ["sent"]
+
+
+@pytest.mark.parametrize("kind", ["rules", "credentials", "limit", "not_found", "bad_request", "forbidden", "client"])
+def test_what_does_not_pass_is_not_tried_again_and_may_be_mended(uploaded, monkeypatch, kind):
+    kaggle = Scripted(monkeypatch, [failure(kind)])
+    with pytest.raises(KaggleError, match=f"it was {kind}"):
+        submit.main(["--experiment", "run"])
+    assert kaggle.asked == ["submit"] and states() == ["sent", "failed"]
+    kaggle = Scripted(monkeypatch, ["77"], [standing()])
+    assert submit.main(["--experiment", "run"])[0].state == "scored"
+
+
+def test_a_file_that_kaggle_cannot_score_is_said(uploaded, monkeypatch):
+    Scripted(monkeypatch, ["77"], [standing("error", error="Row 3\nhas no id", public=None)])
+    with pytest.raises(ValueError, match="could not score demo-run.csv: Row 3"):
+        submit.main(["--experiment", "run"])
+    entry, = read_ledger(DEMO)
+    assert entry.state == "failed" and entry.message.endswith("| Row 3 has no id")
+
+
+# ---- what the service says, explained
+
+
+@pytest.mark.parametrize(("status", "text", "kind", "advice"), [
+    (400, "Your team has used its daily Submission allowance (5) today", "limit", "midnight UTC"),
+    (400, "Bad Request", "bad_request", "overview/evaluation"),
+    (401, "", "credentials", "new token"),
+    (403, "You cannot submit until you accept the competition rules", "rules", "competitions/slug/rules"),
+    (403, "Permission 'competitions.participate' was denied", "forbidden", "joined it"),
+    (404, "", "not_found", "`kaggle` in competition.py"),
+    (429, "", "limit", "midnight UTC"),
+    (500, "", "server", "looks first whether the submission arrived"),
+    (418, "teapot", "unknown", "teapot"),
+])
+def test_every_refusal_is_told_apart_and_says_what_to_do(status, text, kind, advice):
+    error = explain("http", status, text, "slug", "submit")
+    assert error.kind == kind and advice in str(error) and text in str(error)
+
+
+def test_a_missing_client_is_said_with_what_to_do_instead(tmp_path, monkeypatch):
+    monkeypatch.setattr(kaggle_client, "find_spec", lambda name: None)
+    (tmp_path / "a.csv").touch()
+    with pytest.raises(KaggleError, match="pip install -r requirements.txt; or upload the file by hand"):
+        kaggle_client.submit_file("slug", tmp_path / "a.csv", "")
+
+
+# ---- the real client
+
+
+@pytest.fixture
+def service(uploaded, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))  # no credentials but those that the test gives
+    monkeypatch.delenv("KAGGLE_API_TOKEN", raising=False)
+    with serve() as (service, environment):
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        yield service
+
+
+@NEEDS_CLIENT
+def test_the_real_client_submits_and_the_late_score_comes_back(service):
+    service.answers["ListSubmissions"] = [
+        (503, "<p>busy</p>"), (200, lambda asked: listed(asked, "PENDING")),
+        (200, lambda asked: listed(asked, publicScore="0.81234", privateScore=""))]
+    entry, = submit.main(["--experiment", "run", "--message", 'ünï, "x"'])
+    assert (entry.state, entry.public, entry.private, entry.ref) == ("scored", 0.81234, None, "77")
+    assert service.kinds() == ["StartSubmissionUpload", "upload", "CreateSubmission"] + 3 * ["ListSubmissions"]
+    assert service.sent("CreateSubmission") == {"competitionName": "chest-demo", "blobFileTokens": "token",
+                                                "submissionDescription": entry.message}
+    assert service.sent("upload") == submission_path(DEMO, "run").read_text()
+    assert service.sent("StartSubmissionUpload")["fileName"] == "demo-run.csv"
+
+
+@NEEDS_CLIENT
+@pytest.mark.parametrize(("request_kind", "status", "content", "kind"), [
+    ("StartSubmissionUpload", 401, "<html>no</html>", "credentials"),
+    ("StartSubmissionUpload", 403, {"code": 403, "message": "You must accept this competition's rules"}, "rules"),
+    ("StartSubmissionUpload", 404, {"code": 404, "message": "NotFound"}, "not_found"),
+    ("CreateSubmission", 400, {"code": 400, "message": "used its daily Submission allowance (5)"}, "limit"),
+    ("CreateSubmission", 200, {"code": 403, "message": "accept the rules"}, "rules"),
+    ("upload", 403, {}, "upload"),
+])
+def test_the_real_clients_errors_are_told_apart(service, request_kind, status, content, kind):
+    service.answers[request_kind] = [(status, content)]
+    with pytest.raises(KaggleError) as caught:
+        submit.main(["--experiment", "run"])
+    assert caught.value.kind == kind and states() == ["sent", "failed"]
+
+
+@NEEDS_CLIENT
+def test_a_submission_that_arrived_although_the_answer_was_an_error_is_taken_up(service):
+    service.answers["CreateSubmission"] = [(500, {})]
+    service.answers["ListSubmissions"] = [(200, lambda asked: listed(asked, publicScore="0.5"))]
+    assert submit.main(["--experiment", "run"])[0].public == 0.5
+    assert service.kinds().count("CreateSubmission") == 1
+
+
+@NEEDS_CLIENT
+def test_a_service_that_hangs_is_left_after_a_while(service, monkeypatch):
+    monkeypatch.setattr(kaggle_client, "ANSWER_SECONDS", 3)
+    monkeypatch.setattr(submit, "TRIES", ())
+    service.answers["StartSubmissionUpload"] = [(0, {})]
+    with pytest.raises(KaggleError, match="did not answer within 3 s"):
+        submit.main(["--experiment", "run"])
+    assert states() == ["sent"]
+
+
+@NEEDS_CLIENT
+def test_without_credentials_the_real_client_neither_prints_nor_ends_us(service, monkeypatch, capfd):
+    monkeypatch.delenv("KAGGLE_USERNAME")
+    monkeypatch.delenv("KAGGLE_KEY")
+    with pytest.raises(KaggleError, match="no Kaggle credentials here.*settings") as caught:
+        submit.main(["--experiment", "run"])
+    assert caught.value.kind == "credentials" and service.asked == []
+    said = capfd.readouterr()
+    assert said.err == "" and "kaggle.json" not in said.out
+
+
+@NEEDS_CLIENT
+def test_without_a_network_the_real_client_says_so(service, monkeypatch):
+    monkeypatch.setattr(submit, "TRIES", ())
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        for name in ("http_proxy", "HTTP_PROXY"):
+            monkeypatch.setenv(name, f"http://127.0.0.1:{free.getsockname()[1]}")
+        with pytest.raises(KaggleError, match="cannot be reached.*is there a network") as caught:
+            submit.main(["--experiment", "run"])
+    assert caught.value.kind == "network" and states() == ["sent"]
+
