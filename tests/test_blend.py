@@ -211,6 +211,12 @@ def test_equal_members_and_a_constant_one_gain_nothing(table, capsys):
     assert "Recommended: blend_mean" in capsys.readouterr().out
 
 
+def test_without_a_label_that_can_be_scored_the_mean_is_recommended(table, capsys):
+    scores = blended(table.assign(a=0.0, b=-1.0), "first", "second", methods=METHODS)
+    assert np.isnan(list(scores.values())).all() and len(scores) == len(METHODS)
+    assert "Recommended: blend_mean. No other way of blending gains credibly over it.\n" in capsys.readouterr().out
+
+
 def test_an_unknown_method_is_an_error(home, capsys):
     with pytest.raises(SystemExit):
         blend.main(["--method", "median"])
