@@ -212,7 +212,7 @@ def recommendation(name: str, gains: list[Gain], better: Gain | None) -> str:
     if better is None:
         return f"Recommended: {name}_mean. No other way of blending gains credibly over it.{warning}"
     return (f"Recommended: {name}_{better.method}, which gains {better.gain:+.4f} over the plain mean, fitted on other "
-            f"folds, and not less than {better.low_of_all:+.4f} for all methods tried.{warning}")
+            f"folds; {better.low_of_all:+.4f} at least, though {len(gains) - 1} methods were tried.{warning}")
 
 
 def draw_gains(competition: Competition, gains: list[Gain], best: str, path: Path, members: list[str]) -> Path:
