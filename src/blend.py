@@ -210,12 +210,12 @@ def _interval(ends: tuple[float, float]) -> str:
 def recommendation(name: str, gains: list[Gain], better: Gain | None) -> str:
     """What to submit, in a sentence or two."""
     mean = next(gain for gain in gains if gain.method == "mean")
-    warning = ("" if mean.over_best_interval[1] >= 0 else f" The plain mean is {-mean.over_best:.4f} worse than its "
-               "best member: weak members drag it down.")
+    warning = (f" The plain mean is {-mean.over_best:.4f} worse than its best member: weak members drag it down."
+               if mean.over_best_interval[1] < 0 else "")
     if better is None:
         return f"Recommended: {name}_mean. No other way of blending gains credibly over it.{warning}"
     return (f"Recommended: {name}_{better.method}, which gains {better.gain:+.4f} over the plain mean, fitted on other "
-            f"folds, and not less than {better.low_of_all:+.4f} for all methods tried.{warning}")
+            f"folds; {better.low_of_all:+.4f} at least, though {len(gains) - 1} methods were tried.{warning}")
 
 
 def draw_gains(competition: Competition, gains: list[Gain], best: str, path: Path, members: list[str]) -> Path:

@@ -23,7 +23,7 @@ class Gain:
     naive_gain: float  # over the mean
     gain: float  # of the honest score over the mean
     interval: tuple[float, float]  # of the honest gain alone
-    low_of_all: float  # below the honest gain for all methods at once; the mean's own is 0
+    low_of_all: float  # a lower end that holds for the gains of all methods at once; the mean's own is 0
     over_best: float  # honest score over the best member
     over_best_interval: tuple[float, float]
 

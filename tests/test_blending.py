@@ -265,6 +265,15 @@ def test_what_is_no_such_blend_is_refused(method, said, message):
         from_json(method, said, ["a", "b"], ["x"])
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_equal_images_stay_equal_to_the_bit(method):
+    """Black images have one probability; a last bit that tells them apart would rank them by chance."""
+    probs, targets = labelled(m=7, n=301)
+    probs[:, 5::3] = probs[:, [5]]
+    blend = fit_blend(method, probs, targets, "multilabel", "log_loss").apply(probs)
+    assert (blend[5::3] == blend[5]).all()
+
+
 # ---- on the other folds
 
 
