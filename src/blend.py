@@ -18,6 +18,7 @@ from competition import Competition
 from files import sha256
 from folds import Folds, fold_numbers, read_predicted_parts
 from labels import scoring_targets
+from manifest import read_computed, read_images, run_inputs
 from metrics import METRICS, score
 from runs import Oof, read_oof, read_predictions, train_command, write_blend, write_predictions
 from submission import is_written, read_template, submission_path, submit_probs, template_inputs
@@ -110,13 +111,14 @@ def predict_blends(competition: Competition, data_dir: Path, table: pd.DataFrame
         write_predictions(competition, blended, part, image_ids, probs)
         if not is_submitted:
             continue
-        inputs = template_inputs(competition, template) | {
-            "folds": folds_hash, "members": list(blended.members), "weights": blended.made_of,
-            part: sha256(np.ascontiguousarray(probs).tobytes())}
+        inputs = template_inputs(competition, template) | run_inputs(
+            competition, blended, read_images(competition, blended, part)) | {
+            "folds": folds_hash, part: sha256(np.ascontiguousarray(probs).tobytes())}
         if is_written(competition, blended.name, inputs):
             print(f"{submission_path(competition, blended.name)} is there already, made from these very predictions")
         else:
-            submit_probs(competition, template, blended.name, image_ids, probs, blended.probs, table, inputs)
+            submit_probs(competition, template, blended.name, image_ids, probs, blended.probs, table, inputs,
+                         read_computed(competition, blended, part))
 
 
 def _show(competition: Competition, targets: np.ndarray, values: dict[str, np.ndarray], blends: list[str],

@@ -32,27 +32,28 @@ def run_inputs(competition: Competition, oof: Oof, images: dict[str, str | None]
 
     images: what `hash_images` says of the images as each run saw them; None where that was never recorded.
     """
+    blends = [name for name in dict.fromkeys((oof.name, *oof.members))
+              if (run_folder(competition, name) / "blend.json").exists()]
+    folders = {_key(run): run.folder for run in oof.runs} | {name: run_folder(competition, name) for name in blends}
     return {"run": oof.name, "members": list(oof.members), "weights": oof.made_of, "images": images,
-            "recipes": {_key(run): _hash_file(run.folder / "recipe.json") for run in oof.runs},
-            "oof": {_key(run): _hash_file(run.folder / "oof.csv") for run in oof.runs},
+            "recipes": {name: _hash_recipe(folder) for name, folder in folders.items()},
+            "oof": {name: _hash_file(folder / "oof.csv") for name, folder in folders.items()},
             "seeds": {run.folder.parent.name: run.experiment.seed for run in oof.runs}}
 
 
 def hash_images(store: PixelStore, image_ids: pd.Series) -> str:
-    """The hash of ids and pixels in this order. It does not change when files are copied or the store is built again."""
+    """The hash of ids and pixels in this order; files may be copied and the store built again, it stays."""
     return sha256("\n".join(image_ids), "\n".join(store.hashes[store.rows(image_ids)]))
 
 
-def how_predicted(competition: Competition, oof: Oof, part: str) -> dict[str, dict]:
-    """What each run's predictions of a part say of themselves, by run: `pixels`, the images' hash, and `computed`.
+def read_images(competition: Competition, oof: Oof, part: str) -> dict[str, str | None]:
+    """The hash of a part's images as each run saw them when it predicted them, by run; None where it was not kept."""
+    return {name: said.get("pixels") for name, said in _predicted(competition, oof, part).items()}
 
-    Empty dicts for predictions that were made before such was recorded.
-    """
-    said = {}
-    for name in sorted({run.folder.parent.name for run in oof.runs}):
-        path = run_folder(competition, name) / f"{part}.json"
-        said[name] = read_json(path) if path.exists() else {}
-    return said
+
+def read_computed(competition: Competition, oof: Oof, part: str) -> dict[str, dict | None]:
+    """The device that each run's predictions of a part were computed on, by run; None where it was not kept."""
+    return {name: said.get("computed") for name, said in _predicted(competition, oof, part).items()}
 
 
 def describe_code() -> dict[str, str]:
@@ -117,34 +118,53 @@ def find_code_differences(said: dict) -> list[Difference]:
 
 
 def find_device_differences(said: dict, device: str) -> list[Difference]:
-    """Devices and threads that the predictions were computed with and these are not computed with."""
+    """Devices that the predictions were computed on and these are not; threads are set as they were."""
     now, differences = describe_device(device), []
+    del now["threads"]
     for name, there in said.get("computed", {}).items():
-        if others := [f"{key} {there[key]} then, {now[key]} now" for key in now if there and there.get(key) != now[key]]:
+        if there and (others := [f"{key} {there[key]} then, {now[key]} now" for key in now if there[key] != now[key]]):
             differences.append(Difference("device", f"{name}: {', '.join(others)}", stops=False))
     return differences
 
 
 def find_run_differences(competition: Competition, said: dict) -> list[Difference]:
     """Recipes, weights and oof predictions that are missing or not as the manifest has them, in this order."""
-    inputs, differences = said["inputs"], []
-    for what, key, file in (("recipe", "recipes", "recipe.json"), ("weights", "weights", "weights.safetensors"),
-                            ("oof", "oof", "oof.csv")):
-        for name, there in inputs[key].items():
+    differences = []
+    for what, key, file, hash_now in (
+            ("recipe", "recipes", "", _hash_recipe),
+            ("weights", "weights", "weights.safetensors", _hash_file),
+            ("oof", "oof", "oof.csv", _hash_file)):
+        for name, there in said["inputs"][key].items():
             path = run_folder(competition, name) / file
-            now = _hash_file(path) if path.exists() else None
+            now = hash_now(path)
             if now != there:
-                how = f"{path} is missing" if now is None else f"{path} is not the file that the submission was made from"
-                differences.append(Difference(what, f"{how} ({_short(there)} then, {_short(now)} now)", stops=True))
+                how = "is missing" if now is None else "is not what the submission was made from"
+                differences.append(Difference(what, f"{path} {how} ({_short(there)} then, {_short(now)} now)", True))
     return differences
+
+
+def _predicted(competition: Competition, oof: Oof, part: str) -> dict[str, dict]:
+    """What runs/<competition>/<run>/<part>.json says, by run."""
+    names = sorted({run.folder.parent.name for run in oof.runs})
+    return {name: read_json(run_folder(competition, name) / f"{part}.json") for name in names}
 
 
 def _key(run: Run) -> str:
     return f"{run.folder.parent.name}/{run.folder.name}"
 
 
-def _hash_file(path: Path) -> str:
-    return sha256(path.read_bytes())
+def _hash_file(path: Path) -> str | None:
+    return sha256(path.read_bytes()) if path.exists() else None
+
+
+def _hash_recipe(folder: Path) -> str | None:
+    """Of a fold's recipe.json and the prior that black images get; of a blend's blend.json."""
+    if (blend := folder / "blend.json").exists():
+        return _hash_file(blend)
+    recipe, result = folder / "recipe.json", folder / "result.json"
+    if not (recipe.exists() and result.exists()):
+        return None
+    return sha256(recipe.read_bytes(), json.dumps(read_json(result)["prior"]))
 
 
 def _short(digest: str | None) -> str:

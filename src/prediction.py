@@ -6,7 +6,7 @@ import pandas as pd
 from competition import Competition
 from files import replace_atomically, sha256
 from pixels import PixelStore
-from runs import Oof, Run, run_folder
+from runs import PROBS_FORMAT, Oof, Run, run_folder
 
 
 def predict_models(competition: Competition, oof: Oof, images: dict[str, pd.Series], stores: dict[str, PixelStore],
@@ -31,6 +31,15 @@ def predict_models(competition: Competition, oof: Oof, images: dict[str, pd.Seri
 def mean_of_models(probs: np.ndarray) -> np.ndarray:
     """(n, K) the mean of (F, n, K), added up model by model, so that the same models give the same bits."""
     return sum(probs) / len(probs)
+
+
+def as_kept(probs: np.ndarray) -> np.ndarray:
+    """(n, K) the probabilities as they come back from the file that a run's predictions are kept in.
+
+    What is written from predictions just made is then what is written from them when they are read again.
+    """
+    kept = [float(PROBS_FORMAT % value) for value in probs.ravel()]
+    return np.array(kept, np.float64).reshape(probs.shape)
 
 
 def refuse_other_weights(run: Run) -> None:

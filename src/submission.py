@@ -1,16 +1,15 @@
 """A submission: built like the sample, checked before it is written, and a manifest of what it was made from."""
 
-import platform
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from competition import Competition
-from files import home, read_csv, read_json, sha256, write_csv, write_json
+from files import home, read_csv, read_json, replace_atomically, sha256, write_csv
 from labels import scoring_targets
+from manifest import describe_code, describe_versions, write_manifest
 from metrics import decide, score
 from tables import (
     headline_targets,
@@ -157,28 +156,36 @@ def _far_rate(column: str, values: np.ndarray, oof_rate: float) -> str | None:
 
 
 def write_submission(competition: Competition, name: str, template: Template, frame: pd.DataFrame, inputs: dict,
-                     account: dict, oof_rates: np.ndarray | None = None) -> tuple[Path, list[str]]:
+                     account: dict, oof_rates: np.ndarray | None = None,
+                     folder: Path | None = None) -> tuple[Path, list[str]]:
     """Checks and writes submissions/<competition>-<name>.csv and its manifest; returns the path and the warnings.
 
-    inputs: whatever the file is a function of, hashes for the most part;  account: what else the manifest tells.
-    Raises ValueError with all errors, and leaves any earlier submission as it is, where the check fails.
+    inputs: whatever the file is a function of, hashes for the most part;  account: what else the manifest tells;
+    folder: another place than submissions/.
+    Raises ValueError with all errors where the check fails, OSError where the disk is full; any earlier submission
+    and its manifest are then as they were.
     """
     path = submission_path(competition, name)
+    path = path if folder is None else folder / path.name
     errors, warnings = check_submission(competition, template, frame, oof_rates)
     if errors:
         raise ValueError(f"{path} was not written:\n  " + "\n  ".join(errors))
-    write_csv(path, frame)
-    said = {"submission": path.name, "sha256": sha256(path.read_bytes()), "inputs": inputs, **account}
-    write_json(path.with_suffix(".json"), {**said, "warnings": warnings})
+    said = {"submission": path.name, "competition": competition.name, "inputs": inputs, "code": describe_code(),
+            "versions": describe_versions(), **account, "warnings": warnings}
+    with replace_atomically(path) as temporary:  # the submission comes into its place only after its manifest did
+        write_csv(temporary, frame)
+        write_manifest(path.with_suffix(".json"), {**said, "sha256": sha256(temporary.read_bytes())})
     return path, warnings
 
 
 def submit_probs(competition: Competition, template: Template, name: str, image_ids: pd.Series, probs: np.ndarray,
-                 oof_probs: np.ndarray, table: pd.DataFrame, inputs: dict) -> Path:
+                 oof_probs: np.ndarray, table: pd.DataFrame, inputs: dict, computed: dict | None = None,
+                 folder: Path | None = None) -> Path:
     """Writes the submission of test probabilities (n, K) and says what it did; returns the path.
 
     Hard labels, where the competition wants them, are made at thresholds fitted on the oof predictions. oof_probs:
-    (N, K) in the order of `table`, NaN where no fold has predicted yet.
+    (N, K) in the order of `table`, NaN where no fold has predicted yet;  computed: by run, where its predictions were;
+    folder: another place than submissions/.
     """
     there = ~np.isnan(oof_probs).any(axis=1)
     targets = scoring_targets(label_cells(competition, table))[there]
@@ -191,13 +198,15 @@ def submit_probs(competition: Competition, template: Template, name: str, image_
     account = {
         "oof": {competition.metric: score(competition.metric, headline_targets(competition, targets),
                                           oof_probs[there], competition.task),
-                "images": int(there.sum())},
+                "images": int(there.sum()),
+                "means": dict(zip(competition.labels, oof_values.mean(axis=0).tolist(), strict=True))},
         "thresholds": None if thresholds is None else dict(zip(competition.labels, thresholds.tolist(), strict=True)),
         "thresholds_fitted": thresholds is not None and f"best {criterion(competition.metric)} on the oof predictions",
-        "versions": {"python": platform.python_version(),
-                     **{name: version(name) for name in ("torch", "timm", "numpy")}},
+        "computed": computed or {},
+        "numbers": "%.6f" if competition.submission == "probs" else "as the sample writes them",
     }
-    path, warnings = write_submission(competition, name, template, frame, inputs, account, oof_values.mean(axis=0))
+    path, warnings = write_submission(competition, name, template, frame, inputs, account, oof_values.mean(axis=0),
+                                      folder)
     for warning in warnings:
         print(f"warning: {warning}")
     print(f"wrote {path}: {len(frame)} rows, checked")
