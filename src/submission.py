@@ -90,7 +90,7 @@ def check_submission(competition: Competition, template: Template, frame: pd.Dat
     """
     if list(frame.columns) != list(template.frame.columns):
         there, wanted = ", ".join(frame.columns), ", ".join(template.frame.columns)
-        return [f"the columns are {there}, but must be {wanted} in this order"], []
+        return [f"the columns are {there}, but must be {wanted} in this order{_column_hint(frame, template)}"], []
     errors = _id_errors(frame[template.id_column], template.frame[template.id_column])
     columns = template.columns
     if competition.submission == "text":
@@ -110,8 +110,9 @@ def check_submission(competition: Competition, template: Template, frame: pd.Dat
         column_values = values[:, k]
         if (bad := ~np.isfinite(column_values)).any():
             row = int(bad.argmax())
+            comma = ": write decimals with a point" if "," in texts[column].iloc[row] else ""
             errors.append(f"column {column!r}: {bad.sum()} cells are no numbers, the first is "
-                          f"{texts[column].iloc[row]!r} for id {frame[template.id_column].iloc[row]!r}")
+                          f"{texts[column].iloc[row]!r} for id {frame[template.id_column].iloc[row]!r}{comma}")
             continue
         if (outside := (column_values < 0) | (column_values > 1)).any():
             errors.append(f"column {column!r}: {outside.sum()} values lie outside 0 to 1, the first is "
@@ -122,13 +123,55 @@ def check_submission(competition: Competition, template: Template, frame: pd.Dat
             message = f"column {column!r} is {column_values[0]:g} for every image"
             if competition.submission == "probs":
                 errors.append(f"{message}: nothing was predicted")
-            else:  # which is sound where a label is rare
-                warnings.append(message)
+            elif oof_rates is None or _chance_of_all(column_values[0], oof_rates[k], len(frame)) < 1e-3:
+                warnings.append(message)  # which is sound where a label is rare or the images are few
         elif oof_rates is not None and (message := _far_rate(column, column_values, oof_rates[k])):
             warnings.append(message)
     if competition.task == "multiclass" and not errors and (off := np.abs(values.sum(axis=1) - 1) > 1e-3).any():
         errors.append(f"{off.sum()} rows do not sum to one, the first is id {frame[template.id_column][off].iloc[0]!r}")
     return errors, warnings
+
+
+def read_values(competition: Competition, template: Template, frame: pd.DataFrame) -> np.ndarray:
+    """(n, K) the numbers of a submission in which `check_submission` found no error; 0 and 1 where it is of text."""
+    if competition.submission == "text":
+        return parse_texts(competition, frame[template.columns[0]], frame[template.id_column], "the submission")
+    return np.column_stack([pd.to_numeric(frame[column]) for column in template.columns]).astype(np.float64)
+
+
+def _column_hint(frame: pd.DataFrame, template: Template) -> str:
+    there, wanted = list(frame.columns), list(template.frame.columns)
+    if there[1:] == wanted:
+        return ": an index column was left in; write it with index=False"
+    if [column.strip() for column in there] == wanted:
+        return ": there are blanks around the names"
+    if [column.lower() for column in there] == [column.lower() for column in wanted]:
+        return ": capital letters count"
+    if set(there) & set(template.frame[template.id_column]):
+        return ": the header is missing, the first line is a row already"
+    return ""
+
+
+def _id_hint(strange: str, wanted: pd.Series, header: str) -> str:
+    """What may have happened to an id that is not in the sample."""
+    known = set(wanted)
+    number = strange.strip().removesuffix(".0")
+    if strange == header:
+        return ": a second header line"
+    if strange.strip() in known:
+        return ": there are blanks around it"
+    if number in known:
+        return f": {number!r} became a decimal number"
+    for name in wanted:
+        if name.lstrip("0") == number.lstrip("0") and name.isdigit() and number.isdigit():
+            return f": {name!r} lost its zeros on the way through a number"
+        if Path(name).stem == strange or Path(strange).stem == name:
+            return f": the sample has {name!r}"
+        if name.lower() == strange.lower():
+            return f": the sample has {name!r}; capital letters count"
+    if strange.lower().replace(".", "").replace("e+", "").replace("e", "").isdigit() and "e" in strange.lower():
+        return ": a number with a power of ten, as a spreadsheet writes long ids"
+    return ""
 
 
 def _id_errors(ids: pd.Series, wanted: pd.Series) -> list[str]:
@@ -138,12 +181,18 @@ def _id_errors(ids: pd.Series, wanted: pd.Series) -> list[str]:
     if (missing := wanted[~wanted.isin(ids)]).size:
         errors.append(f"{len(missing)} of {len(wanted)} ids are missing, the first is {missing.iloc[0]!r}")
     if (strange := ids[~ids.isin(wanted)]).size:
-        errors.append(f"{len(strange)} ids are not in the sample submission, the first is {strange.iloc[0]!r}")
+        hint = _id_hint(strange.iloc[0], wanted, str(wanted.name))
+        errors.append(f"{len(strange)} ids are not in the sample submission, the first is {strange.iloc[0]!r}{hint}")
     if not errors and (moved := ids.to_numpy() != wanted.to_numpy()).any():
         row = int(moved.argmax())
         errors.append(f"the ids are not in the sample's order: row {row + 2} has {ids.iloc[row]!r}, not "
                       f"{wanted.iloc[row]!r}")
     return errors
+
+
+def _chance_of_all(value: float, rate: float, count: int) -> float:
+    """How probable it is that `count` images all have this hard label, at the rate of held-out images."""
+    return (rate if value else 1 - rate) ** count
 
 
 def _far_rate(column: str, values: np.ndarray, oof_rate: float) -> str | None:
