@@ -53,7 +53,7 @@ def reproduce(competition: Competition, data_dir: Path, manifest: Path) -> Repro
     template = read_template(competition, data_dir)
     images = read_part(competition, data_dir, submitted_part(competition))
     for difference in _stopping(competition, said, template, images):
-        raise ValueError(f"{manifest} cannot be made again, the {difference.what} differs: {difference.said}")
+        raise ValueError(f"{manifest} cannot be made again ({difference.what}): {difference.said}")
     folds = read_folds(competition)
     table = add_folds(competition, read_train(competition, data_dir)[0], folds)
     device = pick_device()
