@@ -9,7 +9,7 @@ from scipy.stats import rankdata
 
 WRITTEN = 1.5e-6      # values that differ by no more are the same number written with six decimals
 FEW = 20              # images; below, ranks agree or disagree by chance
-FAR = 0.25            # a distance between two distributions (Kolmogorov-Smirnov) that is worth a warning
+FAR = 0.25            # a distance between two distributions, 0 to 1, or between two means, that is worth a warning
 SHIFTS = (1, -1, 2, -2, 3, -3)  # rows
 
 
@@ -100,10 +100,10 @@ def _moved_rows(values: np.ndarray, own: np.ndarray) -> str | None:
 
 def against_other(columns: tuple[str, ...], values: np.ndarray, other: np.ndarray, name: str) -> list[str]:
     """Warnings: the file beside another submission's values, which may be by quite another network."""
-    if np.array_equal(values, other):
-        return [f"this is the same as {name}: every value"]
     if len(values) < FEW:
         return []
+    if np.array_equal(values, other):
+        return [f"this is the same as {name}: every value"]
     agreed, noise = association(values, other), 4 / np.sqrt(len(values))
     rows, places = linear_sum_assignment(-np.nan_to_num(agreed))
     gain = agreed[rows, places] - np.diag(agreed)
@@ -124,7 +124,7 @@ def against_other(columns: tuple[str, ...], values: np.ndarray, other: np.ndarra
                         f"as they are they do not ({mean:.2f}): did rows slip?"]
     soft = ~(_is_hard(values) | _is_hard(other))
     return [f"column {columns[k]!r} has nothing to do with that of {name} (rank correlation {diagonal[k]:.2f})"
-            for k in rows if soft[k] and diagonal[k] < min(0.1, noise)]
+            for k in rows if soft[k] and noise < 0.3 and diagonal[k] < 0.15]
 
 
 def against_oof(columns: tuple[str, ...], values: np.ndarray, oof: np.ndarray, is_own: bool = True) -> list[str]:
@@ -133,9 +133,10 @@ def against_oof(columns: tuple[str, ...], values: np.ndarray, oof: np.ndarray, i
     The mean of several models is less extreme than one model's predictions, and the test images may be another
     population within reason: distances below 0.25, or that chance gives once in 10,000 times, say nothing.
     is_own: they are of the models that made the file. Another network's probabilities may be distributed in another
-    way, so that only columns which changed places or are upside down are worth a word, and only where that is clearer:
-    of 462 pairs of the demo's networks 7 % would be called swapped with the factor 0.5, 2 % are with 0.35.
-    Source: Kolmogorov-Smirnov, sqrt(-ln(1e-4 / 2) / 2 (n + N) / (n N)).
+    way: then only columns which changed places or are upside down are worth a word, and only where that is clearer. So
+    1,578 of 2,310 swapped files of the demo's networks are told by another network's oof predictions, and 8 of 462
+    sound ones are suspected.
+    Source: Kolmogorov-Smirnov's critical value, sqrt(-ln(1e-4 / 2) / 2 (n + N) / (n N)).
     """
     chance = 2.225 * np.sqrt(1 / len(values) + 1 / len(oof))
     floor = max(FAR, chance)
@@ -158,15 +159,23 @@ def against_oof(columns: tuple[str, ...], values: np.ndarray, oof: np.ndarray, i
 
 
 def distribution_distances(values: np.ndarray, oof: np.ndarray) -> np.ndarray:
-    """(K, L) Kolmogorov-Smirnov distances, 0 to 1, between the columns of values (n, K) and of oof (N, L)."""
+    """(K, L) distances, 0 to 1, between the distributions of the columns of values (n, K) and of oof (N, L).
+
+    Kolmogorov-Smirnov's, but for a shift of up to a fifth of the oof's standard deviation, as in Lévy's metric: black
+    images all get a fold's prior, which is a little different in each fold, and a quarter of all images may be black.
+    """
     distances = np.empty((values.shape[1], oof.shape[1]))
     ours, theirs = np.sort(values, axis=0), np.sort(oof, axis=0)
-    for k in range(len(distances)):
-        for j in range(oof.shape[1]):
-            points = np.concatenate((ours[:, k], theirs[:, j]))
-            shares = (np.searchsorted(each, points, side="right") / len(each) for each in (ours[:, k], theirs[:, j]))
-            distances[k, j] = np.abs(np.subtract(*shares)).max()
+    for j, slack in enumerate(oof.std(axis=0) / 5):
+        for k in range(len(distances)):
+            distances[k, j] = max(_excess(ours[:, k], theirs[:, j], slack), _excess(theirs[:, j], ours[:, k], slack))
     return distances
+
+
+def _excess(lower: np.ndarray, other: np.ndarray, slack: float) -> float:
+    """By how much the share of `lower` below a point exceeds that of `other` below the point and `slack`; sorted."""
+    shares = np.searchsorted(lower, lower, side="right") / len(lower)
+    return float((shares - np.searchsorted(other, lower + slack, side="right") / len(other)).max())
 
 
 def in_itself(columns: tuple[str, ...], values: np.ndarray, oof: np.ndarray | None) -> tuple[list[str], list[str]]:

@@ -22,6 +22,7 @@ from commandline import (
     run_names,
 )
 from competition import Competition
+from faults import among_models
 from folds import Folds, read_predicted_parts
 from gate import gate
 from hardware import pick_device, tune_process
@@ -154,6 +155,8 @@ def predict_parts(competition: Competition, oof: Oof, parts: dict[str, pd.DataFr
             write_predictions(competition, oof, part, ids[part], probs[part], stores[part].folder.name,
                               {"pixels": hash_images(stores[part], ids[part]), "computed": describe_device(device)})
         print(f"{oof.name}: predicted the {len(ids[part])} images of the {part} part")
+        for warning in among_models(competition.labels, by_model, list(oof.made_of)):
+            print(f"warning: {warning}")
     return probs
 
 

@@ -23,6 +23,7 @@ from tables import (
 )
 from thresholds import criterion, fit_thresholds
 
+NOT_ALL_BLACK = 6  # images; fewer may all be black and get the same prior, where a quarter of all is
 FAR_RATE = 0.15  # a share of positives this far from the oof's, and beyond 4 standard errors, is worth a warning
 
 
@@ -121,9 +122,10 @@ def check_submission(competition: Competition, template: Template, frame: pd.Dat
             errors.append(f"column {column!r}: {soft.sum()} values are neither 0 nor 1, but hard labels are asked for")
         if len(frame) > 1 and np.ptp(column_values) == 0:
             message = f"column {column!r} is {column_values[0]:g} for every image"
-            if competition.submission == "probs":
+            if competition.submission == "probs" and len(frame) >= NOT_ALL_BLACK:
                 errors.append(f"{message}: nothing was predicted")
-            elif oof_rates is None or _chance_of_all(column_values[0], oof_rates[k], len(frame)) < 1e-3:
+            elif competition.submission != "probs" and (
+                    oof_rates is None or _chance_of_all(column_values[0], oof_rates[k], len(frame)) < 1e-3):
                 warnings.append(message)  # which is sound where a label is rare or the images are few
         elif oof_rates is not None and (message := _far_rate(column, column_values, oof_rates[k])):
             warnings.append(message)

@@ -65,12 +65,15 @@ def draw_truth(competition: Competition, rates: tuple[float, ...], count: int, r
     return truth
 
 
-def draw_models(competition: Competition, truth: np.ndarray, rates: tuple[float, ...], models: int, skill: float,
-                rng: np.random.Generator) -> np.ndarray:
-    """(F, n, K) probabilities of models that see the same evidence and each err a little in their own way."""
-    shared = rng.normal(0, 1, truth.shape)
+def draw_models(competition: Competition, truth: np.ndarray, look: np.ndarray, rates: tuple[float, ...], models: int,
+                skill: float, rng: np.random.Generator) -> np.ndarray:
+    """(F, n, K) probabilities of a run's models: they see how the images look, as other runs do, and err together.
+
+    And each errs a little in its own way.  look: (n, K).
+    """
+    shared = rng.normal(0, 0.7, truth.shape)
     each = rng.normal(0, 0.5, (models, *truth.shape))
-    logits = skill * (truth - 0.5) + shared + each + np.log(np.array(rates) / (1 - np.array(rates)))
+    logits = skill * (truth - 0.5) + look + shared + each + np.log(np.array(rates) / (1 - np.array(rates)))
     probs = 1 / (1 + np.exp(-logits))
     return probs / probs.sum(axis=-1, keepdims=True) if competition.task == "multiclass" else probs
 
@@ -97,7 +100,8 @@ def make_world(name: str, folder: Path, images: int = 240, test_images: int = 24
     write_csv(folder / "sample.csv", pd.DataFrame({"image_id": test_ids, **places}))
     _write_folds(competition, folder, images)
     shown = rng.random(images) >= black, rng.random(test_images) >= black
-    paths = [_write_run(competition, folder, run, truth, test_truth, rates, skill, shown, rng)
+    looks = rng.normal(0, 0.7, truth.shape), rng.normal(0, 0.7, test_truth.shape)
+    paths = [_write_run(competition, folder, run, (truth, test_truth), looks, rates, skill, shown, rng)
              for run in ("rival", "ours")]
     return World(competition, folder, paths[1], paths[0])
 
@@ -110,13 +114,14 @@ def _write_folds(competition: Competition, folder: Path, images: int) -> None:
         "sha256": sha256(path.read_bytes()), "table_sha256": folds_module._hash_table(competition, table)})
 
 
-def _write_run(competition: Competition, folder: Path, name: str, truth: np.ndarray, test_truth: np.ndarray,
-               rates: tuple[float, ...], skill: float, shown: tuple[np.ndarray, np.ndarray],
-               rng: np.random.Generator) -> Path:
+def _write_run(competition: Competition, folder: Path, name: str, truths: tuple[np.ndarray, np.ndarray],
+               looks: tuple[np.ndarray, np.ndarray], rates: tuple[float, ...], skill: float,
+               shown: tuple[np.ndarray, np.ndarray], rng: np.random.Generator) -> Path:
+    """Truths, looks and what shows anything at all: of the training and of the test images."""
     folds = read_folds(competition)
     table = add_folds(competition, read_train(competition, folder)[0], folds)
-    oof = draw_models(competition, truth, rates, 1, skill, rng)[0]
-    models = draw_models(competition, test_truth, rates, FOLDS, skill, rng)
+    oof = draw_models(competition, truths[0], looks[0], rates, 1, skill, rng)[0]
+    models = draw_models(competition, truths[1], looks[1], rates, FOLDS, skill, rng)
     prior = np.array(rates) / (sum(rates) if competition.task == "multiclass" else 1)
     oof[~shown[0]], models[:, ~shown[1]] = prior, prior
     for fold in range(FOLDS):

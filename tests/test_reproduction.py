@@ -29,8 +29,10 @@ def made_once(tmp_path_factory) -> Path:
         patched.setenv("STARTER_HOME", str(home))
         make_demo.main(["--images", "40", "--set", "test_images=24"])
         make_folds.main(["--folds", "2"])
-        for name in ("one", "two"):
-            train.main(["--experiment", "mlp_a", "--set", "epochs=1", f"seed={len(name)}", "--name", name])
+        for seed, name in enumerate(("one", "two"), start=3):
+            for fold in "01":  # one at a time, in this process: to start others takes longer than to train
+                train.main(["--experiment", "mlp_a", "--set", "epochs=1", f"seed={seed}", "--name", name, "--fold",
+                            fold])
         predict.main(["--experiment", "one", "two"])
         predict.main(["--experiment", "one", "--fold", "1"])
         blend.main(["--experiment", "one", "two"])
@@ -216,7 +218,7 @@ def test_a_manifest_is_sorted_and_says_what_went_in(made):
     assert set(said["inputs"]["weights"]) == models
     assert set(said["inputs"]["recipes"]) == set(said["inputs"]["oof"]) == models | {"blend_mean"}
     assert set(said["inputs"]["images"]) == set(said["computed"]) == {"one", "two"}
-    assert said["inputs"]["seeds"] == {"one": 3, "two": 3} and said["numbers"] == "%.6f"
+    assert said["inputs"]["seeds"] == {"one": 3, "two": 4} and said["numbers"] == "%.6f"
     assert said["computed"]["one"]["device"] == "cpu" and said["computed"]["one"]["number_format"] == "fp32"
     assert said["code"]["predict.py"] == manifest.describe_code()["predict.py"]
     assert {"python", "torch", "timm", "numpy", "pandas", "safetensors"} <= set(said["versions"])
