@@ -118,7 +118,7 @@ def predict_blends(competition: Competition, data_dir: Path, table: pd.DataFrame
             print(f"{submission_path(competition, blended.name)} is there already, made from these very predictions")
         else:
             submit_probs(competition, template, blended.name, image_ids, probs, blended.probs, table, inputs,
-                         read_computed(competition, blended, part))
+                         computed=read_computed(competition, blended, part))
 
 
 def _show(competition: Competition, targets: np.ndarray, values: dict[str, np.ndarray], blends: list[str],

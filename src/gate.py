@@ -10,7 +10,7 @@ from competition import Competition
 from faults import against_oof, against_other, against_own, among_models, in_itself, unfilled_rows
 from files import home, sha256
 from folds import add_folds, folds_path, read_folds
-from manifest import read_manifest
+from manifest import model_name, read_manifest
 from prediction import mean_of_models, read_models
 from runs import Oof, read_oof, read_predictions, run_folder
 from submission import Template, check_submission, read_submission, read_template, read_values, submission_path
@@ -30,6 +30,7 @@ class Known:
     models: np.ndarray | None = None  # (F, n, K) what its models did
     model_names: tuple[str, ...] = ()
     is_own: bool = False  # False: means and oof are those behind the last submission, of another file
+    is_as_written: bool = False  # the file has the hash that its manifest says
 
 
 def gate(competition: Competition, data_dir: Path, path: Path, last: Path | None = None) -> tuple[list[str], list[str]]:
@@ -120,10 +121,12 @@ def compare(competition: Competition, template: Template, values: np.ndarray,
         if known.own is None or not np.array_equal(known.own.round(6), values):
             warnings += unfilled_rows(values, sample)
         if known.oof is not None and not errors:
-            warnings += against_oof(columns, values, known.oof, known.is_own)
+            # what a calibration made of the predictions is distributed in its own way
+            is_predicted = known.is_as_written and known.own is not None
+            warnings += against_oof(columns, known.own if is_predicted else values, known.oof, known.is_own)
     if known.own is not None and not errors:
         errors, found = against_own(columns, values, known.own)
-        warnings += found
+        warnings += [] if known.is_as_written else found  # which is what was decided when it was written
     if known.models is not None:
         warnings += among_models(columns, known.models, list(known.model_names))
     return errors, warnings
@@ -143,7 +146,8 @@ def find_known(competition: Competition, data_dir: Path, path: Path, template: T
         said, _ = _find_manifest(competition, last)
         name = (said or {}).get("inputs", {}).get("run") or last.stem.removeprefix(f"{competition.name}-")
     means = (said or _manifest_of(competition, name)).get("oof", {}).get("means")
-    known = Known(means=means and np.array([means[label] for label in competition.labels]), is_own=is_own)
+    known = Known(means=means and np.array([means[label] for label in competition.labels]), is_own=is_own,
+                  is_as_written=is_own and said is not None)
     if not (folds_path(competition).exists() and run_folder(competition, name).is_dir()):
         return known, warnings
     try:
@@ -155,7 +159,7 @@ def find_known(competition: Competition, data_dir: Path, path: Path, template: T
     known = replace(known, oof=oof.probs[~np.isnan(oof.probs).any(axis=1)])
     if not len(known.oof):
         known = replace(known, oof=None)
-    if competition.submission == "probs" and known.oof is not None:
+    if competition.submission == "probs" and known.means is None and known.oof is not None:
         known = replace(known, means=known.oof.mean(axis=0))
     return (_with_own(competition, template, known, oof, said, warnings) if is_own else known), warnings
 
@@ -163,14 +167,15 @@ def find_known(competition: Competition, data_dir: Path, path: Path, template: T
 def _with_own(competition: Competition, template: Template, known: Known, oof: Oof, said: dict | None,
               warnings: list[str]) -> Known:
     """Adds the predictions of the run itself, where they are by the weights that the submission was made from."""
-    weights = (said or {}).get("inputs", {}).get("weights", oof.made_of)
-    if any(oof.made_of.get(model) != digest for model, digest in weights.items()):
+    now = {model_name(run): run.result["weights_sha256"] for run in oof.runs}
+    weights = (said or {}).get("inputs", {}).get("weights", now)
+    if any(now.get(model) != digest for model, digest in weights.items()):
         warnings.append(f"{oof.name} was trained again since this file was made; predict again")
         return known
     part, ids = submitted_part(competition), template.frame[template.id_column]
-    names = tuple(oof.made_of)
+    names = tuple(now)
     models = None if oof.members else read_models(competition, oof, part, ids)
-    if len(weights) < len(oof.made_of):
+    if len(weights) < len(now):
         wanted = [names.index(model) for model in weights]
         own = None if models is None else mean_of_models(models[wanted].astype(np.float64))
         return replace(known, own=own)

@@ -34,11 +34,18 @@ def run_inputs(competition: Competition, oof: Oof, images: dict[str, str | None]
     """
     blends = [name for name in dict.fromkeys((oof.name, *oof.members))
               if (run_folder(competition, name) / "blend.json").exists()]
-    folders = {_key(run): run.folder for run in oof.runs} | {name: run_folder(competition, name) for name in blends}
-    return {"run": oof.name, "members": list(oof.members), "weights": oof.made_of, "images": images,
+    folders = {**{model_name(run): run.folder for run in oof.runs},
+               **{name: run_folder(competition, name) for name in blends}}
+    return {"run": oof.name, "members": list(oof.members), "images": images,
+            "weights": {model_name(run): run.result["weights_sha256"] for run in oof.runs},
             "recipes": {name: _hash_recipe(folder) for name, folder in folders.items()},
             "oof": {name: _hash_file(folder / "oof.csv") for name, folder in folders.items()},
             "seeds": {run.folder.parent.name: run.experiment.seed for run in oof.runs}}
+
+
+def model_name(run: Run) -> str:
+    """What a fold's model is called in a manifest: cnn_e/fold0."""
+    return f"{run.folder.parent.name}/{run.folder.name}"
 
 
 def hash_images(store: PixelStore, image_ids: pd.Series) -> str:
@@ -147,10 +154,6 @@ def _predicted(competition: Competition, oof: Oof, part: str) -> dict[str, dict]
     """What runs/<competition>/<run>/<part>.json says, by run."""
     names = sorted({run.folder.parent.name for run in oof.runs})
     return {name: read_json(run_folder(competition, name) / f"{part}.json") for name in names}
-
-
-def _key(run: Run) -> str:
-    return f"{run.folder.parent.name}/{run.folder.name}"
 
 
 def _hash_file(path: Path) -> str | None:

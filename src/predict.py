@@ -26,7 +26,7 @@ from faults import among_models
 from folds import Folds, read_predicted_parts
 from gate import gate
 from hardware import pick_device, tune_process
-from manifest import describe_device, hash_images, read_computed, run_inputs
+from manifest import describe_device, hash_images, model_name, read_computed, run_inputs
 from pixels import PixelStore, open_store, pixel_settings
 from prediction import as_kept, mean_of_models, predict_models, write_models
 from reproduction import reproduce
@@ -125,7 +125,7 @@ def predict_run(competition: Competition, data_dir: Path, name: str, table: pd.D
         return path
     computed = read_computed(competition, oof, submitted) if is_whole else {name: describe_device(device)}
     return submit_probs(competition, template, submission, image_ids, probs[submitted], oof.probs, table, inputs,
-                        computed)
+                        computed=computed)
 
 
 def read_wanted(competition: Competition, name: str, table: pd.DataFrame, folds: Folds, wanted: list[int]) -> Oof:
@@ -155,7 +155,7 @@ def predict_parts(competition: Competition, oof: Oof, parts: dict[str, pd.DataFr
             write_predictions(competition, oof, part, ids[part], probs[part], stores[part].folder.name,
                               {"pixels": hash_images(stores[part], ids[part]), "computed": describe_device(device)})
         print(f"{oof.name}: predicted the {len(ids[part])} images of the {part} part")
-        for warning in among_models(competition.labels, by_model, list(oof.made_of)):
+        for warning in among_models(competition.labels, by_model, list(map(model_name, oof.runs))):
             print(f"warning: {warning}")
     return probs
 

@@ -230,7 +230,7 @@ def write_submission(competition: Competition, name: str, template: Template, fr
 
 
 def submit_probs(competition: Competition, template: Template, name: str, image_ids: pd.Series, probs: np.ndarray,
-                 oof_probs: np.ndarray, table: pd.DataFrame, inputs: dict, computed: dict | None = None,
+                 oof_probs: np.ndarray, table: pd.DataFrame, inputs: dict, *, computed: dict | None = None,
                  folder: Path | None = None) -> Path:
     """Writes the submission of test probabilities (n, K) and says what it did; returns the path.
 

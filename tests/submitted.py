@@ -137,4 +137,4 @@ def _write_run(competition: Competition, folder: Path, name: str, truths: tuple[
     inputs = template_inputs(competition, template) | {"folds": folds.hash} | run_inputs(
         competition, read, read_images(competition, read, "test"))
     return submit_probs(competition, template, name, ids, probs, read.probs, table, inputs,
-                        read_computed(competition, read, "test"))
+                        computed=read_computed(competition, read, "test"))

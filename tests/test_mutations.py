@@ -440,6 +440,19 @@ def test_a_manifest_that_is_none_is_named(enter, content, said):
     assert errors == [] and says(warnings, said)
 
 
+@pytest.mark.parametrize("kind", INDEPENDENT)
+def test_a_calibrated_file_is_as_it_was_written(enter, kind):
+    """What was decided about the predictions when the file was written is no fault of it."""
+    world = enter(kind, own=True)
+    frame = numbers(lambda values: values**2 / (values**2 + (1 - values)**2))(read_csv(world.path))
+    frame.to_csv(world.path, index=False, lineterminator="\n")
+    said = read_manifest(world.path.with_suffix(".json"))
+    means = dict(zip(world.competition.labels, frame.iloc[:, 1:].astype(float).mean(), strict=True))
+    write_manifest(world.path.with_suffix(".json"), {**said, "sha256": sha256(world.path.read_bytes()),
+                                                     "oof": {**said["oof"], "means": means}})
+    assert pass_gate(world) == ([], [])
+
+
 def test_a_manifest_changed_by_hand_is_named(enter):
     world = enter("binary", own=True)
     manifest = world.path.with_suffix(".json")
