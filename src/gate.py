@@ -16,8 +16,8 @@ from runs import Oof, read_oof, read_predictions, run_folder
 from submission import Template, check_submission, read_submission, read_template, read_values, submission_path
 from tables import read_train, submitted_part
 
-OTHER_KINDS = {b"\x1f\x8b": "packed with gzip", b"PK": "a zip or Excel file", b"\xff\xfe": "text in UTF-16",
-               b"\xfe\xff": "text in UTF-16", b"BZh": "packed with bzip2", b"\x89PNG": "an image"}
+OTHER_KINDS = {b"\x1f\x8b": "packed with gzip", b"PK\x03\x04": "a zip or Excel file", b"\xff\xfe": "text in UTF-16",
+               b"\xfe\xff": "text in UTF-16"}
 
 
 @dataclass(frozen=True)
@@ -89,9 +89,9 @@ def check_bytes(path: Path) -> tuple[list[str], list[str]]:
                         "column's name; write it without")
     if "\r" in text:
         warnings.append("the lines end in \\r\\n as on Windows; write them with \\n")
-    if not text.endswith("\n"):
-        warnings.append(f"the last line has no end: {text.splitlines()[-1]!r} may be cut off")
-    header = text.splitlines()[0]
+    if last := text.rpartition("\n")[2]:
+        warnings.append(f"the last line has no end: {last!r} may be cut off")
+    header = text.partition("\n")[0]
     if "," not in header and (other := next((mark for mark in (";", "\t", "|") if mark in header), None)):
         return [f"the cells are separated by {other!r}, but must be by commas"], warnings
     return [], warnings
