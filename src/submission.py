@@ -223,9 +223,13 @@ def write_submission(competition: Competition, name: str, template: Template, fr
         raise ValueError(f"{path} was not written:\n  " + "\n  ".join(errors))
     said = {"submission": path.name, "competition": competition.name, "inputs": inputs, "code": describe_code(),
             "versions": describe_versions(), **account, "warnings": warnings}
-    with replace_atomically(path) as temporary:  # the submission comes into its place only after its manifest did
-        write_csv(temporary, frame)
-        write_manifest(path.with_suffix(".json"), {**said, "sha256": sha256(temporary.read_bytes())})
+    try:
+        with replace_atomically(path) as temporary:  # the submission comes into its place only after its manifest did
+            write_csv(temporary, frame)
+            write_manifest(path.with_suffix(".json"), {**said, "sha256": sha256(temporary.read_bytes())})
+    except OSError as error:
+        raise OSError(error.errno, f"{error.strerror}; the submission was not written, and an earlier one is as it was",
+                      str(path)) from error
     return path, warnings
 
 

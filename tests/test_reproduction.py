@@ -248,16 +248,17 @@ def test_a_full_disk_leaves_the_earlier_submission_and_its_manifest(made, monkey
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     edit(made / "data/demo/sample_submission.csv", "0.5", "0.25")  # so that it is to be written anew
 
-    def full(self, *arguments, **named):
-        raise OSError(errno.ENOSPC, "No space left on device", str(self))
+    def full(path):
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
-    true = Path.write_text
+    write_table, write_text = pd.DataFrame.to_csv, Path.write_text
     if fails == ".csv":
-        monkeypatch.setattr(pd.DataFrame, "to_csv", full)
+        monkeypatch.setattr(pd.DataFrame, "to_csv", lambda self, *path, **named: full(*path) if path else write_table(
+            self, **named))
     else:
-        monkeypatch.setattr(Path, "write_text", lambda self, *arguments, **named: full(self) if (
-            self.parent == folder) else true(self, *arguments, **named))
-    with pytest.raises(OSError, match="No space left"):
+        monkeypatch.setattr(Path, "write_text", lambda self, *text, **named: full(self) if (
+            self.parent == folder) else write_text(self, *text, **named))
+    with pytest.raises(OSError, match=r"No space left on device; the submission was not written.*demo-one\.csv"):
         predict.main(["--experiment", "one"])
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
