@@ -167,13 +167,13 @@ def find_known(competition: Competition, data_dir: Path, path: Path, template: T
 def _with_own(competition: Competition, template: Template, known: Known, oof: Oof, said: dict | None,
               warnings: list[str]) -> Known:
     """Adds the predictions of the run itself, where they are by the weights that the submission was made from."""
-    now = {model_name(run): run.result["weights_sha256"] for run in oof.runs}
+    now = oof.made_of
     weights = (said or {}).get("inputs", {}).get("weights", now)
     if any(now.get(model) != digest for model, digest in weights.items()):
         warnings.append(f"{oof.name} was trained again since this file was made; predict again")
         return known
     part, ids = submitted_part(competition), template.frame[template.id_column]
-    names = tuple(now)
+    names = tuple(map(model_name, oof.runs))
     models = None if oof.members else read_models(competition, oof, part, ids)
     if len(weights) < len(now):
         wanted = [names.index(model) for model in weights]

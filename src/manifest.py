@@ -36,8 +36,7 @@ def run_inputs(competition: Competition, oof: Oof, images: dict[str, str | None]
               if (run_folder(competition, name) / "blend.json").exists()]
     folders = {**{model_name(run): run.folder for run in oof.runs},
                **{name: run_folder(competition, name) for name in blends}}
-    return {"run": oof.name, "members": list(oof.members), "images": images,
-            "weights": {model_name(run): run.result["weights_sha256"] for run in oof.runs},
+    return {"run": oof.name, "members": list(oof.members), "weights": oof.made_of, "images": images,
             "recipes": {name: _hash_recipe(folder) for name, folder in folders.items()},
             "oof": {name: _hash_file(folder / "oof.csv") for name, folder in folders.items()},
             "seeds": {run.folder.parent.name: run.experiment.seed for run in oof.runs}}
@@ -142,6 +141,8 @@ def find_run_differences(competition: Competition, said: dict) -> list[Differenc
             ("weights", "weights", "weights.safetensors", _hash_file),
             ("oof", "oof", "oof.csv", _hash_file)):
         for name, there in said["inputs"][key].items():
+            if what == "weights" and "/" not in name:
+                continue  # what a blend was fitted to is in its recipe
             path = run_folder(competition, name) / file
             now = hash_now(path)
             if now != there:

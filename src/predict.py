@@ -108,7 +108,7 @@ def predict_run(competition: Competition, data_dir: Path, name: str, table: pd.D
     settings = pixel_settings(competition, oof.runs[0].experiment)
     stores = {part: open_store(f"{competition.name}-{part}", images, settings) for part, images in parts.items()}
     if submitted is None:
-        predict_parts(competition, oof, parts, stores, is_whole)
+        predict_parts(competition, oof, parts, stores, is_whole, pick_device())
         print(f"{name}: {competition.name!r} has no part that is submitted")
         return None
     submission = name if is_whole else name + "".join(f"-fold{fold}" for fold in wanted)
