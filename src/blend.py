@@ -22,6 +22,7 @@ from files import replace_atomically, sha256
 from folds import Folds, fold_numbers, read_predicted_parts
 from gains import Gain, measure_gains
 from labels import scoring_targets
+from manifest import read_computed, read_images, run_inputs
 from metrics import METRICS, score
 from runs import Oof, read_oof, read_predictions, run_folder, train_command, write_blend, write_predictions
 from submission import is_written, read_template, submission_path, submit_probs, submitted_kind, template_inputs
@@ -166,15 +167,16 @@ def predict_blends(competition: Competition, data_dir: Path, table: pd.DataFrame
         write_predictions(competition, blended, part, image_ids, probs)
         if not is_submitted:
             continue
-        inputs = template_inputs(competition, template) | {
-            "folds": folds_hash, "members": list(blended.members), "weights": blended.made_of,
-            part: sha256(np.ascontiguousarray(probs).tobytes())} | policy_inputs(competition, blended)
+        inputs = template_inputs(competition, template) | run_inputs(
+            competition, blended, read_images(competition, blended, part)) | {
+            "folds": folds_hash, part: sha256(np.ascontiguousarray(probs).tobytes())} | policy_inputs(
+            competition, blended)
         policy = policy_for(competition, blended, submitted_kind(competition), submitted=True)
         if is_written(competition, blended.name, inputs):
             print(f"{submission_path(competition, blended.name)} is there already, made from these very predictions")
         else:
             submit_probs(competition, template, blended.name, image_ids, probs, blended.probs, table, inputs,
-                         policy)
+                         policy, computed=read_computed(competition, blended, part))
 
 
 def show_gains(competition: Competition, gains: list[Gain], scores: dict[str, float], best: str,

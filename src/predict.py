@@ -3,6 +3,7 @@
 Writes submissions/<competition>-<experiment>.csv, checked against the sample submission, and a manifest beside it.
 Predicts the expert part and what is held out too, where there are such, for the leaderboard to report.
 Any submission can be checked with:  python src/predict.py --check FILE
+and made again from weights and images with:  python src/predict.py --reproduce MANIFEST
 """
 
 from dataclasses import replace
@@ -11,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from blending import mean_blend
 from commandline import (
     add_experiment,
     add_fold,
@@ -23,14 +23,17 @@ from commandline import (
 )
 from competition import Competition
 from decisions import policy_for, policy_inputs
+from faults import among_models
 from folds import Folds, read_predicted_parts
+from gate import gate
 from hardware import pick_device, tune_process
+from manifest import describe_device, hash_images, model_name, read_computed, run_inputs
 from pixels import PixelStore, open_store, pixel_settings
+from prediction import as_kept, mean_of_models, predict_models, write_models
+from reproduction import reproduce
 from runs import Oof, read_oof, read_predictions, train_command, write_predictions
 from submission import (
-    check_submission,
     is_written,
-    read_submission,
     read_template,
     submission_path,
     submit_probs,
@@ -48,13 +51,17 @@ def main(argv: list[str] | None = None) -> list[Path]:
     parser.add_argument("--unreadable", choices=("error", "black"), default="error",
                         help="black: an image to submit that cannot be read counts as a black one; default: error")
     parser.add_argument("--check", type=Path, metavar="FILE", help="only check this submission")
+    parser.add_argument("--reproduce", type=Path, metavar="MANIFEST",
+                        help="only make the submission of this manifest again, and compare")
     args = parser.parse_args(argv)
     tune_process()
     competition, data_dir = load_competition(args)
+    if (args.check or args.reproduce) and submitted_part(competition) is None:
+        raise ValueError(f"competition {competition.name!r} has no test or expert part that is submitted")
     if args.check:
-        if submitted_part(competition) is None:
-            raise ValueError(f"competition {competition.name!r} has no test or expert part that is submitted")
         return [check_file(competition, data_dir, args.check)]
+    if args.reproduce:
+        return [make_again(competition, data_dir, args.reproduce)]
     table, folds = load_folded_table(competition, data_dir)
     if not (parts := read_predicted_parts(competition, data_dir, folds)):
         print(f"competition {competition.name!r} has no test or expert part, and no image is held out; there is "
@@ -67,13 +74,26 @@ def main(argv: list[str] | None = None) -> list[Path]:
 
 def check_file(competition: Competition, data_dir: Path, path: Path) -> Path:
     """Prints what is wrong with a submission. Raises ValueError where it must not go up."""
-    errors, warnings = check_submission(competition, read_template(competition, data_dir), read_submission(path))
+    errors, warnings = gate(competition, data_dir, path)
     for warning in warnings:
         print(f"warning: {warning}")
     if errors:
         raise ValueError(f"{path} must not go up:\n  " + "\n  ".join(errors))
     print(f"{path} is as {competition.sample_submission or f'the {submitted_part(competition)} part'} asks for")
     return path
+
+
+def make_again(competition: Competition, data_dir: Path, manifest: Path) -> Path:
+    """Makes a submission again and says that it is the same. Raises ValueError with the first thing that differs."""
+    again = reproduce(competition, data_dir, manifest)
+    for difference in again.differences:
+        print(f"warning: another {difference.what}: {difference.said}")
+    if again.other:
+        raise ValueError(f"{manifest}: other bytes came out ({again.other}); " + (
+            f"the first thing that differs is the {again.differences[0].what}: {again.differences[0].said}"
+            if again.differences else "and nothing that the manifest knows of differs"))
+    print(f"{manifest} holds: the same {again.rows} rows came out again, byte for byte, from weights and images")
+    return manifest
 
 
 def predict_run(competition: Competition, data_dir: Path, name: str, table: pd.DataFrame, folds: Folds,
@@ -94,28 +114,28 @@ def predict_run(competition: Competition, data_dir: Path, name: str, table: pd.D
                                unreadable=unreadable if part == submitted else "error")
               for part, images in parts.items()}
     if submitted is None:
-        predict_parts(competition, oof, parts, stores, is_whole)
+        predict_parts(competition, oof, parts, stores, is_whole, pick_device())
         print(f"{name}: {competition.name!r} has no part that is submitted")
         return None
     submission = name if is_whole else name + "".join(f"-fold{fold}" for fold in wanted)
     template = read_template(competition, data_dir)
-    inputs = template_inputs(competition, template) | {
-        f"{submitted}_images": stores[submitted].folder.name,
-        "folds": folds.hash,
-        "weights": oof.made_of,
-        "experiment": oof.runs[0].recipe["experiment"],
-    }
+    image_ids = parts[submitted]["image_id"]
+    images = {name: hash_images(stores[submitted], image_ids)}
+    inputs = template_inputs(competition, template) | run_inputs(competition, oof, images) | {
+        "folds": folds.hash, "experiment": oof.runs[0].recipe["experiment"]}
+    path, device = submission_path(competition, submission), pick_device()
     policy = None
     if is_whole:  # what was adopted is for the whole run
         policy = policy_for(competition, oof, submitted_kind(competition), submitted=True)
         inputs |= policy_inputs(competition, oof)
     is_there = is_written(competition, submission, inputs)
-    probs = {} if is_there and not is_whole else predict_parts(competition, oof, parts, stores, is_whole)
+    probs = {} if is_there and not is_whole else predict_parts(competition, oof, parts, stores, is_whole, device)
     if is_there:
-        print(f"{submission_path(competition, submission)} is there already, made from these very models and images")
-        return submission_path(competition, submission)
-    return submit_probs(competition, template, submission, parts[submitted]["image_id"], probs[submitted], oof.probs,
-                        table, inputs, policy)
+        print(f"{path} is there already, made from these very models and images")
+        return path
+    computed = read_computed(competition, oof, submitted) if is_whole else {name: describe_device(device)}
+    return submit_probs(competition, template, submission, image_ids, probs[submitted], oof.probs, table, inputs,
+                        policy, computed=computed)
 
 
 def read_wanted(competition: Competition, name: str, table: pd.DataFrame, folds: Folds, wanted: list[int]) -> Oof:
@@ -132,26 +152,22 @@ def read_wanted(competition: Competition, name: str, table: pd.DataFrame, folds:
 
 
 def predict_parts(competition: Competition, oof: Oof, parts: dict[str, pd.DataFrame], stores: dict[str, PixelStore],
-                  is_whole: bool) -> dict[str, np.ndarray]:
+                  is_whole: bool, device: str) -> dict[str, np.ndarray]:
     """Probabilities (n, K) of every part, the mean over the models; those of a whole run are saved, and read again."""
-    from checkpoints import load_model
-    from training import predict_probs
-
     ids = {part: images["image_id"] for part, images in parts.items()}
     probs = {part: read_predictions(competition, oof, part, ids[part], stores[part].folder.name) if is_whole else None
              for part in parts}
-    todo = [part for part in parts if probs[part] is None]
-    device, members = pick_device(), {part: [] for part in todo}
-    for run in oof.runs if todo else ():
-        model, prior = load_model(run, device), np.array(run.result["prior"])
-        for part in todo:
-            members[part].append(predict_probs(model, stores[part], stores[part].rows(ids[part]), competition.task,
-                                               run.experiment, prior, talk=True))
-    for part in todo:
-        probs[part] = mean_blend(np.stack(members[part]))
+    todo = {part: ids[part] for part in parts if probs[part] is None}
+    for part, by_model in predict_models(competition, oof, todo, stores, device).items():
+        probs[part] = mean_of_models(by_model)
         if is_whole:
-            write_predictions(competition, oof, part, ids[part], probs[part], stores[part].folder.name)
+            probs[part] = as_kept(probs[part])
+            write_models(competition, oof, part, ids[part], by_model)
+            write_predictions(competition, oof, part, ids[part], probs[part], stores[part].folder.name,
+                              {"pixels": hash_images(stores[part], ids[part]), "computed": describe_device(device)})
         print(f"{oof.name}: predicted the {len(ids[part])} images of the {part} part")
+        for warning in among_models(competition.labels, by_model, list(map(model_name, oof.runs))):
+            print(f"warning: {warning}")
     return probs
 
 

@@ -240,14 +240,15 @@ def train_command(competition: Competition, oof: Oof) -> str:
 
 
 def write_predictions(competition: Competition, oof: Oof, part: str, image_ids: pd.Series, probs: np.ndarray,
-                      images: str = "") -> None:
+                      images: str = "", account: dict | None = None) -> None:
     """Writes a run's or blend's predictions of a part ("test", "expert", "holdout"), and what they are made of.
 
-    images: what tells these images from others with the same ids, the name of their pixel store.
+    images: what tells these images from others with the same ids, the name of their pixel store;  account: what else
+    is to be known about them.
     """
     folder = run_folder(competition, oof.name)
     write_probs(folder / f"{part}.csv", probs_frame(competition, image_ids, probs))
-    write_json(folder / f"{part}.json", {"made_of": oof.made_of, "images": images})
+    write_json(folder / f"{part}.json", {"made_of": oof.made_of, "images": images, **(account or {})})
 
 
 def read_predictions(competition: Competition, oof: Oof, part: str, image_ids: pd.Series,

@@ -1,8 +1,6 @@
 """A submission: built like the sample, checked before it is written, and a manifest of what it was made from."""
 
-import platform
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +8,9 @@ import pandas as pd
 
 from competition import Competition
 from decisions import default_policy
-from files import home, read_csv, read_json, sha256, write_csv, write_json
+from files import home, read_csv, read_json, replace_atomically, sha256, write_csv
 from labels import scoring_targets
+from manifest import describe_code, describe_versions, write_manifest
 from metrics import score
 from policies import Kind, Policy
 from tables import (
@@ -26,6 +25,7 @@ from tables import (
 )
 from thresholds import criterion
 
+NOT_ALL_BLACK = 6  # images; fewer may all be black and get the same prior, where a quarter of all is
 FAR_RATE = 0.15  # a share of positives this far from the oof's, and beyond 4 standard errors, is worth a warning
 
 
@@ -93,7 +93,7 @@ def check_submission(competition: Competition, template: Template, frame: pd.Dat
     """
     if list(frame.columns) != list(template.frame.columns):
         there, wanted = ", ".join(frame.columns), ", ".join(template.frame.columns)
-        return [f"the columns are {there}, but must be {wanted} in this order"], []
+        return [f"the columns are {there}, but must be {wanted} in this order{_column_hint(frame, template)}"], []
     errors = _id_errors(frame[template.id_column], template.frame[template.id_column])
     columns = template.columns
     if competition.submission == "text":
@@ -113,8 +113,9 @@ def check_submission(competition: Competition, template: Template, frame: pd.Dat
         column_values = values[:, k]
         if (bad := ~np.isfinite(column_values)).any():
             row = int(bad.argmax())
+            comma = ": write decimals with a point" if "," in texts[column].iloc[row] else ""
             errors.append(f"column {column!r}: {bad.sum()} cells are no numbers, the first is "
-                          f"{texts[column].iloc[row]!r} for id {frame[template.id_column].iloc[row]!r}")
+                          f"{texts[column].iloc[row]!r} for id {frame[template.id_column].iloc[row]!r}{comma}")
             continue
         if (outside := (column_values < 0) | (column_values > 1)).any():
             errors.append(f"column {column!r}: {outside.sum()} values lie outside 0 to 1, the first is "
@@ -123,15 +124,58 @@ def check_submission(competition: Competition, template: Template, frame: pd.Dat
             errors.append(f"column {column!r}: {soft.sum()} values are neither 0 nor 1, but hard labels are asked for")
         if len(frame) > 1 and np.ptp(column_values) == 0:
             message = f"column {column!r} is {column_values[0]:g} for every image"
-            if competition.submission == "probs":
+            if competition.submission == "probs" and len(frame) >= NOT_ALL_BLACK:
                 errors.append(f"{message}: nothing was predicted")
-            else:  # which is sound where a label is rare
-                warnings.append(message)
+            elif competition.submission != "probs" and (
+                    oof_rates is None or _chance_of_all(column_values[0], oof_rates[k], len(frame)) < 1e-3):
+                warnings.append(message)  # which is sound where a label is rare or the images are few
         elif oof_rates is not None and (message := _far_rate(column, column_values, oof_rates[k])):
             warnings.append(message)
     if competition.task == "multiclass" and not errors and (off := np.abs(values.sum(axis=1) - 1) > 1e-3).any():
         errors.append(f"{off.sum()} rows do not sum to one, the first is id {frame[template.id_column][off].iloc[0]!r}")
     return errors, warnings
+
+
+def read_values(competition: Competition, template: Template, frame: pd.DataFrame) -> np.ndarray:
+    """(n, K) the numbers of a submission in which `check_submission` found no error; 0 and 1 where it is of text."""
+    if competition.submission == "text":
+        return parse_texts(competition, frame[template.columns[0]], frame[template.id_column], "the submission")
+    return np.column_stack([pd.to_numeric(frame[column]) for column in template.columns]).astype(np.float64)
+
+
+def _column_hint(frame: pd.DataFrame, template: Template) -> str:
+    there, wanted = list(frame.columns), list(template.frame.columns)
+    if there[1:] == wanted:
+        return ": an index column was left in; write it with index=False"
+    if [column.strip() for column in there] == wanted:
+        return ": there are blanks around the names"
+    if [column.lower() for column in there] == [column.lower() for column in wanted]:
+        return ": capital letters count"
+    if set(there) & set(template.frame[template.id_column]):
+        return ": the header is missing, the first line is a row already"
+    return ""
+
+
+def _id_hint(strange: str, wanted: pd.Series, header: str) -> str:
+    """What may have happened to an id that is not in the sample."""
+    known = set(wanted)
+    number = strange.strip().removesuffix(".0")
+    if strange == header:
+        return ": a second header line"
+    if strange.strip() in known:
+        return ": there are blanks around it"
+    if number in known:
+        return f": {number!r} became a decimal number"
+    for name in wanted:
+        if name.lstrip("0") == number.lstrip("0") and name.isdigit() and number.isdigit():
+            return f": {name!r} lost its zeros on the way through a number"
+        if Path(name).stem == strange or Path(strange).stem == name:
+            return f": the sample has {name!r}"
+        if name.lower() == strange.lower():
+            return f": the sample has {name!r}; capital letters count"
+    if strange.lower().replace(".", "").replace("e+", "").replace("e", "").isdigit() and "e" in strange.lower():
+        return ": a number with a power of ten, as a spreadsheet writes long ids"
+    return ""
 
 
 def _id_errors(ids: pd.Series, wanted: pd.Series) -> list[str]:
@@ -141,12 +185,18 @@ def _id_errors(ids: pd.Series, wanted: pd.Series) -> list[str]:
     if (missing := wanted[~wanted.isin(ids)]).size:
         errors.append(f"{len(missing)} of {len(wanted)} ids are missing, the first is {missing.iloc[0]!r}")
     if (strange := ids[~ids.isin(wanted)]).size:
-        errors.append(f"{len(strange)} ids are not in the sample submission, the first is {strange.iloc[0]!r}")
+        hint = _id_hint(strange.iloc[0], wanted, str(wanted.name))
+        errors.append(f"{len(strange)} ids are not in the sample submission, the first is {strange.iloc[0]!r}{hint}")
     if not errors and (moved := ids.to_numpy() != wanted.to_numpy()).any():
         row = int(moved.argmax())
         errors.append(f"the ids are not in the sample's order: row {row + 2} has {ids.iloc[row]!r}, not "
                       f"{wanted.iloc[row]!r}")
     return errors
+
+
+def _chance_of_all(value: float, rate: float, count: int) -> float:
+    """How probable it is that `count` images all have this hard label, at the rate of held-out images."""
+    return (rate if value else 1 - rate) ** count
 
 
 def _far_rate(column: str, values: np.ndarray, oof_rate: float) -> str | None:
@@ -159,29 +209,40 @@ def _far_rate(column: str, values: np.ndarray, oof_rate: float) -> str | None:
 
 
 def write_submission(competition: Competition, name: str, template: Template, frame: pd.DataFrame, inputs: dict,
-                     account: dict, oof_rates: np.ndarray | None = None) -> tuple[Path, list[str]]:
+                     account: dict, oof_rates: np.ndarray | None = None,
+                     folder: Path | None = None) -> tuple[Path, list[str]]:
     """Checks and writes submissions/<competition>-<name>.csv and its manifest; returns the path and the warnings.
 
-    inputs: whatever the file is a function of, hashes for the most part;  account: what else the manifest tells.
-    Raises ValueError with all errors, and leaves any earlier submission as it is, where the check fails.
+    inputs: whatever the file is a function of, hashes for the most part;  account: what else the manifest tells;
+    folder: another place than submissions/.
+    Raises ValueError with all errors where the check fails, OSError where the disk is full; any earlier submission
+    and its manifest are then as they were.
     """
     path = submission_path(competition, name)
+    path = path if folder is None else folder / path.name
     errors, warnings = check_submission(competition, template, frame, oof_rates)
     if errors:
         raise ValueError(f"{path} was not written:\n  " + "\n  ".join(errors))
-    write_csv(path, frame)
-    said = {"submission": path.name, "sha256": sha256(path.read_bytes()), "inputs": inputs, **account}
-    write_json(path.with_suffix(".json"), {**said, "warnings": warnings})
+    said = {"submission": path.name, "competition": competition.name, "inputs": inputs, "code": describe_code(),
+            "versions": describe_versions(), **account, "warnings": warnings}
+    try:
+        with replace_atomically(path) as temporary:  # the submission comes into its place only after its manifest did
+            write_csv(temporary, frame)
+            write_manifest(path.with_suffix(".json"), {**said, "sha256": sha256(temporary.read_bytes())})
+    except OSError as error:
+        raise OSError(error.errno, f"{error.strerror}; the submission was not written, and an earlier one is as it was",
+                      str(path)) from error
     return path, warnings
 
 
 def submit_probs(competition: Competition, template: Template, name: str, image_ids: pd.Series, probs: np.ndarray,
-                 oof_probs: np.ndarray, table: pd.DataFrame, inputs: dict, policy: Policy | None = None) -> Path:
+                 oof_probs: np.ndarray, table: pd.DataFrame, inputs: dict, policy: Policy | None = None, *,
+                 computed: dict | None = None, folder: Path | None = None) -> Path:
     """Writes the submission of test probabilities (n, K) and says what it did; returns the path.
 
     The values are made by the policy, the competition's default where it is None, fitted on the oof predictions: hard
     labels where the competition wants them. oof_probs: (N, K) in the order of `table`, NaN where no fold has predicted
-    yet.
+    yet;  computed: by run, where its predictions were;  folder: another place than submissions/.
     """
     there = ~np.isnan(oof_probs).any(axis=1)
     targets = scoring_targets(label_cells(competition, table))[there]
@@ -192,13 +253,15 @@ def submit_probs(competition: Competition, template: Template, name: str, image_
     account = {
         "oof": {competition.metric: score(competition.metric, headline_targets(competition, targets),
                                           oof_probs[there], competition.task),
-                "images": int(there.sum())},
+                "images": int(there.sum()),
+                "means": dict(zip(competition.labels, oof_values.mean(axis=0).tolist(), strict=True))},
         "policy": {"name": policy.name, "for": policy.metric, "fitted_on": "the oof predictions",
                    "labels": list(competition.labels), **fitted.parameters},
-        "versions": {"python": platform.python_version(),
-                     **{name: version(name) for name in ("torch", "timm", "numpy")}},
+        "computed": computed or {},
+        "numbers": "%.6f" if competition.submission == "probs" else "as the sample writes them",
     }
-    path, warnings = write_submission(competition, name, template, frame, inputs, account, oof_values.mean(axis=0))
+    path, warnings = write_submission(competition, name, template, frame, inputs, account, oof_values.mean(axis=0),
+                                      folder)
     for warning in warnings:
         print(f"warning: {warning}")
     print(f"wrote {path}: {len(frame)} rows, checked")

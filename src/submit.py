@@ -19,12 +19,13 @@ from agreement import cross_validated
 from commandline import add_experiment, load_competition, load_folded_table, make_parser, run_names
 from competition import Competition
 from files import read_json, sha256
+from gate import gate
 from kaggle_client import PASSING, SITE, KaggleError, Standing, list_submissions, submit_file
 from labels import scoring_targets
 from ledger import Entry, append_entry, ledger_path, one_line, read_ledger
 from metrics import METRICS, score
 from runs import list_runs, read_oof
-from submission import check_submission, read_submission, read_template, submission_path
+from submission import read_submission, submission_path
 from tables import headline_targets, label_cells, parse_texts, read_solution, submission_columns, submitted_part
 
 TRIES = (5.0, 30.0)  # seconds before a second and a third try, where the fault may be over by then
@@ -83,7 +84,7 @@ def prepare(competition: Competition, data_dir: Path, folded: tuple, name: str, 
     if said.get("sha256") != digest:
         raise ValueError(f"{path} is not the file that {manifest.name} describes: it was changed afterwards. Delete "
                          f"both and run: {command}")
-    errors, warnings = check_submission(competition, read_template(competition, data_dir), read_submission(path))
+    errors, warnings = gate(competition, data_dir, path)
     if errors:
         raise ValueError(f"{path} must not go up:\n  " + "\n  ".join(errors))
     for warning in warnings:

@@ -1,0 +1,140 @@
+"""Small competitions whose runs are drawn and not trained: what a submission is checked against, without an image.
+
+Tables, folds, oof predictions, test predictions, those of every fold's model, and two submissions with manifests are
+there, written by the project's own functions.
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+import folds as folds_module
+from competition import Competition, Part
+from experiment import EXPERIMENTS
+from files import sha256, write_csv, write_json
+from folds import add_folds, folds_path, read_folds
+from manifest import read_computed, read_images, run_inputs
+from prediction import as_kept, mean_of_models, write_models
+from runs import open_run, probs_frame, read_oof, write_predictions, write_probs
+from submission import read_template, submit_probs, template_inputs
+from tables import read_train
+
+FOLDS = 4
+MULTILABEL = Competition(name="multilabel", about="drawn", task="multilabel", labels=("mass", "nodule", "hernia"),
+                         metric="roc_auc", train=Part(table="train.csv", images="images.txt"),
+                         test=Part(table="test.csv", images="images.txt", labelled=False),
+                         sample_submission="sample.csv")
+COMPETITIONS = {competition.name: competition for competition in (
+    MULTILABEL,
+    replace(MULTILABEL, name="classes", task="multiclass", metric="roc_auc"),
+    replace(MULTILABEL, name="binary", task="binary", labels=("mass",)),
+    replace(MULTILABEL, name="hard", metric="f1_macro", submission="labels"),
+    replace(MULTILABEL, name="text", metric="f1_macro", submission="text", submission_column="Predicted", joined_by=" ",
+            label_texts=(("0", "mass"), ("16", "nodule"), ("7", "hernia"))),
+)}
+RATES = {"multilabel": (0.45, 0.3, 0.12), "classes": (0.55, 0.3, 0.15), "binary": (0.7,), "hard": (0.45, 0.3, 0.12),
+         "text": (0.45, 0.3, 0.12)}
+
+
+@dataclass(frozen=True)
+class World:
+    """A competition's data folder, which is the home folder too, and the two submissions that were made."""
+
+    competition: Competition
+    folder: Path
+    path: Path   # of the run "ours"
+    rival: Path  # of the run "rival", submitted before
+
+
+def image_names(count: int, first: int = 0) -> list[str]:
+    """Ids as organisers have them: digits with leading zeros, and some with a letter."""
+    return [f"x{i:05d}" if i % 3 == 2 else f"{i:06d}" for i in range(first, first + count)]
+
+
+def draw_truth(competition: Competition, rates: tuple[float, ...], count: int, rng: np.random.Generator) -> np.ndarray:
+    """(n, K) of 0 and 1; every label has a row of each kind where there is room."""
+    if competition.task == "multiclass":
+        truth = np.eye(len(rates))[rng.choice(len(rates), count, p=np.array(rates) / sum(rates))]
+        truth[:len(rates)] = np.eye(len(rates))[:count]
+        return truth
+    truth = (rng.random((count, len(rates))) < rates).astype(float)
+    if count > 3:
+        truth[:2], truth[2:4] = 1, 0
+    return truth
+
+
+def draw_models(competition: Competition, truth: np.ndarray, look: np.ndarray, rates: tuple[float, ...], models: int,
+                skill: float, rng: np.random.Generator) -> np.ndarray:
+    """(F, n, K) probabilities of a run's models: they see how the images look, as other runs do, and err together.
+
+    And each errs a little in its own way.  look: (n, K).
+    """
+    shared = rng.normal(0, 0.7, truth.shape)
+    each = rng.normal(0, 0.5, (models, *truth.shape))
+    logits = skill * (truth - 0.5) + look + shared + each + np.log(np.array(rates) / (1 - np.array(rates)))
+    probs = 1 / (1 + np.exp(-logits))
+    return probs / probs.sum(axis=-1, keepdims=True) if competition.task == "multiclass" else probs
+
+
+def make_world(name: str, folder: Path, images: int = 240, test_images: int = 240, seed: int = 0, skill: float = 2.0,
+               rates: tuple[float, ...] | None = None, test_rates: tuple[float, ...] | None = None,
+               black: float = 0.0) -> World:
+    """Draws a competition and its two runs into a folder that $STARTER_HOME must name.
+
+    test_rates: the prevalence among the test images, where it is another;  black: the share of test and training
+    images that show nothing and get the prior.
+    """
+    competition, rng = COMPETITIONS[name], np.random.default_rng(seed)
+    rates = rates or RATES[name]
+    truth = draw_truth(competition, rates, images, rng)
+    test_truth = draw_truth(competition, test_rates or rates, test_images, rng)
+    ids, test_ids = image_names(images), image_names(test_images, 3000)
+    (folder / "images.txt").write_text("every image of these competitions is this file")
+    write_csv(folder / "train.csv", pd.DataFrame({"image_id": ids, **dict(zip(competition.labels, truth.T.astype(int),
+                                                                              strict=True))}))
+    write_csv(folder / "test.csv", pd.DataFrame({"image_id": test_ids}))
+    places = {"labels": dict.fromkeys(competition.labels, "0"), "text": {"Predicted": "0"},
+              "probs": dict.fromkeys(competition.labels, "0.5")}[competition.submission]
+    write_csv(folder / "sample.csv", pd.DataFrame({"image_id": test_ids, **places}))
+    _write_folds(competition, folder, images)
+    shown = rng.random(images) >= black, rng.random(test_images) >= black
+    looks = rng.normal(0, 0.7, truth.shape), rng.normal(0, 0.7, test_truth.shape)
+    paths = [_write_run(competition, folder, run, (truth, test_truth), looks, rates, skill, shown, rng)
+             for run in ("rival", "ours")]
+    return World(competition, folder, paths[1], paths[0])
+
+
+def _write_folds(competition: Competition, folder: Path, images: int) -> None:
+    table, path = read_train(competition, folder)[0], folds_path(competition)
+    write_csv(path, pd.DataFrame({"image_id": table["image_id"], "fold": np.arange(images) % FOLDS}))
+    write_json(path.with_suffix(".json"), {
+        "duplicates": [], "black": [], "split_groups_allowed": False, "made_by": "given",
+        "sha256": sha256(path.read_bytes()), "table_sha256": folds_module._hash_table(competition, table)})
+
+
+def _write_run(competition: Competition, folder: Path, name: str, truths: tuple[np.ndarray, np.ndarray],
+               looks: tuple[np.ndarray, np.ndarray], rates: tuple[float, ...], skill: float,
+               shown: tuple[np.ndarray, np.ndarray], rng: np.random.Generator) -> Path:
+    """Truths, looks and what shows anything at all: of the training and of the test images."""
+    folds = read_folds(competition)
+    table = add_folds(competition, read_train(competition, folder)[0], folds)
+    oof = draw_models(competition, truths[0], looks[0], rates, 1, skill, rng)[0]
+    models = draw_models(competition, truths[1], looks[1], rates, FOLDS, skill, rng)
+    prior = np.array(rates) / (sum(rates) if competition.task == "multiclass" else 1)
+    oof[~shown[0]], models[:, ~shown[1]] = prior, prior
+    for fold in range(FOLDS):
+        run = open_run(competition, name, fold, EXPERIMENTS["cnn_b"], folds.hash)
+        rows = (table["fold"] == fold).to_numpy()
+        write_probs(run.folder / "oof.csv", probs_frame(competition, table.loc[rows, "image_id"], oof[rows]))
+        write_json(run.folder / "result.json", {"weights_sha256": f"{name}{fold}", "prior": prior.tolist()})
+    read = read_oof(competition, name, table, folds.hash)
+    template = read_template(competition, folder)
+    ids, probs = template.frame["image_id"], as_kept(mean_of_models(models))
+    write_models(competition, read, "test", ids, models)
+    write_predictions(competition, read, "test", ids, probs, "images", {"pixels": "pixels", "computed": None})
+    inputs = template_inputs(competition, template) | {"folds": folds.hash} | run_inputs(
+        competition, read, read_images(competition, read, "test"))
+    return submit_probs(competition, template, name, ids, probs, read.probs, table, inputs,
+                        computed=read_computed(competition, read, "test"))
