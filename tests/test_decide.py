@@ -12,6 +12,7 @@ import decide
 import leaderboard
 import make_folds
 import priorshift
+import tallies
 from commandline import load_folded_table
 from competition import COMPETITIONS, Competition, Part
 from decisions import decisions_path, policy_for
@@ -40,6 +41,7 @@ def mine(home, monkeypatch, request):
     """120 images of 60 patients to train on, 60 to test, and two runs with scores off the scale of 0.5."""
     monkeypatch.setattr(decide, "LIPTON_REPLICATES", 20)
     monkeypatch.setattr(priorshift, "REPLICATES", 20)
+    monkeypatch.setattr(tallies, "REPLICATES", 100)
     monkeypatch.setattr(blend, "gain_interval", lambda *_: (0.0, 0.0), raising=False)  # slow, and not looked at here
     competition = TASKS[getattr(request, "param", "hard")]
     rng, data, count = np.random.default_rng(0), home / "data" / "mine", len(competition.labels)
@@ -119,7 +121,7 @@ def test_what_is_adopted_is_used_by_leaderboard_and_submission_until_the_default
     assert now.loc["one", "cv"] == scored.loc["one", "cv"]
     blend.main([*where, "--experiment", "one", "two"])
     assert path.read_bytes() != written
-    assert not read_submission(path)[list(LABELS)].astype(int).to_numpy().any()  # nothing scores above a half
+    assert not read_submission(path)[list(LABELS)].astype(float).to_numpy().any()  # nothing scores above a half
     assert read_json(path.with_suffix(".json"))["policy"]["name"] == "half"
     assert decide.main(run)["blend_mean"]["use"] == said["use"]  # looking again keeps it
     assert decide.main([*run, "--use", "default"])["blend_mean"]["use"] == {}
