@@ -83,6 +83,9 @@ def decide_run(known: Known, data_dir: Path, args: argparse.Namespace) -> dict:
     competition, oof = known.competition, known.oof
     metrics = [args.metric] if args.metric else list(dict.fromkeys((competition.metric, criterion(competition.metric))))
     path, scored = decisions_path(competition, oof.name), ~np.isnan(known.targets).all(axis=0)
+    if not scored.any():
+        raise ValueError(f"no label of {competition.name!r} has a certain cell in the training table: there is nothing "
+                         f"to decide by")
     said = {
         "run": oof.name,
         "competition": competition.name,
