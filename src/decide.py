@@ -83,6 +83,11 @@ def decide_run(known: Known, data_dir: Path, args: argparse.Namespace) -> dict:
     competition, oof = known.competition, known.oof
     metrics = [args.metric] if args.metric else list(dict.fromkeys((competition.metric, criterion(competition.metric))))
     path, scored = decisions_path(competition, oof.name), ~np.isnan(known.targets).all(axis=0)
+    policies = {metric: make_policies(known.task, competition.labels, metric) for metric in metrics}
+    there = {"default", *SHIFTS}.union(*policies.values())
+    if args.use and args.use not in there:
+        raise ValueError(f"there is no policy {args.use!r} for {', '.join(metrics)} to --use; choose "
+                         f"{', '.join(sorted(there))}")
     if not scored.any():
         raise ValueError(f"no label of {competition.name!r} has a certain cell in the training table: there is nothing "
                          f"to decide by")
@@ -98,8 +103,7 @@ def decide_run(known: Known, data_dir: Path, args: argparse.Namespace) -> dict:
         "policies": {},
     }
     for metric in metrics:
-        policies = make_policies(known.task, competition.labels, metric)
-        said["policies"][metric] = show_policies(known, metric, policies)
+        said["policies"][metric] = show_policies(known, metric, policies[metric])
         if known.task != "multiclass" and CRITERIA.get(metric) == "f1" and metric not in ROW_METRICS:
             said["half_of_best_f1"] = show_lipton(known)
     if args.shift or (args.use in SHIFTS):
@@ -143,9 +147,8 @@ def adopt(known: Known, said: dict, wanted: str | None, earlier: dict) -> dict:
     else:
         rows = {metric: policies[wanted] for metric, policies in said["policies"].items() if wanted in policies}
     if not rows:
-        there = {name for policies in said["policies"].values() for name in policies}
-        raise ValueError(f"there is no policy {wanted!r} for {', '.join(said['policies'])} to --use; choose "
-                         f"{', '.join(sorted(there | set(SHIFTS)))} or default")
+        raise ValueError(f"{wanted} cannot be used: there is no estimate, or correcting for one changes nothing that "
+                         f"{', '.join(said['policies'])} judges")
     in_use = dict(earlier)
     for metric, row in rows.items():
         in_use[METRICS[metric].uses] = {"policy": wanted, "metric": metric}
@@ -262,6 +265,9 @@ def show_shift(known: Known, data_dir: Path, metrics: list[str]) -> dict:
     competition, task, part = known.competition, known.task, submitted_part(known.competition)
     if part is None:
         raise ValueError(f"competition {competition.name!r} has no test part whose prevalence could be estimated")
+    if "rank" in known.oof.kind:
+        raise ValueError(f"{known.oof.name} is a blend of ranks, which are spread alike whatever the prevalence is; "
+                         f"use --shift with a run or a mean")
     images = read_part(competition, data_dir, part)
     probs = read_predictions(competition, known.oof, part, images["image_id"])
     if probs is None:
@@ -318,6 +324,9 @@ def _show_estimates(known: Known, training: np.ndarray, estimates: dict, fits: d
                         for estimate, interval in estimates.values()),
                       f"{fits[k][0]:.3f}", f"{fits[k][1]:.3f}", style="yellow" if off else None)
     make_console().print(shown)
+    if any(distance > limit for distance, limit in fits.values()):
+        print("scores lie off label shift where the images are another population, and where the folds' models "
+              "disagree, whose mean the new scores are")
     if known.task == "multilabel":
         print("each label by itself, which is an approximation: labels that shift together are not told apart")
 

@@ -1,5 +1,6 @@
 """decide.py: honest figures, what is adopted is used everywhere, and nothing else changes by looking."""
 
+import argparse
 from dataclasses import replace
 
 import cv2
@@ -178,7 +179,7 @@ def test_what_cannot_be_adopted_is_refused_and_nothing_is_lost(mine):
     competition, *_ = mine
     decide_mine("--use", "half")
     before = decisions_path(competition, "one").read_bytes()
-    with pytest.raises(ValueError, match="no policy 'platt'.*choose half, .*thresholds or default"):
+    with pytest.raises(ValueError, match="no policy 'platt'.*choose default, half, .*thresholds"):
         decide_mine("--use", "platt")
     assert decisions_path(competition, "one").read_bytes() == before
     (decisions_path(competition, "one").with_name("test.json")).unlink()
@@ -191,3 +192,14 @@ def test_a_run_that_lacks_a_fold_is_refused(mine):
     (oof.runs[1].folder / "result.json").unlink()
     with pytest.raises(ValueError, match=r"lacks the folds \[1\]; run: "):
         decide_mine()
+
+
+def test_ranks_and_tables_without_truth_are_refused(mine):
+    competition, table, _, oof = mine
+    known = decide.Known(competition, replace(oof, kind="rank_mean"), table[list(LABELS)].to_numpy(float),
+                         table["fold"].to_numpy(), table["group"].to_numpy(str))
+    with pytest.raises(ValueError, match="ranks, which are spread alike whatever the prevalence"):
+        decide.show_shift(known, None, ["f1_macro"])
+    blank = replace(known, targets=np.full_like(known.targets, np.nan))
+    with pytest.raises(ValueError, match="nothing to decide by"):
+        decide.decide_run(blank, None, argparse.Namespace(metric=None, shift=False, use=None))
