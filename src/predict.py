@@ -100,15 +100,15 @@ def predict_run(competition: Competition, data_dir: Path, name: str, table: pd.D
         "weights": oof.made_of,
         "experiment": oof.runs[0].recipe["experiment"],
     }
-    policy = None
     if is_whole:  # what was adopted is for the whole run
-        policy = policy_for(competition, oof, submitted_kind(competition), submitted=True)
         inputs |= policy_inputs(competition, oof)
     is_there = is_written(competition, submission, inputs)
     probs = {} if is_there and not is_whole else predict_parts(competition, oof, parts, stores, is_whole)
     if is_there:
         print(f"{submission_path(competition, submission)} is there already, made from these very models and images")
         return submission_path(competition, submission)
+    # asked for only now: a policy for the test part's prevalence is out of date where that part was predicted anew
+    policy = policy_for(competition, oof, submitted_kind(competition), submitted=True) if is_whole else None
     return submit_probs(competition, template, submission, parts[submitted]["image_id"], probs[submitted], oof.probs,
                         table, inputs, policy)
 
