@@ -1,5 +1,7 @@
 """Probabilities that mean what they say: temperature and Platt scaling, and how far off they are without."""
 
+from collections.abc import Callable
+
 import numpy as np
 from matplotlib.figure import Figure
 from scipy.optimize import minimize, minimize_scalar
@@ -130,7 +132,7 @@ def _certain_rows(targets: np.ndarray) -> list[np.ndarray | None]:
             for k, known in enumerate((~np.isnan(targets)).T)]
 
 
-def _temperature(loss: callable) -> float:
+def _temperature(loss: Callable[[float], float]) -> float:
     low, high = np.log(TEMPERATURES)
     return float(np.exp(minimize_scalar(lambda log_t: loss(np.exp(log_t)), bounds=(low, high), method="bounded",
                                         options={"xatol": 1e-6}).x))

@@ -83,6 +83,14 @@ def decide_run(known: Known, data_dir: Path, args: argparse.Namespace) -> dict:
     competition, oof = known.competition, known.oof
     metrics = [args.metric] if args.metric else list(dict.fromkeys((competition.metric, criterion(competition.metric))))
     path, scored = decisions_path(competition, oof.name), ~np.isnan(known.targets).all(axis=0)
+    policies = {metric: make_policies(known.task, competition.labels, metric) for metric in metrics}
+    there = {"default", *SHIFTS}.union(*policies.values())
+    if args.use and args.use not in there:
+        raise ValueError(f"there is no policy {args.use!r} for {', '.join(metrics)} to --use; choose "
+                         f"{', '.join(sorted(there))}")
+    if not scored.any():
+        raise ValueError(f"no label of {competition.name!r} has a certain cell in the training table: there is nothing "
+                         f"to decide by")
     said = {
         "run": oof.name,
         "competition": competition.name,
@@ -95,16 +103,25 @@ def decide_run(known: Known, data_dir: Path, args: argparse.Namespace) -> dict:
         "policies": {},
     }
     for metric in metrics:
-        policies = make_policies(known.task, competition.labels, metric)
-        said["policies"][metric] = show_policies(known, metric, policies)
+        said["policies"][metric] = show_policies(known, metric, policies[metric])
         if known.task != "multiclass" and CRITERIA.get(metric) == "f1" and metric not in ROW_METRICS:
             said["half_of_best_f1"] = show_lipton(known)
     if args.shift or (args.use in SHIFTS):
         said["shift"] = show_shift(known, data_dir, metrics)
+    said = _plain(said)
     said["use"] = adopt(known, said, args.use, _earlier_use(path, said))
     write_json(path, said)
     make_console().print(f"wrote {path} and {path.with_name('reliability.png')}", soft_wrap=True)
     return said
+
+
+def _plain(said: object) -> object:
+    """What JSON has a word for: a number that is undefined is null."""
+    if isinstance(said, dict):
+        return {key: _plain(value) for key, value in said.items()}
+    if isinstance(said, list):
+        return [_plain(value) for value in said]
+    return None if isinstance(said, float) and np.isnan(said) else said
 
 
 def _earlier_use(path: Path, said: dict) -> dict:
@@ -130,9 +147,8 @@ def adopt(known: Known, said: dict, wanted: str | None, earlier: dict) -> dict:
     else:
         rows = {metric: policies[wanted] for metric, policies in said["policies"].items() if wanted in policies}
     if not rows:
-        there = {name for policies in said["policies"].values() for name in policies}
-        raise ValueError(f"there is no policy {wanted!r} for {', '.join(said['policies'])} to --use; choose "
-                         f"{', '.join(sorted(there | set(SHIFTS)))} or default")
+        raise ValueError(f"{wanted} cannot be used: there is no estimate, or correcting for one changes nothing that "
+                         f"{', '.join(said['policies'])} judges")
     in_use = dict(earlier)
     for metric, row in rows.items():
         in_use[METRICS[metric].uses] = {"policy": wanted, "metric": metric}
@@ -141,7 +157,7 @@ def adopt(known: Known, said: dict, wanted: str | None, earlier: dict) -> dict:
                                              "test_sha256": predictions_hash(competition, known.oof.name)}
         if wanted in SHIFTS and not row["recommended"]:
             print(f"warning: {wanted} is in use for {metric} now, though it is not recommended: {row['why']}")
-        elif wanted not in SHIFTS and row["gain_low"] is not None and row["gain_low"] <= 0:
+        elif wanted not in SHIFTS and row["gain"] is not None and not (row["gain_low"] or 0) > 0:
             print(f"warning: {wanted} is in use for {metric} now, though it is not credibly better than the default")
     print(f"in use from now on: {wanted}; predict again for the submission to follow")
     return in_use
@@ -249,6 +265,9 @@ def show_shift(known: Known, data_dir: Path, metrics: list[str]) -> dict:
     competition, task, part = known.competition, known.task, submitted_part(known.competition)
     if part is None:
         raise ValueError(f"competition {competition.name!r} has no test part whose prevalence could be estimated")
+    if "rank" in known.oof.kind:
+        raise ValueError(f"{known.oof.name} is a blend of ranks, which are spread alike whatever the prevalence is; "
+                         f"use --shift with a run or a mean")
     images = read_part(competition, data_dir, part)
     probs = read_predictions(competition, known.oof, part, images["image_id"])
     if probs is None:
@@ -262,11 +281,13 @@ def show_shift(known: Known, data_dir: Path, metrics: list[str]) -> dict:
     estimates = {method: (estimate_prevalence(method, *arguments),
                           prevalence_interval(method, *arguments, known.groups, groups)) for method in SHIFTS.values()}
     training = prevalence(known.targets)
-    fits = {k: misfit(_class_rows(known, k), known.oof.probs[:, k], probs[:, k])
+    labels = int((~np.isnan(training)).sum())
+    fits = {k: misfit(_class_rows(known, k), known.oof.probs[:, k], probs[:, k], labels)
             for k in range(len(competition.labels))}
     _show_estimates(known, training, estimates, fits, part)
     said = {"training": known.by_label(training), "misfit": {
-        label: {"distance": fits[k][0], "limit": fits[k][1]} for k, label in enumerate(competition.labels)},
+        label: {"distance": fits[k][0], "limit": fits[k][1]} for k, label in enumerate(competition.labels)
+        if not np.isnan(fits[k][0])},
         **{method: {"prevalence": known.by_label(estimate), "low": known.by_label(interval[:, 0]),
                     "high": known.by_label(interval[:, 1])} for method, (estimate, interval) in estimates.items()},
         "policies": {}}
@@ -303,6 +324,9 @@ def _show_estimates(known: Known, training: np.ndarray, estimates: dict, fits: d
                         for estimate, interval in estimates.values()),
                       f"{fits[k][0]:.3f}", f"{fits[k][1]:.3f}", style="yellow" if off else None)
     make_console().print(shown)
+    if any(distance > limit for distance, limit in fits.values()):
+        print("scores lie off label shift where the images are another population, and where the folds' models "
+              "disagree, whose mean the new scores are")
     if known.task == "multilabel":
         print("each label by itself, which is an approximation: labels that shift together are not told apart")
 
@@ -323,7 +347,6 @@ def rehearse(known: Known, metric: str, estimates: dict, training: np.ndarray, f
             print(f"{method.upper()} has no estimate: a class is missing, or decided for as if by chance")
             continue
         at, *ends = (_rehearse_at(known, metric, default, name, goal) for goal in (estimate, *interval.T))
-        policy = shift_policy(name, known.task, metric, estimate)
         differs = bool(((interval[:, 0] > training) | (interval[:, 1] < training)).any())
         doubts = [why for why, is_so in (
             ("the scores are not what label shift allows", not fits_shift),
@@ -331,7 +354,7 @@ def rehearse(known: Known, metric: str, estimates: dict, training: np.ndarray, f
             ("the rehearsal's gain is within noise", not at["gain_low"] > 0),
             ("it loses at an end of the interval", any(end["gain_high"] < 0 for end in ends))) if is_so]
         said[name] = at | {"prevalence": known.by_label(estimate), "recommended": not doubts, "why": "; ".join(doubts),
-                           **_parameters(known, policy.fit(known.targets, known.oof.probs).parameters)}
+                           "at_the_intervals_ends": ends}
         shown.add_row(f"{method.upper()}'s estimate", f"{at['default']:.4f}", f"{at['crossfit']:.4f}",
                       f"{at['gain']:+.4f}", _span(at["gain_low"], at["gain_high"]),
                       " / ".join(f"{end['gain']:+.4f}" for end in ends),
@@ -346,8 +369,9 @@ def _rehearse_at(known: Known, metric: str, default: Policy, name: str, goal: np
     policies = {"default": default, name: shift_policy(name, known.task, metric, goal)}
     values = {key: policy.crossfit(known.targets, known.oof.probs, known.folds) for key, policy in policies.items()}
     rows = _compare(known, metric, values, values, class_weights(known.targets, goal, known.task))
+    fitted = policies[name].fit(known.targets, known.oof.probs)
     return {key: rows[name][key] for key in ("crossfit", "gain", "gain_low", "gain_high")} | {
-        "default": rows["default"]["crossfit"]}
+        "default": rows["default"]["crossfit"], **_parameters(known, fitted.parameters)}
 
 
 def report_test(known: Known, data_dir: Path, metric: str, image_ids: pd.Series, probs: np.ndarray,

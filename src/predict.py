@@ -124,15 +124,15 @@ def predict_run(competition: Competition, data_dir: Path, name: str, table: pd.D
     inputs = template_inputs(competition, template) | run_inputs(competition, oof, images) | {
         "folds": folds.hash, "experiment": oof.runs[0].recipe["experiment"]}
     path, device = submission_path(competition, submission), pick_device()
-    policy = None
     if is_whole:  # what was adopted is for the whole run
-        policy = policy_for(competition, oof, submitted_kind(competition), submitted=True)
         inputs |= policy_inputs(competition, oof)
     is_there = is_written(competition, submission, inputs)
     probs = {} if is_there and not is_whole else predict_parts(competition, oof, parts, stores, is_whole, device)
     if is_there:
         print(f"{path} is there already, made from these very models and images")
         return path
+    # asked for only now: a policy for the test part's prevalence is out of date where that part was predicted anew
+    policy = policy_for(competition, oof, submitted_kind(competition), submitted=True) if is_whole else None
     computed = read_computed(competition, oof, submitted) if is_whole else {name: describe_device(device)}
     return submit_probs(competition, template, submission, image_ids, probs[submitted], oof.probs, table, inputs,
                         policy, computed=computed)

@@ -77,9 +77,10 @@ def weighted_scores(metric_name: str, targets: np.ndarray, values: np.ndarray, t
         losses = -np.log(np.clip(probs, np.finfo(np.float64).eps, 1))[complete, targets[complete].argmax(axis=1)]
         return _ratio(row_weights[:, complete] @ losses, row_weights[:, complete].sum(axis=1))
     if metric.uses == "decisions" and task == "multiclass":
-        count, pairs = targets.shape[1], targets[complete].argmax(axis=1) * targets.shape[1]
-        pairs = np.eye(count * count)[pairs + values[complete].argmax(axis=1)]
-        return score_confusions(metric_name, (row_weights[:, complete] @ pairs).reshape(-1, count, count))
+        count = targets.shape[1]
+        pairs = targets[complete].argmax(axis=1) * count + values[complete].argmax(axis=1)
+        confusions = np.array([np.bincount(pairs, weights, count**2) for weights in row_weights[:, complete]])
+        return score_confusions(metric_name, confusions.reshape(-1, count, count))
     if metric_name == "roc_auc":
         aucs = weighted_roc_auc(targets, values, row_weights)
         return _mean(aucs, ~np.isnan(aucs))

@@ -135,7 +135,7 @@ def held_out_rows(folds: np.ndarray) -> list[np.ndarray]:
     """(N,) bool for every fold: its rows. Raises ValueError where there are no other folds to fit on."""
     numbers = np.unique(folds)
     if len(numbers) < 2:
-        raise ValueError("thresholds are fitted on the other folds, and there is only one fold; predict another fold")
+        raise ValueError("what is tuned is fitted on the other folds, and there is only one fold; predict another fold")
     return [folds == number for number in numbers]
 
 

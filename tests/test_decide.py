@@ -1,5 +1,6 @@
 """decide.py: honest figures, what is adopted is used everywhere, and nothing else changes by looking."""
 
+import argparse
 from dataclasses import replace
 
 import cv2
@@ -12,6 +13,7 @@ import decide
 import leaderboard
 import make_folds
 import priorshift
+import tallies
 from commandline import load_folded_table
 from competition import COMPETITIONS, Competition, Part
 from decisions import decisions_path, policy_for
@@ -40,6 +42,7 @@ def mine(home, monkeypatch, request):
     """120 images of 60 patients to train on, 60 to test, and two runs with scores off the scale of 0.5."""
     monkeypatch.setattr(decide, "LIPTON_REPLICATES", 20)
     monkeypatch.setattr(priorshift, "REPLICATES", 20)
+    monkeypatch.setattr(tallies, "REPLICATES", 100)
     monkeypatch.setattr(blend, "gain_interval", lambda *_: (0.0, 0.0), raising=False)  # slow, and not looked at here
     competition = TASKS[getattr(request, "param", "hard")]
     rng, data, count = np.random.default_rng(0), home / "data" / "mine", len(competition.labels)
@@ -119,7 +122,7 @@ def test_what_is_adopted_is_used_by_leaderboard_and_submission_until_the_default
     assert now.loc["one", "cv"] == scored.loc["one", "cv"]
     blend.main([*where, "--experiment", "one", "two"])
     assert path.read_bytes() != written
-    assert not read_submission(path)[list(LABELS)].astype(int).to_numpy().any()  # nothing scores above a half
+    assert not read_submission(path)[list(LABELS)].astype(float).to_numpy().any()  # nothing scores above a half
     assert read_json(path.with_suffix(".json"))["policy"]["name"] == "half"
     assert decide.main(run)["blend_mean"]["use"] == said["use"]  # looking again keeps it
     assert decide.main([*run, "--use", "default"])["blend_mean"]["use"] == {}
@@ -176,7 +179,7 @@ def test_what_cannot_be_adopted_is_refused_and_nothing_is_lost(mine):
     competition, *_ = mine
     decide_mine("--use", "half")
     before = decisions_path(competition, "one").read_bytes()
-    with pytest.raises(ValueError, match="no policy 'platt'.*choose half, .*thresholds or default"):
+    with pytest.raises(ValueError, match="no policy 'platt'.*choose default, half, .*thresholds"):
         decide_mine("--use", "platt")
     assert decisions_path(competition, "one").read_bytes() == before
     (decisions_path(competition, "one").with_name("test.json")).unlink()
@@ -189,3 +192,14 @@ def test_a_run_that_lacks_a_fold_is_refused(mine):
     (oof.runs[1].folder / "result.json").unlink()
     with pytest.raises(ValueError, match=r"lacks the folds \[1\]; run: "):
         decide_mine()
+
+
+def test_ranks_and_tables_without_truth_are_refused(mine):
+    competition, table, _, oof = mine
+    known = decide.Known(competition, replace(oof, kind="rank_mean"), table[list(LABELS)].to_numpy(float),
+                         table["fold"].to_numpy(), table["group"].to_numpy(str))
+    with pytest.raises(ValueError, match="ranks, which are spread alike whatever the prevalence"):
+        decide.show_shift(known, None, ["f1_macro"])
+    blank = replace(known, targets=np.full_like(known.targets, np.nan))
+    with pytest.raises(ValueError, match="nothing to decide by"):
+        decide.decide_run(blank, None, argparse.Namespace(metric=None, shift=False, use=None))

@@ -152,7 +152,10 @@ def test_the_misfit_is_quiet_about_label_shift_and_loud_about_moved_scores():
 def test_the_misfits_distance_is_that_of_two_samples_where_there_is_one_class():
     rng = np.random.default_rng(0)
     old, new = rng.random(300), rng.random(80) ** 1.5
-    assert misfit(np.ones((300, 1), bool), old, new)[0] == pytest.approx(ks_2samp(old, new).statistic)
+    distance, limit = misfit(np.ones((300, 1), bool), old, new)
+    assert distance == pytest.approx(ks_2samp(old, new).statistic)
+    assert ks_2samp(old, new, method="asymp").pvalue < 0.05 < distance / limit
+    assert misfit(np.ones((300, 1), bool), old, new, tests=14)[1] > limit
 
 
 @pytest.mark.parametrize("new", [np.zeros((6, 1)), np.ones((6, 1)), np.full((6, 1), 0.5)])
