@@ -19,13 +19,14 @@ SCRIPTS = [name for name in MODULES if '__name__ == "__main__"' in (SRC / f"{nam
 ORDER = """
 files hardware distributed
 settings competition experiment
-labels sampling metrics thresholds uncertainty blending folding phantoms preprocessing augmentation tta mixing
+labels sampling metrics thresholds weighted uncertainty delong comparing forecasting blending folding phantoms
+preprocessing augmentation tta mixing
 schedule watch losses
 layers architectures references ema saliency
 demo arrays dicom decoding pixels scan duplicates tables weights
 folds device_input loader model anatomy precision heads features solvers runs checkpoints
 lessons freezing optimizers engine training leaks probes labelstats auditplots findings
-survey clues tabular untabled sniffing submission commandline
+survey clues tabular untabled sniffing submission commandline forecastplot judging
 """.split()
 
 
