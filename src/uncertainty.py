@@ -4,11 +4,14 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 
 import numpy as np
+from scipy.special import expit, logit
+from scipy.stats import t as student
 
 from weighted import make_scorer, rank_labels, ranked_scores
 
 REPLICATES = 1000
 LEVEL = 0.95
+UNBOUNDED = ("log_loss", "quadratic_kappa")  # the metrics that are not between 0 and 1
 MAX_UNDEFINED = 0.1  # share of replicates without a score beyond which there is no interval
 CHUNK_BYTES = 12 * 2**20  # of weights at a time; what is computed from them is a few times as much
 
@@ -74,8 +77,34 @@ def score_interval(
     metric_name: str, targets: np.ndarray, values: np.ndarray, task: str, groups: np.ndarray,
     replicates: int = REPLICATES, level: float = LEVEL, seed: int = 0,
 ) -> tuple[float, float]:
-    """The percentile interval of any metric of values (N, K): `bootstrap_interval`, a hundred times faster."""
-    return percentile_interval(bootstrap_scores(metric_name, targets, values, task, groups, replicates, seed), level)
+    """The interval of any metric of values (N, K): `logit_interval` of one between 0 and 1, else the percentile one.
+
+    (nan, nan) where more than 10 % of the replicates have no score.
+    """
+    scorer = make_scorer(metric_name, targets, values, task)
+    draws = np.concatenate([scorer(weights) for weights in bootstrap_chunks(groups, replicates, seed)])
+    score = scorer(np.ones((1, len(targets))))[0]
+    if metric_name in UNBOUNDED or not 0 < score < 1:
+        return percentile_interval(draws, level)
+    return logit_interval(score, draws, len(np.unique(groups)), level)
+
+
+def logit_interval(score: float, draws: np.ndarray, groups: int, level: float = LEVEL) -> tuple[float, float]:
+    """Student's interval of the logit of a score in (0, 1), by the deviation of its bootstrap replicates `draws` (R,).
+
+    Of its percentiles it would be too narrow where groups or positives are few: of 400 simulated AUCs
+    with 20 positives each that held the truth in 91 %, this in 93 to 95 % (tests/benchmarks/coverage.py). With hundreds
+    of positives they are the same. Neither holds with a handful.
+    (nan, nan) for a single group, and where more than 10 % of the replicates are NaN.
+    Source: DiCiccio & Efron 1996, https://doi.org/10.1214/ss/1032280214 (percentiles, t, transformations)
+    """
+    undefined = np.isnan(draws)
+    if undefined.mean() > MAX_UNDEFINED or groups < 2:
+        return float("nan"), float("nan")
+    error = draws[~undefined].std() * np.sqrt(groups / (groups - 1))
+    reach = student.ppf((1 + level) / 2, groups - 1) * error / (score * (1 - score))
+    low, high = expit(logit(score) + np.array([-reach, reach]))
+    return float(low), float(high)
 
 
 def difference_interval(

@@ -2,10 +2,11 @@
 
 Competitions of images that are never drawn: severities of the demo's phantoms, several images a patient, labels drawn
 from the posterior probability, which is shifted to make findings rare. A model is the posterior with noise on its
-logit, half of it the patient's; the truth is its score on a million images. "logit" is another interval, which goes
-by the standard error of the score's logit. The last columns compare two models with noise of one size, half of it the
-same: how often each test says at 5 % that they differ. --competitions sets how many are made of each kind: with 400
-the figures are good to 2.2 % (two standard errors). Prints a line as each kind is done.
+logit, half of it the patient's; the truth is its score on a million images. Two intervals of one bootstrap: of its
+percentiles, and of the score's logit by its standard error, the one that is reported. The last columns compare two
+models with noise of one size, half of it the same: how often each test says at 5 % that they differ. --competitions
+sets how many are made of each kind: with 400 the figures are good to 2.2 % (two standard errors). Prints a line as each
+kind is done.
 """
 
 import argparse
@@ -21,12 +22,11 @@ import numpy as np  # noqa: E402
 from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402
 from scipy.special import expit, logit  # noqa: E402
-from scipy.stats import t as student  # noqa: E402
 
 from comparing import bootstrap_p, swapped_p  # noqa: E402
 from delong import macro_auc_difference  # noqa: E402
 from phantoms import draw_severities, posterior  # noqa: E402
-from uncertainty import bootstrap_chunks, percentile_interval  # noqa: E402
+from uncertainty import bootstrap_chunks, logit_interval, percentile_interval  # noqa: E402
 from weighted import make_scorer  # noqa: E402
 
 NOISE, REPLICATES, POPULATION = 2.0, 1000, 1_000_000
@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2, help="processes; default: 2")
     arguments = parser.parse_args()
     table = Table(title=f"{arguments.competitions} competitions of each kind, {REPLICATES} replicates; in %")
-    for column in ("labels", "prevalence", "images", "metric", "truth", "no score", "interval\ncovers", "truth below",
+    for column in ("labels", "prevalence", "images", "metric", "truth", "no score", "percentiles\ncover", "truth below",
                    "above", "logit\ncovers", "below", "above", "A/A differ:\nbootstrap", "swapped", "DeLong"):
         table.add_column(column, justify="left" if column in ("labels", "metric") else "right")
     with ProcessPoolExecutor(arguments.workers) as pool:
@@ -68,7 +68,8 @@ def measure(competitions: int, labels: str, prevalence: float | None, size: int)
                                 for weights in bootstrap_chunks(patients, REPLICATES, number)], axis=1)
         for place, metric in enumerate(METRICS):
             ours, theirs = draws[2 * place:2 * place + 2]
-            by_logit = logit_interval(scores[2 * place], ours, patients.max() + 1)
+            inside = np.clip(scores[2 * place], 1e-3, 1 - 1e-3)
+            by_logit = logit_interval(inside, ours, patients.max() + 1)
             swapped = swapped_p(metric, targets, *values[metric], "multilabel", patients, REPLICATES, number)
             by_formula = macro_auc_difference(targets, *probs, patients)[2] if metric == "roc_auc" else np.nan
             p_values = bootstrap_p(ours - theirs), swapped, by_formula
@@ -128,14 +129,6 @@ def population(metric: str, shift: float, columns: tuple[int, ...]) -> tuple[np.
     thresholds = np.array([np.quantile(probs[:, k], 1 - targets[:, k].mean()) for k in range(len(columns))])
     scorer = make_scorer(metric, targets, judge(metric, probs, thresholds), "multilabel")
     return thresholds, float(scorer(np.ones((1, POPULATION)))[0])
-
-
-def logit_interval(score: float, draws: np.ndarray, groups: int) -> tuple[float, float]:
-    """Student's interval on the logit of a score in [0, 1], by the standard deviation of its bootstrap replicates."""
-    inside = np.clip(score, 1e-3, 1 - 1e-3)
-    reach = student.ppf(0.975, groups - 1) * np.nanstd(draws, ddof=1) * np.sqrt(groups / (groups - 1))
-    reach /= inside * (1 - inside)
-    return tuple(expit(logit(inside) + np.array([-reach, reach])))
 
 
 if __name__ == "__main__":
