@@ -135,7 +135,7 @@ class Spread:
 
     @property
     def training(self) -> float:
-        """What the folds' scores differ by beyond sampling: their models learned from other images. Rough: few folds"""
+        """What the folds' scores differ by beyond sampling, their models having learned from other images; rough."""
         return float(np.sqrt(max(0.0, self.folds**2 - self.folds_by_sample**2)))
 
 

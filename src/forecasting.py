@@ -8,9 +8,13 @@ draws training groups, which gives s_r - s in place of e, and a test set of its 
     predicted u = s - (s_r - s) + (u_r - s) = s + u_r - s_r
 
 The same e is in the public and in the private score, so it is not in their gap; the same groups are drawn for all runs,
-so what they share is not in the difference of two. It assumes test images like the training images. And a test image is
-predicted by the mean of all folds' models, an out-of-fold one by a single one: the test scores are a little better than
-forecast, by what that mean is worth.
+so what they share is not in the difference of two. Of simulated competitions where all that is so, the 95 % intervals
+held 92 to 95 % of public scores, 94 to 95 % of private ones and 93 % of gaps (tests/benchmarks/shakeup.py).
+
+It assumes test images like the training images. And a test image is predicted by the mean of all folds' models, an
+out-of-fold one by a single one: test scores are better than forecast by what that mean is worth. In the same
+simulations that was nothing in AUC for a logistic regression, 0.02 and 0.05 for decision trees of depth 4 and 7.
+So the gap can be believed (96 % of gaps were held there too), a chance that A beats B only between models of one kind.
 """
 
 from collections.abc import Iterator
@@ -21,7 +25,7 @@ import numpy as np
 from tqdm import tqdm
 
 from metrics import METRICS
-from uncertainty import CHUNK_BYTES, LEVEL, bootstrap_counts
+from uncertainty import CHUNK_BYTES, LEVEL, UNBOUNDED, bootstrap_counts
 from weighted import make_scorer
 
 REPLICATES = 2000
@@ -115,9 +119,10 @@ def forecast(metric_name: str, targets: np.ndarray, values: list[np.ndarray], ta
     bar.close()
     oof_draws, public_draws, private_draws = np.moveaxis(np.concatenate(scores, axis=1), 2, 0)
     oof = np.array([METRICS[metric_name].score(targets, each, task) for each in values])
+    lowest, highest = (-np.inf, np.inf) if metric_name in UNBOUNDED else (0, 1)
     error = oof_draws - oof[:, None]
-    return Forecast(metric_name, oof, public_draws - error, private_draws - error, oof_draws, public_draws,
-                    (public, images - public))
+    predicted = (np.clip(draws - error, lowest, highest) for draws in (public_draws, private_draws))
+    return Forecast(metric_name, oof, *predicted, oof_draws, public_draws, (public, images - public))
 
 
 def draw_test_sets(groups: np.ndarray, images: int, public: int, replicates: int,

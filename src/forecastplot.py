@@ -35,7 +35,7 @@ def plot_forecast(path: Path, frame: pd.DataFrame, seen: Forecast, title: str) -
         right.plot(frame["private_was"] - frame["public_was"], range(len(names)), "o", color=GREEN,
                    markeredgecolor=BLACK)
     left.set_yticks(range(len(names)), names)
-    left.invert_yaxis()
+    left.set_ylim(len(names) - 0.5, -0.5)  # the best on top
     left.set_xlabel(title)
     left.grid(axis="x", alpha=0.3)
     right.axvline(0, color=BLACK, linewidth=0.8)

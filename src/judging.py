@@ -289,5 +289,6 @@ def say_forecast(names: list[str], seen: Forecast) -> list[str]:
         lines.append(f"Select {names[a]} and {names[b]}: of all pairs, the better one of these two has the best "
                      f"expected private score, by {gain:.4f} better than the best run alone.")
     lines.append("All this assumes test images like the training images. And the mean of all folds' models predicts "
-                 "test images, a little better than the one model that CV has, single runs more so than blends.")
+                 "test images, better than the one model that CV has: expect a little more than is forecast, most of "
+                 "unstable models, least of blends. Chances between runs of different kinds are rough for that reason.")
     return lines
