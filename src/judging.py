@@ -13,7 +13,7 @@ from comparing import Comparison, Spread, compare, holm, split_variance
 from competition import Competition
 from files import write_csv
 from folds import fold_numbers
-from forecasting import PUBLIC_SHARE, Forecast, forecast
+from forecasting import PUBLIC_SHARE, REPLICATES, Forecast, fold_mean_gain, forecast
 from forecastplot import plot_forecast
 from labels import scoring_targets
 from metrics import METRICS, score
@@ -168,12 +168,18 @@ def show_forecast(competition: Competition, data_dir: Path, table: pd.DataFrame,
     numbers: as given with --forecast. Writes forecast.csv and forecast.png beside the runs. A solution is reported
     beside the forecast and changes nothing in it. Raises ValueError where no run has all folds.
     """
-    images, share = _sizes(competition, data_dir, solution, numbers)
+    ids = _test_ids(competition, data_dir, solution)
+    images, share = _sizes(competition, ids, solution, numbers)
     judged = _read_best(competition, table, folds_hash)
+    groups = table["group"].to_numpy(str)
     seen = forecast(competition.metric, _targets(competition, table), [run.values for run in judged], competition.task,
-                    table["group"].to_numpy(str), images, share)
-    rows = [{"run": run.oof.name, "cv": run.score, **_intervals(seen, m), "beats_first": seen.chance(m, 0),
-             "is_best": best, **_known_scores(competition, table, run, solution)}
+                    groups, images, share)
+    gains = _read_gains(competition, table, groups, judged, ids)
+    if not np.isnan(gains).all():
+        least = gains[np.nanargmin(gains.mean(axis=1))]  # so that no run is ahead for being less known
+        seen = seen.raised(np.where(np.isnan(gains), least, gains))
+    rows = [{"run": run.oof.name, "cv": run.score, "fold_mean": gains[m].mean(), **_intervals(seen, m),
+             "beats_first": seen.chance(m, 0), "is_best": best, **_known_scores(competition, table, run, solution)}
             for m, (run, best) in enumerate(zip(judged, seen.chances_of_first(), strict=True))]
     frame = pd.DataFrame(rows)
     _show_forecast(competition, frame, seen)
@@ -184,21 +190,24 @@ def show_forecast(competition: Competition, data_dir: Path, table: pd.DataFrame,
     return frame
 
 
-def _sizes(competition: Competition, data_dir: Path, solution: pd.DataFrame | None,
+def _test_ids(competition: Competition, data_dir: Path, solution: pd.DataFrame | None) -> pd.Series | None:
+    """The images that are submitted; None where there is no such part."""
+    if solution is not None:
+        return solution["image_id"]
+    if (sample := read_sample(competition, data_dir)) is not None:
+        return sample[competition.id_column]
+    part = submitted_part(competition)
+    return read_part(competition, data_dir, part)["image_id"] if part else None
+
+
+def _sizes(competition: Competition, ids: pd.Series | None, solution: pd.DataFrame | None,
            numbers: list[float]) -> tuple[int, float]:
     """Test images and the public share: as asked for, else as the competition has it."""
     if len(numbers) > 2:
         raise ValueError("--forecast takes the number of test images and the public share: --forecast 5000 0.3")
-    if numbers:
-        images = numbers[0]
-    elif solution is not None:
-        images = len(solution)
-    elif (sample := read_sample(competition, data_dir)) is not None:
-        images = len(sample)
-    elif part := submitted_part(competition):
-        images = len(read_part(competition, data_dir, part))
-    else:
+    if not numbers and ids is None:
         raise ValueError(f"competition {competition.name!r} has no test part; say how many images: --forecast 5000 0.3")
+    images = numbers[0] if numbers else len(ids)
     if images < 2 or images != int(images):
         raise ValueError(f"--forecast {images:g}: the first number counts test images, 2 or more; the second is the "
                          "public share of them, between 0 and 1")
@@ -208,6 +217,21 @@ def _sizes(competition: Competition, data_dir: Path, solution: pd.DataFrame | No
     elif solution is not None and {*solution["usage"]} == {"Public", "Private"}:
         share = float((solution["usage"] == "Public").mean())
     return int(images), share
+
+
+def _read_gains(competition: Competition, table: pd.DataFrame, groups: np.ndarray, judged: list[Judged],
+                ids: pd.Series | None) -> np.ndarray:
+    """(M, R) what the mean of all folds' models adds to each AUC; NaN where that cannot be told.
+
+    That is for other metrics, for runs that have predicted no test images, and for ranks, whose spread says nothing.
+    """
+    gains = np.full((len(judged), REPLICATES), np.nan)
+    if competition.metric == "roc_auc" and ids is not None:
+        for m, run in enumerate(judged):
+            probs = read_predictions(competition, run.oof, submitted_part(competition), ids)
+            if probs is not None and run.oof.kind != "rank_mean":
+                gains[m] = fold_mean_gain(_targets(competition, table), run.oof.probs, probs, groups)[1]
+    return gains
 
 
 def _read_best(competition: Competition, table: pd.DataFrame, folds_hash: str) -> list[Judged]:
@@ -251,13 +275,15 @@ def _known_scores(competition: Competition, table: pd.DataFrame, run: Judged,
 def _show_forecast(competition: Competition, frame: pd.DataFrame, seen: Forecast) -> None:
     metric, (public, private) = METRICS[competition.metric], seen.images
     known = [usage for usage in ("public_was", "private_was") if usage in frame]
-    shown = Table("run", f"CV {metric.title}", f"public, n {public:,}", f"private, n {private:,}", "private - public",
-                  f"beats {frame['run'][0]}\non private", "best of all", *(each.replace("_", " ") for each in known),
+    shown = Table("run", f"CV {metric.title}", "mean of\nfolds adds", f"public, n {public:,}",
+                  f"private, n {private:,}", "private - public", f"beats {frame['run'][0]}\non private", "best of all",
+                  *(each.replace("_", " ") for each in known),
                   title=f"{competition.name}: forecast for {public + private:,} test images, 95 % intervals")
     for m, row in enumerate(frame.to_dict("records")):
         ends = [f"{row[f'{name}_low']:{sign}.4f} to {row[f'{name}_high']:{sign}.4f}"
                 for name, sign in (("public", ""), ("private", ""), ("gap", "+"))]
-        shown.add_row(row["run"], f"{row['cv']:.4f}", *ends, f"{row['beats_first']:.0%}" if m else "",
+        gain = "-" if np.isnan(row["fold_mean"]) else f"{row['fold_mean']:+.4f}"
+        shown.add_row(row["run"], f"{row['cv']:.4f}", gain, *ends, f"{row['beats_first']:.0%}" if m else "",
                       f"{row['is_best']:.0%}", *("-" if pd.isna(row[each]) else f"{row[each]:.4f}" for each in known))
     make_console().print(shown)
     for line in say_forecast(frame["run"].tolist(), seen):
@@ -289,6 +315,8 @@ def say_forecast(names: list[str], seen: Forecast) -> list[str]:
         lines.append(f"Select {names[a]} and {names[b]}: of all pairs, the better one of these two has the best "
                      f"expected private score, by {gain:.4f} better than the best run alone.")
     lines.append("All this assumes test images like the training images. And the mean of all folds' models predicts "
-                 "test images, better than the one model that CV has: expect a little more than is forecast, most of "
-                 "unstable models, least of blends. Chances between runs of different kinds are rough for that reason.")
+                 "test images, better than the one model that CV has, most of all where models are unstable. What that "
+                 "adds is told by the spread of the test predictions. Where it is told above, it is in the forecast; "
+                 "where not, the least of the others' is; if none is, expect more, and take chances between runs of "
+                 "different kinds as rough.")
     return lines

@@ -5,8 +5,8 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from forecasting import Forecast, combine, draw_test_sets, forecast
-from metrics import f1_macro
+from forecasting import Forecast, combine, draw_test_sets, fold_mean_gain, forecast
+from metrics import f1_macro, roc_auc
 from uncertainty import bootstrap_scores
 
 
@@ -128,3 +128,36 @@ def test_the_gap_of_a_reference_system_is_inside_the_noise(labels, as_large):
     low, high = seen.interval(gap)
     assert low < 0.907 - 0.915 < high
     assert np.mean(np.abs(gap) >= 0.008) == pytest.approx(as_large, abs=0.04)
+
+
+def made_of(members: int, rows: int, seed: int, noise: float = 2.0) -> tuple[np.ndarray, np.ndarray]:
+    """Labels, and the mean of so many models' scores: the same signal, each with noise of its own."""
+    rng = np.random.default_rng(seed)
+    targets = (rng.random((rows, 2)) < 0.4).astype(float)
+    return targets, np.mean([targets + rng.normal(0, noise, targets.shape) for _ in range(members)], axis=0)
+
+
+def test_what_the_mean_of_five_models_adds_is_told_without_the_test_labels():
+    targets, oof = made_of(1, 4000, seed=0)
+    test_targets, of_five = made_of(5, 4000, seed=1)
+    gain, draws = fold_mean_gain(targets, oof, of_five, np.arange(4000), 200)
+    really = roc_auc(test_targets, of_five, "multilabel") - roc_auc(targets, oof, "multilabel")
+    assert really > 0.1
+    assert gain == pytest.approx(really, abs=0.03)
+    assert draws.shape == (200,) and 0 < draws.std() < 0.05
+
+
+def test_where_the_test_has_one_model_too_nothing_is_added():
+    (targets, oof), (_, test) = made_of(1, 4000, seed=0), made_of(1, 4000, seed=1)
+    assert fold_mean_gain(targets, oof, test, np.arange(4000), 50)[0] == pytest.approx(0, abs=0.02)
+    targets[:, 1] = np.nan
+    assert not np.isnan(fold_mean_gain(targets, oof, test, np.arange(4000), 50)[0])
+    assert np.isnan(fold_mean_gain(np.ones_like(targets), oof, test, np.arange(4000), 50)[0])
+
+
+def test_a_raised_forecast_is_higher_by_the_gain_and_no_score_is_above_one():
+    targets, values, groups = example()
+    seen = forecast("roc_auc", targets, values, "multilabel", groups, 300, replicates=100)
+    higher = seen.raised(np.full((1, 100), 0.01))
+    assert higher.private == pytest.approx(seen.private + 0.01) and higher.scores == seen.scores
+    assert seen.raised(np.full((1, 100), 0.5)).public.max() == 1

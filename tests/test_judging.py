@@ -16,7 +16,9 @@ from metrics import METRICS
 from runs import open_run, probs_frame, run_folder, write_predictions, write_probs
 
 MINE = Competition(name="mine", about="made up", task="multilabel", labels=("a", "b"), metric="roc_auc",
-                   train=Part(table="train.csv", images="{image_id}.png"), group_column="patient")
+                   train=Part(table="train.csv", images="{image_id}.png"), group_column="patient",
+                   test=Part(images="test/*.png", labelled=False))
+NO_TEST = replace(MINE, test=None)
 HASH, FOLDS = "folds", 3
 
 
@@ -83,7 +85,7 @@ def test_a_run_that_is_not_there_or_not_whole_is_named(table):
 
 @pytest.mark.parametrize("metric", ["roc_auc", "log_loss", "f1_macro"])
 def test_a_forecast_is_written_drawn_and_told_best_first(table, home, capsys, metric):
-    mine = replace(MINE, metric=metric)
+    mine = replace(NO_TEST, metric=metric)
     for seed, (name, skill) in enumerate((("bad", 0.5), ("good", 3), ("middling", 2))):
         fabricate(table, name, skill, seed=seed)
     frame = show_forecast(mine, home, table, HASH, None, [400, 0.25])
@@ -99,15 +101,19 @@ def test_a_forecast_is_written_drawn_and_told_best_first(table, home, capsys, me
 
 def test_known_scores_stand_beside_the_forecast_and_change_nothing_in_it(table, home):
     fabricate(table, "good", 3)
-    without = show_forecast(MINE, home, table, HASH, None, [100, 0.5])
+    without = show_forecast(NO_TEST, home, table, HASH, None, [100, 0.5])
     rng = np.random.default_rng(1)
     solution = pd.DataFrame({"image_id": [f"t{number}" for number in range(100)], "a": rng.integers(0, 2, 100),
                              "b": rng.integers(0, 2, 100), "usage": ["Public", "Private"] * 50})
     oof = SimpleNamespace(name="good", made_of={f"good/fold{fold}": f"good{fold}" for fold in range(FOLDS)})
     write_predictions(MINE, oof, "test", solution["image_id"], solution[["a", "b"]].to_numpy(float))
     beside = show_forecast(MINE, home, table, HASH, solution, [])
+    assert without["fold_mean"].isna().all() and beside["fold_mean"].notna().all()
     assert beside[["public_was", "private_was"]].iloc[0].tolist() == [1, 1]
-    pd.testing.assert_frame_equal(beside[without.columns], without)
+    turned = solution.assign(a=1 - solution["a"], b=1 - solution["b"])
+    other = show_forecast(MINE, home, table, HASH, turned, [])
+    assert other[["public_was", "private_was"]].iloc[0].tolist() == [0, 0]
+    pd.testing.assert_frame_equal(beside[without.columns], other[without.columns])
 
 
 @pytest.mark.parametrize(("numbers", "message"), [
@@ -116,19 +122,19 @@ def test_known_scores_stand_beside_the_forecast_and_change_nothing_in_it(table, 
 def test_sizes_that_cannot_be_are_refused(table, home, numbers, message):
     fabricate(table, "good", 3)
     with pytest.raises(ValueError, match=message):
-        show_forecast(MINE, home, table, HASH, None, numbers)
+        show_forecast(NO_TEST, home, table, HASH, None, numbers)
 
 
 def test_a_forecast_without_a_whole_run_says_what_to_do(table, home, capsys):
     fabricate(table, "part", 2, folds=2)
     with pytest.raises(ValueError, match="python src/train.py --competition mine"):
-        show_forecast(MINE, home, table, HASH, None, [100])
+        show_forecast(NO_TEST, home, table, HASH, None, [100])
     assert "lacks the folds [2]" in capsys.readouterr().out
 
 
 def test_the_leaderboard_compares_and_forecasts_when_asked(table, home, monkeypatch, capsys):
     fabricate(table, "good", 3), fabricate(table, "bad", 0.5)
-    monkeypatch.setattr(leaderboard, "load_competition", lambda args: (MINE, home))
+    monkeypatch.setattr(leaderboard, "load_competition", lambda args: (NO_TEST, home))
     monkeypatch.setattr(leaderboard, "load_folded_table", lambda *_: (table, SimpleNamespace(hash=HASH)))
     assert leaderboard.main(["--compare", "good", "bad"])["winner"].tolist() == [1]
     assert leaderboard.main(["--forecast", "100"])["run"].tolist() == ["good", "bad"]
