@@ -5,6 +5,7 @@ NAME_mean of probabilities and NAME_rank_mean of ranks, scores them on the out-o
 writes a submission of each where every member has predicted the images.
 """
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from runs import Oof, read_oof, read_predictions, train_command, write_blend, wr
 from submission import is_written, read_template, submission_path, submit_probs, template_inputs
 from tables import headline_targets, label_cells, submitted_part
 from thresholds import judged_values
-from uncertainty import difference_interval
+from uncertainty import paired_interval, paired_roc_auc_interval
 
 
 def main(argv: list[str] | None = None) -> dict[str, float]:
@@ -140,7 +141,11 @@ def _show(competition: Competition, targets: np.ndarray, values: dict[str, np.nd
 def gain_interval(competition: Competition, targets: np.ndarray, values: np.ndarray, baseline: np.ndarray,
                   groups: np.ndarray) -> tuple[float, float]:
     """95 % interval of the metric of `values` minus that of `baseline`, both on the same drawn groups."""
-    return difference_interval(competition.metric, targets, values, baseline, competition.task, groups)
+    if competition.metric == "roc_auc":
+        return paired_roc_auc_interval(targets, values, baseline, groups)
+    metric = METRICS[competition.metric]
+    ours, theirs = (partial(metric.score, targets, each, competition.task) for each in (values, baseline))
+    return paired_interval(ours, theirs, groups)
 
 
 if __name__ == "__main__":

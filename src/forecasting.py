@@ -69,8 +69,10 @@ class Forecast:
         return float(((ahead > 0) + 0.5 * (ahead == 0)).mean()) if len(ahead) else float("nan")
 
     def chances_of_first(self) -> np.ndarray:
-        """(M,) the probability of each run to be the best of all on the private part; ties are shared."""
+        """(M,) the probability of each run to be the best on the private part; ties are shared; NaN without draws."""
         private = self.sign * self.private[:, ~np.isnan(self.private).any(axis=0)]
+        if not private.size:
+            return np.full(len(private), np.nan)
         best = private == private.max(axis=0)
         return (best / best.sum(axis=0)).mean(axis=1)
 
@@ -89,6 +91,8 @@ class Forecast:
     def optimism(self) -> float:
         """By how much the best run's out-of-fold score is too good for having been chosen as the best, about."""
         draws = self.sign * self.oof_draws[:, ~np.isnan(self.oof_draws).any(axis=0)]
+        if not draws.size:
+            return float("nan")
         best = draws.argmax(axis=0)
         return float((draws[best, np.arange(draws.shape[1])] - self.sign * self.scores[best]).mean())
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from rich.table import Table
+from tqdm import tqdm
 
 from commandline import make_console
 from comparing import Comparison, Spread, compare, holm, split_variance
@@ -53,7 +54,7 @@ def show_comparison(competition: Competition, table: pd.DataFrame, folds_hash: s
     targets, groups = _targets(competition, table), table["group"].to_numpy(str)
     first, *others = judged.values()
     comparisons = [compare(competition.metric, targets, first.values, other.values, competition.task, groups)
-                   for other in others]
+                   for other in tqdm(others, desc="comparing", unit="run", leave=False, disable=None)]
     _show_spreads(competition, table, folds_hash, targets, groups, judged)
     _show_comparisons(competition, names, comparisons)
     return pd.DataFrame([{
@@ -97,7 +98,7 @@ def _show_spreads(competition: Competition, table: pd.DataFrame, folds_hash: str
                   "between folds:\nSD of a fold", "of it by the\nfold's patients", "beyond that,\nby training",
                   "by the seed", title=f"{competition.name}: what makes a score move (standard deviations)")
     spreads = {}
-    for name, run in judged.items():
+    for name, run in tqdm(judged.items(), desc="spreads", unit="run", leave=False, disable=None):
         twins = [_read(competition, table, folds_hash, twin) for twin in find_twins(competition, name)
                  if read_oof(competition, twin, table, folds_hash).is_whole]
         spread = spreads[name] = split_variance(
@@ -227,9 +228,9 @@ def _read_gains(competition: Competition, table: pd.DataFrame, groups: np.ndarra
     """
     gains = np.full((len(judged), REPLICATES), np.nan)
     if competition.metric == "roc_auc" and ids is not None:
-        for m, run in enumerate(judged):
+        for m, run in enumerate(tqdm(judged, desc="mean of folds", unit="run", leave=False, disable=None)):
             probs = read_predictions(competition, run.oof, submitted_part(competition), ids)
-            if probs is not None and run.oof.kind != "rank_mean":
+            if probs is not None and "rank" not in run.oof.kind:
                 gains[m] = fold_mean_gain(_targets(competition, table), run.oof.probs, probs, groups)[1]
     return gains
 
@@ -237,7 +238,7 @@ def _read_gains(competition: Competition, table: pd.DataFrame, groups: np.ndarra
 def _read_best(competition: Competition, table: pd.DataFrame, folds_hash: str) -> list[Judged]:
     """The best whole runs and blends by their out-of-fold scores, best first; stale and unfinished ones are named."""
     judged = []
-    for name in list_runs(competition):
+    for name in tqdm(list_runs(competition), desc="reading", unit="run", leave=False, disable=None):
         try:
             judged.append(_read(competition, table, folds_hash, name))
         except (ValueError, FileNotFoundError) as error:  # one stale run must not hide all others
@@ -299,10 +300,10 @@ def say_forecast(names: list[str], seen: Forecast) -> list[str]:
     low, high = seen.interval(seen.private[0] - seen.public[0])
     lines.append(f"By noise alone {first} may score {low:+.4f} to {high:+.4f} on private beside public: a gap inside "
                  "that is no shake-up.")
-    weight = seen.public_weight(0)
-    lines.append(f"A public score counts {weight:.2f} beside {1 - weight:.2f} for CV: guess CV + {weight:.2f} x "
-                 "(public - CV) for private. One outside its interval above says that the test images are others than "
-                 "these: believe it then for the level, but not for the order of runs.")
+    weight, (middle, _) = seen.public_weight(0), seen.interval(seen.private[0], 0)
+    lines.append(f"A public score counts {weight:.2f} beside {1 - weight:.2f} for CV: for {first} guess {middle:.4f} + "
+                 f"{weight:.2f} x (public - {middle:.4f}) on private. One outside its interval above says that the "
+                 "test images are others than these: believe it then for the level, but not for the order of runs.")
     if len(names) > 1:
         weight = seen.public_weight(0, 1)
         noise = 1.96 * float(np.nanstd(seen.public_draws[0] - seen.public_draws[1]))

@@ -133,7 +133,7 @@ def _score_row(competition: Competition, table: pd.DataFrame, oof: Oof, solution
     fold_scores = np.array([metric.score(targets[folds == fold], values[folds == fold], task)
                             for fold in np.unique(folds)])
     fold_scores = fold_scores[~np.isnan(fold_scores)]
-    low, high = score_interval(competition.metric, targets, values, task, table["group"].to_numpy(str))
+    low, high = _interval(competition.metric, targets, values, task, table["group"].to_numpy(str))
     black = table["black"].to_numpy()
     row = {
         "status": "whole",
@@ -156,6 +156,11 @@ def _score_row(competition: Competition, table: pd.DataFrame, oof: Oof, solution
         values = by_label(scoring_targets(label_cells(competition, table)), probs)
         row |= {f"{name}_{label}": value for label, value in zip(competition.labels, values, strict=True)}
     return row | _test_scores(competition, targets, probs, solution, test_probs, tuned)
+
+
+def _interval(metric_name: str, targets: np.ndarray, values: np.ndarray, task: str,
+              groups: np.ndarray) -> tuple[float, float]:
+    return score_interval(metric_name, targets, values, task, groups)
 
 
 def _test_scores(competition: Competition, targets: np.ndarray, probs: np.ndarray, solution: pd.DataFrame | None,
@@ -190,7 +195,7 @@ def _report_parts(competition: Competition, table: pd.DataFrame, oof: Oof, repor
         truth, values = _headline(competition, images), probs
         if metric.uses != "probs":
             values = decide(probs, thresholds, task)
-        low, high = score_interval(competition.metric, truth, values, task, images["group"].to_numpy(str))
+        low, high = _interval(competition.metric, truth, values, task, images["group"].to_numpy(str))
         row |= {part: metric.score(truth, values, task), f"{part}_low": low, f"{part}_high": high,
                 f"{part}_images": len(images)}
         row |= {f"{part}_auc_{label}": auc for label, auc in zip(competition.labels, roc_auc_by_label(

@@ -88,7 +88,7 @@ def test_a_label_of_one_class_has_no_score_anywhere():
     targets, values, groups = example(60)
     seen = forecast("roc_auc", np.ones_like(targets), values, "multilabel", groups, 20, replicates=20)
     assert np.isnan(seen.private).all() and np.isnan(seen.interval(seen.private[0])).all()
-    assert np.isnan(seen.chance(0, 0))
+    assert np.isnan(seen.chance(0, 0)) and np.isnan(seen.chances_of_first()).all() and np.isnan(seen.optimism())
 
 
 @pytest.mark.parametrize(("images", "share"), [(10, 0.0), (10, 1.0), (1, 0.3), (3, 0.1)])
