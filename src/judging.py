@@ -175,7 +175,7 @@ def show_forecast(competition: Competition, data_dir: Path, table: pd.DataFrame,
     groups = table["group"].to_numpy(str)
     seen = forecast(competition.metric, _targets(competition, table), [run.values for run in judged], competition.task,
                     groups, images, share)
-    gains = _read_gains(competition, table, groups, judged, ids)
+    gains = _read_gains(competition, table, groups, judged, ids, images)
     if not np.isnan(gains).all():
         least = gains[np.nanargmin(gains.mean(axis=1))]  # so that no run is ahead for being less known
         seen = seen.raised(np.where(np.isnan(gains), least, gains))
@@ -221,7 +221,7 @@ def _sizes(competition: Competition, ids: pd.Series | None, solution: pd.DataFra
 
 
 def _read_gains(competition: Competition, table: pd.DataFrame, groups: np.ndarray, judged: list[Judged],
-                ids: pd.Series | None) -> np.ndarray:
+                ids: pd.Series | None, images: int) -> np.ndarray:
     """(M, R) what the mean of all folds' models adds to each AUC; NaN where that cannot be told.
 
     That is for other metrics, for runs that have predicted no test images, and for ranks, whose spread says nothing.
@@ -231,7 +231,7 @@ def _read_gains(competition: Competition, table: pd.DataFrame, groups: np.ndarra
         for m, run in enumerate(tqdm(judged, desc="mean of folds", unit="run", leave=False, disable=None)):
             probs = read_predictions(competition, run.oof, submitted_part(competition), ids)
             if probs is not None and "rank" not in run.oof.kind:
-                gains[m] = fold_mean_gain(_targets(competition, table), run.oof.probs, probs, groups)[1]
+                gains[m] = fold_mean_gain(_targets(competition, table), run.oof.probs, probs, groups, images)[1]
     return gains
 
 

@@ -140,7 +140,7 @@ def made_of(members: int, rows: int, seed: int, noise: float = 2.0) -> tuple[np.
 def test_what_the_mean_of_five_models_adds_is_told_without_the_test_labels():
     targets, oof = made_of(1, 4000, seed=0)
     test_targets, of_five = made_of(5, 4000, seed=1)
-    gain, draws = fold_mean_gain(targets, oof, of_five, np.arange(4000), 200)
+    gain, draws = fold_mean_gain(targets, oof, of_five, np.arange(4000), 4000, 200)
     really = roc_auc(test_targets, of_five, "multilabel") - roc_auc(targets, oof, "multilabel")
     assert really > 0.1
     assert gain == pytest.approx(really, abs=0.03)
@@ -149,10 +149,10 @@ def test_what_the_mean_of_five_models_adds_is_told_without_the_test_labels():
 
 def test_where_the_test_has_one_model_too_nothing_is_added():
     (targets, oof), (_, test) = made_of(1, 4000, seed=0), made_of(1, 4000, seed=1)
-    assert fold_mean_gain(targets, oof, test, np.arange(4000), 50)[0] == pytest.approx(0, abs=0.02)
+    assert fold_mean_gain(targets, oof, test, np.arange(4000), 4000, 50)[0] == pytest.approx(0, abs=0.02)
     targets[:, 1] = np.nan
-    assert not np.isnan(fold_mean_gain(targets, oof, test, np.arange(4000), 50)[0])
-    assert np.isnan(fold_mean_gain(np.ones_like(targets), oof, test, np.arange(4000), 50)[0])
+    assert not np.isnan(fold_mean_gain(targets, oof, test, np.arange(4000), 4000, 50)[0])
+    assert np.isnan(fold_mean_gain(np.ones_like(targets), oof, test, np.arange(4000), 4000, 50)[0])
 
 
 def test_a_raised_forecast_is_higher_by_the_gain_and_no_score_is_above_one():

@@ -75,7 +75,7 @@ def play(job: tuple[str, str, int]) -> tuple[pd.DataFrame, pd.DataFrame]:
     forecasts = {kind: seen}
     if metric == "roc_auc":
         gains = np.stack([fold_mean_gain(targets[is_train], probs[is_train], probs[~is_train], groups[is_train],
-                                         REPLICATES, seed)[1] for probs in models.values()])
+                                         int((~is_train).sum()), REPLICATES, seed)[1] for probs in models.values()])
         forecasts[f"{kind}, raised"] = seen.raised(gains)
     told = [tell(name, metric, each, models, targets, is_train, is_public) for name, each in forecasts.items()]
     return tuple(pd.concat(frames, ignore_index=True) for frames in zip(*told, strict=True))
