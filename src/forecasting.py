@@ -197,13 +197,3 @@ def _gain(aucs: np.ndarray, positives: np.ndarray, sum_p: np.ndarray, squares_p:
         # a test set that happens to vary little must not make a ranking perfect
         gains = norm.cdf(norm.ppf(aucs) * np.sqrt(within / np.maximum(of_mean, within / 4))) - aucs
     return mean_of_defined(np.where(np.isfinite(gains), gains, np.nan))
-
-
-def combine(cv: float, cv_error: float, public: float, public_error: float) -> tuple[float, float]:
-    """The best guess of a run's true score from both estimates, and its standard error: weights by inverse variance.
-
-    Wrong where the test images are of another population than the training images: the public score then says so by
-    lying outside its predicted interval, and is the better guess.
-    """
-    weight = cv_error**2 / (cv_error**2 + public_error**2)
-    return cv + weight * (public - cv), cv_error * public_error / np.hypot(cv_error, public_error)

@@ -5,7 +5,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from forecasting import Forecast, combine, draw_test_sets, fold_mean_gain, forecast
+from forecasting import Forecast, draw_test_sets, fold_mean_gain, forecast
 from metrics import f1_macro, roc_auc
 from uncertainty import bootstrap_scores
 
@@ -96,10 +96,6 @@ def test_a_part_without_images_is_an_error(images, share):
     targets, values, groups = example(60)
     with pytest.raises(ValueError, match="each part needs an image"):
         forecast("roc_auc", targets, values, "multilabel", groups, images, share)
-
-
-def test_estimates_are_combined_by_inverse_variance():
-    assert combine(0.80, 0.01, 0.90, 0.02) == pytest.approx((0.82, 0.01 * 0.02 / np.hypot(0.01, 0.02)))
 
 
 def test_memory_stays_bounded():
