@@ -11,6 +11,7 @@ from scipy.stats import norm, spearmanr, theilslopes
 
 from commandline import make_console
 from competition import Competition
+from decisions import judged_by_policy
 from files import home, replace_atomically
 from folds import fold_numbers
 from labels import scoring_targets
@@ -18,8 +19,7 @@ from ledger import Entry, read_ledger
 from metrics import METRICS
 from runs import Oof
 from tables import headline_targets, label_cells
-from thresholds import judged_values
-from uncertainty import bootstrap_interval, roc_auc_interval
+from uncertainty import score_interval
 
 HALF_WIDTH = norm.ppf(0.975)  # standard errors on either side of a 95 % interval
 FEWEST = 3                    # submissions below which neither slope nor correlation says anything
@@ -29,15 +29,13 @@ USAGES = ("public", "private")
 def cross_validated(competition: Competition, table: pd.DataFrame, oof: Oof) -> tuple[float, float, float]:
     """The competition's metric on the out-of-fold predictions of a whole run, and its 95 % interval over groups.
 
-    Decisions, where the metric wants them, are made at thresholds of the other folds.
+    Decisions, where the metric wants them, are made by the run's policy, fitted on the other folds.
     """
     targets = headline_targets(competition, scoring_targets(label_cells(competition, table)))
-    values = judged_values(competition.metric, targets, oof.probs, fold_numbers(table, oof.split), competition.task)
+    values = judged_by_policy(competition, oof, targets, fold_numbers(table, oof.split))
     metric, groups = METRICS[competition.metric], table["group"].to_numpy(str)
     cv = metric.score(targets, values, competition.task)
-    if competition.metric == "roc_auc":
-        return cv, *roc_auc_interval(targets, values, groups)
-    return cv, *bootstrap_interval(lambda weights: metric.score(targets, values, competition.task, weights), groups)
+    return cv, *score_interval(competition.metric, targets, values, competition.task, groups)
 
 
 @dataclass(frozen=True)

@@ -28,9 +28,9 @@ from policies import Policy, make_policies
 from priorshift import class_weights, estimate_prevalence, misfit, prevalence_interval, shift_policy
 from runs import Oof, read_oof, read_predictions, run_folder, train_command
 from tables import headline_targets, label_cells, read_part, read_solution, submitted_part
-from tallies import ROW_METRICS, bootstrap_scores, weighted_scores
 from thresholds import CRITERIA, best_threshold, criterion
-from uncertainty import bootstrap_counts, percentile_interval
+from uncertainty import bootstrap_counts, bootstrap_scores, percentile_interval
+from weighted import ROW_METRICS, make_scorer
 
 LIPTON_REPLICATES = 200
 
@@ -168,7 +168,7 @@ def show_calibration(known: Known, scored: np.ndarray) -> dict:
     task, targets, competition = known.task, known.targets, known.competition
     policies = make_policies(task, competition.labels, policy_metric(competition, "probs"))
     values = {name: policy.crossfit(targets, known.oof.probs, known.folds) for name, policy in policies.items()}
-    losses = bootstrap_scores("log_loss", targets, values, task, known.groups)
+    losses = {name: bootstrap_scores("log_loss", targets, probs, task, known.groups) for name, probs in values.items()}
     shown = Table("probabilities", "log loss", "gain", "95 % interval", "Brier", "ECE",
                   title=f"{known.oof.name}: calibration fitted on the other folds")
     said = {"ece": "15 bins of equal numbers of cells, mean over labels, each against the rest"}
@@ -215,9 +215,10 @@ def _compare(known: Known, metric: str, naive: dict[str, np.ndarray], crossfit: 
     """Scores of every policy, its optimism, and its gain over the first with the interval; more is better."""
     sign = 1 if METRICS[metric].greater_is_better else -1
     ones = np.ones((1, len(known.targets)))
-    scores, honest = ({name: float(weighted_scores(metric, known.targets, values, known.task, ones, weights)[0])
+    scores, honest = ({name: float(make_scorer(metric, known.targets, values, known.task, weights)(ones)[0])
                        for name, values in each.items()} for each in (naive, crossfit))
-    drawn = bootstrap_scores(metric, known.targets, crossfit, known.task, known.groups, weights)
+    drawn = {name: bootstrap_scores(metric, known.targets, values, known.task, known.groups, class_weights=weights)
+             for name, values in crossfit.items()}
     first, rows = next(iter(crossfit)), {}
     for name in crossfit:
         low, high = percentile_interval(sign * (drawn[name] - drawn[first]))

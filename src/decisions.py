@@ -95,6 +95,11 @@ def policy_for(competition: Competition, oof: Oof, gives: Kind, submitted: bool 
     return policies[name]
 
 
+def judged_by_policy(competition: Competition, oof: Oof, targets: np.ndarray, folds: np.ndarray) -> np.ndarray:
+    """(N, K) what the competition's metric judges of a run: what its policy, fitted on the other folds, makes of it."""
+    return policy_for(competition, oof, METRICS[competition.metric].uses).crossfit(targets, oof.probs, folds)
+
+
 def policy_inputs(competition: Competition, oof: Oof) -> dict:
     """What a submission depends on besides models and images: {} where nothing was adopted."""
     adopted = read_adopted(competition, oof)

@@ -8,7 +8,7 @@ from tqdm import tqdm
 
 from blending import FITTED
 from metrics import METRICS
-from uncertainty import LEVEL, MAX_UNDEFINED, REPLICATES, bootstrap_counts, bootstrap_roc_auc, percentile_interval
+from uncertainty import LEVEL, MAX_UNDEFINED, REPLICATES, bootstrap_scores, percentile_interval
 
 FITS_TOO = np.sqrt(2)  # see measure_gains
 
@@ -54,10 +54,10 @@ def measure_gains(metric_name: str, task: str, targets: np.ndarray, groups: np.n
     sign = 1 if metric.greater_is_better else -1
     scores = {method: (metric.score(targets, naive[method], task), metric.score(targets, honest[method], task))
               for method in naive}
-    drawn = {method: score_replicates(metric_name, task, targets, honest[method], groups, replicates)
+    drawn = {method: bootstrap_scores(metric_name, targets, honest[method], task, groups, replicates)
              for method in tqdm(naive, desc="drawing patients", unit="method", leave=False, disable=None)}
     best, best_drawn = (metric.score(targets, best_member, task),
-                        score_replicates(metric_name, task, targets, best_member, groups, replicates))
+                        bootstrap_scores(metric_name, targets, best_member, task, groups, replicates))
     mean_naive, mean = scores["mean"]
 
     def over(baseline: float, baseline_drawn: np.ndarray) -> tuple[dict[str, float], dict[str, np.ndarray]]:
@@ -73,20 +73,6 @@ def measure_gains(metric_name: str, task: str, targets: np.ndarray, groups: np.n
     return [Gain(method, *scores[method], sign * (scores[method][0] - mean_naive), gains[method],
                  percentile_interval(gains_drawn[method]), lows[method], over_best[method],
                  percentile_interval(over_best_drawn[method])) for method in naive]
-
-
-def score_replicates(metric_name: str, task: str, targets: np.ndarray, values: np.ndarray, groups: np.ndarray,
-                     replicates: int = REPLICATES) -> np.ndarray:
-    """(replicates,) the metric on drawn groups, NaN where it is undefined; the draws are the same in every call."""
-    if metric_name != "roc_auc":
-        metric = METRICS[metric_name]
-        return np.array([metric.score(targets, values, task, counts)
-                         for counts in bootstrap_counts(groups, replicates)])
-    by_label = bootstrap_roc_auc(targets, values, groups, replicates)
-    defined = ~np.isnan(by_label)
-    count = defined.sum(axis=1)
-    return np.divide(np.where(defined, by_label, 0).sum(axis=1), count, out=np.full(len(by_label), np.nan),
-                     where=count > 0)
 
 
 def lows_of_all(gains: np.ndarray, drawn: np.ndarray, level: float = LEVEL) -> np.ndarray:

@@ -3,6 +3,8 @@
 One table on the screen, and the same with more columns as runs/<competition>/leaderboard.csv. The columns expert and
 holdout, where there are such parts, are for reporting: nothing is chosen by them. Where submit.py has written a ledger,
 CV stands against the leaderboard too, and in the plot runs/<competition>/cv_lb.png.
+Instead of it: whether a run is better beyond noise, with --compare lite0 cnn_e, and with --forecast what public and
+private scores to expect, which two submissions to select, and how far to believe the public score.
 """
 
 from pathlib import Path
@@ -18,6 +20,7 @@ from competition import Competition
 from decisions import policy_for, untuned_policy
 from files import home, write_csv
 from folds import Folds, fold_numbers, read_holdout
+from judging import add_judging, show_comparison, show_forecast
 from labels import scored_counts, scoring_targets
 from metrics import (
     METRICS,
@@ -33,17 +36,22 @@ from metrics import (
 from policies import Policy
 from runs import Oof, list_runs, read_oof, read_predictions
 from tables import headline_targets, label_cells, read_part, read_solution
-from tallies import bootstrap_scores
 from thresholds import crossfit_decisions
-from uncertainty import percentile_interval, roc_auc_interval
+from uncertainty import score_interval
 
 
 def main(argv: list[str] | None = None) -> pd.DataFrame:
-    """Prints the leaderboard; returns it, one row a run, best first, incomplete runs last."""
-    args = make_parser(__doc__).parse_args(argv)
+    """Prints the leaderboard; returns it, one row a run, best first, incomplete runs last. Or what is asked instead."""
+    parser = make_parser(__doc__)
+    add_judging(parser)
+    args = parser.parse_args(argv)
     competition, data_dir = load_competition(args)
     table, folds = load_folded_table(competition, data_dir)
     solution = read_solution(competition, data_dir) if competition.test else None
+    if args.compare:
+        return show_comparison(competition, table, folds.hash, args.compare)
+    if args.forecast is not None:
+        return show_forecast(competition, data_dir, table, folds.hash, solution, args.forecast)
     reported = read_reported(competition, data_dir, folds)
     board = make_board(competition, table, folds.hash, solution, reported)
     if competition.name == "demo":
@@ -131,7 +139,7 @@ def _score_row(competition: Competition, table: pd.DataFrame, oof: Oof, solution
     fold_scores = np.array([metric.score(targets[folds == fold], values[folds == fold], task)
                             for fold in np.unique(folds)])
     fold_scores = fold_scores[~np.isnan(fold_scores)]
-    low, high = _interval(competition.metric, targets, values, task, table["group"].to_numpy(str))
+    low, high = score_interval(competition.metric, targets, values, task, table["group"].to_numpy(str))
     black = table["black"].to_numpy()
     row = {
         "status": "whole",
@@ -156,13 +164,6 @@ def _score_row(competition: Competition, table: pd.DataFrame, oof: Oof, solution
     if tuned:  # a policy for the prevalence of the test part is for that part alone
         policy = policy_for(competition, oof, metric.uses, submitted=True)
     return row | _test_scores(competition, targets, probs, solution, test_probs, policy)
-
-
-def _interval(metric_name: str, targets: np.ndarray, values: np.ndarray, task: str,
-              groups: np.ndarray) -> tuple[float, float]:
-    if metric_name == "roc_auc":
-        return roc_auc_interval(targets, values, groups)
-    return percentile_interval(bootstrap_scores(metric_name, targets, {"run": values}, task, groups)["run"])
 
 
 def _test_scores(competition: Competition, targets: np.ndarray, probs: np.ndarray, solution: pd.DataFrame | None,
@@ -191,7 +192,7 @@ def _report_parts(competition: Competition, table: pd.DataFrame, oof: Oof, repor
         if (probs := part_probs[part]) is None:
             continue
         truth, values = _headline(competition, images), fitted.apply(probs)
-        low, high = _interval(competition.metric, truth, values, task, images["group"].to_numpy(str))
+        low, high = score_interval(competition.metric, truth, values, task, images["group"].to_numpy(str))
         row |= {part: metric.score(truth, values, task), f"{part}_low": low, f"{part}_high": high,
                 f"{part}_images": len(images)}
         row |= {f"{part}_auc_{label}": auc for label, auc in zip(competition.labels, roc_auc_by_label(

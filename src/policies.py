@@ -9,8 +9,8 @@ from sklearn.metrics import precision_recall_curve
 
 from calibration import apply_platt, apply_temperatures, fit_platt, fit_temperatures
 from metrics import METRICS, decide
-from tallies import score_confusions
 from thresholds import DEFAULT_THRESHOLD, fit_thresholds, held_out_rows
+from weighted import ROW_METRICS
 
 Kind = Literal["probs", "decisions"]
 
@@ -129,7 +129,7 @@ def fit_class_weights(targets: np.ndarray, probs: np.ndarray, metric: str) -> np
 
     def quality(trial: np.ndarray) -> float:
         pairs = truth * count + (probs * trial).argmax(axis=1)
-        return float(score_confusions(metric, np.bincount(pairs, minlength=count**2).reshape(count, count)))
+        return score_confusion(metric, np.bincount(pairs, minlength=count**2).reshape(count, count))
 
     best = quality(weights)
     for _ in range(PASSES):
@@ -156,6 +156,29 @@ def fit_rivals_threshold(targets: np.ndarray, probs: np.ndarray, positive: int, 
         return DEFAULT_THRESHOLD
     precision, recall, thresholds = precision_recall_curve(truth, probs[rows, positive])
     return float(thresholds[np.hypot(1 - precision, 1 - recall)[:-1].argmin()])
+
+
+def score_confusion(metric: str, confusion: np.ndarray) -> float:
+    """A metric of multiclass decisions out of the counts (K, K): rows the true class, columns the decided one.
+
+    NaN where the metric is undefined. To try many decisions about the same rows this is faster than the rows are.
+    """
+    right, total = np.diagonal(confusion), confusion.sum()
+    by_class, by_decision = confusion.sum(axis=1), confusion.sum(axis=0)
+    if metric in ("accuracy", *ROW_METRICS):  # one class a row: all of these are the share of rows decided rightly
+        return float(right.sum() / total) if total else float("nan")
+    defined = (by_class > 0) & (by_class < total)
+    if not defined.any():
+        return float("nan")
+    if metric == "balanced_accuracy":
+        return float(np.mean(right[by_class > 0] / by_class[by_class > 0]))
+    if metric == "quadratic_kappa":
+        miss = np.square(np.subtract.outer(np.arange(len(right)), np.arange(len(right))))
+        return float(1 - (miss * confusion).sum() * total / (miss * np.outer(by_class, by_decision)).sum())
+    if metric == "f1_micro":
+        return float(right.sum() / total)
+    f1 = 2 * right[defined] / (by_class + by_decision)[defined]
+    return float(np.average(f1, weights=by_class[defined] if metric == "f1_weighted" else None))
 
 
 def _fit_rivals(targets: np.ndarray, probs: np.ndarray, labels: tuple[str, ...], rivals: Rivals) -> Fitted:

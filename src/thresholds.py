@@ -6,7 +6,7 @@ from typing import Literal
 import numpy as np
 
 from metrics import METRICS, decide
-from tallies import ROW_METRICS, row_scores
+from weighted import ROW_METRICS, row_scores
 
 Criterion = Literal["f1", "accuracy", "balanced_accuracy", "quadratic_kappa"]
 DEFAULT_THRESHOLD = 0.5
@@ -97,13 +97,13 @@ def _fit_micro(targets: np.ndarray, probs: np.ndarray, class_weights: np.ndarray
 def _ascend(targets: np.ndarray, probs: np.ndarray, metric: str, thresholds: np.ndarray) -> np.ndarray:
     """(K,) thresholds moved one at a time to where the mean of `row_scores` is best, until none can be moved."""
     rows = ~np.isnan(targets).any(axis=1)
-    targets, probs, thresholds = targets[rows].astype(int), probs[rows].astype(np.float64), thresholds.copy()
+    targets, probs, thresholds = targets[rows] == 1, probs[rows].astype(np.float64), thresholds.copy()
     for _ in range(PASSES):
         before = thresholds.copy()
         for k in range(len(thresholds)):
-            yes = (probs >= thresholds).astype(int)
-            is_yes, no = yes[:, k] == 1, yes.copy()
-            yes[:, k], no[:, k] = 1, 0
+            yes = probs >= thresholds
+            is_yes, no = yes[:, k].copy(), yes.copy()
+            yes[:, k], no[:, k] = True, False
             gains = row_scores(metric, targets, yes) - row_scores(metric, targets, no)
             scores, place = np.unique(probs[:, k], return_inverse=True)
             quality = gains.sum() - np.concatenate(([0], np.bincount(place, gains).cumsum()))

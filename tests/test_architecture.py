@@ -19,15 +19,15 @@ SCRIPTS = [name for name in MODULES if '__name__ == "__main__"' in (SRC / f"{nam
 ORDER = """
 files hardware distributed
 settings competition experiment
-labels sampling metrics uncertainty faults tallies thresholds calibration policies priorshift
-blending gains folding phantoms preprocessing augmentation tta mixing
+labels sampling metrics weighted uncertainty faults thresholds calibration policies priorshift
+delong comparing forecasting blending gains folding phantoms preprocessing augmentation tta mixing
 schedule watch losses
 layers architectures references ema saliency
 demo arrays dicom decoding pixels scan duplicates tables weights
 folds device_input loader model anatomy precision heads features solvers runs checkpoints
 lessons freezing optimizers engine training prediction manifest leaks probes labelstats auditplots findings
 survey clues tabular untabled sniffing decisions submission gate reproduction commandline
-ledger kaggle_client agreement rehearsal
+ledger kaggle_client agreement rehearsal forecastplot judging
 """.split()
 
 

@@ -13,7 +13,6 @@ import decide
 import leaderboard
 import make_folds
 import priorshift
-import tallies
 from commandline import load_folded_table
 from competition import COMPETITIONS, Competition, Part
 from decisions import decisions_path, policy_for
@@ -42,8 +41,6 @@ def mine(home, monkeypatch, request):
     """120 images of 60 patients to train on, 60 to test, and two runs with scores off the scale of 0.5."""
     monkeypatch.setattr(decide, "LIPTON_REPLICATES", 20)
     monkeypatch.setattr(priorshift, "REPLICATES", 20)
-    monkeypatch.setattr(tallies, "REPLICATES", 100)
-    monkeypatch.setattr(blend, "gain_interval", lambda *_: (0.0, 0.0), raising=False)  # slow, and not looked at here
     competition = TASKS[getattr(request, "param", "hard")]
     rng, data, count = np.random.default_rng(0), home / "data" / "mine", len(competition.labels)
     (data / "images").mkdir(parents=True)

@@ -5,7 +5,7 @@ import pytest
 from scipy.special import expit
 
 from blending import FITTED, METHODS, crossfit_blend, fit_blend
-from gains import lows_of_all, measure_gains, score_replicates
+from gains import lows_of_all, measure_gains
 from metrics import METRICS, roc_auc
 
 
@@ -61,15 +61,6 @@ def test_a_gain_is_positive_where_less_is_better_too(metric):
     assert mean.over_best < 0
     assert weights.interval[0] < weights.gain < weights.interval[1]
     assert weights.optimism == pytest.approx(weights.naive_gain - weights.gain)
-
-
-def test_fast_replicates_of_auc_are_those_of_any_metric(monkeypatch):
-    rng = np.random.default_rng(0)
-    targets, probs = (rng.random((60, 2)) < 0.3).astype(float), rng.random((60, 2)).round(1)
-    groups = (np.arange(60) // 3).astype(str)
-    fast = score_replicates("roc_auc", "multilabel", targets, probs, groups, 30)
-    monkeypatch.setitem(METRICS, "slow", METRICS["roc_auc"])
-    assert fast == pytest.approx(score_replicates("slow", "multilabel", targets, probs, groups, 30))
 
 
 def test_lows_of_all_hold_for_all_at_once():

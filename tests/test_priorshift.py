@@ -18,7 +18,7 @@ from priorshift import (
     reweigh,
     shift_policy,
 )
-from tallies import weighted_scores
+from weighted import make_scorer
 
 
 def binary(n: int, prevalence: float, seed: int, moved: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
@@ -121,7 +121,7 @@ def test_the_rehearsal_tells_the_score_there():
     decided, new_decided = (probs >= 0.5).astype(int), (new >= 0.5).astype(int)
     weights = class_weights(targets, truth.mean(axis=0), "binary")
     for metric in ("accuracy", "f1_macro"):
-        rehearsed = weighted_scores(metric, targets, decided, "binary", np.ones((1, 6000)), weights)[0]
+        rehearsed = make_scorer(metric, targets, decided, "binary", weights)(np.ones((1, 6000)))[0]
         assert rehearsed == pytest.approx(METRICS[metric].score(truth, new_decided, "binary"), abs=0.015)
 
 

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metrics import METRICS, decide
-from tallies import weighted_scores
 from thresholds import best_threshold, criterion, crossfit_decisions, fit_thresholds
+from weighted import make_scorer
 
 REFERENCES = {
     "f1": lambda targets, decided: sk.f1_score(targets, decided, zero_division=0),
@@ -128,7 +128,7 @@ def every_choice(targets: np.ndarray, probs: np.ndarray, metric: str, class_weig
     cuts = [[*probs[:, k], 2.0] for k in range(probs.shape[1])]
     choices = [(probs >= np.array(each)).astype(int) for each in product(*cuts)]
     ones = np.ones((1, len(probs)))
-    return max(weighted_scores(metric, targets, each, "multilabel", ones, class_weights)[0] for each in choices)
+    return max(make_scorer(metric, targets, each, "multilabel", class_weights)(ones)[0] for each in choices)
 
 
 def few_rows(seed: int, rows: int = 7, labels: int = 3) -> tuple[np.ndarray, np.ndarray]:
@@ -155,7 +155,7 @@ def test_weighed_classes_are_fitted_as_they_count(metric):
         targets, probs = few_rows(seed, labels=2)
         targets[:2] = [[0, 0], [1, 1]]  # a label of one class is not fitted
         decided = decide(probs, fit_thresholds(targets, probs, metric, class_weights), "multilabel")
-        found = weighted_scores(metric, targets, decided, "multilabel", np.ones((1, 7)), class_weights)[0]
+        found = make_scorer(metric, targets, decided, "multilabel", class_weights)(np.ones((1, 7)))[0]
         assert found == pytest.approx(every_choice(targets, probs, metric, class_weights), abs=1e-12)
 
 

@@ -12,10 +12,13 @@ from uncertainty import (
     bootstrap_counts,
     bootstrap_interval,
     bootstrap_roc_auc,
+    bootstrap_scores,
+    logit_interval,
     paired_interval,
     paired_roc_auc_interval,
     percentile_interval,
     roc_auc_interval,
+    score_interval,
     weighted_roc_auc,
 )
 
@@ -102,10 +105,35 @@ def test_a_label_without_one_of_its_classes_has_no_auc():
     assert np.isnan(aucs[1]).all() and np.isnan(aucs[0, 1:]).all()
 
 
-def test_the_fast_interval_is_the_slow_one():
+def test_the_fast_replicates_are_the_slow_ones():
     targets, probs, groups = example()
-    slow = bootstrap_interval(lambda w: score("roc_auc", targets, probs, "multilabel", weights=w), groups, 60)
-    assert roc_auc_interval(targets, probs, groups, 60) == pytest.approx(slow, abs=1e-12)
+    slow = [score("roc_auc", targets, probs, "multilabel", weights=each) for each in bootstrap_counts(groups, 40)]
+    assert bootstrap_scores("roc_auc", targets, probs, "multilabel", groups, 40) == pytest.approx(slow, abs=1e-12)
+
+
+def test_the_logit_interval_is_students_by_hand():
+    draws = np.array([0.7, 0.9] * 50)  # of standard deviation 0.1
+    low, high = logit_interval(0.8, draws, groups=11)
+    reach = 2.228139 * 0.1 * np.sqrt(11 / 10) / (0.8 * 0.2)  # Student's 97.5 % point of 10 degrees of freedom
+    assert np.log(high / (1 - high)) - np.log(4) == pytest.approx(reach, rel=1e-6)
+    assert np.log(4) - np.log(low / (1 - low)) == pytest.approx(reach, rel=1e-6)
+    assert np.isnan(logit_interval(0.8, draws, groups=1)).all()
+    assert np.isnan(logit_interval(0.8, np.where(np.arange(100) < 11, np.nan, draws), groups=11)).all()
+
+
+def test_with_many_rows_the_logit_interval_is_the_percentile_interval_and_stays_below_one():
+    targets, probs, groups = example(3000)
+    draws = bootstrap_scores("roc_auc", targets, probs, "multilabel", groups, 500)
+    assert score_interval("roc_auc", targets, probs, "multilabel", groups, 500) == pytest.approx(
+        percentile_interval(draws), abs=0.003)
+    few, high, _ = example(30)
+    assert score_interval("roc_auc", few[:, :1], few[:, :1] + high[:, :1] * 1.3, "binary", np.arange(30))[1] <= 1
+
+
+def test_a_loss_has_the_percentile_interval():
+    targets, probs, groups = example()
+    draws = bootstrap_scores("log_loss", targets, probs, "multilabel", groups, 50)
+    assert score_interval("log_loss", targets, probs, "multilabel", groups, 50) == percentile_interval(draws)
 
 
 def test_the_size_of_a_chunk_changes_nothing(monkeypatch):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from metrics import METRICS
-from tallies import weighted_scores
+from weighted import make_scorer
 
 TASKS = {"binary": 1, "multilabel": 3, "multiclass": 4}
 
@@ -31,7 +31,7 @@ def test_every_metric_comes_out_of_counts_as_it_is(name, task):
     targets, values = rows_of(task, METRICS[name].uses)
     weights = np.random.default_rng(5).integers(0, 3, (4, len(targets)))
     expected = [METRICS[name].score(targets, values, task, row) for row in weights]
-    assert weighted_scores(name, targets, values, task, weights) == pytest.approx(expected, abs=1e-12)
+    assert make_scorer(name, targets, values, task)(weights) == pytest.approx(expected, abs=1e-12)
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -48,11 +48,11 @@ def test_a_class_weight_counts_a_cell_as_often_as_it_says(name, task):
         times = np.where(targets[:, 0] == 1, 3, 2)
     rows = np.repeat(np.arange(len(targets)), times.astype(int))
     expected = METRICS[name].score(targets[rows], values[rows], task)
-    found = weighted_scores(name, targets, values, task, np.ones((1, len(targets))), class_weights)
+    found = make_scorer(name, targets, values, task, class_weights)(np.ones((1, len(targets))))
     assert found == pytest.approx([expected], abs=1e-12)
 
 
 def test_nothing_to_score_is_nan_not_an_error():
     empty = np.full((5, 2), np.nan)
     for name in ("f1_macro", "f1_micro", "f1_samples", "accuracy", "balanced_accuracy", "log_loss", "roc_auc"):
-        assert np.isnan(weighted_scores(name, empty, np.zeros((5, 2)), "multilabel", np.ones((2, 5)))).all()
+        assert np.isnan(make_scorer(name, empty, np.zeros((5, 2)), "multilabel")(np.ones((2, 5)))).all()
