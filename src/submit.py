@@ -84,7 +84,9 @@ def prepare(competition: Competition, data_dir: Path, folded: tuple, name: str, 
     if said.get("sha256") != digest:
         raise ValueError(f"{path} is not the file that {manifest.name} describes: it was changed afterwards. Delete "
                          f"both and run: {command}")
-    errors, warnings = gate(competition, data_dir, path)
+    sent = [each for each in read_ledger(competition) if each.state != "failed" and each.sha256 != digest]
+    last = path.with_name(sent[-1].submission) if sent else None
+    errors, warnings = gate(competition, data_dir, path, last if last and last.exists() else None)
     if errors:
         raise ValueError(f"{path} must not go up:\n  " + "\n  ".join(errors))
     for warning in warnings:
@@ -228,20 +230,19 @@ def _pauses() -> Iterator[float]:
 
 
 def local_scores(competition: Competition, entry: Entry, solution: pd.DataFrame) -> dict[str, float]:
-    """public and private, as an organiser would score the file; private alone where the labels name no public part."""
+    """public and private, as an organiser would score the file; private alone where the labels name no public part.
+
+    Where the metric is of decisions and the file holds probabilities, those from 0.5 up count as yes.
+    """
     frame = read_submission(submission_path(competition, entry.run)).set_index(competition.id_column)
     cells = frame.loc[solution["image_id"], list(submission_columns(competition))]
     if competition.submission == "text":
         values = parse_texts(competition, cells.iloc[:, 0], solution["image_id"], entry.submission)
     else:
         values = cells.to_numpy(float)
-    thresholds = None if competition.task == "multiclass" else 0.5
-    if thresholds and competition.submission == "probs":  # a metric of decisions needs those that were fitted
-        fitted = read_json(submission_path(competition, entry.run).with_suffix(".json"))["thresholds"]
-        thresholds = np.array([fitted[label] for label in competition.labels])
     truth = headline_targets(competition, scoring_targets(label_cells(competition, solution)))
     parts = {"public": solution["usage"] == "Public", "private": solution["usage"] != "Public"}
-    return {name: score(competition.metric, truth[rows], values[rows], competition.task, thresholds)
+    return {name: score(competition.metric, truth[rows], values[rows], competition.task)
             for name, rows in parts.items() if rows.any()}
 
 

@@ -127,8 +127,8 @@ def every_choice(targets: np.ndarray, probs: np.ndarray, metric: str, class_weig
     """The best score of all combinations of cuts."""
     cuts = [[*probs[:, k], 2.0] for k in range(probs.shape[1])]
     choices = [(probs >= np.array(each)).astype(int) for each in product(*cuts)]
-    ones = np.ones((1, len(probs)))
-    return max(make_scorer(metric, targets, each, "multilabel", class_weights)(ones)[0] for each in choices)
+    ones, task = np.ones((1, len(probs))), "binary" if probs.shape[1] == 1 else "multilabel"
+    return max(make_scorer(metric, targets, each, task, class_weights)(ones)[0] for each in choices)
 
 
 def few_rows(seed: int, rows: int = 7, labels: int = 3) -> tuple[np.ndarray, np.ndarray]:
