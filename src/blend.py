@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from rich.table import Table
 from tqdm import tqdm
 
-from blending import FITTED, METHODS, crossfit_blend, fit_blend, mean_blend
+from blending import FITTED, METHODS, crossfit_blend, fit_blend, mean_blend, rank_mean_blend
 from commandline import add_experiment, load_competition, load_folded_table, make_console, make_parser, run_names
 from competition import Competition
 from decisions import policy_for, policy_inputs
@@ -116,9 +116,13 @@ def blend_runs(competition: Competition, data_dir: Path, table: pd.DataFrame, fo
               for oof, own in zip(oofs, own_folds, strict=True)}
     scores = {member: METRICS[metric].score(targets, values, task) for member, values in judged.items()}
     best = sorted(scores, key=scores.get, reverse=METRICS[metric].greater_is_better)[0]
+    ranked = None
+    if metric not in ("brier", "log_loss"):  # to which ranks mean nothing
+        ranked = [judged_values(metric, targets, rank_mean_blend(each[None], own, task), own, task) for each, own in (
+            (honest["mean"], numbers), (probs[members.index(best)], own_folds[members.index(best)]))]
     gains = measure_gains(metric, task, targets, table["group"].to_numpy(str),
                           *({method: judged_values(metric, targets, each, numbers, task)
-                             for method, each in kind.items()} for kind in (naive, honest)), judged[best])
+                             for method, each in kind.items()} for kind in (naive, honest)), judged[best], ranked)
     better = max((gain for gain in gains if gain.is_credible), key=lambda gain: gain.gain, default=None)
     written = [method for method in METHODS
                if method in (*ALWAYS, *methods) or (better and method == better.method)]
@@ -202,6 +206,8 @@ def show_gains(competition: Competition, gains: list[Gain], scores: dict[str, fl
     console.print(table)
     print(f"Naive: fitted and scored on the same images. Cross-fitted: on the other folds. Intervals draw whole "
           f"patients; the low of all holds for {tried} methods at once, and a gain is credible where it is above 0. "
+          "rank_mean is compared with others ranked within folds too, since evening out the folds gains nothing on "
+          "test images. "
           f"{best} is the best of {len(scores)} by these same scores.")
 
 

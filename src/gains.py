@@ -40,10 +40,13 @@ class Gain:
 
 def measure_gains(metric_name: str, task: str, targets: np.ndarray, groups: np.ndarray, naive: Mapping[str, np.ndarray],
                   honest: Mapping[str, np.ndarray], best_member: np.ndarray,
-                  replicates: int = REPLICATES) -> list[Gain]:
+                  ranked: tuple[np.ndarray, np.ndarray] | None = None, replicates: int = REPLICATES) -> list[Gain]:
     """One Gain a method, in the order of `naive`, which has the method "mean" as all are compared with it.
 
     naive, honest: method -> (N, K) what the metric judges, probabilities or decisions;  best_member: the same of one.
+    ranked: the honest mean and the best member ranked within folds, with which "rank_mean" is compared where they are
+    given: ranks even out that each fold's model has a scale of its own, which lifts the score of all images together
+    but no image of the test part, where there are no folds.
     groups: (N,), drawn whole, the same for all methods. The fits are not drawn anew. Instead the errors of fitted
     methods are stretched by FITS_TOO: of two folds each is scored by a fit on the other, so that what they have in
     common by chance counts twice, and where there is nothing to gain the variance is twice what drawing images alone
@@ -56,21 +59,25 @@ def measure_gains(metric_name: str, task: str, targets: np.ndarray, groups: np.n
               for method in naive}
     drawn = {method: bootstrap_scores(metric_name, targets, honest[method], task, groups, replicates)
              for method in tqdm(naive, desc="drawing patients", unit="method", leave=False, disable=None)}
-    best, best_drawn = (metric.score(targets, best_member, task),
-                        bootstrap_scores(metric_name, targets, best_member, task, groups, replicates))
-    mean_naive, mean = scores["mean"]
 
-    def over(baseline: float, baseline_drawn: np.ndarray) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+    def over(plain: np.ndarray, ranked: np.ndarray | None) -> tuple[dict[str, float], dict[str, np.ndarray]]:
         """Every method's honest gain over a baseline, and its replicates (R,)."""
-        gains = {method: sign * (scores[method][1] - baseline) for method in naive}
-        return gains, {method: gain + (FITS_TOO if method in FITTED else 1)
-                       * (sign * (drawn[method] - baseline_drawn) - gain) for method, gain in gains.items()}
-    (gains, gains_drawn), (over_best, over_best_drawn) = over(mean, drawn["mean"]), over(best, best_drawn)
+        gains, gains_drawn = {}, {}
+        for method in naive:
+            baseline = ranked if method == "rank_mean" and ranked is not None else plain
+            baseline_drawn = bootstrap_scores(metric_name, targets, baseline, task, groups, replicates)
+            gains[method] = gain = sign * (scores[method][1] - metric.score(targets, baseline, task))
+            stretch = FITS_TOO if method in FITTED else 1
+            gains_drawn[method] = gain + stretch * (sign * (drawn[method] - baseline_drawn) - gain)
+        return gains, gains_drawn
+    ranked_mean, ranked_best = (None, None) if ranked is None else ranked
+    gains, gains_drawn = over(honest["mean"], ranked_mean)
+    over_best, over_best_drawn = over(best_member, ranked_best)
     others = [method for method in naive if method != "mean"]
     lows = {"mean": 0.0, **dict(zip(others, lows_of_all(
         np.array([gains[method] for method in others]),
         np.array([gains_drawn[method] for method in others])), strict=True))}
-    return [Gain(method, *scores[method], sign * (scores[method][0] - mean_naive), gains[method],
+    return [Gain(method, *scores[method], gains[method] + sign * (scores[method][0] - scores[method][1]), gains[method],
                  percentile_interval(gains_drawn[method]), lows[method], over_best[method],
                  percentile_interval(over_best_drawn[method])) for method in naive]
 

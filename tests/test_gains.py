@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.special import expit
 
-from blending import FITTED, METHODS, crossfit_blend, fit_blend
+from blending import FITTED, METHODS, crossfit_blend, fit_blend, rank_mean_blend
 from gains import lows_of_all, measure_gains
 from metrics import METRICS, roc_auc
 
@@ -14,7 +14,7 @@ def gains_of(members: np.ndarray, targets: np.ndarray, metric: str = "roc_auc", 
     naive = {method: fit_blend(method, members, targets, "multilabel", metric).apply(members, folds)
              for method in methods}
     honest = {method: crossfit_blend(method, members, targets, folds, "multilabel", metric) for method in methods}
-    return measure_gains(metric, "multilabel", targets, groups, naive, honest, members[0], replicates)
+    return measure_gains(metric, "multilabel", targets, groups, naive, honest, members[0], replicates=replicates)
 
 
 def test_members_that_know_nothing_gain_naively_and_not_honestly():
@@ -61,6 +61,18 @@ def test_a_gain_is_positive_where_less_is_better_too(metric):
     assert mean.over_best < 0
     assert weights.interval[0] < weights.gain < weights.interval[1]
     assert weights.optimism == pytest.approx(weights.naive_gain - weights.gain)
+
+
+def test_ranks_gain_nothing_by_evening_out_folds():
+    """One model whose folds have scales of their own, twice: ranks score higher, and have blended nothing."""
+    rng, folds = np.random.default_rng(0), np.arange(200) % 5
+    targets = (rng.random((200, 2)) < 0.4).astype(float)
+    probs = expit(targets + rng.normal(size=(200, 2)) + 4 * (folds[:, None] - 2))
+    blends = {"mean": probs, "rank_mean": rank_mean_blend(probs[None], folds)}
+    _, rank_mean = measure_gains("roc_auc", "multilabel", targets, np.arange(200).astype(str), blends, blends, probs,
+                                 (blends["rank_mean"],) * 2, 50)
+    assert rank_mean.honest > roc_auc(targets, probs, "multilabel") + 0.1
+    assert rank_mean.gain == rank_mean.over_best == 0 and not rank_mean.is_credible
 
 
 def test_lows_of_all_hold_for_all_at_once():

@@ -73,7 +73,8 @@ def measure(kind: str, rows: int, seed: int, even: bool) -> tuple[list[Gain], di
     best = members[np.argmax([roc_auc(targets, member, "multilabel") for member in members])]
     on_further = {method: roc_auc(further_targets, fit.apply(further), "multilabel") for method, fit in fits.items()}
     true = {method: reached - on_further["mean"] for method, reached in on_further.items()}
-    return measure_gains("roc_auc", "multilabel", targets, groups.astype(str), naive, honest, best, 500), true
+    gains = measure_gains("roc_auc", "multilabel", targets, groups.astype(str), naive, honest, best, replicates=500)
+    return gains, true
 
 
 def show(kind: str, results: list[tuple[list[Gain], dict[str, float]]], arguments: argparse.Namespace) -> None:
