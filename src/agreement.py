@@ -14,11 +14,10 @@ from competition import Competition
 from decisions import judged_by_policy
 from files import home, replace_atomically
 from folds import fold_numbers
-from labels import scoring_targets
 from ledger import Entry, read_ledger
 from metrics import METRICS
 from runs import Oof
-from tables import headline_targets, label_cells
+from tables import scored_targets
 from uncertainty import score_interval
 
 HALF_WIDTH = norm.ppf(0.975)  # standard errors on either side of a 95 % interval
@@ -31,7 +30,7 @@ def cross_validated(competition: Competition, table: pd.DataFrame, oof: Oof) -> 
 
     Decisions, where the metric wants them, are made by the run's policy, fitted on the other folds.
     """
-    targets = headline_targets(competition, scoring_targets(label_cells(competition, table)))
+    targets = scored_targets(competition, table)
     values = judged_by_policy(competition, oof, targets, fold_numbers(table, oof.split))
     metric, groups = METRICS[competition.metric], table["group"].to_numpy(str)
     cv = metric.score(targets, values, competition.task)

@@ -21,12 +21,11 @@ from decisions import policy_for, policy_inputs
 from files import replace_atomically, sha256
 from folds import Folds, fold_numbers, read_predicted_parts
 from gains import Gain, measure_gains
-from labels import scoring_targets
 from manifest import read_computed, read_images, run_inputs
 from metrics import METRICS, score
 from runs import Oof, read_oof, read_predictions, run_folder, train_command, write_blend, write_predictions
 from submission import is_written, read_template, submission_path, submit_probs, submitted_kind, template_inputs
-from tables import headline_targets, label_cells, submitted_part
+from tables import scored_targets, submitted_part
 from thresholds import judged_values
 
 ALWAYS = ("mean", "rank_mean")  # are written in any case
@@ -57,7 +56,7 @@ def pick_best(competition: Competition, table: pd.DataFrame, folds_hash: str) ->
     That is a choice too. What it makes of the mean's score is said: beside it stands that of the means, fold by fold,
     of the two that are best on the other folds.
     """
-    targets = _headline(competition, table)
+    targets = scored_targets(competition, table)
     oofs = [oof for name in competition.experiments
             if (oof := read_oof(competition, name, table, folds_hash)).is_whole]
     if len(oofs) < 3:
@@ -83,10 +82,6 @@ def _two_best(competition: Competition, targets: np.ndarray, members: np.ndarray
     return np.argsort(scores, kind="stable")[:2].tolist()
 
 
-def _headline(competition: Competition, table: pd.DataFrame) -> np.ndarray:
-    return headline_targets(competition, scoring_targets(label_cells(competition, table)))
-
-
 def _split(oofs: list[Oof]) -> int:
     """The split by whose folds a blend is fitted: the members' own, the first where they are runs on several."""
     splits = {oof.split for oof in oofs}
@@ -104,7 +99,7 @@ def blend_runs(competition: Competition, data_dir: Path, table: pd.DataFrame, fo
     of itself, or is a blend that was fitted.
     """
     oofs = read_members(competition, table, folds.hash, members, name)
-    targets, task, metric = _headline(competition, table), competition.task, competition.metric
+    targets, task, metric = scored_targets(competition, table), competition.task, competition.metric
     probs, split = np.stack([oof.probs for oof in oofs]), _split(oofs)
     numbers, own_folds = fold_numbers(table, split), np.stack([fold_numbers(table, oof.split) for oof in oofs])
     fits, honest, naive = {}, {}, {}
@@ -149,6 +144,9 @@ def read_members(competition: Competition, table: pd.DataFrame, folds_hash: str,
         if not oof.is_whole:
             raise ValueError(f"run {oof.name!r} lacks the folds {list(oof.folds_missing)}; a blend of other images "
                              f"than its members' cannot be compared. Run: {train_command(competition, oof)}")
+        if oof.kind == "rank_mean":
+            raise ValueError(f"{oof.name!r} holds ranks, no probabilities that could be blended on; blend its members "
+                             f"instead: {' '.join(oof.members)}")
         if oof.kind in FITTED:
             raise ValueError(f"{oof.name!r} is a blend that was fitted on these very predictions; blend its members "
                              f"instead: {' '.join(oof.members)}")

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from commandline import add_experiment, load_competition, load_folded_table, make_parser, run_names
 from competition import Competition
+from decisions import SHIFTS, decisions_path, read_adopted
 from files import home, replace_atomically, sha256, write_json, write_text
 from folds import folds_path
 from rehearsal import rehearse
@@ -147,6 +148,14 @@ def read_whole(competition: Competition, oof: Oof) -> Oof:
     if not oof.is_whole:
         raise FileNotFoundError(f"run {oof.name!r} lacks the folds {list(oof.folds_missing)}; run: "
                                 f"{train_command(competition, oof)}")
+    if nested := [name for name in oof.members if (run_folder(competition, name) / "blend.json").exists()]:
+        raise ValueError(f"{oof.name!r} has the blend {nested[0]!r} for a member, and a kernel blends runs only; blend "
+                         "the runs themselves: python src/blend.py --experiment "
+                         f"{' '.join(dict.fromkeys(run.folder.parent.name for run in oof.runs))}")
+    if shifts := SHIFTS.keys() & {each["policy"] for each in read_adopted(competition, oof).values()}:
+        raise ValueError(f"{oof.name!r} is decided by {min(shifts)}, estimated from the test images that are known "
+                         f"here, and a kernel sees others; run: python src/decide.py --competition {competition.name} "
+                         f"--experiment {oof.name} --use default")
     for run in oof.runs:
         path = run.folder / "weights.safetensors"
         if not path.exists() or sha256(path.read_bytes()) != run.result["weights_sha256"]:
@@ -188,12 +197,14 @@ def write_bundle(competition: Competition, oof: Oof, user: str, python: str | No
 
 
 def list_files(competition: Competition, oof: Oof) -> list[Path]:
-    """All that predicting needs: code, folds, and of every fold's folder what is no log."""
+    """All that predicting needs: code, folds, of every fold's folder what is no log, and what policy was adopted."""
     files = sorted(Path(__file__).parent.glob("*.py"))
     files += [folds_path(competition), folds_path(competition).with_suffix(".json")]
     files += [run.folder / name for run in oof.runs for name in KEPT_FILES]
     if oof.members:
         files += [run_folder(competition, oof.name) / name for name in ("blend.json", "oof.csv")]
+    if (adopted := decisions_path(competition, oof.name)).exists():
+        files.append(adopted)
     return files
 
 

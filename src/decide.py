@@ -22,12 +22,11 @@ from competition import Competition
 from decisions import SHIFTS, decisions_path, made_from, policy_metric, predictions_hash
 from files import read_json, replace_atomically, write_json
 from folds import fold_numbers
-from labels import scoring_targets
 from metrics import METRICS, brier, f1_by_label, log_loss, prevalence
 from policies import Policy, make_policies
 from priorshift import class_weights, estimate_prevalence, misfit, prevalence_interval, shift_policy
 from runs import Oof, read_oof, read_predictions, run_folder, train_command
-from tables import headline_targets, label_cells, read_part, read_solution, submitted_part
+from tables import read_part, read_solution, scored_targets, submitted_part
 from thresholds import CRITERIA, best_threshold, criterion
 from uncertainty import bootstrap_counts, bootstrap_scores, percentile_interval
 from weighted import ROW_METRICS, make_scorer
@@ -66,7 +65,7 @@ def main(argv: list[str] | None = None) -> dict[str, dict]:
     args = parser.parse_args(argv)
     competition, data_dir = load_competition(args)
     table, folds = load_folded_table(competition, data_dir)
-    targets = headline_targets(competition, scoring_targets(label_cells(competition, table)))
+    targets = scored_targets(competition, table)
     made = {}
     for name in run_names(args):
         oof = read_oof(competition, name, table, folds.hash)
@@ -384,7 +383,7 @@ def report_test(known: Known, data_dir: Path, metric: str, image_ids: pd.Series,
     competition = known.competition
     if (solution := read_solution(competition, data_dir)) is None:
         return
-    truth = headline_targets(competition, scoring_targets(label_cells(competition, solution)))
+    truth = scored_targets(competition, solution)
     probs = pd.DataFrame(probs, index=image_ids).loc[solution["image_id"]].to_numpy()
     policies = dict([next(iter(make_policies(known.task, competition.labels, metric).items()))])
     policies |= {name: shift_policy(name, known.task, metric, np.array(list(row["prevalence"].values()), dtype=float))

@@ -59,7 +59,7 @@ def read_adopted(competition: Competition, oof: Oof) -> dict[Kind, dict]:
     if not said.get("use"):
         return {}
     again = (f"run: python src/decide.py --competition {competition.name} --experiment {oof.name}, with --use POLICY "
-             f"to adopt one again; or delete the file")
+             f"to adopt one again, or --use default for none")
     if said["made_from"] != made_from(competition, oof):
         raise ValueError(f"{path} adopts a policy for other predictions than {oof.name} has now; {again}")
     for adopted in said["use"].values():

@@ -10,6 +10,7 @@ from competition import Competition
 from faults import against_oof, against_other, against_own, among_models, in_itself, unfilled_rows
 from files import home, sha256
 from folds import add_folds, folds_path, read_folds
+from ledger import ledger_path
 from manifest import model_name, read_manifest
 from prediction import mean_of_models, read_models
 from runs import Oof, read_oof, read_predictions, run_folder
@@ -68,8 +69,8 @@ def check_bytes(path: Path) -> tuple[list[str], list[str]]:
 
     Raises FileNotFoundError where there is none.
     """
-    if not path.exists():
-        raise FileNotFoundError(f"there is no {path}")
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}")
     raw = path.read_bytes()
     if path.suffix == ".gz":
         return [], []
@@ -212,7 +213,7 @@ def _manifest_of(competition: Competition, name: str) -> dict:
 
 def _newest_other(competition: Competition, path: Path) -> Path | None:
     others = [other for other in (home() / "submissions").glob(f"{competition.name}-*.csv")
-              if other.resolve() != path.resolve()]
+              if other.resolve() not in (path.resolve(), ledger_path(competition).resolve())]
     return max(others, key=lambda other: other.stat().st_mtime, default=None)
 
 

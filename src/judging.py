@@ -17,10 +17,9 @@ from files import write_csv
 from folds import fold_numbers
 from forecasting import PUBLIC_SHARE, REPLICATES, Forecast, fold_mean_gain, forecast
 from forecastplot import plot_forecast
-from labels import scoring_targets
 from metrics import METRICS
 from runs import Oof, list_runs, read_oof, read_predictions, read_run, run_folder, train_command
-from tables import headline_targets, label_cells, read_part, read_sample, submitted_part
+from tables import read_part, read_sample, scored_targets, submitted_part
 from uncertainty import score_interval
 
 MOST = 10  # runs in a forecast, the best by cross-validation
@@ -51,7 +50,7 @@ def show_comparison(competition: Competition, table: pd.DataFrame, folds_hash: s
     if len(names) < 2:
         raise ValueError("a comparison needs two runs or more: --compare lite0 cnn_e")
     judged = {name: _read(competition, table, folds_hash, name) for name in names}
-    targets, groups = _targets(competition, table), table["group"].to_numpy(str)
+    targets, groups = scored_targets(competition, table), table["group"].to_numpy(str)
     first, *others = judged.values()
     comparisons = [compare(competition.metric, targets, first.values, other.values, competition.task, groups)
                    for other in tqdm(others, desc="comparing", unit="run", leave=False, disable=None)]
@@ -65,10 +64,6 @@ def show_comparison(competition: Competition, table: pd.DataFrame, folds_hash: s
     } for name, each in zip(names[1:], comparisons, strict=True)])
 
 
-def _targets(competition: Competition, table: pd.DataFrame) -> np.ndarray:
-    return headline_targets(competition, scoring_targets(label_cells(competition, table)))
-
-
 def _read(competition: Competition, table: pd.DataFrame, folds_hash: str, name: str) -> Judged:
     known = list_runs(competition)
     if name not in known:
@@ -77,7 +72,7 @@ def _read(competition: Competition, table: pd.DataFrame, folds_hash: str, name: 
     if not oof.is_whole:
         raise ValueError(f"run {name!r} lacks the folds {list(oof.folds_missing)}; scores of other images cannot be "
                          f"compared. Run: {train_command(competition, oof)}")
-    targets = _targets(competition, table)
+    targets = scored_targets(competition, table)
     values = judged_by_policy(competition, oof, targets, fold_numbers(table, oof.split))
     return Judged(oof, values, METRICS[competition.metric].score(targets, values, competition.task))
 
@@ -91,6 +86,17 @@ def find_twins(competition: Competition, name: str) -> list[str]:
     return [run for run in recipes if run != name and name in recipes and recipes[run] == recipes[name]]
 
 
+def _read_twins(competition: Competition, table: pd.DataFrame, folds_hash: str, name: str) -> list[Judged]:
+    """Those of a run's twins that are whole; others are named."""
+    twins = []
+    for twin in find_twins(competition, name):
+        try:
+            twins.append(_read(competition, table, folds_hash, twin))
+        except (ValueError, FileNotFoundError) as error:  # one stale run must not stop the comparison of others
+            print(f"not counted beside {name}: {error}")
+    return twins
+
+
 def _show_spreads(competition: Competition, table: pd.DataFrame, folds_hash: str, targets: np.ndarray,
                   groups: np.ndarray, judged: dict[str, Judged]) -> None:
     metric, console = METRICS[competition.metric], make_console()
@@ -99,8 +105,7 @@ def _show_spreads(competition: Competition, table: pd.DataFrame, folds_hash: str
                   "by the seed", title=f"{competition.name}: what makes a score move (standard deviations)")
     spreads = {}
     for name, run in tqdm(judged.items(), desc="spreads", unit="run", leave=False, disable=None):
-        twins = [_read(competition, table, folds_hash, twin) for twin in find_twins(competition, name)
-                 if read_oof(competition, twin, table, folds_hash).is_whole]
+        twins = _read_twins(competition, table, folds_hash, name)
         spread = spreads[name] = split_variance(
             competition.metric, targets, run.values, competition.task, groups, fold_numbers(table, run.oof.split),
             [run.score, *(twin.score for twin in twins)])
@@ -173,8 +178,8 @@ def show_forecast(competition: Competition, data_dir: Path, table: pd.DataFrame,
     images, share = _sizes(competition, ids, solution, numbers)
     judged = _read_best(competition, table, folds_hash)
     groups = table["group"].to_numpy(str)
-    seen = forecast(competition.metric, _targets(competition, table), [run.values for run in judged], competition.task,
-                    groups, images, share)
+    seen = forecast(competition.metric, scored_targets(competition, table), [run.values for run in judged],
+                    competition.task, groups, images, share)
     gains = _read_gains(competition, table, groups, judged, ids, images)
     if not np.isnan(gains).all():
         least = gains[np.nanargmin(gains.mean(axis=1))]  # so that no run is ahead for being less known
@@ -209,7 +214,7 @@ def _sizes(competition: Competition, ids: pd.Series | None, solution: pd.DataFra
     if not numbers and ids is None:
         raise ValueError(f"competition {competition.name!r} has no test part; say how many images: --forecast 5000 0.3")
     images = numbers[0] if numbers else len(ids)
-    if images < 2 or images != int(images):
+    if not 2 <= images < np.inf or images != int(images):
         raise ValueError(f"--forecast {images:g}: the first number counts test images, 2 or more; the second is the "
                          "public share of them, between 0 and 1")
     share = PUBLIC_SHARE
@@ -231,7 +236,7 @@ def _read_gains(competition: Competition, table: pd.DataFrame, groups: np.ndarra
         for m, run in enumerate(tqdm(judged, desc="mean of folds", unit="run", leave=False, disable=None)):
             probs = read_predictions(competition, run.oof, submitted_part(competition), ids)
             if probs is not None and "rank" not in run.oof.kind:
-                gains[m] = fold_mean_gain(_targets(competition, table), run.oof.probs, probs, groups, images)[1]
+                gains[m] = fold_mean_gain(scored_targets(competition, table), run.oof.probs, probs, groups, images)[1]
     return gains
 
 
@@ -266,9 +271,9 @@ def _known_scores(competition: Competition, table: pd.DataFrame, run: Judged,
         return {}
     if (probs := read_predictions(competition, run.oof, "test", solution["image_id"])) is None:
         return {}
-    metric, truth = METRICS[competition.metric], _targets(competition, solution)
+    metric, truth = METRICS[competition.metric], scored_targets(competition, solution)
     policy = policy_for(competition, run.oof, metric.uses, submitted=True)
-    values = policy.fit(_targets(competition, table), run.oof.probs).apply(probs)
+    values = policy.fit(scored_targets(competition, table), run.oof.probs).apply(probs)
     return {usage.lower() + "_was": metric.score(truth[rows], values[rows], competition.task)
             for usage in ("Public", "Private") if len(rows := np.flatnonzero(solution["usage"] == usage))}
 

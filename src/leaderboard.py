@@ -35,7 +35,7 @@ from metrics import (
 )
 from policies import Policy
 from runs import Oof, list_runs, read_oof, read_predictions
-from tables import headline_targets, label_cells, read_part, read_solution
+from tables import label_cells, read_part, read_solution, scored_targets
 from thresholds import crossfit_decisions
 from uncertainty import score_interval
 
@@ -119,11 +119,6 @@ def make_board(competition: Competition, table: pd.DataFrame, folds_hash: str, s
     return board
 
 
-def _headline(competition: Competition, table: pd.DataFrame) -> np.ndarray:
-    """(N, K) targets to score on, NaN for labels that the competition's metric does not count."""
-    return headline_targets(competition, scoring_targets(label_cells(competition, table)))
-
-
 def _score_row(competition: Competition, table: pd.DataFrame, oof: Oof, solution: pd.DataFrame | None,
                test_probs: np.ndarray | None, tuned: bool = True) -> dict:
     """Every figure of one set of out-of-fold probabilities (N, K), and of test probabilities where a solution is there.
@@ -132,7 +127,7 @@ def _score_row(competition: Competition, table: pd.DataFrame, oof: Oof, solution
     tuned: by the run's policy, fitted on the other folds of its own split; else decisions are made at 0.5.
     """
     task, metric, probs = competition.task, METRICS[competition.metric], oof.probs
-    targets, folds = _headline(competition, table), fold_numbers(table, oof.split)
+    targets, folds = scored_targets(competition, table), fold_numbers(table, oof.split)
     half = untuned_policy(competition, "decisions").crossfit(targets, probs, folds)
     policy = policy_for(competition, oof, metric.uses) if tuned else untuned_policy(competition, metric.uses)
     values = policy.crossfit(targets, probs, folds)
@@ -172,7 +167,7 @@ def _test_scores(competition: Competition, targets: np.ndarray, probs: np.ndarra
     if test_probs is None:
         return {}
     task, metric = competition.task, METRICS[competition.metric]
-    truth, values = _headline(competition, solution), policy.fit(targets, probs).apply(test_probs)
+    truth, values = scored_targets(competition, solution), policy.fit(targets, probs).apply(test_probs)
     scores = {}
     for usage in sorted(solution["usage"].unique()):
         part = (solution["usage"] == usage).to_numpy()
@@ -187,11 +182,11 @@ def _report_parts(competition: Competition, table: pd.DataFrame, oof: Oof, repor
     """The metric on each part that is reported, with its interval, by the run's policy fitted on the oof."""
     task, metric, row = competition.task, METRICS[competition.metric], {}
     policy = policy_for(competition, oof, metric.uses) if tuned else untuned_policy(competition, metric.uses)
-    fitted = policy.fit(_headline(competition, table), oof.probs)
+    fitted = policy.fit(scored_targets(competition, table), oof.probs)
     for part, images in reported.items():
         if (probs := part_probs[part]) is None:
             continue
-        truth, values = _headline(competition, images), fitted.apply(probs)
+        truth, values = scored_targets(competition, images), fitted.apply(probs)
         low, high = score_interval(competition.metric, truth, values, task, images["group"].to_numpy(str))
         row |= {part: metric.score(truth, values, task), f"{part}_low": low, f"{part}_high": high,
                 f"{part}_images": len(images)}

@@ -101,8 +101,7 @@ def read_ledger(competition: Competition) -> list[Entry]:
         print(f"warning: {path} ends in half a line, {_shown(rest)}, left by a process that was killed; it is not "
               "counted, and the next submission moves it out of the way")
     newest = {}
-    rows = csv.reader(io.StringIO(whole.decode("utf-8"), newline=""), strict=True)
-    for number, row in enumerate(rows, start=1):
+    for number, row in enumerate(_rows(path, whole), start=1):
         if number == 1 and tuple(row) != COLUMNS:
             raise ValueError(f"{path} has the columns {', '.join(row)}, but a ledger has {', '.join(COLUMNS)}; move it "
                              "away, and a new one is begun")
@@ -110,6 +109,14 @@ def read_ledger(competition: Competition) -> list[Entry]:
             entry = _parse(path, number, row)
             newest[entry.id] = entry
     return list(newest.values())
+
+
+def _rows(path: Path, raw: bytes) -> list[list[str]]:
+    try:
+        return list(csv.reader(io.StringIO(raw.decode("utf-8"), newline=""), strict=True))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path} is not a table of comma-separated text in UTF-8 ({error}); did another program write "
+                         "it? Mend it by hand, or move it away, and a new one is begun") from error
 
 
 def one_line(text: str) -> str:

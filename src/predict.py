@@ -24,6 +24,7 @@ from commandline import (
 from competition import Competition
 from decisions import policy_for, policy_inputs
 from faults import among_models
+from files import sha256
 from folds import Folds, read_predicted_parts
 from gate import gate
 from hardware import pick_device, tune_process
@@ -61,7 +62,7 @@ def main(argv: list[str] | None = None) -> list[Path]:
     if args.check:
         return [check_file(competition, data_dir, args.check)]
     if args.reproduce:
-        return [make_again(competition, data_dir, args.reproduce)]
+        return [make_again(competition, data_dir, args.reproduce, args.unreadable)]
     table, folds = load_folded_table(competition, data_dir)
     if not (parts := read_predicted_parts(competition, data_dir, folds)):
         print(f"competition {competition.name!r} has no test or expert part, and no image is held out; there is "
@@ -83,9 +84,9 @@ def check_file(competition: Competition, data_dir: Path, path: Path) -> Path:
     return path
 
 
-def make_again(competition: Competition, data_dir: Path, manifest: Path) -> Path:
+def make_again(competition: Competition, data_dir: Path, manifest: Path, unreadable: str = "error") -> Path:
     """Makes a submission again and says that it is the same. Raises ValueError with the first thing that differs."""
-    again = reproduce(competition, data_dir, manifest)
+    again = reproduce(competition, data_dir, manifest, unreadable)
     for difference in again.differences:
         print(f"warning: another {difference.what}: {difference.said}")
     if again.other:
@@ -124,6 +125,8 @@ def predict_run(competition: Competition, data_dir: Path, name: str, table: pd.D
     inputs = template_inputs(competition, template) | run_inputs(competition, oof, images) | {
         "folds": folds.hash, "experiment": oof.runs[0].recipe["experiment"]}
     path, device = submission_path(competition, submission), pick_device()
+    if not is_whole and submitted_kind(competition) == "decisions":  # fitted on whatever folds have been trained
+        inputs["oof_probs"] = sha256(np.ascontiguousarray(oof.probs).tobytes())
     if is_whole:  # what was adopted is for the whole run
         inputs |= policy_inputs(competition, oof)
     is_there = is_written(competition, submission, inputs)

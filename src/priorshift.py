@@ -88,14 +88,18 @@ def calibrate(targets: np.ndarray, probs: np.ndarray, task: str, row_weights: np
 def estimate_prevalence(method: str, targets: np.ndarray, probs: np.ndarray, crossfitted: np.ndarray,
                         new_probs: np.ndarray, new_decisions: np.ndarray, task: str,
                         row_weights: np.ndarray | None = None, new_weights: np.ndarray | None = None) -> np.ndarray:
-    """(K,) by "em" or "bbse", of rows with known labels (targets, probs, crossfitted decisions) and new ones."""
+    """(K,) by "em" or "bbse", of rows with known labels (targets, probs, crossfitted decisions) and new ones.
+
+    NaN where no label is known.
+    """
     if method == "bbse":
         return bbse_prevalence(targets, crossfitted, new_decisions, task, row_weights, new_weights)
     calibrated = calibrate(targets, probs, task, row_weights).apply
     weights = np.ones(len(targets)) if row_weights is None else row_weights
     known = ~np.isnan(targets)
     prior = (weights @ np.where(known, calibrated(probs), 0)) / np.maximum(weights @ known, 1e-12)
-    return em_prevalence(calibrated(new_probs), prior, task, new_weights)
+    estimate = em_prevalence(calibrated(new_probs), prior, task, new_weights)
+    return np.where(known.any(axis=0), estimate, np.nan)
 
 
 def prevalence_interval(method: str, targets: np.ndarray, probs: np.ndarray, crossfitted: np.ndarray,
@@ -165,7 +169,8 @@ def shift_policy(name: str, task: str, metric: str, prevalence: np.ndarray) -> P
             return cut_at(fit_thresholds(targets, probs, metric, class_weights(targets, prevalence, task)))
         calibrated = calibrate(targets, probs, task).apply
         known = ~np.isnan(targets)
-        prior = np.where(known, calibrated(probs), 0).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
+        rows = known | ~known.any(axis=0)  # a label that nobody knows is left as it is
+        prior = np.where(rows, calibrated(probs), 0).sum(axis=0) / np.maximum(rows.sum(axis=0), 1)
         wanted = np.where(np.isnan(prevalence), prior, prevalence)
         if METRICS[metric].uses == "decisions":
             ratios = wanted / prior

@@ -6,6 +6,7 @@ from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -39,10 +40,11 @@ class Reproduction:
     differences: list[Difference]  # of code, versions and device, which need not change the bytes
 
 
-def reproduce(competition: Competition, data_dir: Path, manifest: Path) -> Reproduction:
+def reproduce(competition: Competition, data_dir: Path, manifest: Path,
+              unreadable: Literal["error", "black"] = "error") -> Reproduction:
     """Predicts again with the models that a manifest names, blends and decides as it was done, and compares the bytes.
 
-    Nothing that was predicted before is read, and nothing is kept.
+    Nothing that was predicted before is read, and nothing is kept.  unreadable: as it was then; see `open_store`.
     Raises ValueError where the manifest is of another competition, or with the first of data, folds, recipe, weights,
     oof predictions and template that is missing or another now; that is found before anything is predicted.
     """
@@ -52,17 +54,22 @@ def reproduce(competition: Competition, data_dir: Path, manifest: Path) -> Repro
                          f"--competition {said['competition']}")
     template = read_template(competition, data_dir)
     images = read_part(competition, data_dir, submitted_part(competition))
-    for difference in _stopping(competition, said, template, images):
+    for difference in _stopping(competition, said, template, images, unreadable):
         raise ValueError(f"{manifest} cannot be made again ({difference.what}): {difference.said}")
     folds = read_folds(competition)
     table = add_folds(competition, read_train(competition, data_dir)[0], folds)
     device = pick_device()
     oof = read_oof(competition, said["inputs"]["run"], table, folds.hash)
+    fitted_on = said["inputs"].get("oof_probs")
+    if fitted_on and fitted_on != sha256(np.ascontiguousarray(oof.probs).tobytes()):
+        raise ValueError(f"{manifest} cannot be made again (oof): {oof.name} had the out-of-fold "
+                         f"predictions of other folds")
     if _is_whole(said, oof) and said["inputs"].get("adopted") != policy_inputs(competition, oof).get("adopted"):
         raise ValueError(f"{manifest} cannot be made again (decisions): {oof.name}'s adopted decisions are others now")
     policy = policy_for(competition, oof, submitted_kind(competition), submitted=True) if (
         _is_whole(said, oof)) else None  # what was adopted is for the whole run
-    probs = _predict_again(competition, said, said["inputs"]["run"], table, folds, images, device)
+    probs = _predict_again(competition, said, said["inputs"]["run"], table, folds, images, device,
+                           unreadable)
     name = Path(said["submission"]).stem.removeprefix(f"{competition.name}-")
     with TemporaryDirectory() as folder:
         with redirect_stdout(io.StringIO()):  # it would say that it wrote a file that is gone a moment later
@@ -77,7 +84,8 @@ def _is_whole(said: dict, oof: Oof) -> bool:
     return len(said["inputs"]["weights"]) == len(oof.made_of)
 
 
-def _stopping(competition: Competition, said: dict, template: Template, images: pd.DataFrame) -> Iterator[Difference]:
+def _stopping(competition: Competition, said: dict, template: Template, images: pd.DataFrame,
+              unreadable: str) -> Iterator[Difference]:
     """What cannot be another and give the same bytes, the first first: nothing is decoded for what comes later."""
     inputs = said["inputs"]
     in_runs = find_run_differences(competition, said)
@@ -87,7 +95,7 @@ def _stopping(competition: Competition, said: dict, template: Template, images: 
         folder = next((path.parent for path in sorted(run_folder(competition, name).glob("fold*/recipe.json"))), None)
         if folder is None:
             yield in_runs[0]
-        store = _open_images(competition, folder, images)
+        store = _open_images(competition, folder, images, unreadable)
         if hash_images(store, images["image_id"]) != there:
             yield Difference("data", f"the ids or pixels of the {len(images)} {submitted_part(competition)} images are "
                                      f"not those that {name} predicted", stops=True)
@@ -100,21 +108,22 @@ def _stopping(competition: Competition, said: dict, template: Template, images: 
                              f"{key} {inputs.get(key)} then, {now} now", stops=True)
 
 
-def _open_images(competition: Competition, folder: Path, images: pd.DataFrame) -> PixelStore:
+def _open_images(competition: Competition, folder: Path, images: pd.DataFrame, unreadable: str) -> PixelStore:
     return open_store(f"{competition.name}-{submitted_part(competition)}", images,
-                      pixel_settings(competition, read_run(folder).experiment))
+                      pixel_settings(competition, read_run(folder).experiment), unreadable=unreadable)
 
 
 def _predict_again(competition: Competition, said: dict, name: str, table: pd.DataFrame, folds: Folds,
-                   images: pd.DataFrame, device: str) -> np.ndarray:
+                   images: pd.DataFrame, device: str, unreadable: str) -> np.ndarray:
     """(n, K) what a run or a blend says about the images, from weights and pixels."""
     oof = read_oof(competition, name, table, folds.hash)
     if oof.members:
-        members = [_predict_again(competition, said, member, table, folds, images, device) for member in oof.members]
+        members = [_predict_again(competition, said, member, table, folds, images, device, unreadable)
+                   for member in oof.members]
         probs = oof.fit.apply(np.stack(members), None, competition.task)
         return probs if name == said["inputs"]["run"] else as_kept(probs)
     oof = replace(oof, runs=tuple(run for run in oof.runs if f"{name}/{run.folder.name}" in said["inputs"]["weights"]))
-    store = _open_images(competition, oof.runs[0].folder, images)
+    store = _open_images(competition, oof.runs[0].folder, images, unreadable)
     with _threads(said["computed"].get(name)):
         part = {"images": images["image_id"]}
         probs = mean_of_models(predict_models(competition, oof, part, {"images": store}, device)["images"])

@@ -46,10 +46,12 @@ def open_run(competition: Competition, name: str, fold: int, experiment: Experim
              command: str = "") -> Run:
     """The run's folder, new or taken up again. `command`: what trains it, for whoever finds the folder.
 
-    Raises ValueError where this fold or another one of the run has another recipe or other folds.
+    Raises ValueError where it cannot be called so, or this fold or another one of the run has another recipe or folds.
     """
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.=-]*", name):
         raise ValueError(f"a run cannot be called {name!r}: it names a folder, so use letters, digits and _ . = -")
+    if name == "ledger":
+        raise ValueError("a run cannot be called 'ledger': its submission would stand where the ledger does")
     folder = run_folder(competition, name) / f"fold{fold}"
     wanted = {**_described(competition, experiment), "folds_sha256": folds_hash, "experiment": to_recipe(experiment)}
     for path in sorted(folder.parent.glob("fold*/recipe.json")):

@@ -21,12 +21,11 @@ from competition import Competition
 from files import read_json, sha256
 from gate import gate
 from kaggle_client import PASSING, SITE, KaggleError, Standing, list_submissions, submit_file
-from labels import scoring_targets
 from ledger import Entry, append_entry, ledger_path, one_line, read_ledger
 from metrics import METRICS, score
 from runs import list_runs, read_oof
 from submission import read_submission, submission_path
-from tables import headline_targets, label_cells, parse_texts, read_solution, submission_columns, submitted_part
+from tables import parse_texts, read_solution, scored_targets, submission_columns, submitted_part
 
 TRIES = (5.0, 30.0)  # seconds before a second and a third try, where the fault may be over by then
 FIRST_PAUSE, LONGEST_PAUSE, PATIENCE = 5.0, 60.0, 1800.0  # seconds between two looks for the score, and in all
@@ -84,9 +83,7 @@ def prepare(competition: Competition, data_dir: Path, folded: tuple, name: str, 
     if said.get("sha256") != digest:
         raise ValueError(f"{path} is not the file that {manifest.name} describes: it was changed afterwards. Delete "
                          f"both and run: {command}")
-    sent = [each for each in read_ledger(competition) if each.state != "failed" and each.sha256 != digest]
-    last = path.with_name(sent[-1].submission) if sent else None
-    errors, warnings = gate(competition, data_dir, path, last if last and last.exists() else None)
+    errors, warnings = gate(competition, data_dir, path, last_sent(competition, path, digest))
     if errors:
         raise ValueError(f"{path} must not go up:\n  " + "\n  ".join(errors))
     for warning in warnings:
@@ -119,6 +116,13 @@ def read_cv(competition: Competition, folded: tuple, name: str, manifest: dict, 
         raise ValueError(f"{submission_path(competition, name)} was made by other models than {name} has now "
                          f"({changed}); run: {command}")
     return dict(zip(("cv", "low", "high"), cross_validated(competition, table, oof), strict=True))
+
+
+def last_sent(competition: Competition, path: Path, digest: str) -> Path | None:
+    """The other file that went up last, if it still stands there as it was then."""
+    sent = [each for each in read_ledger(competition) if each.state != "failed" and each.sha256 != digest]
+    last = path.with_name(sent[-1].submission) if sent else None
+    return last if last and last.exists() and sha256(last.read_bytes()) == sent[-1].sha256 else None
 
 
 def last_time(competition: Competition, entry: Entry) -> Entry | None:
@@ -240,7 +244,7 @@ def local_scores(competition: Competition, entry: Entry, solution: pd.DataFrame)
         values = parse_texts(competition, cells.iloc[:, 0], solution["image_id"], entry.submission)
     else:
         values = cells.to_numpy(float)
-    truth = headline_targets(competition, scoring_targets(label_cells(competition, solution)))
+    truth = scored_targets(competition, solution)
     parts = {"public": solution["usage"] == "Public", "private": solution["usage"] != "Public"}
     return {name: score(competition.metric, truth[rows], values[rows], competition.task)
             for name, rows in parts.items() if rows.any()}

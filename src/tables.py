@@ -10,6 +10,7 @@ import pandas as pd
 from arrays import open_array
 from competition import Competition, Part
 from files import read_csv
+from labels import scoring_targets
 
 CELLS = {"1": 1.0, "1.0": 1.0, "0": 0.0, "0.0": 0.0, "-1": -1.0, "-1.0": -1.0, "": np.nan}
 SHORT = {"1.0": "1", "0.0": "0", "-1.0": "-1"}  # as pandas writes a column of labels that has a blank cell somewhere
@@ -111,6 +112,11 @@ def headline_targets(competition: Competition, targets: np.ndarray) -> np.ndarra
     """A copy of the targets (N, K) with NaN for the labels that the competition's metric does not count."""
     counted = np.isin(competition.labels, competition.scored or competition.labels)
     return np.where(counted, targets, np.nan)
+
+
+def scored_targets(competition: Competition, table: pd.DataFrame) -> np.ndarray:
+    """(N, K) what a table's images are scored on: 1 and 0, NaN for uncertain and blank cells and uncounted labels."""
+    return headline_targets(competition, scoring_targets(label_cells(competition, table)))
 
 
 def label_texts(competition: Competition) -> dict[str, str]:

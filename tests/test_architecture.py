@@ -26,8 +26,8 @@ layers architectures references ema saliency
 demo arrays dicom decoding pixels scan duplicates tables weights
 folds device_input loader model anatomy precision heads features solvers runs checkpoints
 lessons freezing optimizers engine training prediction manifest leaks probes labelstats auditplots findings
-survey clues tabular untabled sniffing decisions submission gate reproduction commandline
-ledger kaggle_client agreement rehearsal forecastplot judging
+survey clues tabular untabled sniffing decisions submission ledger gate reproduction commandline
+kaggle_client agreement rehearsal forecastplot judging
 """.split()
 
 

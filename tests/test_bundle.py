@@ -18,6 +18,7 @@ import pytest
 
 import blend
 import bundle
+import decide
 import make_demo
 import make_folds
 import predict
@@ -371,3 +372,29 @@ def test_the_kernel_is_sound_python_that_says_what_is_not_attached(tmp_path):
     done = subprocess.run([sys.executable, str(tmp_path / "kernel.py")], capture_output=True, text=True,
                           env={**os.environ, "BUNDLE_INPUT": str(tmp_path)})
     assert "holds no bundle.json: attach the dataset" in done.stderr
+
+
+def test_an_adopted_policy_comes_along_and_one_for_the_known_test_images_does_not(trained, monkeypatch):
+    decide.main(["--experiment", "run", "--metric", "log_loss", "--use", "temperature"])
+    predict.main(["--experiment", "run"])
+    folder = make_bundle()
+    assert "dataset/runs/demo/run/decisions.json" in contents(folder)
+    here = trained / "submissions" / "demo-run.csv"
+    monkeypatch.setenv("BUNDLE_INPUT", str(trained / "input"))
+    (trained / "input").mkdir()
+    (trained / "input" / "models").symlink_to(folder / "dataset")
+    (trained / "input" / "data").symlink_to(trained / "data" / "demo")
+    run = trained / "run"
+    (run / "output").mkdir(parents=True)
+    subprocess.run([sys.executable, str(folder / "predict_kernel.py")], check=True, env={
+        **os.environ, "BUNDLE_OUTPUT": str(run / "output"), "BUNDLE_HOME": str(run / "home")})
+    assert (run / "output" / "submission.csv").read_bytes() == here.read_bytes()
+    decide.main(["--experiment", "run", "--use", "shift_em"])
+    with pytest.raises(ValueError, match="decided by shift_em, estimated from the test images that are known here"):
+        make_bundle()
+
+
+def test_a_blend_of_blends_is_refused_with_the_command(trained):
+    blend.main(["--experiment", "blend_mean", "run", "--name", "nest"])
+    with pytest.raises(ValueError, match="has the blend 'blend_mean' for a member.*--experiment run other"):
+        make_bundle(name="nest_mean")

@@ -290,16 +290,15 @@ def test_chestxray14_is_dealt_within_a_positive_of_even():
     targets, patients = read_nih(NIH_TABLE)
     assert targets.shape == (112_120, 14) and len(np.unique(patients)) == 30_805
     tracemalloc.start()
-    start = time.perf_counter()
     folds = grouped_folds(targets, patients, 5, 0)
-    seconds, memory = time.perf_counter() - start, tracemalloc.get_traced_memory()[1]
+    memory = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     check_groups(patients, folds)
     report = fold_report(targets, patients, folds)
     assert np.ptp(report.images) == 0
     assert report.largest_deviation < 0.0133  # 46 of the 227 hernias, where 45.4 would be even
     assert report.drift[report.positives.sum(axis=0) > 1000].max() < 0.005 and not report.uneven.any()
-    assert seconds < 30 and memory < 1e9
+    assert memory < 1e9
 
 
 @pytest.mark.slow

@@ -137,3 +137,12 @@ def test_a_ledger_saved_with_windows_line_ends_is_read(home):
     path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
     append_entry(DEMO, entry(run="next"))
     assert [each.run for each in read_ledger(DEMO)] == ["cnn_b", "next"]
+
+
+@pytest.mark.parametrize("raw", [b'"abc"d,x\n', b"\xff\xfe,x\n"])
+def test_what_another_program_made_of_it_is_said(home, raw):
+    append_entry(DEMO, entry())
+    with ledger_path(DEMO).open("ab") as file:
+        file.write(raw)
+    with pytest.raises(ValueError, match="is not a table of comma-separated text in UTF-8"):
+        read_ledger(DEMO)

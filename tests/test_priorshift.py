@@ -165,3 +165,14 @@ def test_scores_that_say_nothing_give_a_prevalence_all_the_same(new):
     for method in ("em", "bbse"):
         found = estimate_prevalence(method, targets, probs, decided, new, (new >= 0.5).astype(int), "binary")
         assert 0 < found[0] < 1
+
+
+def test_a_label_that_nobody_knows_has_no_estimate_and_is_left_as_it_is():
+    rng = np.random.default_rng(0)
+    targets = (rng.random((300, 2)) < 0.3).astype(float)
+    probs = 0.3 + 0.3 * targets + 0.2 * rng.random((300, 2))
+    targets[:, 1] = np.nan
+    estimate = estimate_prevalence("em", targets, probs, probs > 0.5, probs, probs > 0.5, "multilabel")
+    assert np.isnan(estimate).tolist() == [False, True]
+    changed = shift_policy("shift_em", "multilabel", "brier", estimate).fit(targets, probs).apply(probs)
+    assert np.isfinite(changed).all() and changed[:, 1] == pytest.approx(probs[:, 1])

@@ -268,3 +268,13 @@ def test_check_passes_every_submission_that_was_made(made, capsys):
         predict.main(["--check", str(path)])
     out = capsys.readouterr().out
     assert out.count("is as sample_submission.csv asks for") == 5
+
+
+def test_what_counted_an_unreadable_image_as_black_comes_out_again(made, capsys):
+    image = next((made / "data" / "demo" / "test").glob("*.png"))
+    image.write_bytes(image.read_bytes()[:60])
+    predict.main(["--experiment", "one", "--unreadable", "black"])
+    with pytest.raises(ValueError, match="cannot be read"):
+        again(made)
+    predict.main(["--reproduce", str(made / "submissions" / "demo-one.json"), "--unreadable", "black"])
+    assert "the same 24 rows came out again" in capsys.readouterr().out

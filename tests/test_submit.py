@@ -11,13 +11,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import gate
 import kaggle_client
 import leaderboard
 import make_demo
 import make_folds
 import submit
 from competition import COMPETITIONS
-from files import write_json
+from files import sha256, write_json
 from kaggle_client import KaggleError, Standing, explain
 from kaggle_server import listed, serve
 from ledger import Entry, ledger_path, read_ledger
@@ -411,3 +412,13 @@ def test_without_a_network_the_real_client_says_so(service, monkeypatch):
             submit.main(["--experiment", "run"])
     assert caught.value.kind == "network" and states() == ["sent"]
 
+
+def test_a_file_is_compared_with_what_was_sent_and_not_with_itself_or_the_ledger(demo):
+    path = submission_path(DEMO, "run")
+    raw, before = path.read_bytes(), submit.main(["--experiment", "run"])[0].sha256
+    assert submit.last_sent(DEMO, path, before) is None
+    assert submit.last_sent(DEMO, submission_path(DEMO, "other"), "0" * 64) == path
+    change(path, "0.", "0.0")  # predicted again: what was sent does not stand there any more
+    assert submit.last_sent(DEMO, path, sha256(path.read_bytes())) is None
+    path.write_bytes(raw)
+    assert gate._newest_other(DEMO, path) != ledger_path(DEMO)
