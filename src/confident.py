@@ -65,13 +65,14 @@ def rank_suspects(targets: np.ndarray, probs: np.ndarray, quality: np.ndarray, w
     return frame.sort_values("quality", kind="stable").reset_index(drop=True)
 
 
-def measure_against(planted: np.ndarray, quality: np.ndarray, wrong: np.ndarray, labels: tuple[str, ...]) -> pd.DataFrame:
+def measure_against(planted: np.ndarray, quality: np.ndarray, wrong: np.ndarray,
+                    labels: tuple[str, ...]) -> pd.DataFrame:
     """What the suspicion is worth where it is known which labels are wrong: a row a label, and one over all.
 
-    planted, quality, wrong: (N, K). recall: share of the wrong labels that are suspected, with a 95 % interval (Wilson),
-    by_chance what as many suspects drawn at random would find;  precision: share of the suspects that are wrong,
-    base_rate that of all labels;  first: precision of as many of the worst as there are wrong ones;  average_precision:
-    of the ranking.
+    planted, quality, wrong: (N, K). recall: share of the wrong labels that are suspected, with a 95 % interval
+    (Wilson), by_chance what as many suspects drawn at random would find;  precision: share of the suspects that are
+    wrong, base_rate that of all labels;  first: precision of as many of the worst as there are wrong ones;
+    average_precision: of the ranking.
     """
     rows = []
     for name, k in (*((label, [k]) for k, label in enumerate(labels)), ("all", list(range(len(labels))))):

@@ -94,8 +94,8 @@ def _draw(competition: Competition, oof: Oof, table: pd.DataFrame, suspects: pd.
         tiles.append(Tile(f"{short_id(said.image_id)}\n{given}\np of that {each.prob:.3f}", image))
     lines = [tiles[first:first + IN_A_LINE] for first in range(0, len(tiles), IN_A_LINE)]
     figure = draw_tiles(f"{competition.name} / {oof.name}: labels to look at again",
-                        f"The {len(tiles)} worst of {len(frame):,}: what is given, and how probable the model thinks that "
-                        "is which was not trained on the image.", lines)
+                        f"The {len(tiles)} worst of {len(frame):,}: what is given, and how probable that is to the "
+                        "model that was not trained on the image.", lines)
     path = run_folder(competition, oof.name) / "label_errors.png"
     with replace_atomically(path) as temporary:
         figure.savefig(temporary, format="png", dpi=110)

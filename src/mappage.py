@@ -86,7 +86,8 @@ PAGE = """<!doctype html>
 <style>
 :root { color-scheme: light dark; --back: #fff; --text: #1c1e21; --dim: #5f6368; --line: #d5d8dc; }
 @media (prefers-color-scheme: dark) { :root { --back: #17191c; --text: #e8eaed; --dim: #9aa0a6; --line: #3c4043; } }
-body { margin: 0; padding: 12px 16px; background: var(--back); color: var(--text); font: 14px/1.4 system-ui, sans-serif }
+body { margin: 0; padding: 12px 16px; background: var(--back); color: var(--text);
+       font: 14px/1.4 system-ui, sans-serif }
 h1 { font-size: 18px; margin: 0 }
 p { color: var(--dim); margin: 4px 0 10px; max-width: 110ch }
 main { display: flex; flex-wrap: wrap; gap: 16px; align-items: flex-start }
@@ -211,8 +212,11 @@ function showCase(row, size, distance) {
     thumbnail(small.getContext("2d"), row, 0, 0, size);
     box.append(small);
   }
-  const add = (kind, words, style) => { const line = document.createElement(kind); line.textContent = words;
-                                        line.className = style || ""; text.append(line, document.createElement("br")); };
+  const add = (kind, words, style) => {
+    const line = document.createElement(kind);
+    line.textContent = words; line.className = style || "";
+    text.append(line, document.createElement("br"));
+  };
   add("b", data.names[row]);
   add("span", "label: " + data.truths[row]);
   if (row < count) add("span", data.said[row], distance === undefined ? "" : "dim");
@@ -240,8 +244,9 @@ function pick(event) {
 canvas.addEventListener("pointermove", event => {
   if (dragged) {
     const size = scale();
-    middle = [dragged.middle[0] - (event.clientX - dragged.x) / size, dragged.middle[1] + (event.clientY - dragged.y) / size];
-    dragged.moved = dragged.moved || Math.hypot(event.clientX - dragged.x, event.clientY - dragged.y) > 4;
+    const across = event.clientX - dragged.x, down = event.clientY - dragged.y;
+    middle = [dragged.middle[0] - across / size, dragged.middle[1] + down / size];
+    dragged.moved = dragged.moved || Math.hypot(across, down) > 4;
     draw();
   } else if (!held) {
     const row = pick(event);

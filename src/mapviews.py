@@ -1,5 +1,6 @@
-"""Ways to colour a map of images: by label, by prediction, by error, by fold; drawn as a PNG, and confusion matrices."""
+"""Ways to colour a map of images, by label, prediction, error or fold; the map as a picture; confusion matrices."""
 
+import textwrap
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,7 +51,8 @@ def _views_of(label: str, cells: np.ndarray, probs: np.ndarray, decisions: np.nd
     stated = np.select([cells == 0, cells == 1], [0, 1], 2)
     error = np.select([stated == 2, decisions == cells, decisions == 1], [3, 0, 1], 2)
     tenths = np.clip((probs * 10).astype(int), 0, 9)
-    return [View(f"{label}: label", ("absent", "present", "uncertain or blank"), (COLOURS[0], COLOURS[5], GREY), stated),
+    return [View(f"{label}: label", ("absent", "present", "uncertain or blank"), (COLOURS[0], COLOURS[5], GREY),
+                 stated),
             View(f"{label}: prediction", tuple(f"p {k / 10:.1f} to {(k + 1) / 10:.1f}" for k in range(10)), TENTHS,
                  tenths),
             View(f"{label}: error", ("right", "false positive", "false negative", "not scored"),
@@ -62,7 +64,7 @@ def draw_map(title: str, note: str, places: np.ndarray, views: list[View]) -> Fi
     shown = [*views[:-1][:3 * LABELS_DRAWN], views[-1]]
     lines = -(-len(shown) // 3) if len(shown) > 4 else 2
     columns = 3 if len(shown) > 4 else 2
-    figure = Figure(figsize=(4.6 * columns, 3.7 * lines + 0.9), layout="constrained", facecolor="white")
+    figure = Figure(figsize=(4.8 * columns, 3.1 * lines + 0.9), layout="constrained", facecolor="white")
     size = float(np.clip(6000 / max(len(places), 1), 3, 30))
     grid = figure.subplots(lines, columns, squeeze=False)
     for axes in grid.flat:
@@ -75,7 +77,7 @@ def draw_map(title: str, note: str, places: np.ndarray, views: list[View]) -> Fi
                 axes.scatter(places[rows, 0], places[rows, 1], s=size, c=colour, lw=0, alpha=0.85,
                              label=f"{text} ({rows.sum():,})")
         axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, fontsize=7, markerscale=2)
-    figure.suptitle(f"{title}\n{note}", fontsize=10)
+    figure.suptitle("\n".join([title, *textwrap.wrap(note, 46 * columns)]), fontsize=10)
     return figure
 
 

@@ -169,10 +169,10 @@ def _embed_train(competition: Competition, oof: Oof,
 def _note(oof: Oof, drawn: int, total: int, one_space: bool, agreement: float) -> str:
     chosen = f"{drawn:,} images" if drawn == total else f"{drawn:,} of {total:,} images, drawn at random"
     space = ("Features of one frozen network, the same in all folds." if one_space else
-             f"Each fold's space is turned onto the first one's without a look at labels (correlation {agreement:.2f} of 1 "
-             "afterwards): what parts the folds may be that.")
-    return (f"{chosen}, each as the one model saw it that was not trained on it. {space} Near points are alike; how far "
-            "apart groups lie means little.")
+             "Each fold's space is turned onto the first one's without a look at labels, and then correlates with it "
+             f"by {agreement:.2f}: what parts the folds may be that.")
+    return (f"{chosen}, each as the one model saw it that was not trained on it. {space} Near points are alike; how "
+            "far apart groups lie means little.")
 
 
 def _points(competition: Competition, table: pd.DataFrame, cells: np.ndarray, probs: np.ndarray, rows: np.ndarray,

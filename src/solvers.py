@@ -277,7 +277,7 @@ def fit_nearest(examples: Examples, task: str, parts: np.ndarray) -> NearestCase
 
 
 def _votes(examples: Examples, task: str) -> Tensor:
-    """(n, Q, C) float32 the weight with which each row speaks for each class: of one question, or of a question a label."""
+    """(n, Q, C) float32 the weight with which each row speaks for each class, of one question or of one a label."""
     targets = torch.from_numpy(examples.targets).float()
     counts = torch.from_numpy(np.asarray(examples.counts)).float()[:, None, None]
     shares = targets[:, None] if task == "multiclass" else torch.stack([1 - targets, targets], dim=2)
