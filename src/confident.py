@@ -43,7 +43,7 @@ def _judge(classes: np.ndarray, probs: np.ndarray) -> tuple[np.ndarray, np.ndarr
     probs = np.clip(probs[:, there].astype(np.float64), 1e-9, None)
     probs /= probs.sum(axis=1, keepdims=True)
     quality = get_label_quality_scores(given, probs, method="normalized_margin")
-    return quality, find_label_issues(given, probs, filter_by="prune_by_noise_rate", n_jobs=1)
+    return quality, find_label_issues(given, probs, filter_by="prune_by_noise_rate", n_jobs=1, min_examples_per_class=0)
 
 
 def rank_suspects(targets: np.ndarray, probs: np.ndarray, quality: np.ndarray, wrong: np.ndarray,

@@ -165,5 +165,5 @@ def lay_out(points: np.ndarray, seed: int = 0) -> np.ndarray:
     else:
         flat = np.zeros((len(points), 2))
         flat[:, :min(2, centred.shape[1])] = centred[:, :2]
-    low, span = flat.min(axis=0), np.ptp(flat, axis=0).max()
-    return (flat - low) / (span or 1)
+    spans = np.ptp(flat, axis=0)
+    return 0.5 + (flat - flat.min(axis=0) - spans / 2) / (spans.max() or 1)

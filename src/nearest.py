@@ -74,7 +74,8 @@ class NearestCases(nn.Module):
             else:
                 order = nearest = _nearest(distances, max(ks)) if nearest is None else nearest
                 votes = self.votes[:, question]
-            sums = torch.cat([torch.zeros_like(votes[:1]).expand(len(order), 1, -1), votes[order].cumsum(dim=1)], dim=1)
+            none = votes.new_zeros(len(order), 1, votes.shape[1])
+            sums = torch.cat([none, votes[order].cumsum(dim=1)], dim=1)
             at = sums[:, [min(k, order.shape[1]) for k in ks]] + self.prior[question]
             answers.append(at / at.sum(dim=2, keepdim=True))
         return torch.stack(answers, dim=2).transpose(0, 1)

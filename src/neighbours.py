@@ -40,6 +40,7 @@ DRAWN = 5000     # images on the map; of more a random choice
 ON_PAGE = 5      # nearest cases of an image there
 ON_SHEET = 8     # and on a sheet
 SAYS = 3         # labels whose probabilities are told, the highest
+NEXT_LINE = "\n   "
 
 
 def main(argv: list[str] | None = None) -> list[Path]:
@@ -138,7 +139,7 @@ def draw_neighbours(competition: Competition, data_dir: Path, oof: Oof, table: p
             truths = label_cells(competition, images)[rows] if is_known else np.full(probs.shape, np.nan)
         for number, image_id in enumerate(asked):
             text = (f"{short_id(image_id)}\n{part}: {labels_text(competition, truths[number])}\n"
-                    f"{_said(competition, probs[number])}")
+                    f"{_said(competition, probs[number], NEXT_LINE)}")
             lines[image_id] = [Tile(text, own.read(own.rows([image_id]))[0], "#0072b2"), *(
                 _tile(competition, table, cells, store, row, distance)
                 for row, distance in zip(nearest.rows[number], nearest.distances[number], strict=True) if row >= 0)]
@@ -186,12 +187,12 @@ def _points(competition: Competition, table: pd.DataFrame, cells: np.ndarray, pr
                   [_said(competition, probs[row]) for row in rows], place_of[nearest.rows], nearest.distances)
 
 
-def _said(competition: Competition, probs: np.ndarray) -> str:
+def _said(competition: Competition, probs: np.ndarray, between: str = ", ") -> str:
     """The highest probabilities (K,) in words."""
     if np.isnan(probs).any():
         return "not predicted"
     order = np.argsort(-probs, kind="stable")[:SAYS]
-    return "p " + ", ".join(f"{competition.labels[k]} {probs[k]:.2f}" for k in order)
+    return "p " + between.join(f"{competition.labels[k]} {probs[k]:.2f}" for k in order)
 
 
 def _tile(competition: Competition, table: pd.DataFrame, cells: np.ndarray, store: PixelStore, row: int,
