@@ -30,7 +30,8 @@ class Experiment:
     #                                      run:NAME, the same fold of another run on the same split
     head: str = "linear"                 # behind a timm network's pooled features: linear; hidden:1024, a ReLU layer
     #                                      between; two_linear:500, two without one
-    solver: Literal["gradient", "logistic", "svc"] = "gradient"  # the last two fit the head at once on frozen features
+    solver: Literal["gradient", "logistic", "svc", "knn"] = "gradient"  # all but the first fit the head at once on
+    #                                      frozen features
     per_task: bool = False               # one network a label, as 003 (see architectures.py) trained them
     image_size: int = 64                 # pixels, square
     colour: Literal["competition", "grey", "rgb"] = "competition"  # what is stored and seen: grey, or red, green, blue
@@ -269,6 +270,10 @@ EXPERIMENTS = {
     "svc_lite0_224": replace(LITE0_FITTED, solver="svc", image_size=224),
     "logistic_pixels": PIXELS_FITTED,
     "svc_pixels": replace(PIXELS_FITTED, solver="svc"),
+    # 004 had nearest neighbours, of features it says too little about
+    "knn_lite0": replace(LITE0_FITTED, solver="knn"),
+    "knn_lite0_224": replace(LITE0_FITTED, solver="knn", image_size=224),
+    "knn_pixels": replace(PIXELS_FITTED, solver="knn"),
 }
 
 

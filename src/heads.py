@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from experiment import Experiment
 from model import Classifier, PerTask, head_names
+from nearest import NearestCases
 
 VECTORS_AT_ONCE = 4096  # support vectors whose kernel with a batch is in memory together
 
@@ -135,6 +136,8 @@ def fit_head_to(model: Classifier, saved: dict[str, Tensor], exclusive: bool) ->
     if f"{name}.vectors" in saved:
         vectors, outputs = saved[f"{name}.vectors"], saved[f"{name}.intercept"]
         put_head(model, name, SupportVectors(*vectors.shape, len(outputs), exclusive))
+    elif f"{name}.cases" in saved:
+        put_head(model, name, NearestCases(*saved[f"{name}.cases"].shape, *saved[f"{name}.prior"].shape, exclusive))
     elif f"{name}.weight" in saved:  # logistic regression, in the place of whatever layers stood there
         outputs, features = saved[f"{name}.weight"].shape
         put_head(model, name, nn.Linear(features, outputs))

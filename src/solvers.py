@@ -1,4 +1,4 @@
-"""Heads that are fitted at once on frozen features: logistic regression, and support vector machines.
+"""Heads that are fitted at once on frozen features: logistic regression, support vector machines, nearest cases.
 
 Everything is fitted on the rows handed over, a fold's training rows, and what has to be chosen or calibrated there is
 judged on inner parts of them that were left out of the fitting and share no group with it.
@@ -16,10 +16,14 @@ from torch import Tensor, nn
 from experiment import Experiment
 from folding import grouped_folds
 from heads import Machine, SupportVectors
+from nearest import SPACES, NearestCases
 
 INNER_PARTS = 5
 LOGISTIC_STRENGTHS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)  # C, the inverse of the penalty, on standardised features
 SVC_STRENGTHS = (0.1, 1.0, 10.0)  # C; 1, scikit-learn's own, is what 003 (see architectures.py) had
+NEIGHBOURS = (1, 3, 5, 9, 15, 25, 41, 65, 101)  # k
+ASKED_ROWS = 10_000  # whose neighbours are looked for to choose k and the space; of more a random choice
+ASKED_AT_ONCE = 256  # of them, whose distances to all cases are in memory together
 MAX_ITERATIONS = 1000
 KERNEL_ROWS = 12_000  # so many rows have their whole kernel in memory, 1.2 GB; it is computed anew piece by piece above
 
@@ -67,9 +71,9 @@ def check_solver(experiment: Experiment) -> None:
 
 
 def fit_head(solver: str, examples: Examples, task: str, seed: int) -> nn.Module:
-    """A head, features (B, D) to logits (B, K), fitted by the recipe's solver: "logistic" or "svc"."""
+    """A head, features (B, D) to logits (B, K), fitted by the recipe's solver: "logistic", "svc" or "knn"."""
     parts = inner_parts(examples.targets, examples.groups, seed)
-    return {"logistic": fit_logistic, "svc": fit_machines}[solver](examples, task, parts)
+    return {"logistic": fit_logistic, "svc": fit_machines, "knn": fit_nearest}[solver](examples, task, parts)
 
 
 def inner_parts(targets: np.ndarray, groups: np.ndarray, seed: int) -> np.ndarray:
@@ -246,7 +250,50 @@ def _balanced(question: Question) -> np.ndarray:
     return question.weights * (sums.sum() / (len(sums) * sums))[question.classes]
 
 
-# ---- both
+# ---- nearest cases
+
+
+def fit_nearest(examples: Examples, task: str, parts: np.ndarray) -> NearestCases:
+    """The k nearest cases. k, of NEIGHBOURS, and the space, of SPACES, are one for all labels.
+
+    They are those with the least log loss on the inner parts, each asked among the others: no image's own group is ever
+    among its neighbours there.
+    """
+    features, votes = torch.from_numpy(examples.features), _votes(examples, task)
+    asked = np.zeros(len(parts), bool)
+    asked[np.random.default_rng(0).permutation(len(parts))[:ASKED_ROWS]] = True
+    losses = {}
+    for space in SPACES:
+        shares = torch.empty((len(NEIGHBOURS), *votes.shape))
+        for part in np.unique(parts):
+            inside = torch.from_numpy(parts != part)
+            head = NearestCases.of_cases(features[inside], votes[inside], space, 1, task == "multiclass")
+            for rows in torch.from_numpy(np.flatnonzero(asked & (parts == part))).split(ASKED_AT_ONCE):
+                shares[:, rows] = head.shares(features[rows], NEIGHBOURS)
+        mean = _share_losses(shares[:, asked], votes[asked])
+        losses |= {(space, k): float(loss) for k, loss in zip(NEIGHBOURS, mean, strict=True)}
+    space, k = min(losses, key=losses.get)
+    return NearestCases.of_cases(features, votes, space, k, task == "multiclass")
+
+
+def _votes(examples: Examples, task: str) -> Tensor:
+    """(n, Q, C) float32 the weight with which each row speaks for each class, of one question or of one a label."""
+    targets = torch.from_numpy(examples.targets).float()
+    counts = torch.from_numpy(np.asarray(examples.counts)).float()[:, None, None]
+    shares = targets[:, None] if task == "multiclass" else torch.stack([1 - targets, targets], dim=2)
+    weights = 1.0 if examples.weights is None else (
+        examples.weights if task == "multiclass" else examples.weights.T.cpu()).float()
+    return shares.nan_to_num(nan=0.0) * weights * counts
+
+
+def _share_losses(shares: Tensor, votes: Tensor) -> Tensor:
+    """(ks,) the log loss of shares (ks, m, Q, C), the mean over the questions that anybody answered."""
+    sums = votes.sum(dim=(0, 2))
+    losses = -(votes * shares.log()).sum(dim=(1, 3))[:, sums > 0] / sums[sums > 0]
+    return losses.mean(dim=1)
+
+
+# ---- all
 
 
 def _ask(examples: Examples, together: bool) -> list[Question]:

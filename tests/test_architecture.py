@@ -20,14 +20,14 @@ ORDER = """
 files hardware distributed
 settings competition experiment
 labels sampling metrics weighted uncertainty faults thresholds calibration policies priorshift
-delong comparing forecasting blending gains folding phantoms preprocessing augmentation tta mixing
+delong comparing forecasting blending gains folding confident phantoms preprocessing augmentation tta mixing
 schedule watch losses
-layers architectures references ema saliency
+layers architectures references ema saliency nearest
 demo arrays dicom decoding pixels scan duplicates tables weights
 folds device_input loader model anatomy precision heads features solvers runs checkpoints
-lessons freezing optimizers engine training prediction manifest leaks probes labelstats auditplots findings
+lessons freezing optimizers engine training prediction manifest embeddings leaks probes labelstats auditplots findings
 survey clues tabular untabled sniffing decisions submission ledger gate reproduction commandline
-kaggle_client agreement rehearsal forecastplot judging
+kaggle_client agreement rehearsal forecastplot judging sheets mapviews mappage
 """.split()
 
 

@@ -1,0 +1,125 @@
+"""Ways to colour a map of images, by label, prediction, error or fold; the map as a picture; confusion matrices."""
+
+import textwrap
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from competition import Competition
+
+# Okabe & Ito 2008, told apart by the colour-blind too; then others
+COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442", "#882255", "#44aa99", "#999933")
+GREY, RIGHT, FALSE_POSITIVE, FALSE_NEGATIVE = "#9aa0a6", "#b9d4c2", "#d55e00", "#0072b2"
+# of probabilities in tenths: from blue over grey to red
+TENTHS = ("#2166ac", "#4393c3", "#74add1", "#a6cee3", "#c9d7df", "#e0cfc4", "#f4b08a", "#ef8a62", "#d6604d", "#b2182b")
+LABELS_DRAWN = 6     # rows of the PNG at most
+CELL = 0.62          # inches of a cell of a confusion matrix
+
+
+@dataclass(frozen=True)
+class View:
+    """One way to colour n images: values (n,) int into texts and colours."""
+
+    name: str
+    texts: tuple[str, ...]
+    colours: tuple[str, ...]
+    values: np.ndarray
+
+
+def make_views(competition: Competition, cells: np.ndarray, probs: np.ndarray, decisions: np.ndarray,
+               folds: np.ndarray) -> list[View]:
+    """All views of n images; cells, probs, decisions (n, K), folds (n,). The last one is the fold."""
+    labels = competition.labels
+    if competition.task == "multiclass":
+        colours = tuple(COLOURS[k % len(COLOURS)] for k in range(len(labels)))
+        truth, decided, known = cells.argmax(axis=1), decisions.argmax(axis=1), (cells == 1).sum(axis=1) == 1
+        views = [View("label", (*labels, "not stated"), (*colours, GREY), np.where(known, truth, len(labels))),
+                 View("prediction", labels, colours, decided),
+                 View("error", ("right", *(f"{label} taken for another" for label in labels), "not scored"),
+                      (RIGHT, *colours, GREY),
+                      np.where(known, np.where(truth == decided, 0, truth + 1), len(labels) + 1))]
+    else:
+        views = [view for k, label in enumerate(labels)
+                 for view in _views_of(label, cells[:, k], probs[:, k], decisions[:, k])]
+    numbers, place = np.unique(folds, return_inverse=True)
+    return [*views, View("fold", tuple(f"fold {number}" for number in numbers),
+                         tuple(COLOURS[k % len(COLOURS)] for k in range(len(numbers))), place)]
+
+
+def _views_of(label: str, cells: np.ndarray, probs: np.ndarray, decisions: np.ndarray) -> list[View]:
+    stated = np.select([cells == 0, cells == 1], [0, 1], 2)
+    error = np.select([stated == 2, decisions == cells, decisions == 1], [3, 0, 1], 2)
+    tenths = np.clip((probs * 10).astype(int), 0, 9)
+    return [View(f"{label}: label", ("absent", "present", "uncertain or blank"), (COLOURS[0], COLOURS[5], GREY),
+                 stated),
+            View(f"{label}: prediction", tuple(f"p {k / 10:.1f} to {(k + 1) / 10:.1f}" for k in range(10)), TENTHS,
+                 tenths),
+            View(f"{label}: error", ("right", "false positive", "false negative", "not scored"),
+                 (RIGHT, FALSE_POSITIVE, FALSE_NEGATIVE, GREY), error)]
+
+
+def draw_map(title: str, note: str, places: np.ndarray, views: list[View]) -> Figure:
+    """The map as a figure, one panel a view, three in a line; places (n, 2). Of many labels the first six."""
+    shown = [*views[:-1][:3 * LABELS_DRAWN], views[-1]]
+    lines = -(-len(shown) // 3) if len(shown) > 4 else 2
+    columns = 3 if len(shown) > 4 else 2
+    figure = Figure(figsize=(4.8 * columns, 3.1 * lines + 0.9), layout="constrained", facecolor="white")
+    size = float(np.clip(6000 / max(len(places), 1), 3, 30))
+    grid = figure.subplots(lines, columns, squeeze=False)
+    for axes in grid.flat:
+        axes.set_axis_off()
+    for axes, view in zip(grid.flat, shown, strict=False):
+        axes.set(aspect="equal", title=view.name)
+        for number, (text, colour) in enumerate(zip(view.texts, view.colours, strict=True)):
+            rows = view.values == number
+            if rows.any():
+                axes.scatter(places[rows, 0], places[rows, 1], s=size, c=colour, lw=0, alpha=0.85,
+                             label=f"{text} ({rows.sum():,})")
+        axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, fontsize=7, markerscale=2)
+    figure.suptitle("\n".join([title, *textwrap.wrap(note, 46 * columns)]), fontsize=10)
+    return figure
+
+
+def draw_confusion(competition: Competition, title: str, targets: np.ndarray, decisions: np.ndarray,
+                   ) -> tuple[Figure, np.ndarray]:
+    """Confusion matrices as a figure and as counts: (1, K, K) of classes, (K, 2, 2) of labels; rows the truth.
+
+    targets: (n, K), NaN where a cell is not scored;  decisions: (n, K) of 0 and 1.
+    """
+    if competition.task == "multiclass":
+        rows = ~np.isnan(targets).any(axis=1)
+        tables = [_count(targets[rows].argmax(axis=1), decisions[rows].argmax(axis=1), len(competition.labels))]
+        names, titles = competition.labels, [""]
+    else:
+        tables = [_count(targets[known, k], decisions[known, k], 2)
+                  for k, known in enumerate(~np.isnan(targets).T)]
+        names, titles = ("absent", "present"), competition.labels
+    side = 1.5 + max(CELL * len(names), 1.4)
+    columns = min(len(tables), 5)
+    lines = -(-len(tables) // columns)
+    figure = Figure(figsize=(max(side * columns, 5.5), (side - 0.2) * lines + 0.8), layout="constrained",
+                    facecolor="white")
+    grid = figure.subplots(lines, columns, squeeze=False)
+    for axes in grid.flat:
+        axes.set_axis_off()
+    for axes, table, name in zip(grid.flat, tables, titles, strict=False):
+        share = table / np.maximum(table.sum(axis=1, keepdims=True), 1)
+        axes.set_axis_on()
+        axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+        for (row, column), value in np.ndenumerate(table):
+            axes.text(column, row, f"{value:,}\n{share[row, column]:.0%}", ha="center", va="center", fontsize=8,
+                      color="white" if share[row, column] > 0.6 else "black")
+        turn = {"rotation": 45, "ha": "right"} if len(names) > 2 else {}
+        axes.set_xticks(range(len(names)), names, fontsize=8, **turn)
+        axes.set_yticks(range(len(names)), names, fontsize=8)
+        axes.set_title(name, fontsize=9)
+        axes.set_xlabel("decided", fontsize=8)
+        axes.set_ylabel("labelled", fontsize=8)
+    figure.suptitle(title, fontsize=10)
+    return figure, np.stack(tables)
+
+
+def _count(truth: np.ndarray, decided: np.ndarray, count: int) -> np.ndarray:
+    pairs = truth.astype(int) * count + decided.astype(int)
+    return np.bincount(pairs, minlength=count**2).reshape(count, count)
