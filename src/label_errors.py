@@ -19,8 +19,8 @@ from files import replace_atomically, write_csv
 from labels import scoring_targets
 from pixels import open_store, pixel_settings
 from runs import Oof, read_oof, run_folder, train_command
-from sheets import Tile, draw_tiles, short_id
 from tables import label_cells
+from tiles import Tile, draw_tiles, short_id
 
 SHOWN, IN_A_LINE = 40, 8  # suspects on the sheet
 

@@ -33,8 +33,8 @@ from mapviews import draw_confusion, draw_map, make_views
 from metrics import decide
 from pixels import PixelStore, open_store, pixel_settings
 from runs import Oof, read_oof, read_predictions, run_folder, train_command
-from sheets import Tile, draw_tiles, labels_text, short_id
 from tables import label_cells
+from tiles import Tile, draw_tiles, labels_text, short_id
 
 DRAWN = 5000     # images on the map; of more a random choice
 ON_PAGE = 5      # nearest cases of an image there

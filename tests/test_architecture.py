@@ -27,7 +27,7 @@ demo arrays dicom decoding pixels scan duplicates tables weights
 folds device_input loader model anatomy precision heads features solvers runs checkpoints
 lessons freezing optimizers engine training prediction manifest embeddings leaks probes labelstats auditplots findings
 survey clues tabular untabled sniffing decisions submission ledger gate reproduction commandline
-kaggle_client agreement rehearsal forecastplot judging sheets mapviews mappage
+kaggle_client agreement rehearsal forecastplot judging tiles mapviews mappage
 """.split()
 
 

@@ -18,8 +18,8 @@ from folds import make_folds
 from mappage import Points, pack_thumbnails, write_page
 from mapviews import draw_confusion, draw_map, make_views
 from pixels import PixelSettings, open_store
-from sheets import labels_text
 from tables import read_train
+from tiles import labels_text
 from untrained import write_untrained
 
 RNG = np.random.default_rng(0)
