@@ -22,10 +22,11 @@ settings competition experiment
 labels sampling metrics weighted uncertainty faults thresholds calibration policies priorshift
 delong comparing forecasting blending gains folding phantoms preprocessing augmentation tta mixing
 schedule watch losses
-layers architectures references ema saliency
+layers architectures references ema saliency attribution
+sheets localisation
 demo arrays dicom decoding pixels scan duplicates tables weights
 folds device_input loader model anatomy precision heads features solvers runs checkpoints
-lessons freezing optimizers engine training prediction manifest leaks probes labelstats auditplots findings
+runmaps lessons freezing optimizers engine training prediction manifest leaks probes labelstats auditplots findings
 survey clues tabular untabled sniffing decisions submission gate reproduction commandline
 ledger kaggle_client agreement rehearsal forecastplot judging
 """.split()

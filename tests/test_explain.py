@@ -10,26 +10,20 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from scipy.stats import beta
 
+import attribution
 import competition as descriptions
 import explain
-import saliency
 from checkpoints import build_from_recipe, save_weights
 from competition import Competition, Part
 from experiment import Experiment, to_recipe
-from explain import (
-    Panel,
-    distance_to_mask,
-    draw_sheet,
-    explain_run,
-    heat_colours,
-    hottest_pixel,
-    pick_examples,
-    pointing_game,
-)
+from explain import explain_run, pick_examples
 from files import write_csv, write_json
 from folds import add_folds, make_folds, read_folds
+from localisation import distance_to_mask, hottest_pixel, pointing_game
 from pixels import PixelSettings, open_store
+from runmaps import held_out_maps, open_members
 from runs import Oof, open_run, probs_frame, read_oof, run_folder, write_blend, write_probs
+from sheets import Panel, draw_sheet, heat_colours
 from tables import read_train
 
 SIZE, N = 24, 40
@@ -107,6 +101,7 @@ def test_the_most_confident_cases_come_first():
     assert chosen["true positives"][0].tolist() == [1, 7] and chosen["true positives"][1] == 3
     assert chosen["false positives"][0].tolist() == [2]
     assert chosen["false negatives"][0].tolist() == [3, 5]  # the surest first: the lowest probability
+    assert chosen["true negatives"][0].tolist() == [4]
 
 
 def test_a_group_is_shown_once_by_its_surest_image():
@@ -238,13 +233,13 @@ def test_a_second_time_nothing_is_made_until_the_weights_change(squares, capsys)
 def test_every_image_is_explained_by_the_model_of_its_own_fold(squares, monkeypatch):
     table = fabricate(squares, "toy")
     asked = []
-    original = saliency.grad_cam
+    original = attribution.grad_cam
 
     def spy(model, images, label):
         asked.append((float(next(model.parameters()).detach().sum()), images))
         return original(model, images, label)
 
-    monkeypatch.setattr(saliency, "grad_cam", spy)
+    monkeypatch.setattr(attribution, "grad_cam", spy)
     explain_run(SQUARES, squares, "toy", table, read_folds(SQUARES))
     store = open_store("squares-train", table, PixelSettings(SIZE, 1))
     images = store.read(store.rows(table["image_id"]))
@@ -301,13 +296,41 @@ def test_a_network_a_label_is_explained(squares):
     table = fabricate(squares, "tasks", per_task=True)
     assert len(explain_run(SQUARES, squares, "tasks", table, read_folds(SQUARES))) == 1
     account = json.loads((run_folder(SQUARES, "tasks") / "gradcam.json").read_text())
-    assert account["made_from"]["layer"] == "network.conv3"
+    assert account["made_from"]["layer"] == {"tasks": "network.conv3"}
 
 
-def test_a_blend_is_explained_by_its_members(squares, capsys):
-    table = fabricate(squares, "toy")
+def write_blend_of(table, name: str, members: tuple[str, ...]) -> None:
     split = read_folds(SQUARES)
-    runs = read_oof(SQUARES, "toy", table, split.hash).runs
-    write_blend(SQUARES, Oof("both", np.full((N, 2), 0.5), runs, (), ("toy",), "mean"), table["image_id"], split.hash)
-    assert explain_run(SQUARES, squares, "both", table, read_folds(SQUARES)) == []
-    assert "explained by its members: toy" in capsys.readouterr().out
+    runs = [run for member in members for run in read_oof(SQUARES, member, table, split.hash).runs]
+    write_blend(SQUARES, Oof(name, np.full((N, 2), 0.5), tuple(runs), (), members, "mean"), table["image_id"],
+                split.hash)
+
+
+def test_a_blend_is_explained_by_the_mean_of_its_members_maps(squares):
+    fabricate(squares, "small")
+    table = fabricate(squares, "other", "mlp_a")
+    write_blend_of(table, "both", ("small", "other"))
+    split, wanted = read_folds(SQUARES), {(0, 1), (0, 4), (1, 7)}
+    maps = {}
+    for name in ("small", "other", "both"):
+        members = open_members(SQUARES, read_oof(SQUARES, name, table, split.hash), table)
+        maps[name] = {(k, row): heat for k, row, heat, _ in held_out_maps(members, table, wanted, "occlusion")}
+    for key in wanted:
+        mean = (maps["small"][key] + maps["other"][key]) / 2
+        np.testing.assert_allclose(maps["both"][key], mean / max(mean.max(), 1e-9), atol=1e-6)
+    assert len(explain_run(SQUARES, squares, "both", table, split)) == 1
+
+
+def test_a_member_that_gradcam_cannot_explain_is_said_and_left_out(squares, capsys):
+    fabricate(squares, "plain", "mlp_a")
+    table = fabricate(squares, "toy")
+    write_blend_of(table, "both", ("toy", "plain"))
+    assert len(explain_run(SQUARES, squares, "both", table, read_folds(SQUARES))) == 1
+    assert "plain: mlp_a has no convolution" in capsys.readouterr().out
+
+
+def test_any_network_is_explained_by_occlusion(squares):
+    table = fabricate(squares, "plain", "lstm")
+    sheet, = explain_run(SQUARES, squares, "plain", table, read_folds(SQUARES), "occlusion")
+    assert sheet.name == "occlusion.png"
+    assert (sheet.parent / "pointing_occlusion.csv").exists()
