@@ -19,6 +19,7 @@ SAMPLES = 256     # of LIME
 KERNEL = 0.25     # LIME's width, and
 RIDGE = 1.0       # its penalty, both as in its authors' own code for images
 GREY_STEPS = 10   # a superpixel's side counts as much as a tenth of all grey values: SLIC's m = 10 of L = 0 to 100
+FLIP_SIDE, FLIP_STEP = 1 / 5, 1 / 8  # of the image's side: reference system 002's squares, 50 of 256 pixels, and step
 LEAST = 1e-3      # of log odds: what hiding a part changes by less is rounding, or nothing that anyone should look at
 
 
@@ -162,3 +163,41 @@ def superpixels(grey: np.ndarray) -> np.ndarray:
     start = points.reshape(size, size, 3)[np.ix_(middles, middles)].reshape(-1, 3)
     parts = KMeans(len(start), init=start, n_init=1, max_iter=10).fit_predict(points)
     return np.unique(parts, return_inverse=True)[1].reshape(grey.shape)
+
+
+def flip_squares(size: int) -> list[tuple[slice, slice]]:
+    """The 64 squares that reference system 002 hides, one after the other; the last of a row end at the border."""
+    starts = [round(number * FLIP_STEP * size) for number in range(round(1 / FLIP_STEP))]
+    side = max(round(FLIP_SIDE * size), 1)
+    return [(slice(top, top + side), slice(left, left + side)) for top in starts for left in starts]
+
+
+@torch.no_grad()
+def probs_without(model: nn.Module, image: Tensor, task: str) -> np.ndarray:
+    """(1 + 64, K) the probabilities of an image (1, C, S, S), and of it with each of flip_squares black."""
+    from losses import PROBS
+
+    model.eval()
+    squares = flip_squares(image.shape[-1])
+    probs = [PROBS[task](model(image.float()))]
+    for first in range(0, len(squares), BATCH):
+        hidden = image.float().repeat(len(squares[first:first + BATCH]), 1, 1, 1)
+        for number, (rows, columns) in enumerate(squares[first:first + BATCH]):
+            hidden[number, :, rows, columns] = 0
+        probs.append(PROBS[task](model(hidden)))
+    return torch.cat(probs).double().cpu().numpy()
+
+
+def flip_map(probs: np.ndarray, decisions: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """What hiding squares does to one label: how far its probability falls, (S, S), and where a decision flips.
+
+    probs, decisions: (1 + 64,) of the whole image and without each square. Where squares overlap, the mean of what
+    they do, and True where any of them flips the decision. Reference system 002 asked instead whether the decision is
+    wrong without the square: then an image that is decided wrongly is marked all over.
+    """
+    falls, counts, flips = np.zeros((size, size)), np.zeros((size, size)), np.zeros((size, size), bool)
+    for square, prob, decision in zip(flip_squares(size), probs[1:], decisions[1:], strict=True):
+        falls[square] += probs[0] - prob
+        counts[square] += 1
+        flips[square] |= decision != decisions[0]
+    return falls / np.maximum(counts, 1), flips

@@ -4,8 +4,11 @@ Grad-CAM of out-of-fold images, each explained by the one model that never saw i
 confident true and false positives and negatives, to runs/<competition>/<experiment>/gradcam.png. Where masks of the
 findings are known (the demo's), it also tells how often the hottest pixel falls inside, in pointing.csv. A blend is
 explained by the mean of its members' maps.
+
+--image ID: that image instead, by every method and every fold or member, to look_<ID>.png beside it.
 """
 
+import difflib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +21,7 @@ from competition import Competition
 from decisions import policy_for, policy_inputs
 from decoding import decode_image, fit_image
 from files import read_json, replace_atomically, sha256, write_csv, write_json
-from folds import Folds, fold_numbers
+from folds import Folds, fold_numbers, read_predicted_parts
 from hardware import tune_process
 from labels import scoring_targets
 from localisation import NEARLY, hottest_pixel, pointing_game
@@ -34,6 +37,7 @@ OUTCOMES = {"true positives": (1, 1), "false positives": (0, 1), "false negative
 NAMES = {"gradcam": "Grad-CAM", "occlusion": "Occlusion", "lime": "LIME"}
 LABELS_A_PAGE = 3
 POINTING_IMAGES = 300    # of a label at most, drawn at random
+NEAR_AMONG = 20_000      # ids that one mistyped is compared with
 FORMAT = 4               # of the sheets: raise it when they come to look different
 
 
@@ -52,10 +56,15 @@ def main(argv: list[str] | None = None) -> list[Path]:
     parser = make_parser(__doc__)
     add_experiment(parser)
     parser.add_argument("--method", default="gradcam", choices=NAMES, help="of the spot checks; default: gradcam")
+    parser.add_argument("--image", nargs="+", metavar="ID", help="one image or several, of the training or test part")
     args = parser.parse_args(argv)
     tune_process()
     competition, data_dir = load_competition(args)
     table, folds = load_folded_table(competition, data_dir)
+    if args.image:
+        places = [find_image(competition, data_dir, table, folds, image_id) for image_id in args.image]
+        return [look_at(competition, data_dir, name, table, folds, *place)
+                for name in run_names(args) for place in places]
     return [path for name in run_names(args)
             for path in explain_run(competition, data_dir, name, table, folds, args.method)]
 
@@ -108,6 +117,40 @@ def explain_run(competition: Competition, data_dir: Path, name: str, table: pd.D
     return sheets
 
 
+def find_image(competition: Competition, data_dir: Path, table: pd.DataFrame, folds: Folds,
+               image_id: str) -> tuple[str, pd.DataFrame, int]:
+    """The part that has an image, its table and the image's row. Raises ValueError where none has."""
+    parts = {"train": table} | read_predicted_parts(competition, data_dir, folds)
+    for part, images in parts.items():
+        if len(rows := np.flatnonzero(images["image_id"] == image_id)):
+            return part, images, int(rows[0])
+    known = [name for images in parts.values() for name in images["image_id"]]
+    near = difflib.get_close_matches(image_id, known[:NEAR_AMONG], n=3)
+    raise ValueError(f"no image {image_id!r} in the parts {', '.join(parts)} of {competition.name!r}; "
+                     f"ids are such as {', '.join(near or known[:3])}")
+
+
+def look_at(competition: Competition, data_dir: Path, name: str, table: pd.DataFrame, folds: Folds, part: str,
+            images: pd.DataFrame, row: int) -> Path:
+    """Writes one image's sheet; returns its path."""
+    from imageview import view_image
+
+    oof = read_explained(competition, name, table, folds)
+    members = open_members(competition, oof, images, part)
+    cells, image_id = label_cells(competition, table), images["image_id"].iloc[row]
+    settings = largest_store(members).settings
+    _, _, fitted = _judged(competition, oof, table, cells)
+    masks = {k: mask for k, label in enumerate(competition.labels) for mask in
+             read_masks(data_dir, label, images["image_id"], np.array([row]), settings).values()}
+    figure = view_image(competition, name, members, images, row, cells[row] if part == "train" else None, fitted,
+                        masks if part == "train" else {})
+    path = run_folder(competition, name) / f"look_{image_id.replace('/', '_')}.png"
+    with replace_atomically(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=110)
+    print(f"look at {path}")
+    return path
+
+
 def _network(oof: Oof, member: str) -> str:
     return next(run.experiment.network for run in oof.runs if run.folder.parent.name == member)
 
@@ -120,10 +163,7 @@ def _explain(competition: Competition, data_dir: Path, table: pd.DataFrame, oof:
              cells: np.ndarray, method: str, layers: dict[str, str]) -> list[Path]:
     """Computes all maps that are needed, fold by fold, and writes the files."""
     store = largest_store(members)
-    targets = scoring_targets(cells)
-    targets[table["black"].to_numpy()] = np.nan  # they show nothing that could be pointed at
-    seen = np.where(np.isnan(oof.probs), np.nan, targets)
-    fitted = policy_for(competition, oof, "decisions").fit(seen, oof.probs)
+    targets, seen, fitted = _judged(competition, oof, table, cells)
     decisions, groups = fitted.apply(oof.probs), table["group"].to_numpy(str)
     cases = [Case(k, outcome, *pick_examples(seen[:, k], oof.probs[:, k], decisions[:, k], groups, outcome))
              for k in range(len(competition.labels)) for outcome in OUTCOMES]
@@ -160,6 +200,15 @@ def _explain(competition: Competition, data_dir: Path, table: pd.DataFrame, oof:
     if played.empty:  # every mask belongs to a fold that is not trained
         return pages
     return [*pages, write_csv(run_folder(competition, oof.name) / _pointing(method), played, float_format="%.6g")]
+
+
+def _judged(competition: Competition, oof: Oof, table: pd.DataFrame,
+            cells: np.ndarray) -> tuple[np.ndarray, np.ndarray, Fitted]:
+    """Targets (N, K) of images that show something, the same where there are predictions, and what decides."""
+    targets = scoring_targets(cells)
+    targets[table["black"].to_numpy()] = np.nan  # they show nothing that could be pointed at
+    seen = np.where(np.isnan(oof.probs), np.nan, targets)
+    return targets, seen, policy_for(competition, oof, "decisions").fit(seen, oof.probs)
 
 
 def pick_examples(targets: np.ndarray, probs: np.ndarray, decisions: np.ndarray, groups: np.ndarray, outcome: str,

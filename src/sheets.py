@@ -8,7 +8,8 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
-COLUMNS = 4  # panels beside each other in a row
+COLUMNS = 4    # panels beside each other in a row
+CAPTION = 9.5  # inches that a caption needs
 # inches of a sheet, points of its letters
 TILE, SEAM, GAP, LEFT, RIGHT, TOP, HEAD, LINES = 1.3, 0.03, 0.22, 1.35, 0.85, 0.95, 0.5, 0.48
 SMALL, NORMAL, LARGE = 7.5, 9, 14
@@ -56,6 +57,44 @@ def draw_sheet(title: str, caption: str, rows: list[tuple[str, str, list[Panel]]
             _draw_heat(place(left + TILE + SEAM, top + LINES), panel)
         top += TILE + LINES
     _draw_colour_bar(place(width - RIGHT + 0.1, TOP + HEAD + LINES, wide=0.16, high=TILE))
+    return figure
+
+
+def draw_grid(title: str, caption: str, columns: list[str], image: np.ndarray, masks: list[np.ndarray | None],
+              rows: list[tuple[str, str, list[Panel | None]]]) -> Figure:
+    """A figure of one image: a row is a label (a heading where it changes), a method, and a map of each column, None
+    where there can be none. masks: a heading's finding, None where it is not drawn.
+    """
+    drawn, cold = iter(masks), np.zeros(image.shape[:2])
+    heads = [row == 0 or rows[row][0] != rows[row - 1][0] for row in range(len(rows))]
+    width = LEFT + (len(columns) + 1) * (TILE + GAP) + RIGHT
+    height = TOP + len(rows) * (TILE + LINES) + sum(heads) * HEAD + GAP
+    figure = Figure(figsize=(max(width, CAPTION), height), facecolor="white")
+    width = figure.get_figwidth()
+
+    def write(left: float, top: float, text: str, size: float, **style) -> None:
+        figure.text(left / width, 1 - top / height, text, fontsize=size, va="top", **style)
+
+    def place(left: float, top: float, wide: float = TILE) -> Axes:
+        return figure.add_axes((left / width, 1 - (top + TILE) / height, wide / width, TILE / height))
+
+    write(GAP, GAP, title, LARGE, weight="bold")
+    write(GAP, GAP + 0.3, caption, NORMAL, color="0.35")
+    top = TOP
+    for (label, method, panels), is_head in zip(rows, heads, strict=True):
+        if is_head:
+            write(GAP, top + HEAD / 4, label, LARGE - 2, weight="bold")
+            top += HEAD
+            _draw_heat(place(LEFT, top + LINES), Panel("", image, cold, False, next(drawn)))
+        write(GAP, top + LINES, method, NORMAL)
+        for number, (column, panel) in enumerate(zip(columns, panels, strict=True)):
+            if panel is None:
+                continue
+            left = LEFT + (number + 1) * (TILE + GAP)
+            write(left, top + LINES / 4, f"{column}\n{panel.text}", SMALL, linespacing=1.25)
+            _draw_heat(place(left, top + LINES), panel)
+        top += TILE + LINES
+    _draw_colour_bar(place(LEFT + (len(columns) + 1) * (TILE + GAP), TOP + HEAD + LINES, wide=0.16))
     return figure
 
 

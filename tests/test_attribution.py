@@ -10,10 +10,13 @@ from attribution import (
     METHODS,
     Surrogate,
     explain_images,
+    flip_map,
+    flip_squares,
     hide_behind,
     log_odds,
     methods_for,
     occlude,
+    probs_without,
     superpixels,
 )
 from hardware import import_torchvision
@@ -178,3 +181,32 @@ def test_superpixels_follow_edges():
 def test_an_unknown_method_is_named():
     with pytest.raises(ValueError, match=r"no method 'magic'; there are gradcam, occlusion, lime"):
         explain_images("magic", weighed(), square(), 0, "multilabel")
+
+
+def test_the_squares_whose_hiding_flips_the_decision_are_marked():
+    model, image = weighed(), square()
+    model.network.layer.weight.data *= 0.05
+    probs = probs_without(model, image, "multilabel")
+    assert probs.shape == (65, 2) and probs[0, 0] > 0.7
+    falls, flips = flip_map(probs[:, 0], probs[:, 0] >= probs[0, 0] - 1e-3, SIZE)
+    finding, by_hand = np.zeros((SIZE, SIZE), bool), np.zeros((SIZE, SIZE), bool)
+    finding[20:28, 4:12] = True
+    for one in flip_squares(SIZE):
+        by_hand[one] |= finding[one].any()
+    np.testing.assert_array_equal(flips, by_hand)
+    assert falls[finding].mean() > 5 * falls[~by_hand].max()
+
+
+def test_squares_are_hidden_by_black_one_by_one():
+    model, image, numbers = build("cnn_b", SIZE), noise(count=1), (0, 9, 63)
+    probs = probs_without(model, image, "multiclass")
+    for number in numbers:
+        hidden = image.clone()
+        hidden[0, 0][flip_squares(SIZE)[number]] = 0
+        np.testing.assert_allclose(probs[1 + number], model(hidden).softmax(dim=1).detach().numpy()[0], atol=1e-5)
+    np.testing.assert_allclose(probs.sum(axis=1), 1, atol=1e-6)
+
+
+def test_a_decision_that_never_flips_marks_nothing():
+    falls, flips = flip_map(np.full(65, 0.9), np.zeros(65), SIZE)
+    assert not flips.any() and (falls == 0).all()

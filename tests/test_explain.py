@@ -19,6 +19,7 @@ from experiment import Experiment, to_recipe
 from explain import explain_run, pick_examples
 from files import write_csv, write_json
 from folds import add_folds, make_folds, read_folds
+from imageview import make_columns, pick_labels, say_truth
 from localisation import distance_to_mask, hottest_pixel, pointing_game
 from pixels import PixelSettings, open_store
 from runmaps import held_out_maps, open_members
@@ -334,3 +335,42 @@ def test_any_network_is_explained_by_occlusion(squares):
     sheet, = explain_run(SQUARES, squares, "plain", table, read_folds(SQUARES), "occlusion")
     assert sheet.name == "occlusion.png"
     assert (sheet.parent / "pointing_occlusion.csv").exists()
+
+
+@pytest.mark.parametrize("network", ["cnn_b", "mlp_a"])
+def test_images_asked_for_get_a_sheet_each(squares, network, monkeypatch):
+    monkeypatch.setattr("attribution.SAMPLES", 24)
+    fabricate(squares, "toy", network)
+    sheets = explain.main(["--competition", "squares", "--experiment", "toy", "--image", "i01", "i38"])
+    assert [path.name for path in sheets] == ["look_i01.png", "look_i38.png"]
+    assert all(cv2.imread(str(path)).std() > 10 for path in sheets)
+
+
+def test_an_image_that_is_not_there_is_said_with_the_nearest(squares):
+    fabricate(squares, "toy")
+    with pytest.raises(ValueError, match=r"no image 'i1' in the parts train of 'squares'; ids are such as .*i"):
+        explain.main(["--competition", "squares", "--experiment", "toy", "--image", "i1"])
+
+
+def test_columns_say_which_model_never_saw_the_image(squares):
+    fabricate(squares, "toy")
+    table = fabricate(squares, "plain", "mlp_a")
+    write_blend_of(table, "both", ("toy", "plain"))
+    split, row = read_folds(SQUARES), 5
+    fold = table["fold"].iloc[row]
+    members = open_members(SQUARES, read_oof(SQUARES, "toy", table, split.hash), table)
+    titles = [column.title for column in make_columns(members, table, row, is_training=True)]
+    assert titles[fold] == f"fold {fold}  held out" and titles[1 - fold] == f"fold {1 - fold}  trained on it"
+    members = open_members(SQUARES, read_oof(SQUARES, "both", table, split.hash), table)
+    columns = make_columns(members, table, row, is_training=True)
+    assert [(column.title, [run.recipe["fold"] for _, run in column.models]) for column in columns] == \
+        [("toy", [fold]), ("plain", [fold])]
+    assert [len(column.models) for column in make_columns(members, table, row, is_training=False)] == [2, 2]
+
+
+def test_labels_that_are_there_come_first_then_the_most_probable():
+    cells, probs = np.array([0, 1, np.nan, -1, 1.0]), np.array([0.9, 0.1, 0.5, 0.8, 0.2])
+    assert pick_labels(cells, probs) == [4, 1, 0]
+    assert pick_labels(None, probs) == [0, 3, 2]
+    assert [say_truth(cells, k) for k in range(4)] == ["not there", "true", "not stated", "uncertain"]
+    assert say_truth(None, 0) == "truth not known"
