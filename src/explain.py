@@ -6,6 +6,7 @@ findings are known (the demo's), it also tells how often the hottest pixel falls
 explained by the mean of its members' maps.
 
 --image ID: that image instead, by every method and every fold or member, to look_<ID>.png beside it.
+--measure N: how good the maps of N images of every label are, by every method, chance and a guess: measures.csv.
 """
 
 import difflib
@@ -57,7 +58,12 @@ def main(argv: list[str] | None = None) -> list[Path]:
     add_experiment(parser)
     parser.add_argument("--method", default="gradcam", choices=NAMES, help="of the spot checks; default: gradcam")
     parser.add_argument("--image", nargs="+", metavar="ID", help="one image or several, of the training or test part")
+    parser.add_argument("--measure", type=int, metavar="N", help="judge every method by N images of every label")
     args = parser.parse_args(argv)
+    if args.measure is not None and args.measure < 1:
+        parser.error("--measure needs at least one image")
+    if args.image and args.measure:
+        parser.error("--image and --measure are two things; ask for one at a time")
     tune_process()
     competition, data_dir = load_competition(args)
     table, folds = load_folded_table(competition, data_dir)
@@ -65,6 +71,9 @@ def main(argv: list[str] | None = None) -> list[Path]:
         places = [find_image(competition, data_dir, table, folds, image_id) for image_id in args.image]
         return [look_at(competition, data_dir, name, table, folds, *place)
                 for name in run_names(args) for place in places]
+    if args.measure:
+        return [path for name in run_names(args)
+                for path in measure_run(competition, data_dir, name, table, folds, args.measure)]
     return [path for name in run_names(args)
             for path in explain_run(competition, data_dir, name, table, folds, args.method)]
 
@@ -149,6 +158,52 @@ def look_at(competition: Competition, data_dir: Path, name: str, table: pd.DataF
         figure.savefig(temporary, format="png", dpi=110)
     print(f"look at {path}")
     return path
+
+
+def measure_run(competition: Competition, data_dir: Path, name: str, table: pd.DataFrame, folds: Folds,
+                count: int) -> list[Path]:
+    """Measures the maps of images on which a label is there, one a group; returns the table's path, none of a blend."""
+    from measuring import measure_maps, summarise
+
+    oof = read_explained(competition, name, table, folds)
+    if oof.members:
+        print(f"{name} is a blend; measure its members: {', '.join(oof.members)}")
+        return []
+    members = open_members(competition, oof, table)
+    _, seen, _ = _judged(competition, oof, table, label_cells(competition, table))
+    rows, masks, dice = {}, {}, np.random.default_rng(0)
+    for k, label in enumerate(competition.labels):
+        there = dice.permutation(np.flatnonzero(seen[:, k] == 1))
+        _, first = np.unique(table["group"].to_numpy(str)[there], return_index=True)
+        there = there[np.sort(first)]
+        masks[k] = read_masks(data_dir, label, table["image_id"], there, members[0].store.settings)
+        drawn = [row for row in there.tolist() if row in masks[k]]
+        rows[k] = (drawn or there.tolist())[:count]
+    if not any(rows.values()):
+        raise ValueError(f"no label of {competition.name!r} is there in a trained fold; there is nothing to measure")
+    measured = measure_maps(members, table, rows, masks)
+    measured["label"] = [competition.labels[k] for k in measured["label"]]
+    folder = run_folder(competition, name)
+    write_csv(folder / "measured_images.csv", measured, float_format="%.6g")
+    summary = summarise(measured)
+    show_measures(name, summary)
+    return [write_csv(folder / "measures.csv", summary, float_format="%.6g")]
+
+
+def show_measures(name: str, summary: pd.DataFrame) -> None:
+    """Prints what `measuring.summarise` gave."""
+    board = Table("method", "images", "empty", "hottest inside", "heat inside", "deletion ↓", "insertion ↑",
+                  "like random weights' ↓", title=f"{name}: mean and 95 % interval over images")
+    for row in summary.to_dict("records"):
+        cells = ["" if np.isnan(row[key]) else f"{row[key]:.2f} ({row[f'{key}_low']:.2f} to {row[f'{key}_high']:.2f})"
+                 for key in ("inside", "share_inside", "deletion", "insertion", "randomised")]
+        board.add_row(row["method"], str(row["images"]), str(row["empty"]), *cells)
+    make_console().print(board)
+    if not np.isnan(area := summary["area"].iloc[0]):
+        print(f"The findings cover {area:.1%} of the images: so much of the heat lies inside by chance.")
+    print("Deletion, insertion: mean probability of the label as the hottest pixels are blurred first, or all others. "
+          "Random weights: rank correlation with the map\nof the same network with weights drawn anew; near 1 the map "
+          "shows the image, not what was learned. Chance: smooth noise.")
 
 
 def _network(oof: Oof, member: str) -> str:

@@ -26,7 +26,7 @@ layers architectures references ema saliency attribution
 sheets localisation
 demo arrays dicom decoding pixels scan duplicates tables weights
 folds device_input loader model anatomy precision heads features solvers runs checkpoints
-runmaps imageview lessons freezing optimizers engine training prediction
+runmaps imageview measuring lessons freezing optimizers engine training prediction
 manifest leaks probes labelstats auditplots findings
 survey clues tabular untabled sniffing decisions submission gate reproduction commandline
 ledger kaggle_client agreement rehearsal forecastplot judging
