@@ -374,3 +374,24 @@ def test_labels_that_are_there_come_first_then_the_most_probable():
     assert pick_labels(None, probs) == [0, 3, 2]
     assert [say_truth(cells, k) for k in range(4)] == ["not there", "true", "not stated", "uncertain"]
     assert say_truth(None, 0) == "truth not known"
+
+
+def test_maps_are_measured_beside_guesses_one_image_a_group(squares, monkeypatch, capsys):
+    monkeypatch.setattr("attribution.SAMPLES", 24)
+    fabricate(squares, "toy")
+    path, = explain.main(["--competition", "squares", "--experiment", "toy", "--measure", "2"])
+    summary = pd.read_csv(path).set_index("method")
+    assert list(summary.index) == ["gradcam", "occlusion", "lime", "chance", "centre of lungs"]
+    images = pd.read_csv(path.with_name("measured_images.csv"))
+    assert (images.groupby(["label", "method"]).size() == 2).all()
+    # the other label has no masks: deletion and insertion only
+    assert images.loc[images["label"] == "other", ["inside", "share_inside"]].isna().all(axis=None)
+    assert images[["deletion", "insertion"]].notna().all(axis=None)
+    assert (images.loc[images["label"] == "square", "area"] - 64 / SIZE**2).abs().max() < 1e-5
+    assert "so much of the heat lies inside by chance" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("flags", [["--measure", "0"], ["--measure", "2", "--image", "i01"]])
+def test_what_cannot_be_asked_for_is_an_error(squares, flags):
+    with pytest.raises(SystemExit):
+        explain.main(["--competition", "squares", "--experiment", "toy", *flags])
