@@ -10,7 +10,7 @@ explained by the mean of its members' maps.
 """
 
 import difflib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +37,7 @@ OUTCOMES = {"true positives": (1, 1), "false positives": (0, 1), "false negative
             "true negatives": (0, 0)}  # target, decision
 NAMES = {"gradcam": "Grad-CAM", "occlusion": "Occlusion", "lime": "LIME"}
 LABELS_A_PAGE = 3
-POINTING_IMAGES = 300    # of a label at most, drawn at random
+POINTING_IMAGES = {"gradcam": 300, "occlusion": 50, "lime": 50}  # of a label at most, drawn at random
 NEAR_AMONG = 20_000      # ids that one mistyped is compared with
 FORMAT = 4               # of the sheets: raise it when they come to look different
 
@@ -145,12 +145,15 @@ def look_at(competition: Competition, data_dir: Path, name: str, table: pd.DataF
     from imageview import view_image
 
     oof = read_explained(competition, name, table, folds)
+    if oof.members and oof.kind != "mean":  # what the sheet shows of a blend is the mean of its members
+        each = [read_oof(competition, member, table, folds.hash).probs for member in oof.members]
+        oof = replace(oof, probs=np.mean(each, axis=0))
     members = open_members(competition, oof, images, part)
     cells, image_id = label_cells(competition, table), images["image_id"].iloc[row]
     settings = largest_store(members).settings
     _, _, fitted = _judged(competition, oof, table, cells)
     masks = {k: mask for k, label in enumerate(competition.labels) for mask in
-             read_masks(data_dir, label, images["image_id"], np.array([row]), settings).values()}
+             read_masks(data_dir, label, images["image_id"], np.array([row]), settings, 1).values()}
     figure = view_image(competition, name, members, images, row, cells[row] if part == "train" else None, fitted,
                         masks if part == "train" else {})
     path = run_folder(competition, name) / f"look_{image_id.replace('/', '_')}.png"
@@ -176,7 +179,7 @@ def measure_run(competition: Competition, data_dir: Path, name: str, table: pd.D
         there = dice.permutation(np.flatnonzero(seen[:, k] == 1))
         _, first = np.unique(table["group"].to_numpy(str)[there], return_index=True)
         there = there[np.sort(first)]
-        masks[k] = read_masks(data_dir, label, table["image_id"], there, members[0].store.settings)
+        masks[k] = read_masks(data_dir, label, table["image_id"], there, members[0].store.settings, len(there))
         drawn = [row for row in there.tolist() if row in masks[k]]
         rows[k] = (drawn or there.tolist())[:count]
     if not any(rows.values()):
@@ -222,7 +225,8 @@ def _explain(competition: Competition, data_dir: Path, table: pd.DataFrame, oof:
     decisions, groups = fitted.apply(oof.probs), table["group"].to_numpy(str)
     cases = [Case(k, outcome, *pick_examples(seen[:, k], oof.probs[:, k], decisions[:, k], groups, outcome))
              for k in range(len(competition.labels)) for outcome in OUTCOMES]
-    masks = [read_masks(data_dir, label, table["image_id"], np.flatnonzero(targets[:, k] == 1), store.settings)
+    masks = [read_masks(data_dir, label, table["image_id"], np.flatnonzero(targets[:, k] == 1), store.settings,
+                        POINTING_IMAGES[method])
              for k, label in enumerate(competition.labels)]  # row: mask
     shown = {(case.label, row) for case in cases for row in case.rows.tolist()}
     wanted = shown | {(k, row) for k in range(len(masks)) for row in masks[k] if not np.isnan(seen[row, k])}
@@ -236,7 +240,7 @@ def _explain(competition: Competition, data_dir: Path, table: pd.DataFrame, oof:
     def panel(k: int, row: int) -> Panel:
         image_id = table["image_id"].iloc[row]
         text = f"{_short(image_id)}\np {oof.probs[row, k]:.3f},  true: {_truth(competition, cells[row])}"
-        drawn = read_masks(data_dir, competition.labels[k], table["image_id"], np.array([row]), store.settings)
+        drawn = read_masks(data_dir, competition.labels[k], table["image_id"], np.array([row]), store.settings, 1)
         return Panel(text, store.read(store.rows([image_id]))[0], *heats[k, row], drawn.get(row))
 
     pages = []
@@ -280,8 +284,8 @@ def pick_examples(targets: np.ndarray, probs: np.ndarray, decisions: np.ndarray,
 
 
 def read_masks(data_dir: Path, label: str, image_ids: pd.Series, rows: np.ndarray,
-               settings: PixelSettings) -> dict[int, np.ndarray]:
-    """The finding's masks (size, size) of the rows that have one; of more than POINTING_IMAGES a random choice.
+               settings: PixelSettings, most: int) -> dict[int, np.ndarray]:
+    """The finding's masks (size, size) of the rows that have one; of more than `most` a random choice.
 
     None where borders are cropped before the image is stored: a mask does not say what was cut off.
     """
@@ -290,7 +294,7 @@ def read_masks(data_dir: Path, label: str, image_ids: pd.Series, rows: np.ndarra
     folder, size = data_dir / "truth" / "masks" / label, settings.size
     paths = {int(row): folder / f"{image_ids.iloc[row]}.png" for row in rows} if folder.is_dir() else {}
     drawn = np.array([row for row, path in paths.items() if path.exists()], int)
-    chosen = np.sort(np.random.default_rng(0).permutation(drawn)[:POINTING_IMAGES])
+    chosen = np.sort(np.random.default_rng(0).permutation(drawn)[:most])
     masks = {int(row): fit_image(decode_image(paths[row], channels=1), size, settings.fit) >= 128 for row in chosen}
     return {row: mask for row, mask in masks.items() if mask.any()}
 
@@ -307,8 +311,8 @@ def show_pointing(name: str, played: pd.DataFrame) -> None:
                       f"{share['low']} - {share['high']}", share["chance"], share["best_guess"], share["nearly"],
                       share["nearly_chance"], str(row["empty"]))
     make_console().print(board)
-    print(f"Out-of-fold images on which the label is positive and drawn, {POINTING_IMAGES} a label at most. "
-          f"By chance: the finding's share of the image.\n"
+    print("Out-of-fold images on which the label is positive and drawn, some at random where they are many. "
+          "By chance: the finding's share of the image.\n"
           f"Best guess: one pixel for all images, the one that the findings of the other folds cover most often. "
           f"Nearly: {NEARLY:.1%} of the side away or less.")
 

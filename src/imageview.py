@@ -117,6 +117,8 @@ def _maps_by(looks: list[list], method: str, k: int, size: int) -> tuple[list[np
 
 def _without(probs: np.ndarray, fitted: Fitted, k: int, shown: np.ndarray, size: int) -> Panel:
     """How far the probability falls without each square, and where the decision flips. probs: (1 + squares, K)."""
-    falls, flips = flip_map(probs[:, k], fitted.apply(probs)[:, k], size)
-    text = f"−{max(falls.max(), 0):.3f}, " + ("flips: outlined" if flips.any() else "flips nowhere")
+    decisions = fitted.apply(probs)[:, k]
+    falls, flips = flip_map(probs[:, k], decisions, size)
+    turns = f"turns to {'no' if decisions[0] else 'yes'}" if flips.any() else "flips nowhere"
+    text = f"−{max(falls.max(), 0):.3f}, {turns}"
     return Panel(text, shown, *relative(np.maximum(falls, 0)), flips)

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from scipy.stats import beta
 
 import attribution
@@ -300,10 +301,10 @@ def test_a_network_a_label_is_explained(squares):
     assert account["made_from"]["layer"] == {"tasks": "network.conv3"}
 
 
-def write_blend_of(table, name: str, members: tuple[str, ...]) -> None:
+def write_blend_of(table, name: str, members: tuple[str, ...], kind: str = "mean") -> None:
     split = read_folds(SQUARES)
     runs = [run for member in members for run in read_oof(SQUARES, member, table, split.hash).runs]
-    write_blend(SQUARES, Oof(name, np.full((N, 2), 0.5), tuple(runs), (), members, "mean"), table["image_id"],
+    write_blend(SQUARES, Oof(name, np.full((N, 2), 0.5), tuple(runs), (), members, kind), table["image_id"],
                 split.hash)
 
 
@@ -330,11 +331,12 @@ def test_a_member_that_gradcam_cannot_explain_is_said_and_left_out(squares, caps
     assert "plain: mlp_a has no convolution" in capsys.readouterr().out
 
 
-def test_any_network_is_explained_by_occlusion(squares):
+def test_any_network_is_explained_by_occlusion(squares, monkeypatch):
+    monkeypatch.setitem(explain.POINTING_IMAGES, "occlusion", 4)
     table = fabricate(squares, "plain", "lstm")
     sheet, = explain_run(SQUARES, squares, "plain", table, read_folds(SQUARES), "occlusion")
     assert sheet.name == "occlusion.png"
-    assert (sheet.parent / "pointing_occlusion.csv").exists()
+    assert pd.read_csv(sheet.parent / "pointing_occlusion.csv")["images"].tolist() == [4, 4]
 
 
 @pytest.mark.parametrize("network", ["cnn_b", "mlp_a"])
@@ -366,6 +368,20 @@ def test_columns_say_which_model_never_saw_the_image(squares):
     assert [(column.title, [run.recipe["fold"] for _, run in column.models]) for column in columns] == \
         [("toy", [fold]), ("plain", [fold])]
     assert [len(column.models) for column in make_columns(members, table, row, is_training=False)] == [2, 2]
+
+
+def test_a_sheet_of_a_blend_decides_by_the_mean_that_it_shows(squares, monkeypatch):
+    """Ranks have other thresholds than the probabilities on the sheet."""
+    table, decided = fabricate(squares, "toy"), []
+
+    def keep(competition, name, members, images, row, cells, fitted, masks):
+        decided.append(fitted.rule(0))
+        return Figure()
+
+    monkeypatch.setattr("imageview.view_image", keep)
+    write_blend_of(table, "both", ("toy",), "rank_mean")  # 0.5 for all images
+    explain.main(["--competition", "squares", "--experiment", "both", "toy", "--image", "i01"])
+    assert decided[0] == decided[1] != "p ≥ 0.500"
 
 
 def test_labels_that_are_there_come_first_then_the_most_probable():
