@@ -129,7 +129,8 @@ def explain_run(competition: Competition, data_dir: Path, name: str, table: pd.D
 def find_image(competition: Competition, data_dir: Path, table: pd.DataFrame, folds: Folds,
                image_id: str) -> tuple[str, pd.DataFrame, int]:
     """The part that has an image, its table and the image's row. Raises ValueError where none has."""
-    parts = {"train": table} | read_predicted_parts(competition, data_dir, folds)
+    is_training = (table["image_id"] == image_id).any()
+    parts = {"train": table} | ({} if is_training else read_predicted_parts(competition, data_dir, folds))
     for part, images in parts.items():
         if len(rows := np.flatnonzero(images["image_id"] == image_id)):
             return part, images, int(rows[0])
@@ -206,7 +207,7 @@ def show_measures(name: str, summary: pd.DataFrame) -> None:
         print(f"The findings cover {area:.1%} of the images: so much of the heat lies inside by chance.")
     print("Deletion, insertion: mean probability of the label as the hottest pixels are blurred first, or all others. "
           "Random weights: rank correlation with the map\nof the same network with weights drawn anew; near 1 the map "
-          "shows the image, not what was learned. Chance: smooth noise.")
+          "shows the image, not what was learned; nothing where that network's maps are empty. Chance: smooth noise.")
 
 
 def _network(oof: Oof, member: str) -> str:

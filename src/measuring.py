@@ -39,7 +39,7 @@ def measure_maps(members: list[Member], table: pd.DataFrame, rows: dict[int, lis
     rows: label to the table's rows;  masks: label to row to the finding (S, S), missing where it is not known.
     inside: the hottest pixel is in the finding;  share_inside: the share of heat there, both NaN without a mask, and an
     empty map has neither;  area: the finding's share of the image;  deletion, insertion: see `curves`;  randomised: the
-    rank correlation with the map of the same network with weights drawn anew, 0 where either is empty.
+    rank correlation with the map of the same network with weights drawn anew.
     """
     member, = members
     places, device, measured = member.store.rows(table["image_id"]), pick_device(), []
@@ -150,9 +150,9 @@ def draw_weights_anew(model: nn.Module, seed: int = 0) -> nn.Module:
 
 
 def rank_correlation(heat: np.ndarray, other: np.ndarray) -> float:
-    """Spearman's, of two maps (S, S); 0 where one of them is the same everywhere."""
+    """Spearman's, of two maps (S, S). NaN where one is the same everywhere: an empty map is no verdict, good or bad."""
     if np.ptp(heat) == 0 or np.ptp(other) == 0:
-        return 0.0
+        return np.nan
     return float(spearmanr(heat.ravel(), other.ravel()).statistic)
 
 
@@ -160,7 +160,8 @@ def summarise(measured: pd.DataFrame) -> pd.DataFrame:
     """A row a method: images, empty maps, and of every measure the mean and its 95 % interval by bootstrap."""
     summary = []
     for method, part in measured.groupby("method", sort=False):
-        row = {"method": method, "images": len(part), "empty": int(part["empty"].sum()), "area": part["area"].mean()}
+        row = {"method": method, "images": len(part), "empty": int(part["empty"].sum()), "area": part["area"].mean(),
+               "randomised_images": int(part["randomised"].notna().sum())}
         for name in MEASURES:
             row |= dict(zip((name, f"{name}_low", f"{name}_high"), mean_interval(part[name].to_numpy(float)),
                             strict=True))
