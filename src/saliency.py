@@ -11,7 +11,7 @@ ROUNDING = 1e-6  # share of what is added up; a sum below it is what rounding le
 
 def cam_layer(model: nn.Module, label: int = 0) -> nn.Module | None:
     """The layer that Grad-CAM looks at; None where the network has no convolution and no tokens."""
-    return _classifier_of(model, label)[0].cam_layer
+    return classifier_of(model, label)[0].cam_layer
 
 
 def grad_cam(model: nn.Module, images: Tensor, label: int) -> tuple[Tensor, Tensor]:
@@ -23,7 +23,7 @@ def grad_cam(model: nn.Module, images: Tensor, label: int) -> tuple[Tensor, Tens
     Source: Selvaraju et al. 2017, https://arxiv.org/abs/1610.02391, equations 1 and 2. The gradient is that of the
     logit: that of a probability vanishes where the network is sure.
     """
-    classifier, output = _classifier_of(model, label)
+    classifier, output = classifier_of(model, label)
     layer = classifier.cam_layer
     if layer is None:
         raise ValueError(f"{type(classifier.network).__name__} has no convolution or tokens to look at; "
@@ -39,7 +39,7 @@ def grad_cam(model: nn.Module, images: Tensor, label: int) -> tuple[Tensor, Tens
     return (heat / peak[:, None, None]).masked_fill(empty[:, None, None], 0.0), empty
 
 
-def _classifier_of(model: nn.Module, label: int) -> tuple[nn.Module, int]:
+def classifier_of(model: nn.Module, label: int) -> tuple[nn.Module, int]:
     """The classifier that answers for a label, and the label's place among its logits."""
     return (model.classifiers[label], 0) if hasattr(model, "classifiers") else (model, label)
 

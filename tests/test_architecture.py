@@ -22,9 +22,9 @@ settings competition experiment
 labels sampling metrics weighted uncertainty faults thresholds calibration policies priorshift
 delong comparing forecasting blending gains folding confident phantoms preprocessing augmentation tta mixing
 schedule watch losses
-layers architectures references ema saliency nearest
+layers architectures references ema saliency attribution sheets localisation nearest
 demo arrays dicom decoding pixels scan duplicates tables weights
-folds device_input loader model anatomy precision heads features solvers runs checkpoints
+folds device_input loader model anatomy precision heads features solvers runs checkpoints runmaps imageview measuring
 lessons freezing optimizers engine training prediction manifest embeddings leaks probes labelstats auditplots findings
 survey clues tabular untabled sniffing decisions submission ledger gate reproduction commandline
 kaggle_client agreement rehearsal forecastplot judging tiles mapviews mappage

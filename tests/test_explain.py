@@ -8,28 +8,24 @@ import pandas as pd
 import pytest
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from scipy.stats import beta
 
+import attribution
 import competition as descriptions
 import explain
-import saliency
 from checkpoints import build_from_recipe, save_weights
 from competition import Competition, Part
 from experiment import Experiment, to_recipe
-from explain import (
-    Panel,
-    distance_to_mask,
-    draw_sheet,
-    explain_run,
-    heat_colours,
-    hottest_pixel,
-    pick_examples,
-    pointing_game,
-)
+from explain import explain_run, pick_examples
 from files import write_csv, write_json
 from folds import add_folds, make_folds, read_folds
+from imageview import make_columns, pick_labels, say_truth
+from localisation import distance_to_mask, hottest_pixel, pointing_game
 from pixels import PixelSettings, open_store
+from runmaps import held_out_maps, open_members
 from runs import Oof, open_run, probs_frame, read_oof, run_folder, write_blend, write_probs
+from sheets import Panel, draw_sheet, heat_colours
 from tables import read_train
 
 SIZE, N = 24, 40
@@ -107,6 +103,7 @@ def test_the_most_confident_cases_come_first():
     assert chosen["true positives"][0].tolist() == [1, 7] and chosen["true positives"][1] == 3
     assert chosen["false positives"][0].tolist() == [2]
     assert chosen["false negatives"][0].tolist() == [3, 5]  # the surest first: the lowest probability
+    assert chosen["true negatives"][0].tolist() == [4]
 
 
 def test_a_group_is_shown_once_by_its_surest_image():
@@ -238,13 +235,13 @@ def test_a_second_time_nothing_is_made_until_the_weights_change(squares, capsys)
 def test_every_image_is_explained_by_the_model_of_its_own_fold(squares, monkeypatch):
     table = fabricate(squares, "toy")
     asked = []
-    original = saliency.grad_cam
+    original = attribution.grad_cam
 
     def spy(model, images, label):
         asked.append((float(next(model.parameters()).detach().sum()), images))
         return original(model, images, label)
 
-    monkeypatch.setattr(saliency, "grad_cam", spy)
+    monkeypatch.setattr(attribution, "grad_cam", spy)
     explain_run(SQUARES, squares, "toy", table, read_folds(SQUARES))
     store = open_store("squares-train", table, PixelSettings(SIZE, 1))
     images = store.read(store.rows(table["image_id"]))
@@ -301,13 +298,116 @@ def test_a_network_a_label_is_explained(squares):
     table = fabricate(squares, "tasks", per_task=True)
     assert len(explain_run(SQUARES, squares, "tasks", table, read_folds(SQUARES))) == 1
     account = json.loads((run_folder(SQUARES, "tasks") / "gradcam.json").read_text())
-    assert account["made_from"]["layer"] == "network.conv3"
+    assert account["made_from"]["layer"] == {"tasks": "network.conv3"}
 
 
-def test_a_blend_is_explained_by_its_members(squares, capsys):
-    table = fabricate(squares, "toy")
+def write_blend_of(table, name: str, members: tuple[str, ...], kind: str = "mean") -> None:
     split = read_folds(SQUARES)
-    runs = read_oof(SQUARES, "toy", table, split.hash).runs
-    write_blend(SQUARES, Oof("both", np.full((N, 2), 0.5), runs, (), ("toy",), "mean"), table["image_id"], split.hash)
-    assert explain_run(SQUARES, squares, "both", table, read_folds(SQUARES)) == []
-    assert "explained by its members: toy" in capsys.readouterr().out
+    runs = [run for member in members for run in read_oof(SQUARES, member, table, split.hash).runs]
+    write_blend(SQUARES, Oof(name, np.full((N, 2), 0.5), tuple(runs), (), members, kind), table["image_id"],
+                split.hash)
+
+
+def test_a_blend_is_explained_by_the_mean_of_its_members_maps(squares):
+    fabricate(squares, "small")
+    table = fabricate(squares, "other", "mlp_a")
+    write_blend_of(table, "both", ("small", "other"))
+    split, wanted = read_folds(SQUARES), {(0, 1), (0, 4), (1, 7)}
+    maps = {}
+    for name in ("small", "other", "both"):
+        members = open_members(SQUARES, read_oof(SQUARES, name, table, split.hash), table)
+        maps[name] = {(k, row): heat for k, row, heat, _ in held_out_maps(members, table, wanted, "occlusion")}
+    for key in wanted:
+        mean = (maps["small"][key] + maps["other"][key]) / 2
+        np.testing.assert_allclose(maps["both"][key], mean / max(mean.max(), 1e-9), atol=1e-6)
+    assert len(explain_run(SQUARES, squares, "both", table, split)) == 1
+
+
+def test_a_member_that_gradcam_cannot_explain_is_said_and_left_out(squares, capsys):
+    fabricate(squares, "plain", "mlp_a")
+    table = fabricate(squares, "toy")
+    write_blend_of(table, "both", ("toy", "plain"))
+    assert len(explain_run(SQUARES, squares, "both", table, read_folds(SQUARES))) == 1
+    assert "plain: mlp_a has no convolution" in capsys.readouterr().out
+
+
+def test_any_network_is_explained_by_occlusion(squares, monkeypatch):
+    monkeypatch.setitem(explain.POINTING_IMAGES, "occlusion", 4)
+    table = fabricate(squares, "plain", "lstm")
+    sheet, = explain_run(SQUARES, squares, "plain", table, read_folds(SQUARES), "occlusion")
+    assert sheet.name == "occlusion.png"
+    assert pd.read_csv(sheet.parent / "pointing_occlusion.csv")["images"].tolist() == [4, 4]
+
+
+@pytest.mark.parametrize("network", ["cnn_b", "mlp_a"])
+def test_images_asked_for_get_a_sheet_each(squares, network, monkeypatch):
+    monkeypatch.setattr("attribution.SAMPLES", 24)
+    fabricate(squares, "toy", network)
+    sheets = explain.main(["--competition", "squares", "--experiment", "toy", "--image", "i01", "i38"])
+    assert [path.name for path in sheets] == ["look_i01.png", "look_i38.png"]
+    assert all(cv2.imread(str(path)).std() > 10 for path in sheets)
+
+
+def test_an_image_that_is_not_there_is_said_with_the_nearest(squares):
+    fabricate(squares, "toy")
+    with pytest.raises(ValueError, match=r"no image 'i1' in the parts train of 'squares'; ids are such as .*i"):
+        explain.main(["--competition", "squares", "--experiment", "toy", "--image", "i1"])
+
+
+def test_columns_say_which_model_never_saw_the_image(squares):
+    fabricate(squares, "toy")
+    table = fabricate(squares, "plain", "mlp_a")
+    write_blend_of(table, "both", ("toy", "plain"))
+    split, row = read_folds(SQUARES), 5
+    fold = table["fold"].iloc[row]
+    members = open_members(SQUARES, read_oof(SQUARES, "toy", table, split.hash), table)
+    titles = [column.title for column in make_columns(members, table, row, is_training=True)]
+    assert titles[fold] == f"fold {fold}  held out" and titles[1 - fold] == f"fold {1 - fold}  trained on it"
+    members = open_members(SQUARES, read_oof(SQUARES, "both", table, split.hash), table)
+    columns = make_columns(members, table, row, is_training=True)
+    assert [(column.title, [run.recipe["fold"] for _, run in column.models]) for column in columns] == \
+        [("toy", [fold]), ("plain", [fold])]
+    assert [len(column.models) for column in make_columns(members, table, row, is_training=False)] == [2, 2]
+
+
+def test_a_sheet_of_a_blend_decides_by_the_mean_that_it_shows(squares, monkeypatch):
+    """Ranks have other thresholds than the probabilities on the sheet."""
+    table, decided = fabricate(squares, "toy"), []
+
+    def keep(competition, name, members, images, row, cells, fitted, masks):
+        decided.append(fitted.rule(0))
+        return Figure()
+
+    monkeypatch.setattr("imageview.view_image", keep)
+    write_blend_of(table, "both", ("toy",), "rank_mean")  # 0.5 for all images
+    explain.main(["--competition", "squares", "--experiment", "both", "toy", "--image", "i01"])
+    assert decided[0] == decided[1] != "p ≥ 0.500"
+
+
+def test_labels_that_are_there_come_first_then_the_most_probable():
+    cells, probs = np.array([0, 1, np.nan, -1, 1.0]), np.array([0.9, 0.1, 0.5, 0.8, 0.2])
+    assert pick_labels(cells, probs) == [4, 1, 0]
+    assert pick_labels(None, probs) == [0, 3, 2]
+    assert [say_truth(cells, k) for k in range(4)] == ["not there", "true", "not stated", "uncertain"]
+    assert say_truth(None, 0) == "truth not known"
+
+
+def test_maps_are_measured_beside_guesses_one_image_a_group(squares, monkeypatch, capsys):
+    monkeypatch.setattr("attribution.SAMPLES", 24)
+    fabricate(squares, "toy")
+    path, = explain.main(["--competition", "squares", "--experiment", "toy", "--measure", "2"])
+    summary = pd.read_csv(path).set_index("method")
+    assert list(summary.index) == ["gradcam", "occlusion", "lime", "chance", "centre of lungs"]
+    images = pd.read_csv(path.with_name("measured_images.csv"))
+    assert (images.groupby(["label", "method"]).size() == 2).all()
+    # the other label has no masks: deletion and insertion only
+    assert images.loc[images["label"] == "other", ["inside", "share_inside"]].isna().all(axis=None)
+    assert images[["deletion", "insertion"]].notna().all(axis=None)
+    assert (images.loc[images["label"] == "square", "area"] - 64 / SIZE**2).abs().max() < 1e-5
+    assert "so much of the heat lies inside by chance" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("flags", [["--measure", "0"], ["--measure", "2", "--image", "i01"]])
+def test_what_cannot_be_asked_for_is_an_error(squares, flags):
+    with pytest.raises(SystemExit):
+        explain.main(["--competition", "squares", "--experiment", "toy", *flags])

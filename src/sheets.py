@@ -1,0 +1,128 @@
+"""Sheets of images with heat over them: a colour bar, what stands beside every image, and empty maps called empty."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+
+COLUMNS = 4    # panels beside each other in a row
+CAPTION = 9.5  # inches that a caption needs
+# inches of a sheet, points of its letters
+TILE, SEAM, GAP, LEFT, RIGHT, TOP, HEAD, LINES = 1.3, 0.03, 0.22, 1.35, 0.85, 0.95, 0.5, 0.48
+SMALL, NORMAL, LARGE = 7.5, 9, 14
+# heat: red, green, blue, opacity
+HEAT = ((0.0, (1.0, 1.0, 0.4, 0.0)), (0.5, (1.0, 0.65, 0.0, 0.4)), (1.0, (1.0, 0.0, 0.0, 0.7)))
+OUTLINE = "#00e5ff"
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One explained image: pixels (S, S) or (S, S, 3), heat (S, S), and the finding's mask (S, S) where it is known."""
+
+    text: str
+    image: np.ndarray
+    heat: np.ndarray
+    is_empty: bool
+    mask: np.ndarray | None
+
+
+def draw_sheet(title: str, caption: str, rows: list[tuple[str, str, list[Panel]]]) -> Figure:
+    """A figure, one line of panels a row; a row is its label (a heading where it changes), its outcome, its panels."""
+    heads = [row == 0 or rows[row][0] != rows[row - 1][0] for row in range(len(rows))]
+    width = LEFT + COLUMNS * (2 * TILE + SEAM + GAP) + RIGHT
+    height = TOP + len(rows) * (TILE + LINES) + sum(heads) * HEAD + GAP
+    figure = Figure(figsize=(width, height), facecolor="white")
+
+    def write(left: float, top: float, text: str, size: float, **style) -> None:
+        figure.text(left / width, 1 - top / height, text, fontsize=size, va="top", **style)
+
+    def place(left: float, top: float, wide: float = TILE, high: float = TILE) -> Axes:
+        return figure.add_axes((left / width, 1 - (top + high) / height, wide / width, high / height))
+
+    write(GAP, GAP, title, LARGE, weight="bold")
+    write(GAP, GAP + 0.3, caption, NORMAL, color="0.35")
+    top = TOP
+    for (label, outcome, panels), is_head in zip(rows, heads, strict=True):
+        if is_head:
+            write(GAP, top + HEAD / 4, label, LARGE - 2, weight="bold")
+            top += HEAD
+        write(GAP, top + LINES, outcome, NORMAL)
+        for number, panel in enumerate(panels):
+            left = LEFT + number * (2 * TILE + SEAM + GAP)
+            write(left, top + LINES / 4, panel.text, SMALL, linespacing=1.25)
+            _draw_image(place(left, top + LINES), panel)
+            _draw_heat(place(left + TILE + SEAM, top + LINES), panel)
+        top += TILE + LINES
+    _draw_colour_bar(place(width - RIGHT + 0.1, TOP + HEAD + LINES, wide=0.16, high=TILE))
+    return figure
+
+
+def draw_grid(title: str, caption: str, columns: list[str], image: np.ndarray, masks: list[np.ndarray | None],
+              rows: list[tuple[str, str, list[Panel | None]]]) -> Figure:
+    """A figure of one image: a row is a label (a heading where it changes), a method, and a map of each column, None
+    where there can be none. masks: a heading's finding, None where it is not drawn.
+    """
+    drawn, cold = iter(masks), np.zeros(image.shape[:2])
+    heads = [row == 0 or rows[row][0] != rows[row - 1][0] for row in range(len(rows))]
+    width = LEFT + (len(columns) + 1) * (TILE + GAP) + RIGHT
+    height = TOP + len(rows) * (TILE + LINES) + sum(heads) * HEAD + GAP
+    figure = Figure(figsize=(max(width, CAPTION), height), facecolor="white")
+    width = figure.get_figwidth()
+
+    def write(left: float, top: float, text: str, size: float, **style) -> None:
+        figure.text(left / width, 1 - top / height, text, fontsize=size, va="top", **style)
+
+    def place(left: float, top: float, wide: float = TILE) -> Axes:
+        return figure.add_axes((left / width, 1 - (top + TILE) / height, wide / width, TILE / height))
+
+    write(GAP, GAP, title, LARGE, weight="bold")
+    write(GAP, GAP + 0.3, caption, NORMAL, color="0.35")
+    top = TOP
+    for (label, method, panels), is_head in zip(rows, heads, strict=True):
+        if is_head:
+            write(GAP, top + HEAD / 4, label, LARGE - 2, weight="bold")
+            top += HEAD
+            _draw_heat(place(LEFT, top + LINES), Panel("", image, cold, False, next(drawn)))
+        write(GAP, top + LINES, method, NORMAL)
+        for number, (column, panel) in enumerate(zip(columns, panels, strict=True)):
+            if panel is None:
+                continue
+            left = LEFT + (number + 1) * (TILE + GAP)
+            write(left, top + LINES / 4, f"{column}\n{panel.text}", SMALL, linespacing=1.25)
+            _draw_heat(place(left, top + LINES), panel)
+        top += TILE + LINES
+    _draw_colour_bar(place(LEFT + (len(columns) + 1) * (TILE + GAP), TOP + HEAD + LINES, wide=0.16))
+    return figure
+
+
+def heat_colours(heat: np.ndarray) -> np.ndarray:
+    """Heat (...) in [0, 1] as red, green, blue and opacity (..., 4) in [0, 1]: cold is clear, warm yellow, hot red."""
+    points, colours = [point for point, _ in HEAT], np.array([colour for _, colour in HEAT])
+    return np.stack([np.interp(heat, points, colours[:, channel]) for channel in range(4)], axis=-1)
+
+
+def _draw_image(axes: Axes, panel: Panel) -> None:
+    axes.imshow(panel.image, cmap="gray", vmin=0, vmax=255, interpolation="bilinear")
+    axes.set_axis_off()
+
+
+def _draw_heat(axes: Axes, panel: Panel) -> None:
+    _draw_image(axes, panel)
+    axes.imshow(heat_colours(panel.heat), interpolation="bilinear")
+    if panel.mask is not None and not panel.mask.all():
+        axes.contour(panel.mask, levels=[0.5], colors=OUTLINE, linewidths=1.1)
+    if panel.is_empty:
+        axes.text(0.5, 0.5, "empty", transform=axes.transAxes, ha="center", va="center", fontsize=NORMAL, color="white",
+                  bbox={"facecolor": "black", "alpha": 0.6, "edgecolor": "none"})
+
+
+def _draw_colour_bar(axes: Axes) -> None:
+    rgba = heat_colours(np.linspace(0, 1, 256))
+    # as the colours look on a grey that is neither dark nor bright
+    on_grey = rgba[:, :3] * rgba[:, 3:] + 0.5 * (1 - rgba[:, 3:])
+    bar = axes.figure.colorbar(ScalarMappable(cmap=ListedColormap(on_grey)), cax=axes, ticks=[0, 0.5, 1])
+    bar.ax.tick_params(labelsize=SMALL)
+    bar.ax.set_title("heat", fontsize=SMALL)
