@@ -24,7 +24,8 @@ delong comparing forecasting blending gains folding phantoms preprocessing augme
 schedule watch losses
 layers architectures references ema saliency
 demo arrays dicom decoding pixels scan duplicates tables weights
-folds device_input loader model anatomy precision heads features solvers runs checkpoints
+folds device_input loader model anatomy precision heads features
+autoencoder oddness oddplots outliers solvers runs checkpoints
 lessons freezing optimizers engine training prediction manifest leaks probes labelstats auditplots findings
 survey clues tabular untabled sniffing decisions submission gate reproduction commandline
 ledger kaggle_client agreement rehearsal forecastplot judging
