@@ -22,7 +22,7 @@ from competition import Competition
 from files import read_csv, read_json, replace_atomically, sha256, write_csv, write_json
 from folds import Folds
 from hardware import pick_device, tune_process
-from oddness import LEAST, Scale, detection, fit_density, fit_distance, hold_out, tell_normal
+from oddness import CHUNK, LEAST, Scale, detection, fit_density, fit_distance, hold_out, tell_normal
 from oddplots import Rebuilt, draw_rebuilt, draw_scores
 from outliers import odd_features, odd_store
 from pixels import PixelStore
@@ -55,9 +55,9 @@ class Images:
     store: PixelStore
     rows: np.ndarray  # where they stand in the store
 
-    def features(self) -> np.ndarray:
-        """(N, D) of a frozen network, in the order of the ids."""
-        return odd_features(self.store)[self.rows]
+    def features(self, chosen: np.ndarray) -> np.ndarray:
+        """(n, D) of a frozen network, of these of the images."""
+        return odd_features(self.store)[self.rows[chosen]]
 
 
 def main(argv: list[str] | None = None) -> pd.DataFrame:
@@ -189,11 +189,13 @@ def _fit(fold: int, train: Images, learnt: np.ndarray) -> tuple:
                               pick_device())
     codes = errors_and_codes(model, train.store, train.rows[learnt])[1]
     density, bandwidth = fit_density(codes, train.groups[learnt], SEED)
-    distance = fit_distance(train.features()[learnt], SEED)
+    distance = fit_distance(train.features(learnt), SEED)
 
     def raw_of(images: Images, rows: np.ndarray) -> np.ndarray:
         errors, codes = errors_and_codes(model, images.store, images.rows[rows], f"fold {fold}, {images.part}")
-        return np.stack([errors, density(codes), distance(images.features()[rows])], axis=1)
+        parts = np.split(rows, range(CHUNK, len(rows), CHUNK))  # all features at once would be gigabytes
+        distances = np.concatenate([distance(images.features(part)) for part in parts])
+        return np.stack([errors, density(codes), distances], axis=1)
 
     return model, raw_of, bandwidth
 

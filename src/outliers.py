@@ -90,7 +90,9 @@ def outlier_warnings(competition: Competition, data_dir: Path) -> list[str]:
         shown = np.flatnonzero(~store.constant[rows])
         if name == "train":
             shown = np.sort(np.random.default_rng(0).permutation(shown)[:MOST])
-        features[name], ids[name] = kept[rows[shown]], table.iloc[shown]
+        # where all are judged they stay on the disk, and are read part by part
+        features[name] = kept if np.array_equal(rows[shown], np.arange(len(kept))) else kept[rows[shown]]
+        ids[name] = table.iloc[shown]
     if len(features["train"]) < 2 * LEAST or ids["train"]["group"].nunique() < 2:
         return []
     found = find_outliers(features["train"], ids["train"]["group"].to_numpy(str), features[part])
