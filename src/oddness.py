@@ -195,7 +195,8 @@ def detection(odd: np.ndarray, scores: np.ndarray, groups: np.ndarray) -> dict[s
     where one of the two kinds is missing.
     """
     known = ~np.isnan(odd) & ~np.isnan(scores)
-    odd, scores, groups = odd[known], scores[known], groups[known]
+    order = np.argsort(-scores[known], kind="stable")  # sorted once, so that no replicate has to
+    odd, scores, groups = odd[known][order], scores[known][order], groups[known][order]
     figures = {"images": len(odd), "odd": int(odd.sum())}
     both = 0 < odd.sum() < len(odd)
     for name in ("roc_auc", "average_precision"):
