@@ -151,7 +151,7 @@ def _score_fold(folder: Path, fold: int, folds: Folds, train: Images, test: Imag
               "test": test.store.folder.name if test else ""}
     wanted = {"train": held} | ({"test": np.arange(len(test.ids))} if test else {})
     parts = {"train": train, "test": test}
-    if (folder / "result.json").exists() and read_json(folder / "result.json")["made_from"] == inputs:
+    if (folder / "result.json").exists() and read_json(folder / "result.json").get("made_from") == inputs:
         return {part: _read_scores(folder / f"{part}.csv", parts[part].ids[chosen]) for part, chosen in wanted.items()}
     (folder / "result.json").unlink(missing_ok=True)  # it comes last: what stands beside it is whole
     started = time.perf_counter()

@@ -74,35 +74,45 @@ def find_outliers(train: np.ndarray, groups: np.ndarray, test: np.ndarray, seed:
 def outlier_warnings(competition: Competition, data_dir: Path) -> list[str]:
     """A warning where images to submit are unlike all training images, else none; never computes a feature.
 
-    It looks where anomaly.py, or whoever asked for the same features, has kept them, and is silent where it cannot.
-    Black images are left out.
+    It looks where anomaly.py, or whoever asked for the same features, has kept them, and is silent where there are
+    none. Black images are left out. What is damaged is said in a warning too.
     """
     if (part := submitted_part(competition)) is None:
         return []
-    tables = {"train": read_train(competition, data_dir)[0], part: read_part(competition, data_dir, part)}
-    settings, features, ids = PixelSettings(SIZE, competition.channels), {}, {}
-    for name, table in tables.items():
-        store = kept_store(f"{competition.name}-{name}", table, settings)
-        kept = None if store is None else kept_features(_name(store), store.pixels, store.folder.name)
-        if kept is None:
-            return []
-        rows = store.rows(table["image_id"])
-        shown = np.flatnonzero(~store.constant[rows])
-        if name == "train":
-            shown = np.sort(np.random.default_rng(0).permutation(shown)[:MOST])
-        # where all are judged they stay on the disk, and are read part by part
-        features[name] = kept if np.array_equal(rows[shown], np.arange(len(kept))) else kept[rows[shown]]
-        ids[name] = table.iloc[shown]
-    if len(features["train"]) < 2 * LEAST or ids["train"]["group"].nunique() < 2:
+    try:
+        tables = {"train": read_train(competition, data_dir)[0], part: read_part(competition, data_dir, part)}
+        kept = {name: _read_kept(competition, name, table) for name, table in tables.items()}
+    except FileNotFoundError:  # a submission can be checked where the images are not
         return []
-    found = find_outliers(features["train"], ids["train"]["group"].to_numpy(str), features[part])
+    except ValueError as error:
+        return [f"the images of the {part} part could not be compared with the training images: {error}"]
+    if None in kept.values():
+        return []
+    (train, training), (test, judged) = kept["train"], kept[part]
+    if len(train) < 2 * LEAST or training["group"].nunique() < 2:
+        return []
+    found = find_outliers(train, training["group"].to_numpy(str), test)
     if not found.is_alarm:
         return []
-    named = ids[part]["image_id"].to_numpy()[found.rows]
-    first = ", ".join(map(repr, named[:NAMED].tolist()))
-    return [f"{len(named)} of {len(features[part])} images of the {part} part are unlike the training images in a "
-            f"frozen network's features (as far are {found.expected:.0%} of held-out training images), the farthest "
-            f"first: {first}; look at them: inverted, turned, or not of this kind?"]
+    first = ", ".join(map(repr, judged["image_id"].to_numpy()[found.rows[:NAMED]].tolist()))
+    return [f"{len(found.rows)} of {len(test)} images of the {part} part are unlike the training images in a frozen "
+            f"network's features (as far are {found.expected:.0%} of held-out training images), the farthest first: "
+            f"{first}; look at them: inverted, turned, or not of this kind?"]
+
+
+def _read_kept(competition: Competition, part: str, table: pd.DataFrame) -> tuple[np.ndarray, pd.DataFrame] | None:
+    """Features (n, D) of a part's images that are not black, of 4,000 training images at most, and their rows."""
+    store = kept_store(f"{competition.name}-{part}", table, PixelSettings(SIZE, competition.channels))
+    kept = None if store is None else kept_features(_name(store), store.pixels, store.folder.name)
+    if kept is None:
+        return None
+    rows = store.rows(table["image_id"])
+    shown = np.flatnonzero(~store.constant[rows])
+    if part == "train":
+        shown = np.sort(np.random.default_rng(0).permutation(shown)[:MOST])
+    # where all are judged they stay on the disk, and are read part by part
+    is_all = np.array_equal(rows[shown], np.arange(len(kept)))
+    return kept if is_all else kept[rows[shown]], table.iloc[shown]
 
 
 def _halves(groups: np.ndarray, seed: int) -> np.ndarray:

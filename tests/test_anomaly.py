@@ -276,3 +276,5 @@ def test_the_gate_is_silent_without_kept_features_and_warns_of_foreign_test_imag
     outliers.odd_store(competition, "test", outliers.read_part(competition, folder, "test"))
     warnings = outlier_warnings(competition, folder)
     assert len(warnings) == 1 and warnings[0].startswith("24 of 24 images of the test part") and "tests" in warnings[0]
+    (folder / "train.csv").unlink()
+    assert outlier_warnings(competition, folder) == []
