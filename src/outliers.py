@@ -9,6 +9,7 @@ from scipy.stats import binomtest
 
 from competition import Competition
 from features import frozen_features, kept_features
+from files import home
 from oddness import LEAST, fit_distance
 from pixels import PixelSettings, PixelStore, kept_store, open_store
 from tables import read_part, read_train, submitted_part
@@ -78,6 +79,8 @@ def outlier_warnings(competition: Competition, data_dir: Path) -> list[str]:
     none. Black images are left out. What is damaged is said in a warning too.
     """
     if (part := submitted_part(competition)) is None:
+        return []
+    if not any((home() / "data" / "features").glob(f"{competition.name}-train-*.npy")):  # before anything is read
         return []
     try:
         tables = {"train": read_train(competition, data_dir)[0], part: read_part(competition, data_dir, part)}

@@ -267,6 +267,8 @@ def test_the_gate_is_silent_without_kept_features_and_warns_of_foreign_test_imag
     for part, name in (("train", "train"), ("test", "test")):
         outliers.odd_store(competition, part, read_train(competition, folder)[0] if name == "train"
                            else outliers.read_part(competition, folder, part))
+    (home / "data" / "features").mkdir()
+    (home / "data" / "features" / "toy-train-0.npy").touch()
     monkeypatch.setattr(outliers, "kept_features", lambda name, images, key: images.reshape(
         len(images), 8, 8, 8, 8).mean(axis=(2, 4)).reshape(len(images), -1))
     assert outlier_warnings(competition, folder) == []
