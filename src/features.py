@@ -89,8 +89,7 @@ def frozen_features(name: str, images: np.ndarray, key: str, network: str = "tf_
     is damaged.
     """
     rows = np.arange(len(images)) if rows is None else np.asarray(rows, np.int64)
-    short = sha256(key, network, str(LEAST_SIDE), str(images.shape), rows.tobytes())[:10]
-    path = home() / "data" / "features" / f"{name}-{short}.npy"
+    path = _frozen_path(name, images, key, network, rows)
     if not path.exists():
         from hardware import pick_device
         from heads import take_head
@@ -101,6 +100,17 @@ def frozen_features(name: str, images: np.ndarray, key: str, network: str = "tf_
         take_head(model)
         _compute(path, name, rows, lambda part: _run_backbone(model, images[part], side))
     return _open(path, len(rows))
+
+
+def kept_features(name: str, images: np.ndarray, key: str, network: str = "tf_efficientnet_lite0") -> np.ndarray | None:
+    """What `frozen_features` of all these images reads, None where it would have to compute them first."""
+    path = _frozen_path(name, images, key, network, np.arange(len(images)))
+    return _open(path, len(images)) if path.exists() else None
+
+
+def _frozen_path(name: str, images: np.ndarray, key: str, network: str, rows: np.ndarray) -> Path:
+    short = sha256(key, network, str(LEAST_SIDE), str(images.shape), rows.tobytes())[:10]
+    return home() / "data" / "features" / f"{name}-{short}.npy"
 
 
 def _open(path: Path, images: int) -> np.ndarray:

@@ -12,6 +12,7 @@ from files import home, sha256
 from folds import add_folds, folds_path, read_folds
 from ledger import ledger_path
 from manifest import model_name, read_manifest
+from outliers import outlier_warnings
 from prediction import mean_of_models, read_models
 from runs import Oof, read_oof, read_predictions, run_folder
 from submission import Template, check_submission, read_submission, read_template, read_values, submission_path
@@ -58,7 +59,7 @@ def gate(competition: Competition, data_dir: Path, path: Path, last: Path | None
                  *check_submission(competition, template, frame, known.means)[1]]
     values = read_values(competition, template, frame)
     errors, found = compare(competition, template, values, known)
-    warnings += found
+    warnings += [*found, *outlier_warnings(competition, data_dir)]
     if last and not errors:
         warnings += _against_last(competition, template, values, last)
     return errors, list(dict.fromkeys(warnings))

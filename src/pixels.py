@@ -185,6 +185,13 @@ def open_store(name: str, table: pd.DataFrame, settings: PixelSettings, workers:
     return PixelStore(folder)
 
 
+def kept_store(name: str, table: pd.DataFrame, settings: PixelSettings) -> PixelStore | None:
+    """The store that `open_store` would open, None where it would have to build it first."""
+    folder = home() / "data" / "pixels" / (f"{name}-{settings.size}px-{_hash_settings(settings)}"
+                                           f"{hash_files(table['image_id'].tolist(), table['path'].tolist())}")
+    return PixelStore(folder) if folder.is_dir() else None
+
+
 def _check_table(name: str, table: pd.DataFrame) -> None:
     if not re.fullmatch(r"[A-Za-z0-9_.-]+", name):
         raise ValueError(f"a pixel store cannot be called {name!r}: use letters, digits, '-', '_' and '.'")
