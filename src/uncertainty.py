@@ -7,7 +7,7 @@ import numpy as np
 from scipy.special import expit, logit
 from scipy.stats import t as student
 
-from weighted import make_scorer, rank_labels, ranked_scores
+from weighted import make_scorer
 
 REPLICATES = 1000
 LEVEL = 0.95
@@ -57,21 +57,6 @@ def bootstrap_interval(
     Source: Efron & Tibshirani 1993, An Introduction to the Bootstrap, ch. 13
     """
     return percentile_interval(np.array([score(w) for w in bootstrap_counts(groups, replicates, seed)]), level)
-
-
-def paired_interval(
-    score: Callable[[np.ndarray], float],
-    baseline_score: Callable[[np.ndarray], float],
-    groups: np.ndarray,
-    replicates: int = REPLICATES,
-    level: float = LEVEL,
-    seed: int = 0,
-) -> tuple[float, float]:
-    """The interval of `score - baseline_score`, both on the same drawn rows: what the rows share cancels out.
-
-    An interval that holds 0 means: no difference beyond noise.
-    """
-    return bootstrap_interval(lambda w: score(w) - baseline_score(w), groups, replicates, level, seed)
 
 
 def score_interval(
@@ -137,30 +122,12 @@ def paired_roc_auc_interval(
     return difference_interval("roc_auc", targets, probs, baseline_probs, "multilabel", groups, replicates, level, seed)
 
 
-def bootstrap_roc_auc(
-    targets: np.ndarray, probs: np.ndarray, groups: np.ndarray, replicates: int = REPLICATES, seed: int = 0
-) -> np.ndarray:
-    """(replicates, K) ROC AUC of every label in every replicate; NaN where a label has only one class there."""
-    rankings = rank_labels(targets, probs)
-    chunks = bootstrap_chunks(groups, replicates, seed)
-    return np.concatenate([ranked_scores("roc_auc", rankings, weights) for weights in chunks])
-
-
 def bootstrap_chunks(groups: np.ndarray, replicates: int = REPLICATES, seed: int = 0) -> Iterator[np.ndarray]:
     """What `bootstrap_counts` yields, as many at a time as fit CHUNK_BYTES: (R, N) each."""
     counts = bootstrap_counts(groups, replicates, seed)
     replicates_at_once = max(1, CHUNK_BYTES // (8 * max(1, len(groups))))
     while chunk := list(islice(counts, replicates_at_once)):
         yield np.stack(chunk)
-
-
-def weighted_roc_auc(targets: np.ndarray, probs: np.ndarray, row_weights: np.ndarray) -> np.ndarray:
-    """(R, K) ROC AUC of every label under each of R weightings; NaN where one of the two classes has no weight.
-
-    targets: (N, K) 0, 1 or NaN (left out);  probs: (N, K);  row_weights: (R, N), not negative.
-    Each column is sorted once for all R; equal to scikit-learn's roc_auc_score(sample_weight=) to 1e-12.
-    """
-    return ranked_scores("roc_auc", rank_labels(targets, probs), row_weights)
 
 
 def percentile_interval(scores: np.ndarray, level: float = LEVEL) -> tuple[float, float]:

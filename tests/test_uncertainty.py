@@ -11,16 +11,14 @@ from metrics import score
 from uncertainty import (
     bootstrap_counts,
     bootstrap_interval,
-    bootstrap_roc_auc,
     bootstrap_scores,
     logit_interval,
-    paired_interval,
     paired_roc_auc_interval,
     percentile_interval,
     roc_auc_interval,
     score_interval,
-    weighted_roc_auc,
 )
+from weighted import rank_labels, ranked_scores
 
 
 def example(n: int = 150, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -90,7 +88,7 @@ def test_the_fast_auc_is_scikit_learns_ties_and_nan_cells_included(integers):
     targets, probs, _ = example()
     rng = np.random.default_rng(1)
     weights = rng.integers(0, 4, size=(7, len(targets))) if integers else rng.random((7, len(targets)))
-    aucs = weighted_roc_auc(targets, probs, weights)
+    aucs = ranked_scores("roc_auc", rank_labels(targets, probs), weights)
     for r in range(7):
         for k in range(3):
             rows = ~np.isnan(targets[:, k]) & (weights[r] > 0)
@@ -100,7 +98,7 @@ def test_the_fast_auc_is_scikit_learns_ties_and_nan_cells_included(integers):
 
 def test_a_label_without_one_of_its_classes_has_no_auc():
     targets = np.array([[1, 0, 1, np.nan], [0, 0, 1, np.nan]]).astype(float)
-    aucs = weighted_roc_auc(targets, np.full((2, 4), 0.5), np.array([[1, 1], [2, 0]]))
+    aucs = ranked_scores("roc_auc", rank_labels(targets, np.full((2, 4), 0.5)), np.array([[1, 1], [2, 0]]))
     assert aucs[0, 0] == 0.5
     assert np.isnan(aucs[1]).all() and np.isnan(aucs[0, 1:]).all()
 
@@ -138,9 +136,10 @@ def test_a_loss_has_the_percentile_interval():
 
 def test_the_size_of_a_chunk_changes_nothing(monkeypatch):
     targets, probs, groups = example()
-    at_once = bootstrap_roc_auc(targets, probs, groups, 20)
+    at_once = bootstrap_scores("roc_auc", targets, probs, "multilabel", groups, 20)
     monkeypatch.setattr(uncertainty, "CHUNK_BYTES", 8 * len(targets) * 3)
-    assert np.array_equal(bootstrap_roc_auc(targets, probs, groups, 20), at_once, equal_nan=True)
+    in_chunks = bootstrap_scores("roc_auc", targets, probs, "multilabel", groups, 20)
+    assert np.array_equal(in_chunks, at_once, equal_nan=True)
 
 
 def test_a_macro_auc_without_any_defined_label_has_no_interval():
@@ -157,10 +156,11 @@ def test_the_fast_paired_interval_is_the_slow_one_and_signed_for_the_first():
     targets, probs, groups = example()
     better = np.where(np.isnan(targets), probs, 0.5 * probs + 0.5 * targets)
 
-    def scores(p):
-        return lambda w: score("roc_auc", targets, p, "multilabel", weights=w)
+    def difference(weights: np.ndarray) -> float:
+        ours, theirs = (score("roc_auc", targets, each, "multilabel", weights=weights) for each in (better, probs))
+        return ours - theirs
 
-    slow = paired_interval(scores(better), scores(probs), groups, 40)
+    slow = bootstrap_interval(difference, groups, 40)
     assert paired_roc_auc_interval(targets, better, probs, groups, 40) == pytest.approx(slow, abs=1e-12)
     assert slow[0] > 0
 
@@ -177,7 +177,7 @@ def test_memory_does_not_grow_with_replicates():
     targets = (rng.random((112_120, 2)) < [0.5, 0.02]).astype(float)
     probs, groups = rng.random(targets.shape), rng.integers(30_805, size=len(targets))
     tracemalloc.start()
-    bootstrap_roc_auc(targets, probs, groups, replicates=40)
+    bootstrap_scores("roc_auc", targets, probs, "multilabel", groups, 40)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 64e6
