@@ -1,6 +1,5 @@
 """What a person is told of several runs: which is better beyond noise, what moves a score, what the test will say."""
 
-import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,13 +22,6 @@ from tables import read_part, read_sample, scored_targets, submitted_part
 from uncertainty import score_interval
 
 MOST = 10  # runs in a forecast, the best by cross-validation
-
-
-def add_judging(parser: argparse.ArgumentParser) -> None:
-    """Adds --compare and --forecast."""
-    parser.add_argument("--compare", nargs="+", metavar="RUN", help="is the first run or blend better than each other?")
-    parser.add_argument("--forecast", nargs="*", type=float, metavar="N", help="public and private scores to expect; "
-                        "N: test images, and the public share of them; default: as the competition has it, else 0.3")
 
 
 @dataclass(frozen=True)

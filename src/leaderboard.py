@@ -20,7 +20,7 @@ from competition import Competition
 from decisions import policy_for, untuned_policy
 from files import home, write_csv
 from folds import Folds, fold_numbers, read_holdout
-from judging import add_judging, show_comparison, show_forecast
+from judging import show_comparison, show_forecast
 from labels import scored_counts, scoring_targets
 from metrics import (
     METRICS,
@@ -43,7 +43,9 @@ from uncertainty import score_interval
 def main(argv: list[str] | None = None) -> pd.DataFrame:
     """Prints the leaderboard; returns it, one row a run, best first, incomplete runs last. Or what is asked instead."""
     parser = make_parser(__doc__)
-    add_judging(parser)
+    parser.add_argument("--compare", nargs="+", metavar="RUN", help="is the first run or blend better than each other?")
+    parser.add_argument("--forecast", nargs="*", type=float, metavar="N", help="public and private scores to expect; "
+                        "N: test images, and the public share of them; default: as the competition has it, else 0.3")
     args = parser.parse_args(argv)
     competition, data_dir = load_competition(args)
     table, folds = load_folded_table(competition, data_dir)
