@@ -10,9 +10,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.optimize import minimize
-from scipy.special import expit, logit, softmax
+from scipy.special import expit, softmax
 from scipy.stats import rankdata
 
+from calibration import logits_of
 from metrics import METRICS, undefined_labels
 
 POWER = 2.0  # of the power mean; 1 is the mean, towards 0 the geometric one
@@ -142,8 +143,7 @@ def logit_mean_blend(members: np.ndarray, folds: np.ndarray | None = None, task:
 
 def to_logits(probs: np.ndarray, task: str) -> np.ndarray:
     """Logits of probabilities, of their logarithms for multiclass; finite, because 0 and 1 are clipped by CLIP."""
-    clipped = np.clip(np.asarray(probs, dtype=np.float64), CLIP, 1 - CLIP)
-    return np.log(clipped) if task == "multiclass" else logit(clipped)
+    return logits_of(probs, task, CLIP)
 
 
 def from_logits(logits: np.ndarray, task: str) -> np.ndarray:

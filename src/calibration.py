@@ -12,9 +12,9 @@ TEMPERATURES = (0.05, 20)  # where the best one is looked for
 BINS = 15
 
 
-def logits_of(probs: np.ndarray, task: str) -> np.ndarray:
-    """(N, K) logits of probabilities, at most 16 away from 0; for multiclass log probabilities."""
-    clipped = np.clip(probs.astype(np.float64), EPSILON, 1 - EPSILON)
+def logits_of(probs: np.ndarray, task: str, epsilon: float = EPSILON) -> np.ndarray:
+    """(..., K) logits of probabilities clipped to [epsilon, 1 - epsilon]; for multiclass log probabilities."""
+    clipped = np.clip(np.asarray(probs, dtype=np.float64), epsilon, 1 - epsilon)
     return np.log(clipped) if task == "multiclass" else logit(clipped)
 
 

@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from files import replace_atomically
+from tiles import short_id
 
 BLUE, RED = "#0072B2", "#D55E00"  # source: Okabe & Ito 2008, https://jfly.uni-koeln.de/color/
 SHOWN = (0.005, 0.98)  # quantiles between which scores are drawn; what lies outside counts to the outermost bars
@@ -69,8 +70,8 @@ def draw_rebuilt(title: str, lines: list[tuple[str, list[Rebuilt]]], path: Path)
         figure.text(GAP / width, 1 - top / height, name, fontsize=9, va="top")
         for number, one in enumerate(rebuilt):
             left = LEFT + number * (3 * TILE + GAP)
-            figure.text(left / width, 1 - (top - 0.06) / height, f"{_short(one.image_id)}   score {one.score:.2f}",
-                        fontsize=7.5, va="bottom")
+            figure.text(left / width, 1 - (top - 0.06) / height,
+                        f"{short_id(one.image_id, 30)}   score {one.score:.2f}", fontsize=7.5, va="bottom")
             for place, picture in enumerate((one.image, one.back, next(errors))):
                 axes = figure.add_axes(((left + place * TILE) / width, 1 - (top + TILE) / height,
                                         0.97 * TILE / width, TILE / height))
@@ -85,11 +86,6 @@ def draw_rebuilt(title: str, lines: list[tuple[str, list[Rebuilt]]], path: Path)
         bar.ax.tick_params(labelsize=7.5)
         bar.ax.set_title("error,\n1: black\nto white", fontsize=7.5)
     return _save(figure, path)
-
-
-def _short(image_id: str, most: int = 30) -> str:
-    name = image_id.rpartition("/")[2]
-    return name if len(name) <= most else f"{name[:most // 2 - 1]}…{name[-most // 2:]}"
 
 
 def _save(figure: Figure, path: Path) -> Path:

@@ -29,35 +29,48 @@ class Panel:
     mask: np.ndarray | None
 
 
+class _Page:
+    """A figure measured in inches from its top left corner, with its title and caption."""
+
+    def __init__(self, width: float, height: float, title: str, caption: str):
+        self.width, self.height = width, height
+        self.figure = Figure(figsize=(width, height), facecolor="white")
+        self.write(GAP, GAP, title, LARGE, weight="bold")
+        self.write(GAP, GAP + 0.3, caption, NORMAL, color="0.35")
+
+    def write(self, left: float, top: float, text: str, size: float, **style) -> None:
+        self.figure.text(left / self.width, 1 - top / self.height, text, fontsize=size, va="top", **style)
+
+    def place(self, left: float, top: float, wide: float = TILE) -> Axes:
+        return self.figure.add_axes((left / self.width, 1 - (top + TILE) / self.height, wide / self.width,
+                                     TILE / self.height))
+
+
+def _are_heads(rows: list[tuple]) -> list[bool]:
+    """Where the label, a row's first word, is another than in the row before."""
+    return [row == 0 or rows[row][0] != rows[row - 1][0] for row in range(len(rows))]
+
+
 def draw_sheet(title: str, caption: str, rows: list[tuple[str, str, list[Panel]]]) -> Figure:
     """A figure, one line of panels a row; a row is its label (a heading where it changes), its outcome, its panels."""
-    heads = [row == 0 or rows[row][0] != rows[row - 1][0] for row in range(len(rows))]
+    heads = _are_heads(rows)
     width = LEFT + COLUMNS * (2 * TILE + SEAM + GAP) + RIGHT
     height = TOP + len(rows) * (TILE + LINES) + sum(heads) * HEAD + GAP
-    figure = Figure(figsize=(width, height), facecolor="white")
-
-    def write(left: float, top: float, text: str, size: float, **style) -> None:
-        figure.text(left / width, 1 - top / height, text, fontsize=size, va="top", **style)
-
-    def place(left: float, top: float, wide: float = TILE, high: float = TILE) -> Axes:
-        return figure.add_axes((left / width, 1 - (top + high) / height, wide / width, high / height))
-
-    write(GAP, GAP, title, LARGE, weight="bold")
-    write(GAP, GAP + 0.3, caption, NORMAL, color="0.35")
+    page = _Page(width, height, title, caption)
     top = TOP
     for (label, outcome, panels), is_head in zip(rows, heads, strict=True):
         if is_head:
-            write(GAP, top + HEAD / 4, label, LARGE - 2, weight="bold")
+            page.write(GAP, top + HEAD / 4, label, LARGE - 2, weight="bold")
             top += HEAD
-        write(GAP, top + LINES, outcome, NORMAL)
+        page.write(GAP, top + LINES, outcome, NORMAL)
         for number, panel in enumerate(panels):
             left = LEFT + number * (2 * TILE + SEAM + GAP)
-            write(left, top + LINES / 4, panel.text, SMALL, linespacing=1.25)
-            _draw_image(place(left, top + LINES), panel)
-            _draw_heat(place(left + TILE + SEAM, top + LINES), panel)
+            page.write(left, top + LINES / 4, panel.text, SMALL, linespacing=1.25)
+            _draw_image(page.place(left, top + LINES), panel)
+            _draw_heat(page.place(left + TILE + SEAM, top + LINES), panel)
         top += TILE + LINES
-    _draw_colour_bar(place(width - RIGHT + 0.1, TOP + HEAD + LINES, wide=0.16, high=TILE))
-    return figure
+    _draw_colour_bar(page.place(width - RIGHT + 0.1, TOP + HEAD + LINES, wide=0.16))
+    return page.figure
 
 
 def draw_grid(title: str, caption: str, columns: list[str], image: np.ndarray, masks: list[np.ndarray | None],
@@ -66,36 +79,26 @@ def draw_grid(title: str, caption: str, columns: list[str], image: np.ndarray, m
     where there can be none. masks: a heading's finding, None where it is not drawn.
     """
     drawn, cold = iter(masks), np.zeros(image.shape[:2])
-    heads = [row == 0 or rows[row][0] != rows[row - 1][0] for row in range(len(rows))]
+    heads = _are_heads(rows)
     width = LEFT + (len(columns) + 1) * (TILE + GAP) + RIGHT
     height = TOP + len(rows) * (TILE + LINES) + sum(heads) * HEAD + GAP
-    figure = Figure(figsize=(max(width, CAPTION), height), facecolor="white")
-    width = figure.get_figwidth()
-
-    def write(left: float, top: float, text: str, size: float, **style) -> None:
-        figure.text(left / width, 1 - top / height, text, fontsize=size, va="top", **style)
-
-    def place(left: float, top: float, wide: float = TILE) -> Axes:
-        return figure.add_axes((left / width, 1 - (top + TILE) / height, wide / width, TILE / height))
-
-    write(GAP, GAP, title, LARGE, weight="bold")
-    write(GAP, GAP + 0.3, caption, NORMAL, color="0.35")
+    page = _Page(max(width, CAPTION), height, title, caption)
     top = TOP
     for (label, method, panels), is_head in zip(rows, heads, strict=True):
         if is_head:
-            write(GAP, top + HEAD / 4, label, LARGE - 2, weight="bold")
+            page.write(GAP, top + HEAD / 4, label, LARGE - 2, weight="bold")
             top += HEAD
-            _draw_heat(place(LEFT, top + LINES), Panel("", image, cold, False, next(drawn)))
-        write(GAP, top + LINES, method, NORMAL)
+            _draw_heat(page.place(LEFT, top + LINES), Panel("", image, cold, False, next(drawn)))
+        page.write(GAP, top + LINES, method, NORMAL)
         for number, (column, panel) in enumerate(zip(columns, panels, strict=True)):
             if panel is None:
                 continue
             left = LEFT + (number + 1) * (TILE + GAP)
-            write(left, top + LINES / 4, f"{column}\n{panel.text}", SMALL, linespacing=1.25)
-            _draw_heat(place(left, top + LINES), panel)
+            page.write(left, top + LINES / 4, f"{column}\n{panel.text}", SMALL, linespacing=1.25)
+            _draw_heat(page.place(left, top + LINES), panel)
         top += TILE + LINES
-    _draw_colour_bar(place(LEFT + (len(columns) + 1) * (TILE + GAP), TOP + HEAD + LINES, wide=0.16))
-    return figure
+    _draw_colour_bar(page.place(LEFT + (len(columns) + 1) * (TILE + GAP), TOP + HEAD + LINES, wide=0.16))
+    return page.figure
 
 
 def heat_colours(heat: np.ndarray) -> np.ndarray:
