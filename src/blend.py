@@ -94,7 +94,8 @@ def blend_runs(competition: Competition, data_dir: Path, table: pd.DataFrame, fo
 
     Members may be runs on several splits: each predicted an image with a model that never saw its group. What is fitted
     on other folds, weights or thresholds, then goes by the first split: that no image is judged by what was fitted on
-    its own group is true of any split of whole groups.
+    its own group is true of any split of whole groups. Members and blends are all judged by the metric's own decisions:
+    a policy that was adopted for a run is no blend's.
     Returns the cross-fitted scores of what was written. Raises ValueError where a member lacks folds, would be a blend
     of itself, or is a blend that was fitted.
     """

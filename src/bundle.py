@@ -17,8 +17,9 @@ from pathlib import Path
 from commandline import add_experiment, load_competition, load_folded_table, make_parser, run_names
 from competition import Competition
 from decisions import SHIFTS, decisions_path, read_adopted
-from files import home, replace_atomically, sha256, write_json, write_text
+from files import home, replace_atomically, write_json, write_text
 from folds import folds_path
+from prediction import refuse_other_weights
 from rehearsal import rehearse
 from runs import Oof, read_oof, run_folder, train_command
 from tables import submitted_part
@@ -157,11 +158,7 @@ def read_whole(competition: Competition, oof: Oof) -> Oof:
                          f"here, and a kernel sees others; run: python src/decide.py --competition {competition.name} "
                          f"--experiment {oof.name} --use default")
     for run in oof.runs:
-        path = run.folder / "weights.safetensors"
-        if not path.exists() or sha256(path.read_bytes()) != run.result["weights_sha256"]:
-            raise ValueError(f"{path} is {'not what was trained' if path.exists() else 'not there'}; delete "
-                             f"{run.folder} and run: {run.recipe.get('command') or 'python src/train.py'} --fold "
-                             f"{run.recipe['fold']}")
+        refuse_other_weights(run)
     return oof
 
 

@@ -28,7 +28,7 @@ from priorshift import class_weights, estimate_prevalence, misfit, prevalence_in
 from runs import Oof, read_oof, read_predictions, run_folder, train_command
 from tables import read_part, read_solution, scored_targets, submitted_part
 from thresholds import CRITERIA, best_threshold, criterion
-from uncertainty import bootstrap_counts, bootstrap_scores, percentile_interval
+from uncertainty import bootstrap_counts, bootstrap_scores, for_tests, percentile_interval
 from weighted import ROW_METRICS, make_scorer
 
 LIPTON_REPLICATES = 200
@@ -230,7 +230,8 @@ def _compare(known: Known, metric: str, naive: dict[str, np.ndarray], crossfit: 
 def show_lipton(known: Known) -> dict:
     """Every label's threshold for F1 beside half of the F1 it reaches, which is where it lies for calibrated scores.
 
-    Flagged where the interval of their difference leaves out 0: then the scores are not calibrated there.
+    Flagged where the interval of their difference leaves out 0, made wider for so many labels: then the scores are not
+    calibrated there.
     Source: Lipton, Elkan & Naryanaswamy 2014, https://arxiv.org/abs/1402.1892
     """
     targets, probs = known.targets, known.oof.probs
@@ -245,12 +246,13 @@ def show_lipton(known: Known) -> dict:
         if drawn is ones:
             first = thresholds, f1
         differences.append(thresholds - f1 / 2)
-    said = {}
+    said, looked_at = {}, int((~np.isnan(first[1])).sum())
     for k, label in enumerate(known.competition.labels):
         if np.isnan(first[1][k]):
             continue
         low, high = percentile_interval(np.array([each[k] for each in differences[1:]]))
-        off = low > 0 or high < 0
+        least, most = for_tests(low, high, differences[0][k], looked_at)
+        off = least > 0 or most < 0
         said[label] = {"threshold": float(first[0][k]), "f1": float(first[1][k]), "low": low, "high": high,
                        "not_calibrated": bool(off)}
         shown.add_row(label, f"{first[0][k]:.3f}", f"{first[1][k]:.3f}", f"{first[1][k] / 2:.3f}",
@@ -335,7 +337,8 @@ def rehearse(known: Known, metric: str, estimates: dict, training: np.ndarray, f
     """The default and the policies for each estimate, on oof rows weighed to that estimate; cross-fitted.
 
     Recommended where the gain is credible at the estimate, not credibly a loss at either end of its interval, the
-    interval leaves out the training prevalence, and the scores are what label shift allows.
+    interval, made wider for so many labels, leaves out a training prevalence, and the scores are what label shift
+    allows.
     """
     default = next(iter(make_policies(known.task, known.competition.labels, metric).values()))
     shown = Table("oof weighed to", "default", "corrected", "gain", "95 % interval", "gain at the interval's ends", "",
@@ -347,7 +350,8 @@ def rehearse(known: Known, metric: str, estimates: dict, training: np.ndarray, f
             print(f"{method.upper()} has no estimate: a class is missing, or decided for as if by chance")
             continue
         at, *ends = (_rehearse_at(known, metric, default, name, goal) for goal in (estimate, *interval.T))
-        differs = bool(((interval[:, 0] > training) | (interval[:, 1] < training)).any())
+        low, high = for_tests(*interval.T, estimate, int((~np.isnan(training)).sum()))
+        differs = bool(((low > training) | (high < training)).any())
         doubts = [why for why, is_so in (
             ("the scores are not what label shift allows", not fits_shift),
             ("the interval holds the training prevalence", not differs),

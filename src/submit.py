@@ -18,10 +18,11 @@ from tqdm import tqdm
 from agreement import cross_validated
 from commandline import add_experiment, load_competition, load_folded_table, make_parser, run_names
 from competition import Competition
-from files import read_json, sha256
+from files import sha256
 from gate import gate
 from kaggle_client import PASSING, SITE, KaggleError, Standing, list_submissions, submit_file
 from ledger import Entry, append_entry, ledger_path, one_line, read_ledger
+from manifest import read_manifest
 from metrics import METRICS, score
 from runs import list_runs, read_oof
 from submission import read_submission, submission_path
@@ -79,8 +80,8 @@ def prepare(competition: Competition, data_dir: Path, folded: tuple, name: str, 
     if not (manifest := path.with_suffix(".json")).exists():
         raise FileNotFoundError(f"{path} has no manifest {manifest.name}: nobody knows what it was made from; run: "
                                 f"{command}")
-    said, digest = read_json(manifest), sha256(path.read_bytes())
-    if said.get("sha256") != digest:
+    said, digest = read_manifest(manifest), sha256(path.read_bytes())
+    if said["sha256"] != digest:
         raise ValueError(f"{path} is not the file that {manifest.name} describes: it was changed afterwards. Delete "
                          f"both and run: {command}")
     errors, warnings = gate(competition, data_dir, path, last_sent(competition, path, digest))

@@ -127,10 +127,15 @@ def test_a_missing_fold_is_said_with_the_command(trained):
         make_bundle()
 
 
-@pytest.mark.parametrize("spoil", [lambda path: path.unlink(), lambda path: path.write_bytes(b"x")])
-def test_weights_that_are_not_what_was_trained_are_refused(trained, spoil):
-    spoil(trained / "runs" / "demo" / "run" / "fold0" / "weights.safetensors")
-    with pytest.raises(ValueError, match="fold0/weights.safetensors is not .*--fold 0"):
+def test_missing_weights_are_refused(trained):
+    (trained / "runs" / "demo" / "run" / "fold0" / "weights.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match="there is no .*fold0/weights.safetensors; .*train that fold again"):
+        make_bundle()
+
+
+def test_weights_that_are_not_what_was_trained_are_refused(trained):
+    (trained / "runs" / "demo" / "run" / "fold0" / "weights.safetensors").write_bytes(b"x")
+    with pytest.raises(ValueError, match="fold0/weights.safetensors is not what .*train that fold again"):
         make_bundle()
 
 

@@ -18,10 +18,11 @@ import make_demo
 import make_folds
 import submit
 from competition import COMPETITIONS
-from files import sha256, write_json
+from files import read_json, sha256
 from kaggle_client import KaggleError, Standing, explain
 from kaggle_server import listed, serve
 from ledger import Entry, ledger_path, read_ledger
+from manifest import write_manifest
 from metrics import roc_auc
 from runs import run_folder
 from submission import read_template, submission_path, submit_probs, template_inputs
@@ -99,6 +100,7 @@ def change(path, old, new):
 @pytest.mark.parametrize(("spoil", "message"), [
     (lambda path: path.unlink(), "there is no .*run: python src/predict.py --competition demo --experiment spoilt"),
     (lambda path: path.with_suffix(".json").unlink(), "has no manifest"),
+    (lambda path: change(path.with_suffix(".json"), '"python": "', '"python": "9'), "was changed after it was written"),
     (lambda path: change(path, "0.", "0.9"), "was changed afterwards"),
     (lambda path: change(path, "image_id,", "id,"), "was changed afterwards"),
 ])
@@ -115,7 +117,8 @@ def test_a_file_that_is_not_what_its_manifest_says_does_not_go_up(uploaded, spoi
 def test_an_unsound_file_does_not_go_up_even_with_a_manifest(uploaded):
     path = submission_path(DEMO, "unsound")
     path.write_text(submission_path(DEMO, "run").read_text().replace("0.", "7.", 1))
-    write_json(path.with_suffix(".json"), {"sha256": submit.sha256(path.read_bytes()), "inputs": {}})
+    said = read_json(submission_path(DEMO, "run").with_suffix(".json"))
+    write_manifest(path.with_suffix(".json"), said | {"sha256": submit.sha256(path.read_bytes())})
     with pytest.raises(ValueError, match="must not go up:.*\n.*lie outside 0 to 1"):
         submit.main(["--experiment", "unsound"])
 

@@ -12,6 +12,7 @@ from uncertainty import (
     bootstrap_counts,
     bootstrap_interval,
     bootstrap_scores,
+    for_tests,
     logit_interval,
     paired_roc_auc_interval,
     percentile_interval,
@@ -73,6 +74,16 @@ def test_a_wider_level_gives_a_wider_interval():
     scores = np.arange(101.0)
     assert percentile_interval(scores, 0.9) == pytest.approx((5, 95))
     assert percentile_interval(scores, 0.5) == pytest.approx((25, 75))
+
+
+def test_an_interval_for_two_tests_is_wider_by_the_quotient_of_the_normals_quantiles():
+    low, high = for_tests(np.array([-1.0]), np.array([2.0]), np.array([0.0]), tests=2)
+    assert (low[0], high[0]) == pytest.approx((-2.2414 / 1.95996, 2 * 2.2414 / 1.95996), abs=1e-4)  # of tables
+
+
+def test_an_interval_for_one_test_is_the_interval():
+    low, high = for_tests(np.array([-1.0]), np.array([2.0]), np.array([0.5]), tests=1)
+    assert (low[0], high[0]) == pytest.approx((-1, 2))
 
 
 def test_a_tenth_of_undefined_replicates_is_skipped_and_more_leave_no_interval():

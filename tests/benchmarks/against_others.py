@@ -5,12 +5,14 @@ The other tools need an environment of their own, which is named with --others:
     python tests/benchmarks/against_others.py --others others/bin/python
 What is not installed there is left out, and said. Every tool trains the same layers with AdamW on the same images of
 8 bits in a process of its own, in turns of about --seconds, so that a busy machine disturbs all alike; figures are
-medians over turns. Ours is what train.py runs: loader, normalisation, clipped gradients, averaged weights. The others
-are as their manuals show them: TensorDataset and DataLoader, or `fit` on arrays.
+medians over turns. Ours is what train.py runs: loader, normalisation, clipped gradients, averaged weights. With more
+threads than one it is measured twice: one fold on all of them, and, as train.py does it, a fold on each. The others are
+as their manuals show them: TensorDataset and DataLoader, or `fit` on arrays.
 """
 
 import argparse
 import json
+import operator
 import os
 import statistics
 import subprocess
@@ -26,8 +28,10 @@ sys.path.insert(0, str(SRC))
 import numpy as np  # noqa: E402
 
 NETWORKS = ("cnn_a", "cnn_b", "cnn_c", "cnn_d", "cnn_e", "lstm", "mlp_a", "mlp_b")  # of 003, see architectures.py
-LIBRARIES = {"ours": "torch", "plain PyTorch": "torch", "Keras fp32": "tensorflow", "Keras mixed bf16": "tensorflow",
-             "fastai": "fastai", "Lightning": "lightning"}
+FOLDS = "ours, a fold a thread"
+LIBRARIES = {"ours": "torch", FOLDS: "torch", "plain PyTorch": "torch", "Keras fp32": "tensorflow",
+             "Keras mixed bf16": "tensorflow", "fastai": "fastai", "Lightning": "lightning"}
+OURS = ("ours", FOLDS)
 POOL, OUTPUTS, LR = 16_384, 3, 1e-4  # images in memory, logits, learning rate
 
 
@@ -46,7 +50,8 @@ def main() -> None:
     if args.work:
         work(json.loads(args.work))
         return
-    tools = [tool for tool in args.tools if _is_installed(LIBRARIES[tool], args.others if tool != "ours" else None)]
+    tools = [tool for tool in args.tools if not (tool == FOLDS and args.threads == 1)
+             and _is_installed(LIBRARIES[tool], args.others if tool not in OURS else None)]
     print(f"load average before: {os.getloadavg()[0]:.1f}")
     for network in args.networks:
         compare(network, tools, args)
@@ -66,7 +71,8 @@ def compare(network: str, tools: list[str], args: argparse.Namespace) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    workers = {tool: Worker(tool, network, args) for tool in tools}
+    workers = {tool: FoldWorkers(network, args) if tool == FOLDS else Worker(tool, network, args, args.threads)
+               for tool in tools}
     steps = 4
     while 2 * steps * args.batch_size <= POOL and all(
             worker.turn(steps)["wall"] < args.seconds / 2 for worker in workers.values()):
@@ -78,10 +84,11 @@ def compare(network: str, tools: list[str], args: argparse.Namespace) -> None:
     for tool, worker in workers.items():
         cells = []
         for clock in ("wall", "processor"):
-            cells.append(f"{statistics.median(steps * args.batch_size / turn[tool][clock] for turn in turns):,.0f}")
-            ratio = statistics.median(turn[tool][clock] / turn["ours"][clock] for turn in turns) if (
-                "ours" in workers) else float("nan")
-            cells.append(f"{ratio:.2f}x")
+            rates = {other: [workers[other].folds * steps * args.batch_size / turn[other][clock] for turn in turns]
+                     for other in (tool, *(ours for ours in OURS if ours in workers))}
+            cells.append(f"{statistics.median(rates[tool]):,.0f}")
+            cells.append("; ".join(f"{statistics.median(map(operator.truediv, rates[ours], rates[tool])):.2f}x"
+                                   for ours in OURS if ours in workers))
         last = worker.turn(0)
         table.add_row(f"{tool} {worker.note}", *cells, f"{worker.parameters:,}", f"{last['peak MB']:,.0f}")
         worker.stop()
@@ -91,25 +98,30 @@ def compare(network: str, tools: list[str], args: argparse.Namespace) -> None:
 class Worker:
     """A process that trains one network with one tool whenever it is told to, and sleeps in between."""
 
-    def __init__(self, tool: str, network: str, args: argparse.Namespace):
+    folds = 1
+
+    def __init__(self, tool: str, network: str, args: argparse.Namespace, threads: int):
         order = {"tool": tool, "network": network, "size": args.size, "batch_size": args.batch_size,
-                 "threads": args.threads}
-        python = sys.executable if tool == "ours" else args.others
-        quiet = {"TF_CPP_MIN_LOG_LEVEL": "3", "OMP_NUM_THREADS": str(args.threads), "CUDA_VISIBLE_DEVICES": ""}
+                 "threads": threads}
+        python = sys.executable if tool in OURS else args.others
+        quiet = {"TF_CPP_MIN_LOG_LEVEL": "3", "OMP_NUM_THREADS": str(threads), "CUDA_VISIBLE_DEVICES": ""}
         self.tool, self.complaints = tool, tempfile.TemporaryFile("w+")
         self.process = subprocess.Popen([python, "-W", "ignore", __file__, "--work", json.dumps(order)], text=True,
                                         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.complaints,
                                         env=os.environ | quiet)
-        about = self._read()
+        about = self.read()
         self.parameters, self.note = about["parameters"], about["note"]
 
     def turn(self, steps: int) -> dict:
         """Seconds of so many steps by the clock on the wall and of processor time; the process's most memory."""
+        self.start(steps)
+        return self.read()
+
+    def start(self, steps: int) -> None:
         self.process.stdin.write(f"{steps}\n")
         self.process.stdin.flush()
-        return self._read()
 
-    def _read(self) -> dict:
+    def read(self) -> dict:
         for line in self.process.stdout:
             if line.startswith("@"):  # tools print things of their own
                 return json.loads(line[1:])
@@ -120,6 +132,26 @@ class Worker:
         self.process.stdin.close()
         self.process.wait()
         self.complaints.close()
+
+
+class FoldWorkers:
+    """As many processes of one thread as there are threads, which train side by side."""
+
+    def __init__(self, network: str, args: argparse.Namespace):
+        self.workers = [Worker("ours", network, args, 1) for _ in range(args.threads)]
+        self.folds, self.parameters, self.note = len(self.workers), self.workers[0].parameters, self.workers[0].note
+
+    def turn(self, steps: int) -> dict:
+        """So many steps of every process: the slowest one's seconds, processor time and memory of all."""
+        for worker in self.workers:
+            worker.start(steps)
+        turns = [worker.read() for worker in self.workers]
+        return {"wall": max(turn["wall"] for turn in turns)} | {
+            key: sum(turn[key] for turn in turns) for key in ("processor", "peak MB")}
+
+    def stop(self) -> None:
+        for worker in self.workers:
+            worker.stop()
 
 
 def work(order: dict) -> None:
