@@ -58,6 +58,8 @@ class Experiment:
     #                                      weights; 0: never. And schedule=plateau looks at that score.
     weight_decay: float = 1e-2           # on matrices and kernels only, not on biases and norms
     ema_decay: float = 0.99              # of the weights, a step; climbs to this, 0 switches the average off
+    snapshots: tuple[int, ...] = ()      # epochs whose averaged weights are kept too, each as a run of its own to look
+    #                                      at or to blend, NAME_epoch8
     max_grad_norm: float = 1.0
     precision: Literal["auto", "fp32", "bf16", "mixed"] = "auto"  # of training steps, predictions are always fp32;
     #                                      mixed: bf16, but depthwise convolutions in fp32; auto: a short trial says
@@ -108,6 +110,8 @@ class Experiment:
         if not 0 < self.lr_decay <= 1:
             raise ValueError(f"lr_decay must be in (0, 1], not {self.lr_decay}")
         self._check_stages()
+        if self.snapshots:
+            self._check_snapshots()
         if not self.tta:
             raise ValueError('tta must name at least one view, for example "identity"')
         for name in ("uncertain", "blank"):
@@ -118,6 +122,17 @@ class Experiment:
         if (self.sampler == "copies") != bool(self.copies):
             raise ValueError(f"sampler={self.sampler} with copies={','.join(self.copies) or '(none)'}: the sampler "
                              "'copies' needs them, Label=NUMBER, and no other has any")
+
+    def _check_snapshots(self) -> None:
+        where = f"snapshots={','.join(map(str, self.snapshots))}"
+        if list(self.snapshots) != sorted(set(self.snapshots)) or not (
+                1 <= self.snapshots[0] and self.snapshots[-1] < self.epochs):
+            raise ValueError(f"{where}: must be different epochs in their order, from 1 to {self.epochs - 1}; the "
+                             f"last, {self.epochs}, is the run itself")
+        if self.patience or self.solver != "gradient":
+            other = f"patience={self.patience}" if self.patience else f"solver={self.solver}"
+            raise ValueError(f"{where} with {other}: it is not known beforehand that there will be such epochs; set "
+                             "one of the two")
 
     def _check_stages(self) -> None:
         for stage in self.plan:

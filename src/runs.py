@@ -64,6 +64,22 @@ def open_run(competition: Competition, name: str, fold: int, experiment: Experim
     return read_run(folder)
 
 
+def open_snapshot(run: Run, epoch: int) -> Run:
+    """Where what the run knows after an epoch is kept: the same fold of a run of its own, NAME_epoch8.
+
+    Raises ValueError where something else is called so.
+    """
+    name = run.folder.parent.name
+    folder = run.folder.parent.with_name(f"{name}_epoch{epoch}") / run.folder.name
+    path, experiment = folder / "recipe.json", {**run.recipe["experiment"], "snapshots": []}
+    wanted = {**run.recipe, "experiment": experiment, "snapshot": {"of": name, "epoch": epoch}}
+    if path.exists() and _completed(read_json(path)) | {"command": wanted["command"]} != wanted:
+        raise ValueError(f"{folder} holds something else than epoch {epoch} of {name} as it is trained now; delete "
+                         f"{folder.parent}, or give this run a --name of its own")
+    write_json(path, wanted)
+    return read_run(folder)
+
+
 def _completed(recipe: dict) -> dict:
     """The recipe with the defaults of fields that came after it was written."""
     return {**recipe, "experiment": to_recipe(from_recipe(recipe["experiment"]))}

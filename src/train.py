@@ -36,7 +36,7 @@ from experiment import Experiment
 from folds import fold_numbers, read_folds
 from hardware import count_cores, pick_device, tune_process
 from pixels import open_store, pixel_settings
-from runs import Run, open_run, run_folder
+from runs import Run, open_run, open_snapshot, run_folder
 from settings import override
 
 
@@ -103,7 +103,7 @@ def train_jobs(jobs: list[Job], table: pd.DataFrame) -> dict[str, list[float]]:
         for experiment in {job.experiment for job in jobs if not run_folder(competition, job.name).exists()}:
             _check(experiment, competition)
         for job in jobs:  # opening a run refuses another recipe before anything is trained
-            if (run := open_job(job)).is_done:
+            if _is_trained(run := open_job(job)):
                 results[job] = run.result
         todo = [job for job in jobs if job not in results]
         wanted = dict.fromkeys(pixel_settings(competition, job.experiment) for job in todo)
@@ -150,6 +150,11 @@ def _prepare(job: Job, table: pd.DataFrame, threads: int) -> None:
 def open_job(job: Job) -> Run:
     """The job's run, new or taken up again."""
     return open_run(job.competition, job.name, job.fold, job.experiment, read_folds(job.competition).hash, job.command)
+
+
+def _is_trained(run: Run) -> bool:
+    """Whether the fold is done, and so is what it keeps of earlier epochs."""
+    return run.is_done and all(open_snapshot(run, epoch).is_done for epoch in run.experiment.snapshots)
 
 
 def _sentence(job: Job, result: dict) -> str:

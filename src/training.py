@@ -39,7 +39,7 @@ from pixels import PixelStore, open_store, pixel_settings
 from precision import Step, choose_precision
 from preprocessing import PREPROCESSING
 from references import Headed
-from runs import Run, probs_frame, run_folder, write_probs
+from runs import Run, open_snapshot, probs_frame, run_folder, write_probs
 from sampling import draw_epoch, epoch_length
 from schedule import lr_factor
 from settings import for_labels, read_value
@@ -60,6 +60,7 @@ class Training:
 
     run: Run
     competition: Competition
+    table: pd.DataFrame
     store: PixelStore | FeatureStore
     lessons: Lessons
     rows: np.ndarray                # (n,) the store's, of the lessons' images
@@ -91,6 +92,8 @@ def train_fold(run: Run, competition: Competition, table: pd.DataFrame, threads:
     torch.manual_seed(experiment.seed)
     device = pick_device()
     network = build_from_recipe(run.recipe)
+    for epoch in experiment.snapshots if rank() == 0 else ():  # where something else stands is said now
+        open_snapshot(run, epoch)
     for stage in experiment.plan:  # what this network has not is refused now, not when its stage comes
         set_trainable(network, stage.what)
     network.requires_grad_(True)
@@ -112,13 +115,13 @@ def train_fold(run: Run, competition: Competition, table: pd.DataFrame, threads:
     weights = None if lessons.weights is None else lessons.weights.to(device)
     loss_fn = make_loss(experiment.loss, competition.task, weights, experiment.label_smoothing)
     prior = fold_prior(competition, table, run, lessons)
-    training = Training(run, competition, store, lessons, rows, pixels, network, model, loss_fn, prior, checkpoint,
-                        workers, talk)
+    training = Training(run, competition, table, store, lessons, rows, pixels, network, model, loss_fn, prior,
+                        checkpoint, workers, talk)
     if experiment.solver != "gradient":
-        return finish_fold(solve(training) if rank() == 0 else training, table)
+        return finish_fold(solve(training) if rank() == 0 else training)
     for number in range(checkpoint["stage"], len(experiment.plan)):
         train_stage(training, number)
-    return finish_fold(training, table)
+    return finish_fold(training)
 
 
 def open_frozen(run: Run, store: PixelStore, network: Classifier) -> tuple[FeatureStore, FeatureClassifier]:
@@ -241,6 +244,9 @@ def train_stage(training: Training, number: int) -> None:
         checkpoint["log"].append((checkpoint["epoch"], stage.what, round(loss, 6), round(inner_score, 6),
                                   round(checkpoint["seconds"], 2)))
         checkpoint |= {"model": model.state_dict(), **{name: part.state_dict() for name, part in parts.items()}}
+        if checkpoint["epoch"] in experiment.snapshots and rank() == 0:  # first: a kill after the checkpoint skips it
+            snapshot = open_snapshot(training.run, checkpoint["epoch"])
+            _finish(replace(training, run=snapshot, network=ema.model, model=ema.model))
         _save_epoch(training)
 
     model.load_state_dict(checkpoint["best"] if experiment.patience else ema.model.state_dict())
@@ -310,14 +316,15 @@ def _open_checkpoint(run: Run, threads: int, taught_by: dict[str, str]) -> dict:
     return checkpoint
 
 
-def finish_fold(training: Training, table: pd.DataFrame) -> dict:
+def finish_fold(training: Training) -> dict:
     """Predicts the held-out fold and writes weights, oof.csv and, last, result.json; returns what that says."""
-    result = _finish(training, table) if rank() == 0 else None  # others wait for the first to predict
+    result = _finish(training) if rank() == 0 else None  # others wait for the first to predict
     return from_first(result)
 
 
-def _finish(training: Training, table: pd.DataFrame) -> dict:
-    run, competition, lessons, checkpoint = training.run, training.competition, training.lessons, training.checkpoint
+def _finish(training: Training) -> dict:
+    run, table, competition, lessons, checkpoint = (
+        training.run, training.table, training.competition, training.lessons, training.checkpoint)
     store, model, task = training.store, training.model, competition.task
     held_out = fold_numbers(table, run.experiment.split) == run.recipe["fold"]
     cells, images = label_cells(competition, table)[held_out], table.loc[held_out, "image_id"]
@@ -383,6 +390,8 @@ def check_experiment(experiment: Experiment, competition: Competition) -> list[s
         raise ValueError(f"loss={experiment.loss} compares the images of a whole batch, which {experiment.accumulate} "
                          f"parts and {world()} processes take apart; set accumulate=1, and train with one process")
     check_mixing(experiment.mixing)
+    if experiment.snapshots and uses_features(experiment):
+        raise ValueError("snapshots are of whole networks, and here heads learn on frozen features; set snapshots=")
     check_solver(experiment)
     notes = _check_labels(experiment, competition)
     mirrors = [name for name in (experiment.augmentation, *experiment.tta) if name in MIRRORING]
