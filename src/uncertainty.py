@@ -64,16 +64,43 @@ def score_interval(
     metric_name: str, targets: np.ndarray, values: np.ndarray, task: str, groups: np.ndarray,
     replicates: int = REPLICATES, level: float = LEVEL, seed: int = 0,
 ) -> tuple[float, float]:
-    """The interval of any metric of values (N, K): `logit_interval` of one between 0 and 1, else the percentile one.
+    """The interval of any metric of values (N, K): `bounded_interval` of one from 0 to 1, else the percentile one.
 
     (nan, nan) where more than 10 % of the replicates have no score.
     """
     scorer = make_scorer(metric_name, targets, values, task)
     draws = np.concatenate([scorer(weights) for weights in bootstrap_chunks(groups, replicates, seed)])
     score = scorer(np.ones((1, len(targets))))[0]
-    if metric_name in UNBOUNDED or not 0 < score < 1:
+    if metric_name in UNBOUNDED:
         return percentile_interval(draws, level)
+    return bounded_interval(score, draws, targets, groups, level)
+
+
+def bounded_interval(score: float, draws: np.ndarray, targets: np.ndarray, groups: np.ndarray,
+                     level: float = LEVEL) -> tuple[float, float]:
+    """The interval of a score from 0 to 1 by its replicates `draws` (R,): `logit_interval`, `edge_interval` of 0 and 1.
+
+    targets: (N, K), what it is a score of.
+    """
+    if score in (0, 1) and np.isnan(draws).mean() <= MAX_UNDEFINED:
+        return edge_interval(score, rarest_groups(targets, groups), level)
     return logit_interval(score, draws, len(np.unique(groups)), level)
+
+
+def edge_interval(score: float, cases: int, level: float = LEVEL) -> tuple[float, float]:
+    """The interval of a score of 0 or 1, whose replicates are all alike and know of no error.
+
+    That of a share, none or all of so many independent cases.
+    Source: Clopper & Pearson 1934, https://doi.org/10.1093/biomet/26.4.404
+    """
+    reach = 1 - ((1 - level) / 2) ** (1 / cases)
+    return (0.0, reach) if score == 0 else (1 - reach, 1.0)
+
+
+def rarest_groups(targets: np.ndarray, groups: np.ndarray) -> int:
+    """How many groups the rarest class of any label has in targets (N, K), classes that nobody has left out."""
+    cells = [(targets[:, k] == value) for k in range(targets.shape[1]) for value in (0, 1)]
+    return min(len(np.unique(groups[rows])) for rows in cells if rows.any())
 
 
 def logit_interval(score: float, draws: np.ndarray, groups: int, level: float = LEVEL) -> tuple[float, float]:

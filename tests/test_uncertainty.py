@@ -12,6 +12,7 @@ from uncertainty import (
     bootstrap_counts,
     bootstrap_interval,
     bootstrap_scores,
+    edge_interval,
     for_tests,
     logit_interval,
     paired_roc_auc_interval,
@@ -137,6 +138,17 @@ def test_with_many_rows_the_logit_interval_is_the_percentile_interval_and_stays_
         percentile_interval(draws), abs=0.003)
     few, high, _ = example(30)
     assert score_interval("roc_auc", few[:, :1], few[:, :1] + high[:, :1] * 1.3, "binary", np.arange(30))[1] <= 1
+
+
+def test_a_perfect_score_is_as_sure_as_so_many_cases_of_the_rarest_class_allow():
+    low, high = edge_interval(1.0, cases=20)
+    assert (low, high) == (pytest.approx(0.8316, abs=1e-4), 1)  # of tables: 20 of 20
+    assert edge_interval(0.0, cases=20) == pytest.approx((1 - high, 1 - low))
+    targets = np.repeat([0.0, 1.0], [80, 20])[:, None]
+    assert score_interval("roc_auc", targets, targets, "binary", np.arange(100), 50) == pytest.approx((low, high))
+    assert score_interval("f1_macro", targets, 0 * targets, "binary", np.arange(100), 50)[0] == 0
+    in_pairs = score_interval("roc_auc", targets, targets, "binary", np.arange(100) // 2, 50)
+    assert in_pairs == (pytest.approx(0.6915, abs=1e-4), 1)  # 10 of 10
 
 
 def test_a_loss_has_the_percentile_interval():

@@ -3,7 +3,7 @@
 Competitions of images that are never drawn: severities of the demo's phantoms, several images a patient, labels drawn
 from the posterior probability, which is shifted to make findings rare. A model is the posterior with noise on its
 logit, half of it the patient's; the truth is its score on a million images. Two intervals of one bootstrap: of its
-percentiles, and of the score's logit by its standard error, the one that is reported. The last columns compare two
+percentiles, and the one that is reported, of the score's logit by its standard error. The last columns compare two
 models with noise of one size, half of it the same: how often each test says at 5 % that they differ. --competitions
 sets how many are made of each kind: with 400 the figures are good to 2.2 % (two standard errors). Prints a line as each
 kind is done.
@@ -26,7 +26,7 @@ from scipy.special import expit, logit  # noqa: E402
 from comparing import bootstrap_p, swapped_p  # noqa: E402
 from delong import macro_auc_difference  # noqa: E402
 from phantoms import draw_severities, posterior  # noqa: E402
-from uncertainty import bootstrap_chunks, logit_interval, percentile_interval  # noqa: E402
+from uncertainty import bootstrap_chunks, bounded_interval, percentile_interval  # noqa: E402
 from weighted import make_scorer  # noqa: E402
 
 NOISE, REPLICATES, POPULATION = 2.0, 1000, 1_000_000
@@ -43,7 +43,7 @@ def main() -> None:
     arguments = parser.parse_args()
     table = Table(title=f"{arguments.competitions} competitions of each kind, {REPLICATES} replicates; in %")
     for column in ("labels", "prevalence", "images", "metric", "truth", "no score", "percentiles\ncover", "truth below",
-                   "above", "logit\ncovers", "below", "above", "A/A differ:\nbootstrap", "swapped", "DeLong"):
+                   "above", "reported\ncovers", "below", "above", "A/A differ:\nbootstrap", "swapped", "DeLong"):
         table.add_column(column, justify="left" if column in ("labels", "metric") else "right")
     with ProcessPoolExecutor(arguments.workers) as pool:
         for rows in pool.map(partial(measure, arguments.competitions), *zip(*KINDS, strict=True)):
@@ -68,12 +68,11 @@ def measure(competitions: int, labels: str, prevalence: float | None, size: int)
                                 for weights in bootstrap_chunks(patients, REPLICATES, number)], axis=1)
         for place, metric in enumerate(METRICS):
             ours, theirs = draws[2 * place:2 * place + 2]
-            inside = np.clip(scores[2 * place], 1e-3, 1 - 1e-3)
-            by_logit = logit_interval(inside, ours, patients.max() + 1)
+            reported = bounded_interval(scores[2 * place], ours, targets, patients)
             swapped = swapped_p(metric, targets, *values[metric], "multilabel", patients, REPLICATES, number)
             by_formula = macro_auc_difference(targets, *probs, patients)[2] if metric == "roc_auc" else np.nan
             p_values = bootstrap_p(ours - theirs), swapped, by_formula
-            seen[metric].append((*percentile_interval(ours), *by_logit, *p_values))
+            seen[metric].append((*percentile_interval(ours), *reported, *p_values))
     kind = labels, "as it is" if prevalence is None else f"{prevalence:.2f}", f"{size:,}"
     return [(*kind, metric, *_row(np.array(seen[metric]), population(metric, shift, columns)[1])) for metric in METRICS]
 
