@@ -1,0 +1,177 @@
+"""One page about a competition, to open, print and hand on:  python src/report.py --competition demo
+
+Everything that the other scripts have found out, as runs/<competition>/report.html: data, folds, leaderboard, curves,
+confusion, calibration, thresholds, ensembles, explanations, maps, anomalies, forecast, submissions. One file that needs
+no network and nothing beside it. A part is there if what it shows has been made; what is missing is named with its
+command, and what is damaged or out of date is said in its place. Curves are drawn for the runs named, else the best.
+"""
+
+import shlex
+from argparse import Namespace
+from collections.abc import Callable
+from pathlib import Path
+
+from tqdm import tqdm
+
+from commandline import add_experiment, load_competition, load_folded_table, make_parser, run_names
+from competition import Competition
+from files import home, write_text
+from metrics import METRICS
+from reported import BROKEN, Reported, number, pick_runs, span
+from reportfiles import (
+    audit_part,
+    board_part,
+    folds_part,
+    forecast_part,
+    gains_part,
+    learning_part,
+    read_board,
+    submissions_part,
+)
+from reportpage import Markup, Part, Tile, join, link, paragraph, render, table
+from reportscores import calibration_part, confusion_part, curves_part, thresholds_part
+from reportsights import anomalies_part, errors_part, explain_part, map_part, shortcuts_part
+
+# title, what makes it, and the command that it is made by; the order of the page
+PARTS: tuple[tuple[str, Callable[[Reported], Part | None], str, str], ...] = (
+    ("Folds", folds_part, "make_folds", ""),
+    ("Leaderboard", board_part, "leaderboard", ""),
+    ("Learning curves", learning_part, "train", "--experiment all"),
+    ("ROC and precision-recall curves", curves_part, "train", "--experiment all"),
+    ("Confusion matrices", confusion_part, "train", "--experiment all"),
+    ("Calibration", calibration_part, "train", "--experiment all"),
+    ("Thresholds", thresholds_part, "decide", "--experiment RUN"),
+    ("Ensemble gains", gains_part, "blend", ""),
+    ("Spot checks", explain_part, "explain", "--experiment RUN"),
+    ("Shortcut alarm", shortcuts_part, "shortcuts", "--experiment RUN"),
+    ("Map of neighbours", map_part, "neighbours", "--experiment RUN"),
+    ("Labels to look at again", errors_part, "label_errors", "--experiment RUN"),
+    ("Anomalies", anomalies_part, "anomaly", ""),
+    ("Shake-up forecast", forecast_part, "leaderboard", "--forecast"),
+    ("Submissions", submissions_part, "predict", "--experiment all"),
+)
+
+
+def main(argv: list[str] | None = None) -> Path:
+    """Writes the page; returns its path."""
+    parser = make_parser(__doc__)
+    add_experiment(parser)
+    parser.set_defaults(experiment=["best"])
+    args = parser.parse_args(argv)
+    competition, data_dir = load_competition(args)
+    path = home() / "runs" / competition.name / "report.html"
+    write_text(path, make_report(competition, data_dir, args))
+    print(f"open {path} ({path.stat().st_size / 1e6:.1f} MB)")
+    return path
+
+
+def make_report(competition: Competition, data_dir: Path, args: Namespace) -> str:
+    """The page. Raises ValueError where a run is named that is not there."""
+    where = f"--competition {competition.name}" + (
+        f" --data-dir {shlex.quote(str(args.data_dir))}" if args.data_dir else "")
+    command = f"python src/report.py {where}" + (
+        "" if args.experiment == ["best"] else f" --experiment {' '.join(args.experiment)}")
+    parts, missing, warnings, tiles = [], [], [], []
+    if audit := audit_part(competition, f"python src/audit.py {where}"):
+        parts.append(audit)
+    else:
+        missing.append(("Data audit", f"python src/audit.py {where}"))
+    try:
+        table, folds = load_folded_table(competition, data_dir)
+    except (ValueError, OSError) as error:  # what the audit found can be shown all the same
+        warnings.append(f"Nothing about runs can be shown: {error}")
+    else:
+        names = None if args.experiment == ["best"] else run_names(args)
+        board, unread = None, []
+        try:
+            board = read_board(competition)
+        except BROKEN as error:
+            unread.append(str(error))
+        oofs, failed = pick_runs(competition, table, folds.hash, board, names)
+        shown = Reported(competition, data_dir, where, table, folds, board, oofs, failed)
+        made = make_parts(shown)
+        for (title, _, script, flags), part in zip(PARTS, made, strict=True):
+            if part is None:
+                missing.append((title, shown.command(script, flags)))
+            else:
+                part.notes = (unread if title == "Leaderboard" else []) + part.notes
+                parts.append(part)
+        tiles = summarise(shown)
+        warnings += warn(shown)
+    warnings += [join([link(f"#{part.name}", part.title), f": {part.notes[0]}"
+                       + (f" (and {len(part.notes) - 1} more)" if len(part.notes) > 1 else "")])
+                 for part in parts if part.notes]
+    return render(f"{competition.name}: report", describe(competition, command), tiles, warnings, parts,
+                  say_missing(missing))
+
+
+def make_parts(shown: Reported) -> list[Part | None]:
+    """Every part of PARTS, None where what it shows has not been made."""
+    made = []
+    for title, make, *_ in tqdm(PARTS, desc="report", unit="part", leave=False, disable=None):
+        try:
+            made.append(make(shown))
+        except BROKEN as error:  # one damaged file must not hide all others
+            made.append(Part(make.__name__.removesuffix("_part"), title, notes=[
+                f"This part could not be made: {type(error).__name__}: {error}"]))
+    return made
+
+
+def describe(competition: Competition, command: str) -> Markup:
+    """What the competition is, and how this page was made."""
+    counted = f"{len(competition.labels)} labels" if len(competition.labels) > 1 else "one label"
+    scored = f", of which {len(competition.scored)} count" if competition.scored else ""
+    return join([
+        paragraph(competition.about, style="about"),
+        paragraph(f"A {competition.task} task with {counted}{scored}: {', '.join(competition.labels)}. Judged by "
+                  f"{METRICS[competition.metric].title}.", style="about"),
+        Markup('<div class="command"><code>'), command,
+        Markup('</code><button type="button" hidden>copy</button></div>')])
+
+
+def summarise(shown: Reported) -> list[Tile]:
+    """The figures that one wants first."""
+    tiles, groups = [], shown.table["group"].nunique()
+    if shown.oofs:
+        best = next(iter(shown.oofs))
+        cv, low, high = shown.scores[best]
+        row = {} if shown.board is None else next(
+            (row for row in shown.board.to_dict("records") if row["run"] == best), {})
+        of = f"of {len(shown.ranked)} runs and blends" if len(shown.ranked) > 1 else "the only run"
+        tiles += [Tile("best run", best, of),
+                  Tile(f"CV {shown.metric}", number(cv), f"95 % interval {span(low, high)}")]
+        tiles += [Tile(usage, number(row[usage]), f"{shown.metric}, reported only")
+                  for usage in ("public", "private", "test", "expert", "holdout") if row.get(usage)]
+    positives = (shown.targets == 1).sum(axis=0)
+    rarest = int(positives.argmin())
+    tiles += [Tile("training images", f"{len(shown.table):,}", f"of {groups:,} groups, in {shown.folds.count} folds"),
+              Tile("rarest label", shown.competition.labels[rarest], f"{positives[rarest]:,} positives")]
+    return tiles
+
+
+def warn(shown: Reported) -> list[str]:
+    """What to know before believing the figures."""
+    warnings = []
+    if not shown.oofs:
+        warnings.append(f"No run has all its folds yet; run: {shown.command('train', '--experiment all')}")
+    failed = {name: [run.recipe["fold"] for run in oof.runs if not run.result.get("learned", True)]
+              for name, oof in shown.networks.items()}
+    warnings += [f"{name} did not learn in the folds {', '.join(map(str, folds))}" for name, folds in failed.items()
+                 if folds]
+    if len(shown.ranked) > 1 and shown.oofs:
+        warnings.append(f"The best of {len(shown.ranked)} is chosen by the very score that it is shown with, which is a "
+                        "little too good by that; test scores are reported and choose nothing.")
+    return warnings
+
+
+def say_missing(missing: list[tuple[str, str]]) -> Markup:
+    """Parts that are not there, each with its command."""
+    if not missing:
+        return Markup("")
+    rows = [[title, Markup(f"<code>{join([command])}</code>")] for title, command in missing]
+    return join([Markup('<section id="missing" class="rest"><h2>Not made yet</h2>'), table(["part", "command"], rows),
+                 Markup("</section>")])
+
+
+if __name__ == "__main__":
+    main()
