@@ -71,8 +71,8 @@ def _curves(kind: str, targets: np.ndarray, probs: np.ndarray, groups: np.ndarra
 
 
 def _as_steps(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The corners of steps on which y[i] holds from x[i - 1] to x[i]; the place without any decision is left out."""
-    x, y = x[1:], y[1:]
+    """The corners of steps on which y[i] holds from x[i - 1] to x[i]; what finds nothing has no width."""
+    x, y = x[x > 0], y[x > 0]
     return np.repeat(np.concatenate([[0], x]), 2)[1:-1], np.repeat(y, 2)
 
 

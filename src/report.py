@@ -17,19 +17,12 @@ from commandline import add_experiment, load_competition, load_folded_table, mak
 from competition import Competition
 from files import home, write_text
 from metrics import METRICS
+from reportdata import audit_part, folds_part
 from reported import BROKEN, Reported, number, pick_runs, span
-from reportfiles import (
-    audit_part,
-    board_part,
-    folds_part,
-    forecast_part,
-    gains_part,
-    learning_part,
-    read_board,
-    submissions_part,
-)
-from reportpage import Markup, Part, Tile, join, link, paragraph, render, table
+from reportpage import Markup, Part, Tile, commands, join, link, paragraph, render, table
+from reportruns import board_part, gains_part, learning_part, read_board
 from reportscores import calibration_part, confusion_part, curves_part, thresholds_part
+from reportsent import forecast_part, submissions_part
 from reportsights import anomalies_part, errors_part, explain_part, map_part, shortcuts_part
 
 # title, what makes it, and the command that it is made by; the order of the page
@@ -92,7 +85,8 @@ def make_report(competition: Competition, data_dir: Path, args: Namespace) -> st
         made = make_parts(shown)
         for (title, _, script, flags), part in zip(PARTS, made, strict=True):
             if part is None:
-                missing.append((title, shown.command(script, flags)))
+                if (Path(__file__).with_name(f"{script}.py")).exists():
+                    missing.append((title, shown.command(script, flags)))
             else:
                 part.notes = (unread if title == "Leaderboard" else []) + part.notes
                 parts.append(part)
@@ -125,8 +119,7 @@ def describe(competition: Competition, command: str) -> Markup:
         paragraph(competition.about, style="about"),
         paragraph(f"A {competition.task} task with {counted}{scored}: {', '.join(competition.labels)}. Judged by "
                   f"{METRICS[competition.metric].title}.", style="about"),
-        Markup('<div class="command"><code>'), command,
-        Markup('</code><button type="button" hidden>copy</button></div>')])
+        commands(command)])
 
 
 def summarise(shown: Reported) -> list[Tile]:
@@ -142,6 +135,10 @@ def summarise(shown: Reported) -> list[Tile]:
                   Tile(f"CV {shown.metric}", number(cv), f"95 % interval {span(low, high)}")]
         tiles += [Tile(usage, number(row[usage]), f"{shown.metric}, reported only")
                   for usage in ("public", "private", "test", "expert", "holdout") if row.get(usage)]
+        single = next((name for name, oof in shown.oofs.items() if not oof.members), best)
+        if single != best:
+            tiles.append(Tile("best single run", single, f"{number(shown.scores[single][0])}, "
+                              f"{span(*shown.scores[single][1:])}"))
     positives = (shown.targets == 1).sum(axis=0)
     rarest = int(positives.argmin())
     tiles += [Tile("training images", f"{len(shown.table):,}", f"of {groups:,} groups, in {shown.folds.count} folds"),
@@ -159,8 +156,8 @@ def warn(shown: Reported) -> list[str]:
     warnings += [f"{name} did not learn in the folds {', '.join(map(str, folds))}" for name, folds in failed.items()
                  if folds]
     if len(shown.ranked) > 1 and shown.oofs:
-        warnings.append(f"The best of {len(shown.ranked)} is chosen by the very score that it is shown with, which is a "
-                        "little too good by that; test scores are reported and choose nothing.")
+        warnings.append(f"The best of {len(shown.ranked)} is chosen by the very score that it is shown with, which is "
+                        "a little too good by that; test scores are reported and choose nothing.")
     return warnings
 
 

@@ -21,7 +21,9 @@ from reportpage import Figure, Markup, Part, check_picture, paragraph
 from runs import Oof, list_runs, read_oof, run_folder
 from tables import label_cells, scored_targets
 
-BEST = 3  # runs that are shown where none is named
+SAME = 1e-5      # by which a score may differ from the same in a CSV, which has six digits
+SHA_SHOWN = 12   # digits
+BEST = 3         # runs that are shown where none is named
 # what reading a file raises that is cut off, of another program, or of another version of this one
 BROKEN = (ValueError, OSError, KeyError, IndexError, TypeError, AttributeError)
 
@@ -198,6 +200,16 @@ def span(low: float | str, high: float | str, decimals: int = 4, sign: str = "")
     """An interval; - where there is none."""
     ends = number(low, decimals, sign), number(high, decimals, sign)
     return "-" if "-" in ends else f"{ends[0]} to {ends[1]}"
+
+
+def compact(value: float | str | None) -> str:
+    """A large count in thousands or millions."""
+    if number(value) == "-":
+        return "-"
+    for unit, name in ((1e6, " M"), (1e3, " k")):
+        if float(value) >= unit:
+            return f"{float(value) / unit:.3g}{name}"
+    return f"{float(value):.0f}"
 
 
 def others_too(names: Sequence[str], shown: Reported) -> list[Markup]:

@@ -19,8 +19,10 @@ from PIL import Image, UnidentifiedImageError
 MOST_BYTES = 9_500_000                  # of the page
 WIDTHS = (1800, 1300, 900, 600, 0)      # pixels of a picture at most, the first whose page is small enough; 0: none
 AS_IT_IS = 120_000                      # bytes of a PNG that is taken as it is
+MANY_PANELS = 6                         # beyond which panels are smaller
 QUALITY = 82                            # of the larger ones, as WebP
-NUMBER = re.compile(r"[<≥]? ?[-+−]?[\d,.]+ ?(?:%|s|min|MB)?|[-–—]|(?:[-+−]?[\d.,]+ (?:to|of) [-+−]?[\d.,]+)")
+AMOUNT = r"[-+]?[\d,]+(?:\.\d+)?(?: ?[%kM])?"
+NUMBER = re.compile(rf"{AMOUNT}(?: (?:to|of|±) {AMOUNT})?(?: \({AMOUNT} to {AMOUNT}\))?$")
 
 
 class Markup(str):
@@ -89,25 +91,34 @@ def link(address: str, words: str) -> Markup:
     return Markup(f'<a href="{html.escape(address)}">{text(words)}</a>')
 
 
-def table(headers: Sequence[object], rows: Iterable[Sequence[object]], styles: Sequence[str] = ()) -> Markup:
-    """A table that scrolls within its own box; numbers stand to the right. styles: a class a row, or none at all."""
+def table(headers: Sequence[object], rows: Sequence[Sequence[object]], styles: Sequence[str] = ()) -> Markup:
+    """A table that scrolls within its own box; columns of numbers stand to the right. styles: a class a row, or none.
+
+    Without any header the table has no head.
+    """
+    kinds = [' class="n"' if _are_numbers(column) else "" for column in zip(*rows, strict=True)] or [""] * len(headers)
     lines = []
     for number, row in enumerate(rows):
         style = f' class="{styles[number]}"' if styles and styles[number] else ""
-        cells = [f'<td class="n">{text(cell)}</td>' if _is_number(cell) else f"<td>{text(cell)}</td>" for cell in row]
-        lines.append(f"<tr{style}>{''.join(cells)}</tr>")
-    head = "".join(f'<th scope="col">{text(header)}</th>' for header in headers)
-    return Markup(f'<div class="scroll" tabindex="0"><table><thead><tr>{head}</tr></thead>'
-                  f"<tbody>{''.join(lines)}</tbody></table></div>")
+        cells = "".join(f"<td{kind}>{text(cell)}</td>" for kind, cell in zip(kinds, row, strict=True))
+        lines.append(f"<tr{style}>{cells}</tr>")
+    head = "".join(f'<th scope="col"{kind}>{text(header)}</th>' for kind, header in zip(kinds, headers, strict=True))
+    head = f"<thead><tr>{head}</tr></thead>" if any(headers) else ""
+    return Markup(f'<div class="scroll" tabindex="0"><table>{head}<tbody>{"".join(lines)}</tbody></table></div>')
 
 
-def _is_number(cell: object) -> bool:
-    return isinstance(cell, (int, float)) or (isinstance(cell, str) and not isinstance(cell, Markup)
-                                              and NUMBER.fullmatch(cell) is not None)
+def _are_numbers(cells: Sequence[object]) -> bool:
+    """True where every cell that says anything is a number, an interval or the like."""
+    said = [str(cell) for cell in cells if str(cell) not in ("", "-")]
+    return bool(said) and all(NUMBER.match(cell) for cell in said)
 
 
-def panels(each: Iterable[tuple[str, str, Markup | str]], size: str = "") -> Markup:
-    """Small multiples: title, a few words under it, and an SVG or table each. size: "wide" for broader ones."""
+def panels(each: Sequence[tuple[str, str, Markup | str]], size: str = "") -> Markup:
+    """Small multiples: title, a few words under it, and an SVG or table each. size: "wide" for broader ones.
+
+    Where they are many they are smaller.
+    """
+    size = size or ("small" if len(each) > MANY_PANELS else "")
     boxes = [f'<div class="panel"><h4>{text(title)}</h4><p>{text(words)}</p>{content}</div>'
              for title, words, content in each]
     return Markup(f'<div class="panels {size}">{"".join(boxes)}</div>')
@@ -117,6 +128,16 @@ def legend(entries: Iterable[tuple[str, str]]) -> Markup:
     """Which colour is what: pairs of a style, "c0", and its name."""
     return Markup('<p class="legend">' + "".join(
         f'<span><i class="{style}"></i>{text(name)}</span>' for style, name in entries) + "</p>")
+
+
+def commands(*lines: str) -> Markup:
+    """Commands to copy; of several only their number until they are opened."""
+    if not lines:
+        return Markup("")
+    box = (f'<div class="command"><code>{text(chr(10).join(lines))}</code>'
+           '<button type="button" hidden>copy</button></div>')
+    return Markup(box if len(lines) == 1 else
+                  f'<details class="how"><summary>made by {len(lines)} commands</summary>{box}</details>')
 
 
 def matrix(corner: str, names: Sequence[str], counts: Sequence[Sequence[int]]) -> Markup:
@@ -166,7 +187,7 @@ def render(title: str, lead: Markup, tiles: Sequence[Tile], warnings: Sequence[M
 
 def _fill(title: str, lead: Markup, tiles: Sequence[Tile], warnings: Sequence[Markup], parts: Sequence[Part],
           rest: Markup, width: int) -> str:
-    shown = "".join(f'<div class="tile"><span>{text(tile.name)}</span><b>{text(tile.value)}</b>'
+    shown = "".join(f'<div class="tile"><span>{text(tile.name)}</span>{_value(tile.value)}'
                     f"<small>{text(tile.more)}</small></div>" for tile in tiles)
     warned = f'<ul class="warnings">{"".join(f"<li>{text(each)}</li>" for each in warnings)}</ul>' if warnings else ""
     contents = "".join(f'<li>{link("#" + part.name, part.title)}'
@@ -176,6 +197,13 @@ def _fill(title: str, lead: Markup, tiles: Sequence[Tile], warnings: Sequence[Ma
     values = {"SCRIPT_HASH": script, "STYLE": STYLE, "TITLE": html.escape(title), "LEAD": lead, "TILES": shown,
               "WARNINGS": warned, "CONTENTS": contents, "BODY": body, "REST": rest, "SCRIPT": SCRIPT}
     return re.sub("@@([A-Z_]+)@@", lambda mark: values[mark[1]], PAGE)  # in one go: a mark in a label stays a word
+
+
+def _value(value: str) -> str:
+    """A tile's value; a name is smaller than a number and may break after an underscore."""
+    if NUMBER.match(value):
+        return f"<b>{text(value)}</b>"
+    return f'<b class="words">{text(value).replace("_", "_<wbr>")}</b>'
 
 
 def _part(part: Part, width: int) -> str:
@@ -195,11 +223,8 @@ def _figure(figure: Figure, width: int) -> str:
         content = (f'<div class="card" tabindex="0"><img src="{data}" width="{wide}" height="{high}" '
                    f'alt="{html.escape(figure.content.text)}" decoding="async"></div>')
         kind = "picture"
-    commands = ""
-    if figure.commands:
-        lines = text("\n".join(figure.commands))
-        commands = f'<div class="command"><code>{lines}</code><button type="button" hidden>copy</button></div>'
-    return f'<figure class="{kind}">{content}<figcaption>{text(figure.caption)}{commands}</figcaption></figure>'
+    return (f'<figure class="{kind}">{content}<figcaption>{text(figure.caption)}{commands(*figure.commands)}'
+            "</figcaption></figure>")
 
 
 @lru_cache(maxsize=64)
@@ -243,12 +268,15 @@ script-src 'sha256-@@SCRIPT_HASH@@'">
 
 LIGHT = ("color-scheme: light; --back: #fff; --raised: #f6f7f8; --text: #1d2024; --dim: #5d646c; --line: #dde0e4; "
          "--c0: #0b6cb8; --c1: #c9530b; --c2: #0a8a63; --c3: #a34f85; --c4: #77808a; --warn: #8a5300; "
-         "--warned: #fff6e2; --bright: 1;")
+         "--warned: #fff6e2; --wrong: #c4281c; --bright: 1;")
 DARK = ("color-scheme: dark; --back: #15171a; --raised: #1d2024; --text: #e4e6e9; --dim: #9aa2ab; --line: #33383e; "
         "--c0: #5fb0ee; --c1: #f59152; --c2: #3fc797; --c3: #dc93c0; --c4: #8b949e; --warn: #f0c064; "
-        "--warned: #2a2416; --bright: .86;")
+        "--warned: #2a2416; --wrong: #ff8077; --bright: .86;")
 COLOURS = ("c0", "c1", "c2", "c3", "c4")
 
+COLOUR_RULES = "\n".join(
+    f".line.{c}, .whisker.{c}, .ring.{c} {{ stroke: var(--{c}) }} .band.{c}, .dot.{c} {{ fill: var(--{c}) }} "
+    f"i.{c} {{ background: var(--{c}) }}" for c in COLOURS)
 STYLE = ":root {" + LIGHT + "}\n@media (prefers-color-scheme: dark) { :root {" + DARK + """} }
 * { box-sizing: border-box }
 html { scroll-behavior: smooth; scroll-padding-top: 12px; -webkit-text-size-adjust: 100% }
@@ -278,25 +306,27 @@ p { margin: 0 0 12px; max-width: 74ch }
 a { color: var(--c0) }
 code { font: 12.5px/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace }
 .lead, .about { color: var(--dim) }
-.tiles { display: grid; grid-template-columns: repeat(auto-fill, minmax(190px, 1fr)); gap: 12px; margin: 22px 0 }
+.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(158px, 1fr)); gap: 12px; margin: 22px 0 }
 .tile { background: var(--raised); border-radius: 10px; padding: 12px 16px 13px; display: flex; flex-direction: column;
         min-width: 0 }
 .tile span { font-size: 12.5px; color: var(--dim) }
-.tile b { font-size: 22px; line-height: 1.3; font-weight: 640; letter-spacing: -.01em; font-variant-numeric: tabular-nums;
-          overflow-wrap: anywhere }
+.tile b { font-size: 22px; line-height: 30px; font-weight: 640; letter-spacing: -.01em; overflow-wrap: anywhere;
+          font-variant-numeric: tabular-nums }
+.tile b.words { font-size: 17px; line-height: 20px; padding: 5px 0; letter-spacing: 0 }
 .tile small { font-size: 12.5px; color: var(--dim); font-variant-numeric: tabular-nums }
 .warnings { margin: 0 0 10px; padding: 11px 16px 11px 34px; background: var(--warned); border-radius: 10px;
             font-size: 14.5px }
 .warnings li { margin: 2px 0; overflow-wrap: anywhere }
 .warnings li::marker { color: var(--warn) }
-.note { background: var(--warned); border-left: 3px solid var(--warn); padding: 8px 14px; border-radius: 0 8px 8px 0;
+p.note { background: var(--warned); border-left: 3px solid var(--warn); padding: 8px 14px; border-radius: 0 8px 8px 0;
         font-size: 14px; max-width: none; overflow-wrap: anywhere }
 .scroll { overflow-x: auto; margin: 12px 0 16px; max-width: 100% }
 table { border-collapse: collapse; font-size: 13.5px; line-height: 1.4; font-variant-numeric: tabular-nums }
-th, td { text-align: left; padding: 5px 14px 5px 0; vertical-align: top; border-bottom: 1px solid var(--line) }
+th, td { text-align: left; padding: 5px 13px 5px 0; vertical-align: top; border-bottom: 1px solid var(--line) }
 th { font-weight: 560; color: var(--dim); font-size: 12.5px; vertical-align: bottom }
 td:last-child, th:last-child { padding-right: 0 }
-td.n { text-align: right; white-space: nowrap }
+.n { text-align: right }
+td.n { white-space: nowrap }
 td { min-width: 3ch; max-width: 62ch }
 tr.best td { font-weight: 640 }
 tr.quiet td { color: var(--dim) }
@@ -304,20 +334,24 @@ tr.bad td { color: var(--warn) }
 figure { margin: 14px 0 26px }
 figcaption { font-size: 13.5px; color: var(--dim); max-width: 88ch; margin-top: 8px }
 .card { background: #fff; border: 1px solid var(--line); border-radius: 10px; padding: 8px; overflow: auto;
-        max-height: 90vh; filter: brightness(var(--bright)) }
-.card img { display: block; width: 100%; min-width: min(560px, 100%); height: auto; cursor: zoom-in; margin: 0 auto }
-.card.whole { max-height: none }
-.card.near img { width: auto; max-width: none; cursor: zoom-out }
-.command { display: flex; gap: 10px; align-items: flex-start; margin-top: 7px; background: var(--raised);
-           border-radius: 7px; padding: 6px 10px; max-width: 100% }
-.command code { flex: 1; min-width: 0; overflow-x: auto; white-space: pre; user-select: all; color: var(--text) }
+        filter: brightness(var(--bright)) }
+.card img { display: block; width: auto; max-width: 100%; height: auto; cursor: zoom-in; margin: 0 auto }
+.card.near { max-height: 92vh }
+.card.near img { max-width: none; cursor: zoom-out }
+.command { display: flex; gap: 12px; align-items: center; margin: 5px 0 0; max-width: 100% }
+.command code { min-width: 0; overflow-x: auto; white-space: pre; user-select: all; color: var(--dim); font-size: 12px }
+header .command code { background: var(--raised); border-radius: 7px; padding: 5px 10px; color: var(--text) }
+details.how { border: 0; padding: 0; margin: 4px 0 0 }
+details.how summary { font-size: 12.5px; font-weight: 400; padding: 0; color: var(--dim) }
+details.how .command { align-items: flex-start; margin-left: 13px }
 button { font: inherit; font-size: 12px; color: var(--dim); background: none; border: 1px solid var(--line);
          border-radius: 6px; padding: 1px 9px; cursor: pointer }
 button:hover { color: var(--text); border-color: var(--dim) }
-.panels { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(215px, 100%), 1fr)); gap: 18px 20px;
+.panels { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(240px, 100%), 1fr)); gap: 18px 22px;
           margin: 12px 0 8px }
+.panels.small { grid-template-columns: repeat(auto-fill, minmax(min(190px, 46%), 1fr)) }
 .panels.wide { grid-template-columns: repeat(auto-fill, minmax(min(300px, 100%), 1fr)) }
-.panel { min-width: 0; max-width: 420px }
+.panel { min-width: 0; max-width: 400px }
 .panel p { font-size: 12.5px; color: var(--dim); margin: 0 0 4px; font-variant-numeric: tabular-nums }
 .panel .scroll { margin: 4px 0 }
 svg { display: block; width: 100%; height: auto; overflow: visible }
@@ -329,14 +363,11 @@ svg .thin { stroke-width: .9; opacity: .75 }
 svg .band { stroke: none; opacity: .17 }
 svg .ring { fill: none; stroke-width: 1.6 }
 svg .whisker { stroke-width: 2.4; stroke-linecap: round }
-svg.bar { width: 190px; min-width: 150px; height: 18px }
-.line.c0, .whisker.c0, .ring.c0 { stroke: var(--c0) } .band.c0, .dot.c0, i.c0 { fill: var(--c0); background: var(--c0) }
-.line.c1, .whisker.c1, .ring.c1 { stroke: var(--c1) } .band.c1, .dot.c1, i.c1 { fill: var(--c1); background: var(--c1) }
-.line.c2, .whisker.c2, .ring.c2 { stroke: var(--c2) } .band.c2, .dot.c2, i.c2 { fill: var(--c2); background: var(--c2) }
-.line.c3, .whisker.c3, .ring.c3 { stroke: var(--c3) } .band.c3, .dot.c3, i.c3 { fill: var(--c3); background: var(--c3) }
-.line.c4, .whisker.c4, .ring.c4 { stroke: var(--c4) } .band.c4, .dot.c4, i.c4 { fill: var(--c4); background: var(--c4) }
+svg.bar { width: 170px; height: 16px; margin-top: 2px }
+""" + COLOUR_RULES + """
 .legend { font-size: 13px; color: var(--dim); display: flex; flex-wrap: wrap; gap: 2px 18px; margin: 8px 0 }
-.legend i { display: inline-block; width: 14px; height: 3px; border-radius: 2px; margin-right: 7px; vertical-align: 3px }
+.legend i { display: inline-block; width: 14px; height: 3px; border-radius: 2px; margin-right: 7px;
+            vertical-align: 3px }
 table.matrix { font-size: 13px }
 table.matrix th, table.matrix td { border: 0; padding: 6px 10px; text-align: center; vertical-align: middle }
 table.matrix thead td { font-size: 11px; color: var(--dim); padding-left: 0 }
@@ -350,7 +381,7 @@ ul.findings { padding: 0; margin: 10px 0 18px; list-style: none }
 ul.findings li { padding: 7px 0 7px 84px; position: relative; border-bottom: 1px solid var(--line); font-size: 14.5px;
                  overflow-wrap: anywhere }
 ul.findings b { position: absolute; left: 0; font-size: 12px; font-weight: 620; line-height: 22px; color: var(--dim) }
-ul.findings .error b { color: #d03b2f } ul.findings .warning b { color: var(--warn) }
+ul.findings .error b { color: var(--wrong) } ul.findings .warning b { color: var(--warn) }
 ul.findings small { display: block; color: var(--dim); font-size: 13px }
 .rest { font-size: 14px }
 @media (max-width: 600px) {
@@ -361,7 +392,8 @@ ul.findings small { display: block; color: var(--dim); font-size: 13px }
   .tile b { font-size: 18px }
   ul.findings li { padding-left: 0 }
   ul.findings b { position: static; display: block }
-  .card img { min-width: 560px }
+  .card img { width: 600px; max-width: none }
+  .card.near img { width: auto }
 }
 @page { size: A4; margin: 14mm 13mm }
 @media print {
@@ -376,14 +408,15 @@ ul.findings small { display: block; color: var(--dim); font-size: 13px }
   h1, h2, h3, summary, .lead { break-after: avoid }
   figure.picture, .panel, tr, .tile, .command, .note, ul.findings li { break-inside: avoid }
   .card { overflow: visible; max-height: none; padding: 0; border: 0; filter: none }
-  .card img { width: auto; min-width: 0; max-width: 100%; max-height: 235mm }
+  .card img { width: auto; max-width: 100%; max-height: 235mm }
   .scroll { overflow: visible }
   table { font-size: 7.5pt }
   th { font-size: 7pt }
   th, td { padding-right: 7px }
   .panels { grid-template-columns: repeat(3, 1fr) }
   .panels.wide { grid-template-columns: repeat(2, 1fr) }
-  svg.bar { width: 120px; min-width: 100px }
+  .panels.small { grid-template-columns: repeat(4, 1fr) }
+  svg.bar { width: 100px }
   .command code { white-space: pre-wrap; font-size: 8pt }
   button { display: none }
   details { border: 0; padding: 0 }

@@ -25,8 +25,8 @@ def curves_part(shown: Reported) -> Part | None:
     """ROC and precision-recall curves of every label; the best run with its band, the others as lines."""
     if not shown.oofs:
         return None
-    part = Part("curves", "ROC and precision-recall curves", "Out-of-fold predictions: every image is judged by the one "
-                "model that never saw its patient or group.")
+    part = Part("curves", "ROC and precision-recall curves", "Out-of-fold predictions: every image is judged by the "
+                "one model that never saw its patient or group.")
     names = list(shown.oofs)
     colours = dict(zip(names, COLOURS, strict=False))
     rates, positives = prevalence(shown.targets), (shown.targets == 1).sum(axis=0)
@@ -43,7 +43,7 @@ def curves_part(shown: Reported) -> Part | None:
             words = f"{area} {best.area:.3f} ({span(best.area_low, best.area_high, 3)}), {positives[k]:,} positives"
             boxes.append((label, words, _curve_chart(label, [(colours[name], curves[name][k]) for name in colours],
                                                      None if chance is None else chance[k])))
-        more = (f"A curve near the upper left corner is good; the dashed diagonal is guessing. "
+        more = ("A curve near the upper left corner is good; the dashed diagonal is guessing. "
                 if chance is None else
                 "A curve near the upper right corner is good; the dashed line is guessing, at the label's prevalence. ")
         part.blocks += [heading(title), Figure(
@@ -130,8 +130,8 @@ def calibration_part(shown: Reported) -> Part | None:
         "label is there, above it not sure enough. ECE: the mean distance from it, in the order of the colours; a few "
         "hundredths are noise.", shown.makers(list(colours)))]
     part.blocks += _read_decisions(shown, part, _calibration_rows, (
-        "run", "probabilities", "log loss", "Brier", "ECE"), "What calibrating would change, fitted on the other folds: "
-        "less is better in all three. `as_is` are the probabilities that the run gives.")
+        "run", "probabilities", "log loss", "Brier", "ECE"), "What calibrating would change, fitted on the other "
+        "folds: less is better in all three. `as_is` are the probabilities that the run gives.")
     return part
 
 
@@ -160,7 +160,8 @@ def _threshold_figure(shown: Reported, name: str, oof: Oof) -> Figure:
     competition, folds = shown.competition, fold_numbers(shown.table, oof.split)
     metric = criterion(competition.metric)
     fitted = fit_thresholds(shown.targets, oof.probs, metric)
-    by_fold = np.array([fit_thresholds(shown.targets[~held], oof.probs[~held], metric) for held in held_out_rows(folds)])
+    by_fold = np.array([fit_thresholds(shown.targets[~held], oof.probs[~held], metric)
+                        for held in held_out_rows(folds)])
     cuts = np.linspace(0.005, 0.995, 100)
     f1 = np.array([f1_by_label(shown.targets, (oof.probs >= cut).astype(np.int8)) for cut in cuts])
     boxes = []
@@ -173,11 +174,11 @@ def _threshold_figure(shown: Reported, name: str, oof: Oof) -> Figure:
         chart.line(cuts, f1[:, k], "c0")
         at = f1_by_label(shown.targets[:, [k]], (oof.probs[:, [k]] >= fitted[k]).astype(np.int8))
         chart.dots(fitted[[k]], at, "c1", 3.5)
-        boxes.append((label, f"threshold {fitted[k]:.3f}, by fold {by_fold[:, k].min():.3f} to {by_fold[:, k].max():.3f}",
+        boxes.append((label, f"{fitted[k]:.3f}, by fold {span(by_fold[:, k].min(), by_fold[:, k].max(), 3)}",
                       chart.svg(f"F1 over threshold, {label}", "threshold", "F1", TENTHS, TENTHS)))
     return Figure(panels(boxes), f"{name}: F1 of each label over its threshold. Dot: the threshold that is best for "
-                  f"{METRICS[metric].title} on all folds; dashed: the same without one fold each. Where the dashed lines "
-                  "lie apart and the curve is steep, the threshold is a guess.", shown.makers([name]))
+                  f"{METRICS[metric].title} on all folds; dashed: the same without one fold each. Where the dashed "
+                  "lines lie apart and the curve is steep, the threshold is a guess.", shown.makers([name]))
 
 
 def _policy_rows(name: str, said: dict) -> list[list]:
@@ -202,8 +203,8 @@ def _read_decisions(shown: Reported, part: Part, rows_of: Callable[[str, dict], 
             said = read_json(path)
             found = rows_of(name, said)
             if said["made_from"] != made_from(shown.competition, shown.read(name)):
-                part.notes.append(f"{path.parent.name}/{path.name} is about other predictions than {name} has now. Make "
-                                  f"it again: {again}")
+                part.notes.append(f"{path.parent.name}/{path.name} is about other predictions than {name} has now. "
+                                  f"Make it again: {again}")
             rows += found
             read.append(name)
     if not rows:

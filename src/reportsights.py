@@ -84,8 +84,8 @@ def _add_measures(shown: Reported, part: Part, name: str) -> None:
                    for key in MEASURES)] for row in read_csv(path).to_dict("records")]
         part.blocks.append(Figure(
             table(["method", "images", "empty", *MEASURES.values()], rows),
-            "How good the maps are: how often the hottest pixel, and how much of the heat, lies inside the finding; the "
-            "label's probability as the hottest pixels are blurred first (deletion, low is good) or all others "
+            "How good the maps are: how often the hottest pixel, and how much of the heat, lies inside the finding; "
+            "the label's probability as the hottest pixels are blurred first (deletion, low is good) or all others "
             "(insertion, high is good); and how like the map is to that of a network with random weights (high is bad: "
             "the map then shows the image). 95 % intervals over images.", (command,)))
 
@@ -95,14 +95,14 @@ def map_part(shown: Reported) -> Part | None:
     names, others = shown.holders("neighbours.png")
     if not names:
         return None
-    part = Part("map", "Map of neighbours", "All out-of-fold images by what the one model that did not see each makes of "
-                "it; near points are alike to the network. How far apart groups lie means little.")
+    part = Part("map", "Map of neighbours", "All out-of-fold images by what the one model that did not see each makes "
+                "of it; near points are alike to the network. How far apart groups lie means little.")
     for name in names:
         command, folder = shown.command("neighbours", f"--experiment {name}"), shown.folder(name)
         part.blocks.append(heading(name))
-        add_picture(part, folder / "neighbours.png", "t-SNE of the run's features, a panel a colouring. Labels that form "
-                    "no region are not told apart; errors that lie together have a common cause; folds that lie apart "
-                    "mean that their models see differently.", command)
+        add_picture(part, folder / "neighbours.png", "t-SNE of the run's features, a panel a colouring. Labels that "
+                    "form no region are not told apart; errors that lie together have a common cause; folds that lie "
+                    "apart mean that their models see differently.", command)
         if (folder / "neighbours.html").exists():
             part.blocks.append(paragraph("To hover over, with the images and their nearest training cases: ", link(
                 f"{name}/neighbours.html", f"{name}/neighbours.html"), ", where this page lies beside the runs."))
@@ -119,8 +119,8 @@ def errors_part(shown: Reported) -> Part | None:
     names, others = shown.holders("label_errors.csv")
     if not names:
         return None
-    part = Part("label-errors", "Labels to look at again", "Labels that out-of-fold predictions contradict, by confident "
-                "learning. Nothing is changed: a person decides, and a confident network can be wrong.")
+    part = Part("label-errors", "Labels to look at again", "Labels that out-of-fold predictions contradict, by "
+                "confident learning. Nothing is changed: a person decides, and a confident network can be wrong.")
     for name in names:
         command, folder = shown.command("label_errors", f"--experiment {name}"), shown.folder(name)
         part.blocks.append(heading(name))
@@ -133,8 +133,8 @@ def errors_part(shown: Reported) -> Part | None:
                     for row in frame.head(WORST).to_dict("records")]
             if rows:
                 part.blocks.append(Figure(table([header.replace("_", " ") for header in headers], rows),
-                                          f"The {len(rows)} worst. How probable the given label is to the model that was "
-                                          "not trained on the image.", (command,)))
+                                          f"The {len(rows)} worst. How probable the given label is to the model that "
+                                          "was not trained on the image.", (command,)))
                 add_picture(part, folder / "label_errors.png", "The worst of them: look whether the picture shows what "
                             "the label says.", command)
     part.blocks += others_too(others, shown)
@@ -165,8 +165,8 @@ def anomalies_part(shown: Reported) -> Part | None:
     for path, caption in ((folder / "scores_train.png", "Scores of held-out normal and other images: the less the two "
                            "overlap, the better; right of the dashed line is called an anomaly."),
                           (folder / "scores_test.png", "The same for the test images."),
-                          (folder / "reconstructions.png", "What the autoencoder rebuilds best and worst, and the error: "
-                           "it should fail where the finding is.")):
+                          (folder / "reconstructions.png", "What the autoencoder rebuilds best and worst, and the "
+                           "error: it should fail where the finding is.")):
         if path.exists() or path.name != "scores_test.png":
             add_picture(part, path, caption, command)
     return part
@@ -177,8 +177,8 @@ def shortcuts_part(shown: Reported) -> Part | None:
     names, others = shown.holders("shortcuts.*")
     if not names:
         return None
-    part = Part("shortcuts", "Shortcut alarm", "Whether a run seems to tell labels by something else than the finding. A "
-                "silent alarm is no clearance.")
+    part = Part("shortcuts", "Shortcut alarm", "Whether a run seems to tell labels by something else than the finding. "
+                "A silent alarm is no clearance.")
     for name in names:
         command, path = shown.command("shortcuts", f"--experiment {name}"), shown.folder(name) / "shortcuts"
         part.blocks.append(heading(name))

@@ -56,7 +56,8 @@ class Chart:
             top = self._place(np.array([self.x[0]]), np.array([value]))[1][0]
             marks += [f'<line class="grid" x1="{LEFT}" y1="{top:.1f}" x2="{right}" y2="{top:.1f}"/>',
                       f'<text x="{LEFT - 4}" y="{top + 3:.1f}" text-anchor="end">{_tick(value)}</text>']
-        names = (f'<text x="{LEFT + self.width / 2}" y="{bottom + 24}" text-anchor="middle">{html.escape(x_name)}</text>'
+        names = (f'<text x="{LEFT + self.width / 2}" y="{bottom + 24}" text-anchor="middle">'
+                 f'{html.escape(x_name)}</text>'
                  f'<text transform="translate(8 {TOP + self.height / 2}) rotate(-90)" text-anchor="middle">'
                  f'{html.escape(y_name)}</text>')
         return (f'<svg viewBox="0 0 {right + RIGHT} {bottom + BOTTOM}" role="img" aria-label="{html.escape(said)}">'
@@ -95,8 +96,7 @@ def nice_ticks(low: float, high: float, most: int = 5) -> list[float]:
     raw = (high - low) / most
     power = 10.0 ** np.floor(np.log10(raw))
     step = next(power * times for times in (1, 2, 5, 10, 20) if (high - low) / (power * times) < most)
-    first = np.ceil(low / step - 1e-9)
-    return [float(step * number) for number in np.arange(first, np.floor(high / step + 1e-9) + 1)]
+    return [float(step * number) for number in range(int(np.ceil(low / step - 1e-9)), int(high / step + 1e-9) + 1)]
 
 
 def _tick(value: float) -> str:

@@ -1,0 +1,126 @@
+"""Parts of a report about the data: what the audit found, and how the folds came out."""
+
+from pathlib import Path
+
+import numpy as np
+
+from competition import Competition
+from files import home, read_json
+from labels import scored_counts
+from reported import SHA_SHOWN, Reported, add_picture, noting, number, span
+from reportpage import Figure, Markup, Part, folded, join, paragraph, table, text
+from svgcharts import interval_bar
+from tables import label_cells
+
+SEVERITIES = ("error", "warning", "note")
+FIRST_PLOTS = ("label_prevalence.png", "images.png", "mean_images.png", "suspects.png")  # the others are folded
+
+
+def audit_part(competition: Competition, command: str) -> Part | None:
+    """What audit.py found. command: the one that audits."""
+    folder = home() / "runs" / competition.name / "audit"
+    if not folder.exists():
+        return None
+    part = Part("audit", "Data audit", "What is wrong with images and labels, before a network sees them: the worst "
+                "first.")
+    path = folder / "audit.json"
+    with noting(part, path, command):
+        account = read_json(path)
+        findings = sorted(account["findings"], key=lambda finding: SEVERITIES.index(finding["severity"]))
+        items = []
+        for finding in findings:
+            shown = "; ".join(map(str, finding["examples"]))
+            more = join(Markup(f"<small>{text(each)}</small>") for each in (shown, finding["todo"]) if each)
+            items.append(f'<li class="{text(finding["severity"])}"><b>{text(finding["severity"])}</b>'
+                         f'{text(finding["what"])}{more}</li>')
+        part.blocks.append(Markup(f'<ul class="findings">{"".join(items)}</ul>') if items
+                           else paragraph("Nothing was found."))
+        rows = [[name, f"{each['images']:,}"] for name, each in account["inputs"]["parts"].items()]
+        part.blocks.append(table(["part", "images"], rows))
+        plots = [str(name) for name in account["plots"]]
+        _add_plots(part, folder, plots, command)
+    return part
+
+
+def _add_plots(part: Part, folder: Path, plots: list[str], command: str) -> None:
+    first = [name for name in FIRST_PLOTS if name in plots]
+    for name in first:
+        add_picture(part, folder / name, _say_plot(name), command)
+    more = Part("", "")
+    for name in plots:
+        if name not in first:
+            add_picture(more, folder / name, _say_plot(name), command)
+    part.notes += more.notes
+    if more.blocks:
+        part.blocks += folded(f"{len(more.blocks)} more plots of the audit", more.blocks)
+
+
+PLOTS = {
+    "images": "Brightness, contrast, size and shape of the images by part: parts that differ here come from elsewhere.",
+    "label_cells": "What the cells say of each label: present, absent, uncertain, not stated.",
+    "label_prevalence": "How common each label is, by part: where parts differ, thresholds that fit one do not fit the "
+                        "other.",
+    "images_per_patient": "How many images a patient has: the longer the tail, the more folds by image would leak.",
+    "mean_images": "The mean image of each label, and by how much it differs from the mean of the others.",
+    "label_findings": "How many labels an image has.",
+    "label_combinations": "Which labels come together most often.",
+    "label_correlation": "Correlation (phi) of each pair of labels: near 1 they say the same.",
+    "suspects": "Images to look at first: of one colour, unreadable, twins, odd in size.",
+    "probe_metadata": "AUC of telling each label from other columns alone, without the picture: right of the line is "
+                      "more than chance.",
+    "probe_order": "AUC of telling each label from the order of the files alone.",
+    "probe_border": "AUC of telling each label from the picture's border and corners alone: a network may learn this.",
+    "probe_test": "AUC of telling test from training images: away from 0.5 they are others.",
+    "price_of_a_leak": "What splitting by image instead of by patient would add to a score that is not there.",
+}
+
+
+def _say_plot(name: str) -> str:
+    stem = name.removesuffix(".png")
+    return PLOTS.get(stem, f"{stem.removeprefix('column_').replace('_', ' ')}: against the labels.")
+
+
+def folds_part(shown: Reported) -> Part:
+    """How images, groups and labels lie in the folds, and how these came about."""
+    competition, account = shown.competition, shown.folds.account
+    made = account.get("made_by", {})
+    part = Part("folds", "Folds", "Each fold is predicted by a model trained on the others. All images of a patient or "
+                "group, exact twins among them, lie in one fold.")
+    cells, folds = label_cells(competition, shown.table), shown.table["fold"].to_numpy()
+    counts = {fold: scored_counts(cells[folds == fold]) for fold in sorted(set(folds.tolist()))}
+    rows = [[fold, f"{(folds == fold).sum():,}", f"{len(np.unique(shown.groups[folds == fold])):,}",
+             *(f"{positive:,} of {certain:,}" for certain, positive in each)] for fold, each in counts.items()]
+    rows.append(["all", f"{len(folds):,}", f"{len(np.unique(shown.groups)):,}",
+                 *(f"{positive:,} of {certain:,}" for certain, positive in scored_counts(cells))])
+    command = shown.command("make_folds")
+    part.blocks += [
+        Figure(table(["fold", "images", "groups", *competition.labels], rows, [""] * (len(rows) - 1) + ["best"]),
+               "Positives of the cells that are certain. A label that is missing in a fold has no score there.",
+               (command,)),
+        Figure(_fold_chart(counts, competition.labels), "Each dot is a fold, each line the whole: the closer the dots, "
+               "the more alike the folds.", (command,))]
+    facts = [["rule", made.get("rule", "-"), "given by hand, not drawn" if not made.get("rule") else ""]] if isinstance(
+        made, dict) else [["rule", str(made), ""]]
+    if isinstance(made, dict) and "seed" in made:
+        facts.append(["seed", made["seed"], ""])
+        if made.get("stratify"):
+            facts.append(["even in", ", ".join(made["stratify"]), "beside the labels"])
+    facts += [["splits", shown.folds.splits, "of the same images, folds drawn anew"],
+              ["held out altogether", f"{shown.folds.held_out:,}", "images, never trained on"],
+              ["sets of equal images", f"{len(account.get('duplicates', [])):,}", "each in one fold"],
+              ["black images", f"{len(account.get('black', [])):,}", "of one colour, predicted by the prior"],
+              ["hash", shown.folds.hash[:SHA_SHOWN], "of folds, labels and images; stands on every run"]]
+    if account.get("split_groups_allowed"):
+        part.notes.append("Groups that lie in several folds were allowed: scores may be too good.")
+    part.blocks.append(table(["", "", ""], facts))
+    return part
+
+
+def _fold_chart(counts: dict[int, np.ndarray], labels: tuple[str, ...]) -> Markup:
+    shares = np.array([each[:, 1] / np.maximum(each[:, 0], 1) for each in counts.values()])
+    whole = sum(each[:, 1] for each in counts.values()) / np.maximum(sum(each[:, 0] for each in counts.values()), 1)
+    top = max(0.02, float(shares.max()) * 1.05)
+    rows = [[label, number(whole[k], 3), Markup(interval_bar(
+        shares[:, k].min(), whole[k], shares[:, k].max(), (0, top), [(share, "c0") for share in shares[:, k]])),
+        span(shares[:, k].min(), shares[:, k].max(), 3)] for k, label in enumerate(labels)]
+    return table(["label", "share", f"by fold, 0 to {top:.2f}", "lowest to highest"], rows)
