@@ -13,7 +13,7 @@ from svgcharts import interval_bar
 from tables import label_cells
 
 SEVERITIES = ("error", "warning", "note")
-FIRST_PLOTS = ("label_prevalence.png", "images.png", "mean_images.png", "suspects.png")  # the others are folded
+FIRST_PLOTS = ("label_prevalence.png", "images.png", "mean_images.png", "suspicious.png")  # the others are folded
 
 
 def audit_part(competition: Competition, command: str) -> Part | None:
@@ -65,7 +65,8 @@ PLOTS = {
     "label_findings": "How many labels an image has.",
     "label_combinations": "Which labels come together most often.",
     "label_correlation": "Correlation (phi) of each pair of labels: near 1 they say the same.",
-    "suspects": "Images to look at first: of one colour, unreadable, twins, odd in size.",
+    "suspicious": "Images to look at first: of one colour, twins, odd in size.",
+    "near_duplicates": "Pairs that show nearly the same picture: in two folds they would leak.",
     "probe_metadata": "AUC of telling each label from other columns alone, without the picture: right of the line is "
                       "more than chance.",
     "probe_order": "AUC of telling each label from the order of the files alone.",
@@ -77,7 +78,11 @@ PLOTS = {
 
 def _say_plot(name: str) -> str:
     stem = name.removesuffix(".png")
-    return PLOTS.get(stem, f"{stem.removeprefix('column_').replace('_', ' ')}: against the labels.")
+    if stem.startswith("column_"):
+        return f"{stem.removeprefix('column_').replace('_', ' ')}: how common each label is along this column."
+    if stem.startswith("near_"):
+        return f"Pictures of {stem.removeprefix('near_')} that training images nearly show too: its score is too good."
+    return PLOTS.get(stem, f"{stem.replace('_', ' ')}.")
 
 
 def folds_part(shown: Reported) -> Part:

@@ -17,7 +17,7 @@ from files import home
 from folds import Folds, fold_numbers
 from labels import scoring_targets
 from metrics import METRICS
-from reportpage import Figure, Markup, Part, check_picture, paragraph
+from reportpage import COLOURS, Figure, Markup, Part, check_picture, paragraph
 from runs import Oof, list_runs, read_oof, run_folder
 from tables import label_cells, scored_targets
 
@@ -63,6 +63,11 @@ class Reported:
     def metric(self) -> str:
         """The metric's name for people."""
         return METRICS[self.competition.metric].title
+
+    @property
+    def colours(self) -> dict[str, str]:
+        """The style of each run shown, the same in all parts; of the first ones where they are more than colours."""
+        return dict(zip(self.oofs, COLOURS, strict=False))
 
     @cached_property
     def networks(self) -> dict[str, Oof]:
@@ -139,7 +144,7 @@ def pick_runs(competition: Competition, table: pd.DataFrame, folds_hash: str, bo
             break
         try:
             oof = read_oof(competition, name, table, folds_hash)
-            if oof.is_whole:
+            if oof.is_whole and oof.made_of:  # reads every result too
                 judged_by_policy(competition, oof, scored_targets(competition, table), fold_numbers(table, oof.split))
                 oofs[name] = oof
             else:

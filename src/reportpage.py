@@ -114,9 +114,9 @@ def _are_numbers(cells: Sequence[object]) -> bool:
 
 
 def panels(each: Sequence[tuple[str, str, Markup | str]], size: str = "") -> Markup:
-    """Small multiples: title, a few words under it, and an SVG or table each. size: "wide" for broader ones.
+    """Small multiples: title, a few words under it, and an SVG or table each; where they are many they are smaller.
 
-    Where they are many they are smaller.
+    size: "wide" for broader ones, "tight" for small tables.
     """
     size = size or ("small" if len(each) > MANY_PANELS else "")
     boxes = [f'<div class="panel"><h4>{text(title)}</h4><p>{text(words)}</p>{content}</div>'
@@ -306,7 +306,7 @@ p { margin: 0 0 12px; max-width: 74ch }
 a { color: var(--c0) }
 code { font: 12.5px/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace }
 .lead, .about { color: var(--dim) }
-.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(158px, 1fr)); gap: 12px; margin: 22px 0 }
+.tiles { display: grid; grid-template-columns: repeat(auto-fill, minmax(220px, 1fr)); gap: 12px; margin: 22px 0 }
 .tile { background: var(--raised); border-radius: 10px; padding: 12px 16px 13px; display: flex; flex-direction: column;
         min-width: 0 }
 .tile span { font-size: 12.5px; color: var(--dim) }
@@ -322,7 +322,7 @@ p.note { background: var(--warned); border-left: 3px solid var(--warn); padding:
         font-size: 14px; max-width: none; overflow-wrap: anywhere }
 .scroll { overflow-x: auto; margin: 12px 0 16px; max-width: 100% }
 table { border-collapse: collapse; font-size: 13.5px; line-height: 1.4; font-variant-numeric: tabular-nums }
-th, td { text-align: left; padding: 5px 13px 5px 0; vertical-align: top; border-bottom: 1px solid var(--line) }
+th, td { text-align: left; padding: 5px 11px 5px 0; vertical-align: top; border-bottom: 1px solid var(--line) }
 th { font-weight: 560; color: var(--dim); font-size: 12.5px; vertical-align: bottom }
 td:last-child, th:last-child { padding-right: 0 }
 .n { text-align: right }
@@ -349,10 +349,11 @@ button { font: inherit; font-size: 12px; color: var(--dim); background: none; bo
 button:hover { color: var(--text); border-color: var(--dim) }
 .panels { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(240px, 100%), 1fr)); gap: 18px 22px;
           margin: 12px 0 8px }
-.panels.small { grid-template-columns: repeat(auto-fill, minmax(min(190px, 46%), 1fr)) }
+.panels.small, .panels.tight { grid-template-columns: repeat(auto-fill, minmax(190px, 1fr)) }
 .panels.wide { grid-template-columns: repeat(auto-fill, minmax(min(300px, 100%), 1fr)) }
-.panel { min-width: 0; max-width: 400px }
-.panel p { font-size: 12.5px; color: var(--dim); margin: 0 0 4px; font-variant-numeric: tabular-nums }
+.panel { min-width: 0; max-width: 380px }
+.panel p { font-size: 12.5px; color: var(--dim); margin: 0 0 4px; white-space: pre-line; line-height: 1.4;
+           font-variant-numeric: tabular-nums }
 .panel .scroll { margin: 4px 0 }
 svg { display: block; width: 100%; height: auto; overflow: visible }
 svg text { font: 9.5px system-ui, sans-serif; fill: var(--dim); font-variant-numeric: tabular-nums }
@@ -363,7 +364,7 @@ svg .thin { stroke-width: .9; opacity: .75 }
 svg .band { stroke: none; opacity: .17 }
 svg .ring { fill: none; stroke-width: 1.6 }
 svg .whisker { stroke-width: 2.4; stroke-linecap: round }
-svg.bar { width: 170px; height: 16px; margin-top: 2px }
+svg.bar { width: 136px; height: 16px; margin-top: 2px }
 """ + COLOUR_RULES + """
 .legend { font-size: 13px; color: var(--dim); display: flex; flex-wrap: wrap; gap: 2px 18px; margin: 8px 0 }
 .legend i { display: inline-block; width: 14px; height: 3px; border-radius: 2px; margin-right: 7px;
@@ -392,6 +393,13 @@ ul.findings small { display: block; color: var(--dim); font-size: 13px }
   .tile b { font-size: 18px }
   ul.findings li { padding-left: 0 }
   ul.findings b { position: static; display: block }
+  .panels.small, .panels.tight { grid-template-columns: 1fr 1fr; gap: 16px 12px }
+  .panels.small svg text { font-size: 12px }
+  table { width: max-content }
+  td { max-width: 38ch }
+  .panel table.matrix { font-size: 12px }
+  .panel table.matrix th, .panel table.matrix td { padding: 5px 3px; font-size: 11.5px }
+  .panel table.matrix tbody td { min-width: 46px }
   .card img { width: 600px; max-width: none }
   .card.near img { width: auto }
 }
@@ -405,7 +413,9 @@ ul.findings small { display: block; color: var(--dim); font-size: 13px }
   main { max-width: none }
   header { padding-top: 0 }
   section { margin-top: 8mm; padding-top: 4mm }
-  h1, h2, h3, summary, .lead { break-after: avoid }
+  h1, h2, h3, summary, .lead, .legend { break-after: avoid }
+  p { orphans: 3; widows: 3 }
+  .lead, .scroll:not(:has(tr:nth-child(16))) { break-inside: avoid }
   figure.picture, .panel, tr, .tile, .command, .note, ul.findings li { break-inside: avoid }
   .card { overflow: visible; max-height: none; padding: 0; border: 0; filter: none }
   .card img { width: auto; max-width: 100%; max-height: 235mm }
@@ -415,7 +425,7 @@ ul.findings small { display: block; color: var(--dim); font-size: 13px }
   th, td { padding-right: 7px }
   .panels { grid-template-columns: repeat(3, 1fr) }
   .panels.wide { grid-template-columns: repeat(2, 1fr) }
-  .panels.small { grid-template-columns: repeat(4, 1fr) }
+  .panels.small, .panels.tight { grid-template-columns: repeat(4, 1fr) }
   svg.bar { width: 100px }
   .command code { white-space: pre-wrap; font-size: 8pt }
   button { display: none }

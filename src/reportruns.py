@@ -161,36 +161,30 @@ def gains_part(shown: Reported) -> Part | None:
         return None
     part = Part("ensembles", "Ensemble gains", "Whether runs made into one are better than the plain mean of them and "
                 "than the best of them, on images that the blend was not fitted on.")
-    for path in pictures:
-        stem = path.name.removesuffix("_gains.png")
-        add_picture(part, path, "Filled: the gain on folds that were not fitted on, with its 95 % interval; red "
-                    "diamond: the gain on the images fitted on, which is too good. Only a green one is credible.",
-                    _blend_command(shown, stem, blends))
-    rows = []
-    cv = {} if shown.board is None else dict(zip(shown.board["run"], shown.board["cv"], strict=True))
-    better = max if METRICS[shown.competition.metric].greater_is_better else min
+    read = {}
     for name in blends:
         path = shown.folder(name) / "blend.json"
         with noting(part, path, "delete that folder and blend again"):
             said = read_json(path)
-            members = [str(member) for member in said["members"]]
             if said["folds_sha256"] != shown.folds.hash:
                 part.notes.append(f"{name} was blended on another folds file than the one that is there now")
-            known = {member: float(cv[member]) for member in members if cv.get(member)}
-            best = better(known, key=known.get) if known else "-"
-            own = float(cv.get(name) or "nan")
-            rows.append([name, said["kind"], ", ".join(members), number(own), best, number(known.get(best)),
-                         number(own - known.get(best, np.nan), sign="+")])
+            read[name] = said["kind"], [str(member) for member in said["members"]]
+    for path in pictures:
+        stem = path.name.removesuffix("_gains.png")
+        members = next((members for name, (_, members) in read.items() if name.startswith(f"{stem}_")), [])
+        flags = ([f"--experiment {' '.join(members)}"] if members else []) + (
+            [] if stem == "blend" else [f"--name {stem}"])
+        add_picture(part, path, "Filled: the gain on folds that were not fitted on, with its 95 % interval; red "
+                    "diamond: the gain on the images fitted on, which is too good. Only a green one is credible.",
+                    shown.command("blend", " ".join(flags)))
+    cv = {} if shown.board is None else {row["run"]: float(row["cv"]) for row in shown.board.to_dict("records")
+                                         if row["cv"]}
+    better, rows = (max if METRICS[shown.competition.metric].greater_is_better else min), []
+    for name, (kind, members) in read.items():
+        best = better((member for member in members if member in cv), key=cv.get, default="-")
+        rows.append([name, kind, ", ".join(members), number(cv.get(name)), best, number(cv.get(best)),
+                     number(cv.get(name, np.nan) - cv.get(best, np.nan), sign="+")])
     if rows:
         part.blocks.append(table(["blend", "method", "members", f"CV {shown.metric}", "best member", "its CV",
                                   "difference"], rows))
     return part
-
-
-def _blend_command(shown: Reported, stem: str, blends: list[str]) -> str:
-    for name in blends:
-        if name.startswith(f"{stem}_"):
-            members = read_json(shown.folder(name) / "blend.json").get("members", [])
-            return shown.command("blend", f"--experiment {' '.join(members)}" + (
-                "" if stem == "blend" else f" --name {stem}"))
-    return shown.command("blend", "" if stem == "blend" else f"--name {stem}")

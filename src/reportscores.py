@@ -12,9 +12,21 @@ from folds import fold_numbers
 from mapviews import count_decisions
 from metrics import METRICS, f1_by_label, prevalence
 from reported import Reported, noting, number, others_too, span
-from reportpage import COLOURS, Figure, Markup, Part, heading, legend, matrix, panels, paragraph, table
+from reportpage import (
+    MANY_PANELS,
+    Figure,
+    Markup,
+    Part,
+    folded,
+    heading,
+    legend,
+    matrix,
+    panels,
+    paragraph,
+    table,
+)
 from runs import Oof
-from svgcharts import Chart
+from svgcharts import Chart, nice_ticks
 from thresholds import criterion, fit_thresholds, held_out_rows
 
 TENTHS, FIFTHS = [0, 0.5, 1], [0, 0.25, 0.5, 0.75, 1]
@@ -27,10 +39,12 @@ def curves_part(shown: Reported) -> Part | None:
         return None
     part = Part("curves", "ROC and precision-recall curves", "Out-of-fold predictions: every image is judged by the "
                 "one model that never saw its patient or group.")
-    names = list(shown.oofs)
-    colours = dict(zip(names, COLOURS, strict=False))
+    names, colours = list(shown.oofs), shown.colours
+    side = _side(shown)
     rates, positives = prevalence(shown.targets), (shown.targets == 1).sum(axis=0)
     part.blocks.append(legend([(colours[name], name) for name in colours]))
+    if more := names[len(colours):]:
+        part.blocks.append(paragraph(f"Not drawn, colours being few: {', '.join(more)}.", style="lead"))
     for title, make, area, chance in (("ROC", roc_curves, "AUC", None),
                                       ("Precision and recall", precision_recall_curves, "AP", rates)):
         curves = {name: make(shown.targets, shown.oofs[name].probs, shown.groups) for name in colours}
@@ -40,9 +54,9 @@ def curves_part(shown: Reported) -> Part | None:
             if np.isnan(best.area):
                 boxes.append((label, "one class only: no curve", Markup("")))
                 continue
-            words = f"{area} {best.area:.3f} ({span(best.area_low, best.area_high, 3)}), {positives[k]:,} positives"
+            words = f"{area} {best.area:.3f} ({span(best.area_low, best.area_high, 3)})\n{positives[k]:,} positives"
             boxes.append((label, words, _curve_chart(label, [(colours[name], curves[name][k]) for name in colours],
-                                                     None if chance is None else chance[k])))
+                                                     None if chance is None else chance[k], side)))
         more = ("A curve near the upper left corner is good; the dashed diagonal is guessing. "
                 if chance is None else
                 "A curve near the upper right corner is good; the dashed line is guessing, at the label's prevalence. ")
@@ -57,8 +71,13 @@ def curves_part(shown: Reported) -> Part | None:
     return part
 
 
-def _curve_chart(label: str, curves: list[tuple[str, Curve]], rate: float | None) -> str:
-    chart = Chart((0, 1), (0, 1))
+def _side(shown: Reported) -> int:
+    """Units of a chart's side: many panels are small, and their text is not to be smaller."""
+    return 180 if len(shown.competition.labels) > MANY_PANELS else 260
+
+
+def _curve_chart(label: str, curves: list[tuple[str, Curve]], rate: float | None, side: int) -> str:
+    chart = Chart((0, 1), (0, 1), side, side)
     chart.rule((0, 1), (0, 1) if rate is None else (rate, rate))
     style, best = curves[0]
     chart.band(GRID, best.low, best.high, style)
@@ -75,28 +94,33 @@ def confusion_part(shown: Reported) -> Part | None:
     competition = shown.competition
     part = Part("confusion", "Confusion matrices", "Decisions on out-of-fold predictions, by rules that were fitted on "
                 "the other folds. Rows: what is labelled; shares are of the row.")
+    counted = {}
     for name, oof in shown.oofs.items():
         with noting(part, decisions_path(competition, name), shown.command("decide", f"--experiment {name}")):
             decisions = policy_for(competition, oof, "decisions").crossfit(
                 shown.targets, oof.probs, fold_numbers(shown.table, oof.split))
-            counts = count_decisions(competition.task, shown.targets, decisions)
-            if competition.task == "multiclass":
-                drawn = matrix("labelled \\ decided", competition.labels, counts[0].tolist())
-            else:
-                drawn = panels([(label, _rates(each), matrix("", ("absent", "present"), each.tolist()))
-                                for label, each in zip(competition.labels, counts, strict=True)])
-            part.blocks += [heading(name), Figure(drawn, (
-                "The diagonal is right; the darker a cell beside it, the more of the row's class is lost to that "
-                "column's." if competition.task == "multiclass" else
-                "Upper right: false alarms; lower left: findings that are missed. Which of them cost more is for the "
-                "use to say, and thresholds can trade one for the other."), shown.makers([name]))]
+            counted[name] = count_decisions(competition.task, shown.targets, decisions)
+    if competition.task == "multiclass":
+        boxes = [(name, "", matrix("labelled", competition.labels, counts[0].tolist()))
+                 for name, counts in counted.items()]
+        part.blocks.append(Figure(panels(boxes, "wide"), "Columns: what was decided. The diagonal is right; the darker "
+                                  "a cell beside it, the more of the row's class is lost to that column's.",
+                                  shown.makers(list(counted))))
+        return part
+    for name, counts in counted.items():
+        boxes = [(label, _rates(each), matrix("", ("absent", "present"), each.tolist()))
+                 for label, each in zip(competition.labels, counts, strict=True)]
+        figure = Figure(panels(boxes, "tight"), f"{name}. Columns: what was decided. Upper right: false alarms; lower "
+                        "left: findings that are missed. Which of them cost more is for the use to say, and thresholds "
+                        "can trade one for the other.", shown.makers([name]))
+        part.blocks += (heading(name), figure) if name == next(iter(counted)) else folded(name, [figure])
     return part
 
 
 def _rates(counts: np.ndarray) -> str:
     (passes, alarms), (misses, hits) = counts.tolist()
     rates = {"sensitivity": (hits, hits + misses), "specificity": (passes, passes + alarms)}
-    return ", ".join(f"{name} {above / below:.2f}" if below else f"{name} -" for name, (above, below) in rates.items())
+    return "\n".join(f"{name} {above / below:.2f}" if below else f"{name} -" for name, (above, below) in rates.items())
 
 
 def calibration_part(shown: Reported) -> Part | None:
@@ -110,21 +134,22 @@ def calibration_part(shown: Reported) -> Part | None:
         part.blocks.append(paragraph(f"{', '.join(ranks)}: a mean of ranks, which are no probabilities.", style="lead"))
     if not known:
         return part
-    colours = dict(zip(known, COLOURS, strict=False))
+    colours, side = {name: style for name, style in shown.colours.items() if name in known}, _side(shown)
     errors = {name: calibration_errors(shown.targets, known[name].probs) for name in colours}
     boxes = []
     for k, label in enumerate(shown.competition.labels):
         if np.isnan([errors[name][k] for name in colours]).any():
             continue
-        chart = Chart((0, 1), (0, 1))
-        chart.rule((0, 1), (0, 1))
-        for name in reversed(colours):
-            predicted, observed, _ = reliability(shown.targets[:, k], known[name].probs[:, k])
+        drawn = {name: reliability(shown.targets[:, k], known[name].probs[:, k])[:2] for name in reversed(colours)}
+        top = min(1.0, 1.08 * max(values.max() for each in drawn.values() for values in each))
+        chart = Chart((0, top), (0, top), side, side)
+        chart.rule((0, top), (0, top))
+        for name, (predicted, observed) in drawn.items():
             chart.line(predicted, observed, f"{colours[name]} thin")
             chart.dots(predicted, observed, colours[name])
         boxes.append((label, "ECE " + ", ".join(f"{errors[name][k]:.3f}" for name in colours),
                       chart.svg(f"share of positives over mean probability, {label}", "mean probability of a bin",
-                                "share of positives", TENTHS, FIFTHS)))
+                                "share of positives", nice_ticks(0, top, 4), nice_ticks(0, top, 5))))
     part.blocks += [legend([(colours[name], name) for name in colours]), Figure(
         panels(boxes), "On the dashed diagonal a probability means what it says; below it the run is too sure that the "
         "label is there, above it not sure enough. ECE: the mean distance from it, in the order of the colours; a few "
@@ -158,7 +183,7 @@ def thresholds_part(shown: Reported) -> Part | None:
 
 def _threshold_figure(shown: Reported, name: str, oof: Oof) -> Figure:
     competition, folds = shown.competition, fold_numbers(shown.table, oof.split)
-    metric = criterion(competition.metric)
+    metric, side = criterion(competition.metric), _side(shown)
     fitted = fit_thresholds(shown.targets, oof.probs, metric)
     by_fold = np.array([fit_thresholds(shown.targets[~held], oof.probs[~held], metric)
                         for held in held_out_rows(folds)])
@@ -168,7 +193,7 @@ def _threshold_figure(shown: Reported, name: str, oof: Oof) -> Figure:
     for k, label in enumerate(competition.labels):
         if np.isnan(f1[:, k]).all():
             continue
-        chart = Chart((0, 1), (0, 1), height=120)
+        chart = Chart((0, 1), (0, 1), side, side * 2 // 3)
         for threshold in by_fold[:, k]:
             chart.rule((threshold, threshold), (0, 1))
         chart.line(cuts, f1[:, k], "c0")

@@ -55,7 +55,8 @@ def submissions_part(shown: Reported) -> Part | None:
             warned = [str(each) for each in said.get("warnings", [])]
             inputs = said["inputs"]
             rows.append([name, number(said.get("oof", {}).get(competition.metric)), inputs.get("kind", "-"),
-                         ", ".join(map(str, inputs.get("members") or [])) or "-", sum("/" in key for key in inputs.get("weights", {})),
+                         ", ".join(map(str, inputs.get("members") or [])) or "-",
+                         sum("/" in key for key in inputs.get("weights", {})),
                          said["sha256"][:SHA_SHOWN], state, "; ".join(warned) or "none"])
             styles.append("" if state == "as made" else "bad")
     if rows:

@@ -159,7 +159,8 @@ def anomalies_part(shown: Reported) -> Part | None:
                      for key in ("roc_auc", "average_precision", "sensitivity_at_95")]
             rows.append([row["part"], row["method"], f"{row['images']:,}", f"{row['odd']:,}", *cells])
         part.blocks += [paragraph(f"{said['normal']}.", style="lead"), Figure(
-            table(["part", "method", "images", "not normal", "AUROC", "AUPRC", "sensitivity at 95 % specificity"], rows),
+            table(["part", "method", "images", "not normal", "AUROC", "AUPRC", "sensitivity at 95 % specificity"],
+                  rows),
             "An AUROC of 0.5, and an AUPRC equal to the share that is not normal, are had by guessing. 95 % intervals "
             "over groups.", (command,))]
     for path, caption in ((folder / "scores_train.png", "Scores of held-out normal and other images: the less the two "

@@ -15,7 +15,7 @@ class Chart:
     x, y: the lowest and highest value of each axis;  width, height: of the plot itself, in units of the picture.
     """
 
-    def __init__(self, x: tuple[float, float], y: tuple[float, float], width: int = 180, height: int = 180):
+    def __init__(self, x: tuple[float, float], y: tuple[float, float], width: int = 260, height: int = 260):
         self.x, self.y, self.width, self.height = x, y, width, height
         self.shapes: list[str] = []
 
