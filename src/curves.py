@@ -46,6 +46,18 @@ def precision_recall_curves(targets: np.ndarray, probs: np.ndarray, groups: np.n
     return _curves("average_precision", targets, probs, groups, bands)
 
 
+def f1_at(cuts: np.ndarray, targets: np.ndarray, probs: np.ndarray) -> np.ndarray:
+    """(C,) F1 of one label when it is said to be there from each of `cuts` (C,) on; NaN where it is never there.
+
+    targets: (N,) 0, 1 or NaN (left out);  probs: (N,).
+    """
+    known = ~np.isnan(targets)
+    positives = (targets == 1).sum()
+    found, decided = (len(scores) - np.sort(scores).searchsorted(cuts)
+                      for scores in (probs[targets == 1], probs[known]))
+    return 2 * found / (positives + decided) if positives else np.full(len(cuts), np.nan)
+
+
 def _curves(kind: str, targets: np.ndarray, probs: np.ndarray, groups: np.ndarray, bands: int) -> list[Curve]:
     areas = (roc_auc_by_label if kind == "roc_auc" else average_precision_by_label)(targets, probs)
     rankings, count = rank_labels(targets, probs), len(np.unique(groups))

@@ -13,7 +13,7 @@ import pandas as pd
 from agreement import cross_validated
 from competition import Competition
 from decisions import judged_by_policy
-from files import home
+from files import home, read_csv
 from folds import Folds, fold_numbers
 from labels import scoring_targets
 from metrics import METRICS
@@ -179,6 +179,19 @@ def noting(part: Part, path: Path, again: str = "") -> Iterator[None]:
             f"it is not as this program writes it: {type(error).__name__} {error}")
         named = said if path.name in said else f"{shorten(path)}: {said}"
         part.notes.append(named + (f". Make it again: {again}" if again and again not in named else ""))
+
+
+def read_rows(path: Path, columns: Sequence[str], may_be_empty: bool = False) -> list[dict]:
+    """The rows of a CSV, cells as text. Raises ValueError where a column, every row or the last line's end is lacking.
+    """
+    frame = read_csv(path)
+    if not path.read_bytes().endswith(b"\n"):
+        raise ValueError(f"{path} ends within a line; it is cut off")
+    if missing := [column for column in columns if column not in frame]:
+        raise ValueError(f"{path} has no column {missing[0]!r}; it is cut off or another program's")
+    if frame.empty and not may_be_empty:
+        raise ValueError(f"{path} has no row; it is cut off")
+    return frame.to_dict("records")
 
 
 def add_picture(part: Part, path: Path, caption: str, command: str) -> None:

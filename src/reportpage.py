@@ -208,9 +208,14 @@ def _value(value: str) -> str:
 
 def _part(part: Part, width: int) -> str:
     notes = "".join(f'<p class="note">{text(note)}</p>' for note in part.notes)
-    lead = paragraph(part.lead, style="lead") if part.lead else ""
+    lead = paragraph(_prose(part.lead), style="lead") if part.lead else ""
     blocks = "".join(_figure(block, width) if isinstance(block, Figure) else block for block in part.blocks)
     return f'<section id="{html.escape(part.name)}"><h2>{text(part.title)}</h2>{lead}{notes}{blocks}</section>'
+
+
+def _prose(words: str) -> str:
+    """A sentence in which no line ends between a number and its per cent sign."""
+    return words.replace(" %", "\u00a0%")
 
 
 def _figure(figure: Figure, width: int) -> str:
@@ -223,7 +228,7 @@ def _figure(figure: Figure, width: int) -> str:
         content = (f'<div class="card" tabindex="0"><img src="{data}" width="{wide}" height="{high}" '
                    f'alt="{html.escape(figure.content.text)}" decoding="async"></div>')
         kind = "picture"
-    return (f'<figure class="{kind}">{content}<figcaption>{text(figure.caption)}{commands(*figure.commands)}'
+    return (f'<figure class="{kind}">{content}<figcaption>{text(_prose(figure.caption))}{commands(*figure.commands)}'
             "</figcaption></figure>")
 
 
@@ -396,7 +401,7 @@ ul.findings small { display: block; color: var(--dim); font-size: 13px }
   .panels.small, .panels.tight { grid-template-columns: 1fr 1fr; gap: 16px 12px }
   .panels.small svg text { font-size: 12px }
   table { width: max-content }
-  td { max-width: 38ch }
+  td { max-width: 30ch }
   .panel table.matrix { font-size: 12px }
   .panel table.matrix th, .panel table.matrix td { padding: 5px 3px; font-size: 11.5px }
   .panel table.matrix tbody td { min-width: 46px }
@@ -426,6 +431,7 @@ ul.findings small { display: block; color: var(--dim); font-size: 13px }
   .panels { grid-template-columns: repeat(3, 1fr) }
   .panels.wide { grid-template-columns: repeat(2, 1fr) }
   .panels.small, .panels.tight { grid-template-columns: repeat(4, 1fr) }
+  .panels:not(.small, .wide) svg text { font-size: 13px }
   svg.bar { width: 100px }
   .command code { white-space: pre-wrap; font-size: 8pt }
   button { display: none }

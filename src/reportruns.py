@@ -4,9 +4,9 @@ import numpy as np
 import pandas as pd
 
 from competition import Competition
-from files import home, read_csv, read_json
+from files import home, read_json
 from metrics import METRICS
-from reported import SAME, Reported, add_picture, compact, noting, number, span
+from reported import SAME, Reported, add_picture, compact, noting, number, read_rows, span
 from reportpage import COLOURS, Figure, Markup, Part, heading, legend, panels, paragraph, table
 from svgcharts import Chart, interval_bar, nice_ticks
 
@@ -16,10 +16,7 @@ def read_board(competition: Competition) -> pd.DataFrame | None:
     path = home() / "runs" / competition.name / "leaderboard.csv"
     if not path.exists():
         return None
-    board = read_csv(path)
-    if missing := [column for column in ("run", "status", "cv", "low", "high") if column not in board]:
-        raise ValueError(f"{path} has no column {missing[0]!r}; make it again: python src/leaderboard.py")
-    return board
+    return pd.DataFrame(read_rows(path, ("run", "status", "cv", "low", "high")))
 
 
 def board_part(shown: Reported) -> Part:
@@ -107,9 +104,9 @@ def learning_part(shown: Reported) -> Part | None:
             path = run.folder / "log.csv"
             if path.exists():
                 with noting(part, path, "train this fold again"):
-                    log = read_csv(path)[["loss", "inner_score"]].replace("", "nan").astype(float)
-                    if len(log):
-                        logs.append(log)
+                    log = pd.DataFrame(read_rows(path, ("loss", "inner_score")))[["loss", "inner_score"]]
+                    log = log.replace("", "nan").astype(float)
+                    logs.append(log)
         with noting(part, shown.folder(name)):
             results = [run.result for run in oof.runs]
             scores = [float("nan") if each.get("score") is None else float(each["score"]) for each in results]

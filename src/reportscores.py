@@ -5,12 +5,12 @@ from collections.abc import Callable
 import numpy as np
 
 from calibration import calibration_errors, reliability
-from curves import GRID, Curve, precision_recall_curves, roc_curves
+from curves import GRID, Curve, f1_at, precision_recall_curves, roc_curves
 from decisions import decisions_path, made_from, policy_for
 from files import read_json
 from folds import fold_numbers
 from mapviews import count_decisions
-from metrics import METRICS, f1_by_label, prevalence
+from metrics import METRICS, prevalence
 from reported import Reported, noting, number, others_too, span
 from reportpage import (
     MANY_PANELS,
@@ -54,7 +54,8 @@ def curves_part(shown: Reported) -> Part | None:
             if np.isnan(best.area):
                 boxes.append((label, "one class only: no curve", Markup("")))
                 continue
-            words = f"{area} {best.area:.3f} ({span(best.area_low, best.area_high, 3)})\n{positives[k]:,} positives"
+            ends = "" if np.isnan(best.area_low) else f" ({span(best.area_low, best.area_high, 3)})"
+            words = f"{area} {best.area:.3f}{ends}\n{positives[k]:,} positives"
             boxes.append((label, words, _curve_chart(label, [(colours[name], curves[name][k]) for name in colours],
                                                      None if chance is None else chance[k], side)))
         more = ("A curve near the upper left corner is good; the dashed diagonal is guessing. "
@@ -187,18 +188,17 @@ def _threshold_figure(shown: Reported, name: str, oof: Oof) -> Figure:
     fitted = fit_thresholds(shown.targets, oof.probs, metric)
     by_fold = np.array([fit_thresholds(shown.targets[~held], oof.probs[~held], metric)
                         for held in held_out_rows(folds)])
-    cuts = np.linspace(0.005, 0.995, 100)
-    f1 = np.array([f1_by_label(shown.targets, (oof.probs >= cut).astype(np.int8)) for cut in cuts])
+    cuts, counts = np.linspace(0.005, 0.995, 100), np.stack([(shown.targets == side).sum(axis=0) for side in (0, 1)], 1)
     boxes = []
     for k, label in enumerate(competition.labels):
-        if np.isnan(f1[:, k]).all():
+        if counts[k].min() == 0:
             continue
+        truth, probs = shown.targets[:, k], oof.probs[:, k]
         chart = Chart((0, 1), (0, 1), side, side * 2 // 3)
         for threshold in by_fold[:, k]:
             chart.rule((threshold, threshold), (0, 1))
-        chart.line(cuts, f1[:, k], "c0")
-        at = f1_by_label(shown.targets[:, [k]], (oof.probs[:, [k]] >= fitted[k]).astype(np.int8))
-        chart.dots(fitted[[k]], at, "c1", 3.5)
+        chart.line(cuts, f1_at(cuts, truth, probs), "c0")
+        chart.dots(fitted[[k]], f1_at(fitted[[k]], truth, probs), "c1", 3.5)
         boxes.append((label, f"{fitted[k]:.3f}, by fold {span(by_fold[:, k].min(), by_fold[:, k].max(), 3)}",
                       chart.svg(f"F1 over threshold, {label}", "threshold", "F1", TENTHS, TENTHS)))
     return Figure(panels(boxes), f"{name}: F1 of each label over its threshold. Dot: the threshold that is best for "

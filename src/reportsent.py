@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from agreement import scored_entries
-from files import home, read_csv, read_json, sha256
+from files import home, read_json, sha256
 from ledger import ledger_path, read_ledger
-from reported import SAME, SHA_SHOWN, Reported, add_picture, noting, number, span
+from reported import SAME, SHA_SHOWN, Reported, add_picture, noting, number, read_rows, span
 from reportpage import Figure, Markup, Part, check_picture, heading, table
 
 
@@ -20,15 +20,15 @@ def forecast_part(shown: Reported) -> Part | None:
     add_picture(part, path.with_suffix(".png"), "Left: where public and private scores will lie, thick in half, thin "
                 "in 95 % of all cases. Right: private minus public; a gap inside the line is no shake-up.", command)
     with noting(part, path, command):
-        frame = read_csv(path)
-        known = [column for column in ("public_was", "private_was") if column in frame]
+        forecast = read_rows(path, ("run", "cv", "public_low", "private_low", "gap_low", "is_best"))
+        known = [column for column in ("public_was", "private_was") if column in forecast[0]]
         rows = [[row["run"], number(row["cv"]), span(row["public_low"], row["public_high"]),
                  span(row["private_low"], row["private_high"]), span(row["gap_low"], row["gap_high"], sign="+"),
                  f"{float(row['is_best']):.0%}", *(number(row[column]) for column in known)]
-                for row in frame.to_dict("records")]
+                for row in forecast]
         part.blocks.append(table(["run", f"CV {shown.metric}", "public, 95 %", "private, 95 %", "private - public",
                                   "best of all", *(column.replace("_", " ") for column in known)], rows))
-        old = [row["run"] for row in frame.to_dict("records") if row["run"] in shown.scores
+        old = [row["run"] for row in forecast if row["run"] in shown.scores
                and not abs(float(row["cv"]) - shown.scores[row["run"]][0]) <= SAME]
         if old:
             part.notes.append(f"The forecast is about older predictions of {', '.join(old)}. Make it again: {command}")

@@ -3,12 +3,13 @@
 from pathlib import Path
 
 from files import read_csv, read_json
-from reported import Reported, add_picture, noting, number, others_too, span
+from reported import Reported, add_picture, noting, number, others_too, read_rows, span
 from reportpage import Figure, Part, heading, link, paragraph, table
 
 METHODS = {"gradcam": "Grad-CAM", "occlusion": "Occlusion", "lime": "LIME"}
 MEASURES = {"inside": "hottest inside", "share_inside": "heat inside", "deletion": "deletion ↓",
             "insertion": "insertion ↑", "randomised": "like random weights' ↓"}
+POINTING = ("label", "images", "inside", "low", "high", "chance", "best_guess", "nearly", "nearly_chance", "empty")
 MOST_LOOKED_AT = 3  # sheets of single images
 WORST = 12          # labels to look at again
 
@@ -66,7 +67,7 @@ def _pointing(path: Path, command: str) -> Figure:
     rows = [[row["label"], row["images"], _percent(row["inside"]),
              f"{_percent(row['low'])} to {_percent(row['high'])}", _percent(row["chance"]), _percent(row["best_guess"]),
              _percent(row["nearly"]), _percent(row["nearly_chance"]), row["empty"]]
-            for row in read_csv(path).to_dict("records")]
+            for row in read_rows(path, POINTING)]
     return Figure(table(["label", "images", "inside", "95 % interval", "by chance", "best guess", "nearly", "by chance",
                          "empty maps"], rows),
                   "The pointing game: how often the map's hottest pixel lies inside the finding as it was drawn. Best "
@@ -81,7 +82,7 @@ def _add_measures(shown: Reported, part: Part, name: str) -> None:
     with noting(part, path, command):
         rows = [[METHODS.get(row["method"], row["method"]), row["images"], row["empty"],
                  *(f"{number(row[key], 2)} ({span(row[f'{key}_low'], row[f'{key}_high'], 2)})" if row[key] else "-"
-                   for key in MEASURES)] for row in read_csv(path).to_dict("records")]
+                   for key in MEASURES)] for row in read_rows(path, ("method", "images", "empty", *MEASURES))]
         part.blocks.append(Figure(
             table(["method", "images", "empty", *MEASURES.values()], rows),
             "How good the maps are: how often the hottest pixel, and how much of the heat, lies inside the finding; "
@@ -125,12 +126,12 @@ def errors_part(shown: Reported) -> Part | None:
         command, folder = shown.command("label_errors", f"--experiment {name}"), shown.folder(name)
         part.blocks.append(heading(name))
         with noting(part, folder / "label_errors.csv", command):
-            frame = read_csv(folder / "label_errors.csv")
-            part.blocks.append(paragraph(f"{len(frame):,} labels are probably wrong, of {len(shown.table):,} images."))
+            found = read_rows(folder / "label_errors.csv", ("image_id", "given", "suggested", "prob_of_given"), True)
+            part.blocks.append(paragraph(f"{len(found):,} labels are probably wrong, of {len(shown.table):,} images."))
             headers = [column for column in ("image_id", "label", "given", "suggested", "prob_of_given")
-                       if column in frame]
+                       if found and column in found[0]]  # the classes of a multiclass task need no label
             rows = [[number(row[column], 4) if column == "prob_of_given" else row[column] for column in headers]
-                    for row in frame.head(WORST).to_dict("records")]
+                    for row in found[:WORST]]
             if rows:
                 part.blocks.append(Figure(table([header.replace("_", " ") for header in headers], rows),
                                           f"The {len(rows)} worst. How probable the given label is to the model that "
