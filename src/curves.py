@@ -16,7 +16,8 @@ CUTS = 500   # at most so many cuts are followed in a replicate, at equal shares
 
 @dataclass(frozen=True)
 class Curve:
-    """One label's curve (n,), its band at GRID, the area under it and that area's interval; NaN where undefined.
+    """One label's curve (n,), its band at GRID, the area under it and that area's interval; NaN where undefined or not
+    asked for.
 
     The curve is scikit-learn's. The band is pointwise: at each place it holds the middle 95 % of the replicates there,
     which is not the same as holding 95 % of whole curves.
@@ -31,19 +32,18 @@ class Curve:
     area_high: float
 
 
-def roc_curves(targets: np.ndarray, probs: np.ndarray, groups: np.ndarray, bands: int = BANDS) -> list[Curve]:
+def roc_curves(targets: np.ndarray, probs: np.ndarray, groups: np.ndarray | None) -> list[Curve]:
     """Every label's true positive rate over the false positive rate, and its ROC AUC.
 
-    targets (N, K) 0, 1 or NaN (left out);  probs (N, K);  groups (N,), drawn whole.
+    targets (N, K) 0, 1 or NaN (left out);  probs (N, K);  groups (N,), drawn whole; None: no band and no interval.
     Source of the band, vertical averaging: Fawcett 2006, https://doi.org/10.1016/j.patrec.2005.10.010 (section 7)
     """
-    return _curves("roc_auc", targets, probs, groups, bands)
+    return _curves("roc_auc", targets, probs, groups)
 
 
-def precision_recall_curves(targets: np.ndarray, probs: np.ndarray, groups: np.ndarray,
-                            bands: int = BANDS) -> list[Curve]:
+def precision_recall_curves(targets: np.ndarray, probs: np.ndarray, groups: np.ndarray | None) -> list[Curve]:
     """Every label's precision over recall, in steps as the average precision counts them, and that average."""
-    return _curves("average_precision", targets, probs, groups, bands)
+    return _curves("average_precision", targets, probs, groups)
 
 
 def f1_at(cuts: np.ndarray, targets: np.ndarray, probs: np.ndarray) -> np.ndarray:
@@ -58,15 +58,16 @@ def f1_at(cuts: np.ndarray, targets: np.ndarray, probs: np.ndarray) -> np.ndarra
     return 2 * found / (positives + decided) if positives else np.full(len(cuts), np.nan)
 
 
-def _curves(kind: str, targets: np.ndarray, probs: np.ndarray, groups: np.ndarray, bands: int) -> list[Curve]:
+def _curves(kind: str, targets: np.ndarray, probs: np.ndarray, groups: np.ndarray | None) -> list[Curve]:
     areas = (roc_auc_by_label if kind == "roc_auc" else average_precision_by_label)(targets, probs)
-    rankings, count = rank_labels(targets, probs), len(np.unique(groups))
-    drawn = np.concatenate([ranked_scores(kind, rankings, weights)
-                            for weights in bootstrap_chunks(groups, REPLICATES)])
-    found = []
+    drawn = None
+    if groups is not None:
+        rankings = rank_labels(targets, probs)
+        drawn = np.concatenate([ranked_scores(kind, rankings, weights)
+                                for weights in bootstrap_chunks(groups, REPLICATES)])
+    found, nothing = [], np.full(len(GRID), np.nan)
     for k, area in enumerate(areas):
         if np.isnan(area):
-            nothing = np.full(len(GRID), np.nan)
             found.append(Curve(GRID, nothing, nothing, nothing, *[float("nan")] * 3))
             continue
         known = ~np.isnan(targets[:, k])
@@ -76,8 +77,10 @@ def _curves(kind: str, targets: np.ndarray, probs: np.ndarray, groups: np.ndarra
         else:
             precision, recall, _ = precision_recall_curve(truth, scores, drop_intermediate=True)
             x, y = _as_steps(recall[::-1], precision[::-1])
-        low, high = _band(kind, truth, scores, groups[known], bands)
-        ends = logit_interval(area, drawn[:, k], count) if 0 < area < 1 else (float("nan"), float("nan"))
+        low, high, ends = nothing, nothing, (float("nan"), float("nan"))
+        if drawn is not None:
+            low, high = _band(kind, truth, scores, groups[known])
+            ends = logit_interval(area, drawn[:, k], len(np.unique(groups))) if 0 < area < 1 else ends
         found.append(Curve(x, y, low, high, float(area), *ends))
     return found
 
@@ -88,11 +91,10 @@ def _as_steps(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.repeat(np.concatenate([[0], x]), 2)[1:-1], np.repeat(y, 2)
 
 
-def _band(kind: str, truth: np.ndarray, scores: np.ndarray, groups: np.ndarray,
-          replicates: int) -> tuple[np.ndarray, np.ndarray]:
+def _band(kind: str, truth: np.ndarray, scores: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Lower and upper end at GRID; NaN where too few replicates have both classes."""
     at_grid = np.concatenate([_replicate(kind, truth, scores, weights) for weights in
-                              bootstrap_chunks(groups, replicates)])
+                              bootstrap_chunks(groups, BANDS)])
     undefined = np.isnan(at_grid[:, 0])
     if undefined.mean() > MAX_UNDEFINED:
         return np.full(len(GRID), np.nan), np.full(len(GRID), np.nan)

@@ -47,7 +47,8 @@ def curves_part(shown: Reported) -> Part | None:
         part.blocks.append(paragraph(f"Not drawn, colours being few: {', '.join(more)}.", style="lead"))
     for title, make, area, chance in (("ROC", roc_curves, "AUC", None),
                                       ("Precision and recall", precision_recall_curves, "AP", rates)):
-        curves = {name: make(shown.targets, shown.oofs[name].probs, shown.groups) for name in colours}
+        curves = {name: make(shown.targets, shown.oofs[name].probs, shown.groups if name == names[0] else None)
+                  for name in colours}
         boxes = []
         for k, label in enumerate(shown.competition.labels):
             best = curves[names[0]][k]

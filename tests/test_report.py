@@ -52,6 +52,11 @@ HOSTILE = "<script>alert(1)</script>\"'&"
 # ---- a home with everything in it
 
 
+def draw_few(monkeypatch) -> None:
+    monkeypatch.setattr("curves.REPLICATES", 40)
+    monkeypatch.setattr("curves.BANDS", 40)
+
+
 def noise(path: Path, side: int = 40, seed: int = 0) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8)
@@ -91,8 +96,7 @@ def made(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def small(home, made, monkeypatch) -> Path:
-    monkeypatch.setattr("curves.REPLICATES", 40)  # what is drawn does not matter here
-    monkeypatch.setattr("curves.BANDS", 40)
+    draw_few(monkeypatch)
     shutil.copytree(made, home, dirs_exist_ok=True)
     return home
 
@@ -371,8 +375,7 @@ def a_large_one(labels: int = 14, images: int = 1000, runs: int = 200) -> Report
 
 
 def test_fourteen_labels_and_two_hundred_runs_fit_well_below_the_limit(home, monkeypatch):
-    monkeypatch.setattr("curves.REPLICATES", 40)
-    monkeypatch.setattr("curves.BANDS", 40)
+    draw_few(monkeypatch)
     shown = a_large_one()
     parts = [part for part in report.make_parts(shown) if part is not None]
     about = report.describe(shown.competition, "command")
@@ -479,10 +482,11 @@ def some_scores(count: int = 120, seed: int = 0, ties: bool = False):
 
 
 @pytest.mark.parametrize("ties", [False, True])
-def test_curves_and_areas_are_scikit_learns(ties):
+def test_curves_and_areas_are_scikit_learns(ties, monkeypatch):
+    draw_few(monkeypatch)
     targets, probs, groups = some_scores(ties=ties)
-    for k, (roc, pr) in enumerate(zip(roc_curves(targets, probs, groups, 5),
-                                      precision_recall_curves(targets, probs, groups, 5), strict=True)):
+    for k, (roc, pr) in enumerate(zip(roc_curves(targets, probs, groups),
+                                      precision_recall_curves(targets, probs, groups), strict=True)):
         known = ~np.isnan(targets[:, k])
         truth, scores = targets[known, k], probs[known, k]
         x, y, _ = roc_curve(truth, scores)
@@ -494,7 +498,8 @@ def test_curves_and_areas_are_scikit_learns(ties):
 
 
 @pytest.mark.parametrize("ties", [False, True])
-def test_bands_are_the_quantiles_of_scikit_learns_curves_on_groups_drawn_whole(ties):
+def test_bands_are_the_quantiles_of_scikit_learns_curves_on_groups_drawn_whole(ties, monkeypatch):
+    draw_few(monkeypatch)
     targets, probs, groups = some_scores(ties=ties)
     targets, probs = targets[:, :1], probs[:, :1]
     rocs, prs = [], []
@@ -505,16 +510,17 @@ def test_bands_are_the_quantiles_of_scikit_learns_curves_on_groups_drawn_whole(t
         order = np.argsort(recall[:-1], kind="stable")
         precision, recall = precision[:-1][order], recall[:-1][order]
         prs.append([max(precision[recall == recall[recall >= g - 1e-12].min()]) for g in GRID])
-    roc, pr = roc_curves(targets, probs, groups, 40)[0], precision_recall_curves(targets, probs, groups, 40)[0]
+    roc, pr = roc_curves(targets, probs, groups)[0], precision_recall_curves(targets, probs, groups)[0]
     for curve, each in ((roc, rocs), (pr, prs)):
         low, high = np.quantile(each, [0.025, 0.975], axis=0)
         np.testing.assert_allclose(curve.low[1:], low[1:], atol=1e-9)
         np.testing.assert_allclose(curve.high[1:], high[1:], atol=1e-9)
 
 
-def test_bands_of_many_images_follow_few_cuts_and_hold_the_curve():
+def test_bands_of_many_images_follow_few_cuts_and_hold_the_curve(monkeypatch):
+    draw_few(monkeypatch)
     targets, probs, groups = some_scores(20_000, seed=3)
-    curve = roc_curves(targets, probs, groups, 30)[0]
+    curve = roc_curves(targets, probs, groups)[0]
     middle = np.interp(GRID, curve.x, curve.y)
     assert (curve.low <= middle + 2e-3).all() and (middle <= curve.high + 2e-3).all()
     assert np.nanmax(curve.high - curve.low) < 0.05
@@ -533,7 +539,7 @@ def test_a_label_of_one_class_has_no_curve():
     targets, probs, groups = some_scores()
     targets[:, 0] = 0
     for make in (roc_curves, precision_recall_curves):
-        first, second = make(targets, probs, groups, 5)
+        first, second = make(targets, probs, groups)
         assert np.isnan(first.area) and np.isnan(first.low).all() and not np.isnan(second.area)
 
 
