@@ -11,19 +11,23 @@ from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
 from tqdm import tqdm
 
 from commandline import add_experiment, load_competition, load_folded_table, make_parser, run_names
 from competition import Competition
 from files import home, write_text
+from folds import Folds
 from metrics import METRICS
 from reportdata import audit_part, folds_part
 from reported import BROKEN, Reported, number, pick_runs, span
-from reportpage import Markup, Part, Tile, commands, join, link, paragraph, render, table
+from reportpage import Markup, Part, Tile, commands, join, link, paragraph, render
+from reportpage import table as make_table
 from reportruns import board_part, gains_part, learning_part, read_board
 from reportscores import calibration_part, confusion_part, curves_part, thresholds_part
 from reportsent import forecast_part, submissions_part
 from reportsights import anomalies_part, errors_part, explain_part, map_part, shortcuts_part
+from tables import read_train
 
 # title, what makes it, and the command that it is made by; the order of the page
 PARTS: tuple[tuple[str, Callable[[Reported], Part | None], str, str], ...] = (
@@ -52,62 +56,67 @@ def main(argv: list[str] | None = None) -> Path:
     parser.set_defaults(experiment=["best"])
     args = parser.parse_args(argv)
     competition, data_dir = load_competition(args)
-    path = home() / "runs" / competition.name / "report.html"
-    write_text(path, make_report(competition, data_dir, args))
+    text, notes = make_report(competition, data_dir, args)
+    path = write_text(home() / "runs" / competition.name / "report.html", text)
+    for note in notes:
+        print(f"on it is said: {note}")
     print(f"open {path} ({path.stat().st_size / 1e6:.1f} MB)")
     return path
 
 
-def make_report(competition: Competition, data_dir: Path, args: Namespace) -> str:
-    """The page. Raises ValueError where a run is named that is not there."""
+def make_report(competition: Competition, data_dir: Path, args: Namespace) -> tuple[str, list[str]]:
+    """The page, and what it says of files that are damaged, missing or out of date.
+
+    Raises ValueError where a run is named that is not there, and what reading the labels raises.
+    """
     where = f"--competition {competition.name}" + (
         f" --data-dir {shlex.quote(str(args.data_dir))}" if args.data_dir else "")
-    command = f"python src/report.py {where}" + (
-        "" if args.experiment == ["best"] else f" --experiment {' '.join(args.experiment)}")
-    parts, missing, warnings, tiles = [], [], [], []
-    if audit := audit_part(competition, f"python src/audit.py {where}"):
-        parts.append(audit)
-    else:
-        missing.append(("Data audit", f"python src/audit.py {where}"))
+    names = None if args.experiment == ["best"] else run_names(args)
+    command = f"python src/report.py {where}" + (f" --experiment {' '.join(names)}" if names else "")
+    made = [("Data audit", audit_part(competition, f"python src/audit.py {where}"), f"python src/audit.py {where}")]
+    tiles, warnings = [], []
     try:
         table, folds = load_folded_table(competition, data_dir)
-    except (ValueError, OSError) as error:  # what the audit found can be shown all the same
+    except (ValueError, OSError) as error:
+        read_train(competition, data_dir)  # where it is the labels that cannot be read, there is nothing to report
         warnings.append(f"Nothing about runs can be shown: {error}")
     else:
-        names = None if args.experiment == ["best"] else run_names(args)
-        board, unread = None, []
-        try:
-            board = read_board(competition)
-        except BROKEN as error:
-            unread.append(str(error))
-        oofs, failed = pick_runs(competition, table, folds.hash, board, names)
-        shown = Reported(competition, data_dir, where, table, folds, board, oofs, failed)
-        made = make_parts(shown)
-        for (title, _, script, flags), part in zip(PARTS, made, strict=True):
-            if part is None:
-                if (Path(__file__).with_name(f"{script}.py")).exists():
-                    missing.append((title, shown.command(script, flags)))
-            else:
-                part.notes = (unread if title == "Leaderboard" else []) + part.notes
-                parts.append(part)
-        tiles = summarise(shown)
-        warnings += warn(shown)
+        shown, unread = read_runs(competition, data_dir, where, table, folds, names)
+        made += make_parts(shown)
+        next(part for _, part, _ in made if part and part.name == "leaderboard").notes += unread
+        tiles, warnings = summarise(shown), warn(shown)
+    parts = [part for _, part, _ in made if part]
+    warnings += [join([link(f"#{part.name}", part.title), f": {part.warning}"]) for part in parts if part.warning]
     warnings += [join([link(f"#{part.name}", part.title), f": {part.notes[0]}"
                        + (f" (and {len(part.notes) - 1} more)" if len(part.notes) > 1 else "")])
                  for part in parts if part.notes]
-    return render(f"{competition.name}: report", describe(competition, command), tiles, warnings, parts,
-                  say_missing(missing))
+    missing = say_missing([(title, again) for title, part, again in made if part is None])
+    return (render(f"{competition.name}: report", describe(competition, command), tiles, warnings, parts, missing),
+            [note for part in parts for note in part.notes])
 
 
-def make_parts(shown: Reported) -> list[Part | None]:
-    """Every part of PARTS, None where what it shows has not been made."""
+def read_runs(competition: Competition, data_dir: Path, where: str, table: pd.DataFrame, folds: Folds,
+              names: list[str] | None) -> tuple[Reported, list[str]]:
+    """The leaderboard and the runs to show, and what there is to say of a leaderboard that cannot be read."""
+    board, unread = None, []
+    try:
+        board = read_board(competition)
+    except BROKEN as error:
+        unread.append(str(error))
+    oofs, failed = pick_runs(competition, table, folds.hash, board, names)
+    return Reported(competition, data_dir, where, table, folds, board, oofs, failed), unread
+
+
+def make_parts(shown: Reported) -> list[tuple[str, Part | None, str]]:
+    """Title, part and command of all PARTS; None where what it shows has not been made."""
     made = []
-    for title, make, *_ in tqdm(PARTS, desc="report", unit="part", leave=False, disable=None):
+    for title, make, script, flags in tqdm(PARTS, desc="report", unit="part", leave=False, disable=None):
         try:
-            made.append(make(shown))
+            part = make(shown)
         except BROKEN as error:  # one damaged file must not hide all others
-            made.append(Part(make.__name__.removesuffix("_part"), title, notes=[
-                f"This part could not be made: {type(error).__name__}: {error}"]))
+            part = Part(make.__name__.removesuffix("_part"), title, notes=[
+                f"This part could not be made: {type(error).__name__}: {error}"])
+        made.append((title, part, shown.command(script, flags)))
     return made
 
 
@@ -151,8 +160,8 @@ def warn(shown: Reported) -> list[str]:
     warnings = []
     if not shown.oofs:
         warnings.append(f"No run has all its folds yet; run: {shown.command('train', '--experiment all')}")
-    failed = {name: [run.recipe["fold"] for run in oof.runs if not run.result.get("learned", True)]
-              for name, oof in shown.networks.items()}
+    failed = {name: [run.recipe["fold"] for run in runs if not run.result.get("learned", True)]
+              for name, runs in shown.folds_of.items()}
     warnings += [f"{name} did not learn in the folds {', '.join(map(str, folds))}" for name, folds in failed.items()
                  if folds]
     if len(shown.ranked) > 1 and shown.oofs:
@@ -165,9 +174,9 @@ def say_missing(missing: list[tuple[str, str]]) -> Markup:
     """Parts that are not there, each with its command."""
     if not missing:
         return Markup("")
-    rows = [[title, Markup(f"<code>{join([command])}</code>")] for title, command in missing]
-    return join([Markup('<section id="missing" class="rest"><h2>Not made yet</h2>'), table(["part", "command"], rows),
-                 Markup("</section>")])
+    rows = [[title, commands(command)] for title, command in missing]
+    return join([Markup('<section id="missing" class="rest"><h2>Not made yet</h2>'),
+                 make_table(["part", "command"], rows), Markup("</section>")])
 
 
 if __name__ == "__main__":

@@ -1,13 +1,15 @@
 """Parts of a report about the data: what the audit found, and how the folds came out."""
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 
 from competition import Competition
 from files import home, read_json
+from findings import number_of
 from labels import scored_counts
-from reported import SHA_SHOWN, Reported, add_picture, noting, number, span
+from reported import SHA_SHOWN, Reported, add_picture, noting
 from reportpage import Figure, Markup, Part, folded, join, paragraph, table, text
 from svgcharts import interval_bar
 from tables import label_cells
@@ -35,6 +37,9 @@ def audit_part(competition: Competition, command: str) -> Part | None:
                          f'{text(finding["what"])}{more}</li>')
         part.blocks.append(Markup(f'<ul class="findings">{"".join(items)}</ul>') if items
                            else paragraph("Nothing was found."))
+        counted = Counter(finding["severity"] for finding in findings)
+        part.warning = ", ".join(number_of(counted[severity], severity) for severity in SEVERITIES[:2]
+                                 if counted[severity])
         rows = [[name, f"{each['images']:,}"] for name, each in account["inputs"]["parts"].items()]
         part.blocks.append(table(["part", "images"], rows))
         plots = [str(name) for name in account["plots"]]
@@ -75,41 +80,39 @@ PLOTS = {
     "price_of_a_leak": "What splitting by image instead of by patient would add to a score that is not there.",
 }
 
+AGES = {
+    "_decades": "Images by ten years of age, and how many images patients of that age have.",
+    "_by_sex": "Age in the images with each label, by sex.",
+    "_histograms": "How often each label is there at which age, by sex.",
+}
+
 
 def _say_plot(name: str) -> str:
     stem = name.removesuffix(".png")
-    if stem.startswith("column_"):
-        return f"{stem.removeprefix('column_').replace('_', ' ')}: how common each label is along this column."
-    if stem.startswith("near_"):
-        return f"Pictures of {stem.removeprefix('near_')} that training images nearly show too: its score is too good."
-    return PLOTS.get(stem, f"{stem.replace('_', ' ')}.")
+    if stem in PLOTS:
+        return PLOTS[stem]
+    for ending, caption in AGES.items():
+        if stem.endswith(ending):
+            return caption
+    kind, _, words = stem.replace("_", " ").partition(" ")
+    if kind == "near":
+        return f"Pictures of {words} that training images nearly show too: its score is too good."
+    return f"How common each label is by {words}." if kind == "column" else f"{kind} {words}."
 
 
 def folds_part(shown: Reported) -> Part:
     """How images, groups and labels lie in the folds, and how these came about."""
-    competition, account = shown.competition, shown.folds.account
-    made = account.get("made_by", {})
+    account = shown.folds.account
+    made = account.get("made_by", "given")  # or how they were dealt
     part = Part("folds", "Folds", "Each fold is predicted by a model trained on the others. All images of a patient or "
                 "group, exact twins among them, lie in one fold.")
-    cells, folds = label_cells(competition, shown.table), shown.table["fold"].to_numpy()
-    counts = {fold: scored_counts(cells[folds == fold]) for fold in sorted(set(folds.tolist()))}
-    rows = [[fold, f"{(folds == fold).sum():,}", f"{len(np.unique(shown.groups[folds == fold])):,}",
-             *(f"{positive:,} of {certain:,}" for certain, positive in each)] for fold, each in counts.items()]
-    rows.append(["all", f"{len(folds):,}", f"{len(np.unique(shown.groups)):,}",
-                 *(f"{positive:,} of {certain:,}" for certain, positive in scored_counts(cells))])
-    command = shown.command("make_folds")
-    part.blocks += [
-        Figure(table(["fold", "images", "groups", *competition.labels], rows, [""] * (len(rows) - 1) + ["best"]),
-               "Positives of the cells that are certain. A label that is missing in a fold has no score there.",
-               (command,)),
-        Figure(_fold_chart(counts, competition.labels), "Each dot is a fold, each line the whole: the closer the dots, "
-               "the more alike the folds.", (command,))]
-    facts = [["rule", made.get("rule", "-"), "given by hand, not drawn" if not made.get("rule") else ""]] if isinstance(
-        made, dict) else [["rule", str(made), ""]]
-    if isinstance(made, dict) and "seed" in made:
-        facts.append(["seed", made["seed"], ""])
-        if made.get("stratify"):
-            facts.append(["even in", ", ".join(made["stratify"]), "beside the labels"])
+    part.blocks.append(Figure(_fold_table(shown), "Positives of the cells that are certain. Each dot is a fold, the "
+                              "line their range: the closer the dots, the more alike the folds. A label that is "
+                              "missing in a fold has no score there.", (shown.command("make_folds"),)))
+    facts = [["rule", made, "not drawn here"]]
+    if isinstance(made, dict):
+        facts = [["rule", made["rule"], "even in " + ", ".join(["labels", *made.get("stratify", [])])],
+                 ["seed", made["seed"], ""]]
     facts += [["splits", shown.folds.splits, "of the same images, folds drawn anew"],
               ["held out altogether", f"{shown.folds.held_out:,}", "images, never trained on"],
               ["sets of equal images", f"{len(account.get('duplicates', [])):,}", "each in one fold"],
@@ -121,11 +124,19 @@ def folds_part(shown: Reported) -> Part:
     return part
 
 
-def _fold_chart(counts: dict[int, np.ndarray], labels: tuple[str, ...]) -> Markup:
-    shares = np.array([each[:, 1] / np.maximum(each[:, 0], 1) for each in counts.values()])
-    whole = sum(each[:, 1] for each in counts.values()) / np.maximum(sum(each[:, 0] for each in counts.values()), 1)
-    top = max(0.02, float(shares.max()) * 1.05)
-    rows = [[label, number(whole[k], 3), Markup(interval_bar(
-        shares[:, k].min(), whole[k], shares[:, k].max(), (0, top), [(share, "c0") for share in shares[:, k]])),
-        span(shares[:, k].min(), shares[:, k].max(), 3)] for k, label in enumerate(labels)]
-    return table(["label", "share", f"by fold, 0 to {top:.2f}", "lowest to highest"], rows)
+def _fold_table(shown: Reported) -> Markup:
+    """Images, groups and positives by fold, a line a label, since folds are few and labels may be many."""
+    cells, folds = label_cells(shown.competition, shown.table), shown.table["fold"].to_numpy()
+    of_fold = {fold: folds == fold for fold in sorted(set(folds.tolist()))} | {"all": np.ones(len(folds), bool)}
+    counts = np.stack([scored_counts(cells[rows]) for rows in of_fold.values()])  # (folds and all, K, 2)
+    shares = counts[:, :, 1] / np.maximum(counts[:, :, 0], 1)
+    top = max(0.02, 1.05 * float(shares.max()))
+    rows = [["images", *(f"{rows.sum():,}" for rows in of_fold.values()), "", ""],
+            ["groups", *(f"{len(np.unique(shown.groups[rows])):,}" for rows in of_fold.values()), "", ""]]
+    for k, label in enumerate(shown.competition.labels):
+        by_fold = shares[:-1, k]
+        rows.append([label, *(f"{positive:,} of {certain:,}" for certain, positive in counts[:, k]),
+                     f"{shares[-1, k]:.3f}", Markup(interval_bar(by_fold.min(), np.nan, by_fold.max(), (0, top),
+                                                                 [(share, "c0") for share in by_fold]))])
+    return table(["", *(f"fold {fold}" if fold != "all" else "all" for fold in of_fold), "share",
+                  f"by fold, 0 to {top:.2f}"], rows)

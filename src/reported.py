@@ -18,7 +18,7 @@ from folds import Folds, fold_numbers
 from labels import scoring_targets
 from metrics import METRICS
 from reportpage import COLOURS, Figure, Markup, Part, check_picture, paragraph
-from runs import Oof, list_runs, read_oof, run_folder
+from runs import Oof, Run, list_runs, read_oof, run_folder
 from tables import label_cells, scored_targets
 
 SAME = 1e-5      # by which a score may differ from the same in a CSV, which has six digits
@@ -70,13 +70,12 @@ class Reported:
         return dict(zip(self.oofs, COLOURS, strict=False))
 
     @cached_property
-    def networks(self) -> dict[str, Oof]:
-        """The runs shown and the members of the blends shown, each once, without blends."""
+    def folds_of(self) -> dict[str, tuple[Run, ...]]:
+        """The folds of every run shown and of every member of a blend shown, each once, without the blends."""
         found = {}
         for name, oof in self.oofs.items():
             for member in oof.members or (name,):
-                runs = tuple(run for run in oof.runs if run.folder.parent.name == member)
-                found.setdefault(member, Oof(member, np.empty((0, 0)), runs, ()))
+                found.setdefault(member, tuple(run for run in oof.runs if run.folder.parent.name == member))
         return found
 
     def read(self, name: str) -> Oof:
@@ -95,22 +94,23 @@ class Reported:
         """The commands that make runs or blends, and the one that makes this page of them."""
         commands = []
         for name in names:
-            oof = self.oofs.get(name) or self.networks[name]
-            if oof.members:
+            oof = self.oofs.get(name)
+            if oof and oof.members:
                 given = f"--experiment {' '.join(map(shlex.quote, oof.members))}"
                 stem = name.removesuffix(f"_{oof.kind}")
                 commands.append(self.command("blend", given + ("" if stem == "blend" else f" --name {stem}")
                                              + ("" if oof.kind in ("mean", "rank_mean") else f" --method {oof.kind}")))
             else:
-                known = oof.runs[0].recipe.get("command", "") if oof.runs else ""
-                commands.append(known or self.command("train", f"--experiment {shlex.quote(name)}"))
+                known = [run.recipe.get("command", "") for run in self.folds_of[name]][:1]
+                commands.append("".join(known) or self.command("train", f"--experiment {shlex.quote(name)}"))
         return (*dict.fromkeys(commands), self.command("report", f"--experiment {' '.join(map(shlex.quote, names))}"))
 
     def holders(self, pattern: str) -> tuple[list[str], list[str]]:
-        """Runs whose folder has such a file: those to show, the shown runs and their members, or else the best one;
-        and others."""
+        """Runs that have such a file: those to show, and others. Shown are the runs that the report is about and their
+        members; where none of them has it, the best run that has.
+        """
         have = [name for name in self.ranked if any(self.folder(name).glob(pattern))]
-        mine = [name for name in (*self.oofs, *self.networks) if name in have]
+        mine = [name for name in (*self.oofs, *self.folds_of) if name in have]
         shown = list(dict.fromkeys(mine))[:BEST] or have[:1]
         return shown, [name for name in have if name not in shown]
 
@@ -134,7 +134,8 @@ def pick_runs(competition: Competition, table: pd.DataFrame, folds_hash: str, bo
     names: None for the BEST, by the leaderboard or, without one, by their scores; the last of them is a run where all
     would be blends. Raises ValueError where a name is no run's.
     """
-    ranked, oofs, failed = rank_names(competition, board), {}, {}
+    ranked, oofs, scores, failed = rank_names(competition, board), {}, {}, {}
+    targets, metric = scored_targets(competition, table), METRICS[competition.metric]
     if names and (unknown := [name for name in names if name not in ranked]):
         raise ValueError(f"there is no run {unknown[0]!r} in {run_folder(competition, '')}; there are "
                          f"{', '.join(ranked) or 'none yet'}")
@@ -144,29 +145,25 @@ def pick_runs(competition: Competition, table: pd.DataFrame, folds_hash: str, bo
             break
         try:
             oof = read_oof(competition, name, table, folds_hash)
-            if oof.is_whole and oof.made_of:  # reads every result too
-                judged_by_policy(competition, oof, scored_targets(competition, table), fold_numbers(table, oof.split))
-                oofs[name] = oof
-            else:
+            if not oof.is_whole:
                 failed[name] = f"lacks the folds {', '.join(map(str, oof.folds_missing))}"
+                continue
+            values = judged_by_policy(competition, oof, targets, fold_numbers(table, oof.split))
+            score = metric.score(targets, values, competition.task)
+            if np.isnan(score):
+                failed[name] = "has no score: one class only"
+            elif oof.made_of:  # reads every result, which others rely on
+                oofs[name], scores[name] = oof, score
         except BROKEN as error:
-            failed[name] = str(error)
-    scores = {name: _score(competition, table, oof) for name, oof in oofs.items()}
-    ordered = sorted((name for name in oofs if not np.isnan(scores[name])), key=scores.get,
-                     reverse=METRICS[competition.metric].greater_is_better)
-    failed |= {name: "has no score: one class only" for name in oofs if np.isnan(scores[name])}
+            failed[name] = str(error) if isinstance(error, (ValueError, OSError)) else (
+                f"a file of it is not as this program writes it ({type(error).__name__} {error})")
+    ordered = sorted(oofs, key=scores.get, reverse=metric.greater_is_better)
     if not names:
         best = ordered[:BEST]
         if best and all(oofs[name].members for name in best):
             best = best[:BEST - 1] + [name for name in ordered if not oofs[name].members][:1]
         ordered = best
     return {name: oofs[name] for name in ordered}, failed
-
-
-def _score(competition: Competition, table: pd.DataFrame, oof: Oof) -> float:
-    targets = scored_targets(competition, table)
-    values = judged_by_policy(competition, oof, targets, fold_numbers(table, oof.split))
-    return METRICS[competition.metric].score(targets, values, competition.task)
 
 
 @contextmanager

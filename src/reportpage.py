@@ -11,7 +11,6 @@ import io
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
@@ -19,6 +18,7 @@ from PIL import Image, UnidentifiedImageError
 MOST_BYTES = 9_500_000                  # of the page
 WIDTHS = (1800, 1300, 900, 600, 0)      # pixels of a picture at most, the first whose page is small enough; 0: none
 AS_IT_IS = 120_000                      # bytes of a PNG that is taken as it is
+MOST_HIGH = 16_000                      # pixels; WebP has no more than 16,383
 MANY_PANELS = 6                         # beyond which panels are smaller
 QUALITY = 82                            # of the larger ones, as WebP
 AMOUNT = r"[-+]?[\d,]+(?:\.\d+)?(?: ?[%kM])?"
@@ -48,13 +48,14 @@ class Figure:
 
 @dataclass
 class Part:
-    """A chapter of the report. notes: what could not be read or is out of date, shown on top of it."""
+    """A chapter of the report. notes: what could not be read or is old;  warning: what the summary says of it."""
 
     name: str  # in the address of the part
     title: str
     lead: str = ""
     blocks: list[Markup | Figure] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    warning: str = ""
 
 
 @dataclass(frozen=True)
@@ -226,13 +227,12 @@ def _figure(figure: Figure, width: int) -> str:
     else:
         data, wide, high = _encode(figure.content.path, width)
         content = (f'<div class="card" tabindex="0"><img src="{data}" width="{wide}" height="{high}" '
-                   f'alt="{html.escape(figure.content.text)}" decoding="async"></div>')
-        kind = "picture"
-    return (f'<figure class="{kind}">{content}<figcaption>{text(_prose(figure.caption))}{commands(*figure.commands)}'
-            "</figcaption></figure>")
+                   f'alt="{html.escape(figure.content.text)}"></div>')
+        kind = "picture tall" if high > wide else "picture"
+    return (f'<figure class="{kind}">{content}<figcaption>{paragraph(_prose(figure.caption))}'
+            f"{commands(*figure.commands)}</figcaption></figure>")
 
 
-@lru_cache(maxsize=64)
 def _encode(path: Path, width: int) -> tuple[str, int, int]:
     """A PNG file as a data address, and the width and height it then has."""
     raw = path.read_bytes()
@@ -243,8 +243,9 @@ def _encode(path: Path, width: int) -> tuple[str, int, int]:
         paper = Image.new("RGBA", image.size, "white")
         paper.alpha_composite(image)
         paper = paper.convert("RGB")
-        if paper.width > width:
-            paper = paper.resize((width, max(1, round(paper.height * width / paper.width))), Image.Resampling.LANCZOS)
+        scale = min(1.0, width / paper.width, MOST_HIGH / paper.height)
+        if scale < 1:
+            paper = paper.resize([max(1, round(scale * side)) for side in paper.size], Image.Resampling.LANCZOS)
         file = io.BytesIO()
         paper.save(file, "WEBP", quality=QUALITY, method=4)
     return f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode()}", paper.width, paper.height
@@ -337,7 +338,10 @@ tr.best td { font-weight: 640 }
 tr.quiet td { color: var(--dim) }
 tr.bad td { color: var(--warn) }
 figure { margin: 14px 0 26px }
-figcaption { font-size: 13.5px; color: var(--dim); max-width: 88ch; margin-top: 8px }
+figcaption { font-size: 13.5px; color: var(--dim); margin-top: 8px }
+figcaption p { max-width: 92ch; margin: 0 }
+.rest td { max-width: none }
+.rest .command { margin: 0 }
 .card { background: #fff; border: 1px solid var(--line); border-radius: 10px; padding: 8px; overflow: auto;
         filter: brightness(var(--bright)) }
 .card img { display: block; width: auto; max-width: 100%; height: auto; cursor: zoom-in; margin: 0 auto }
@@ -418,12 +422,13 @@ ul.findings small { display: block; color: var(--dim); font-size: 13px }
   main { max-width: none }
   header { padding-top: 0 }
   section { margin-top: 8mm; padding-top: 4mm }
-  h1, h2, h3, summary, .lead, .legend { break-after: avoid }
+  h1, h2, h3, summary, h2 + .lead, .legend { break-after: avoid }
   p { orphans: 3; widows: 3 }
   .lead, .scroll:not(:has(tr:nth-child(16))) { break-inside: avoid }
   figure.picture, .panel, tr, .tile, .command, .note, ul.findings li { break-inside: avoid }
   .card { overflow: visible; max-height: none; padding: 0; border: 0; filter: none }
-  .card img { width: auto; max-width: 100%; max-height: 235mm }
+  .card img { width: auto; max-width: 100%; max-height: 112mm }
+  .tall .card img { max-height: 225mm }
   .scroll { overflow: visible }
   table { font-size: 7.5pt }
   th { font-size: 7pt }

@@ -94,29 +94,29 @@ def _check_board(shown: Reported, command: str) -> list[str]:
 
 def learning_part(shown: Reported) -> Part | None:
     """The losses of every fold of the runs shown, and of the blends' members."""
-    if not shown.networks:
+    if not shown.folds_of:
         return None
     part = Part("learning", "Learning curves", "Training loss by epoch, a line a fold.")
     boxes, rows, drawn = [], [], []
-    for name, oof in shown.networks.items():
+    for name, runs in shown.folds_of.items():
         logs = []
-        for run in oof.runs:
+        for run in runs:
             path = run.folder / "log.csv"
             if path.exists():
                 with noting(part, path, "train this fold again"):
                     log = pd.DataFrame(read_rows(path, ("loss", "inner_score")))[["loss", "inner_score"]]
-                    log = log.replace("", "nan").astype(float)
-                    logs.append(log)
+                    logs.append(log.replace("", "nan").astype(float))
         with noting(part, shown.folder(name)):
-            results = [run.result for run in oof.runs]
+            results = [run.result for run in runs]
             scores = [float("nan") if each.get("score") is None else float(each["score"]) for each in results]
             rows.append([name, len(results), f"{max((len(log) for log in logs), default=0):,}" if logs else "-",
                          span(min(scores), max(scores)), number(np.mean([each["seconds"] for each in results]), 0),
                          compact(results[0]["parameters"]),
-                         ", ".join(str(run.recipe["fold"]) for run, each in zip(oof.runs, results, strict=True)
+                         ", ".join(str(run.recipe["fold"]) for run, each in zip(runs, results, strict=True)
                                    if not each["learned"]) or "none"])
         if logs:
-            boxes.append((name, f"last loss {span(*_ends([log['loss'].iloc[-1] for log in logs]), 3)}",
+            last = [log["loss"].iloc[-1] for log in logs]
+            boxes.append((name, f"last loss {span(min(last), max(last), 3)}",
                           _learning_chart(name, logs)))
             drawn.append(name)
     if boxes:
@@ -125,15 +125,11 @@ def learning_part(shown: Reported) -> Part | None:
                                   "epochs; one that lies apart from the others is a fold that learned otherwise."
                                   + (" Orange: the score on images kept aside within the training folds, on the "
                                      "same axis." if has_inner else ""),
-                                  tuple(dict.fromkeys(shown.makers(drawn)))))
+                                  shown.makers(drawn)))
     if rows:
         part.blocks.append(table(["run", "folds", "epochs", "scores of the folds", "s a fold", "parameters",
                                   "folds that did not learn"], rows))
     return part
-
-
-def _ends(values: list[float]) -> tuple[float, float]:
-    return min(values), max(values)
 
 
 def _learning_chart(name: str, logs: list[pd.DataFrame]) -> str:

@@ -10,7 +10,7 @@ from decisions import decisions_path, made_from, policy_for
 from files import read_json
 from folds import fold_numbers
 from mapviews import count_decisions
-from metrics import METRICS, prevalence
+from metrics import METRICS, prevalence, undefined_labels
 from reported import Reported, noting, number, others_too, span
 from reportpage import (
     MANY_PANELS,
@@ -141,6 +141,7 @@ def calibration_part(shown: Reported) -> Part | None:
     boxes = []
     for k, label in enumerate(shown.competition.labels):
         if np.isnan([errors[name][k] for name in colours]).any():
+            boxes.append((label, "no certain cell", Markup("")))
             continue
         drawn = {name: reliability(shown.targets[:, k], known[name].probs[:, k])[:2] for name in reversed(colours)}
         top = min(1.0, 1.08 * max(values.max() for each in drawn.values() for values in each))
@@ -189,10 +190,11 @@ def _threshold_figure(shown: Reported, name: str, oof: Oof) -> Figure:
     fitted = fit_thresholds(shown.targets, oof.probs, metric)
     by_fold = np.array([fit_thresholds(shown.targets[~held], oof.probs[~held], metric)
                         for held in held_out_rows(folds)])
-    cuts, counts = np.linspace(0.005, 0.995, 100), np.stack([(shown.targets == side).sum(axis=0) for side in (0, 1)], 1)
+    cuts, undefined = np.linspace(0.005, 0.995, 100), undefined_labels(shown.targets)
     boxes = []
     for k, label in enumerate(competition.labels):
-        if counts[k].min() == 0:
+        if undefined[k]:
+            boxes.append((label, "one class only: no threshold", Markup("")))
             continue
         truth, probs = shown.targets[:, k], oof.probs[:, k]
         chart = Chart((0, 1), (0, 1), side, side * 2 // 3)

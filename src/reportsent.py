@@ -64,7 +64,7 @@ def submissions_part(shown: Reported) -> Part | None:
                                          "file", "warnings"], rows, styles),
                                   "File: whether it is still the one that the manifest describes, made from the "
                                   "weights that the runs have now.", (shown.command("predict", "--experiment "
-                                                                            + " ".join(shown.networks)),)))
+                                                                            + " ".join(shown.folds_of)),)))
         if odd := [row[0] for row, style in zip(rows, styles, strict=True) if style]:
             part.notes.append(f"Not as their manifests say: {', '.join(odd)}. See the table; predict or blend again.")
     if ledger.exists():
@@ -81,13 +81,10 @@ def _submission_state(shown: Reported, path: Path, said: dict) -> str:
         return "changed since it was made"
     if said["inputs"].get("folds") not in (None, shown.folds.hash):
         return "made on other folds"
-    weights = {}
-    for name in {key.partition("/")[0] for key in said["inputs"].get("weights", {}) if "/" in key}:
-        for fold in shown.folder(name).glob("fold*/result.json"):
-            with fold.open(encoding="utf-8"):
-                weights[f"{name}/{fold.parent.name}"] = read_json(fold).get("weights_sha256")
-    if any(weights.get(key) != value for key, value in said["inputs"].get("weights", {}).items() if "/" in key):
-        return "made from other weights"
+    for model, digest in said["inputs"].get("weights", {}).items():  # cnn_e/fold0, or what a blend was fitted to
+        result = shown.folder(model) / "result.json"
+        if "/" in model and (not result.exists() or read_json(result).get("weights_sha256") != digest):
+            return "made from other weights"
     return "as made"
 
 

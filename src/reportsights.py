@@ -1,15 +1,17 @@
 """Parts of a report that show images: spot checks, the map of neighbours, label errors, anomalies, shortcuts."""
 
 from pathlib import Path
+from urllib.parse import quote
 
-from files import read_csv, read_json
+from files import read_json
 from reported import Reported, add_picture, noting, number, others_too, read_rows, span
-from reportpage import Figure, Part, heading, link, paragraph, table
+from reportpage import Figure, Part, folded, heading, link, paragraph, table
 
 METHODS = {"gradcam": "Grad-CAM", "occlusion": "Occlusion", "lime": "LIME"}
 MEASURES = {"inside": "hottest inside", "share_inside": "heat inside", "deletion": "deletion ↓",
             "insertion": "insertion ↑", "randomised": "like random weights' ↓"}
 POINTING = ("label", "images", "inside", "low", "high", "chance", "best_guess", "nearly", "nearly_chance", "empty")
+SHORTCUTS = ("label", "signal", "where", "value", "low", "high", "images", "threshold", "alarm")
 MOST_LOOKED_AT = 3  # sheets of single images
 WORST = 12          # labels to look at again
 
@@ -105,8 +107,9 @@ def map_part(shown: Reported) -> Part | None:
                     "form no region are not told apart; errors that lie together have a common cause; folds that lie "
                     "apart mean that their models see differently.", command)
         if (folder / "neighbours.html").exists():
-            part.blocks.append(paragraph("To hover over, with the images and their nearest training cases: ", link(
-                f"{name}/neighbours.html", f"{name}/neighbours.html"), ", where this page lies beside the runs."))
+            address = link(f"./{quote(name)}/neighbours.html", f"{name}/neighbours.html")
+            part.blocks.append(paragraph("To hover over, with the images and their nearest training cases: ", address,
+                                         ", where this page lies beside the runs."))
         if (folder / "neighbours_of_images.png").exists():
             add_picture(part, folder / "neighbours_of_images.png", "Single images, framed, and their nearest training "
                         "cases: neighbours with other labels show what the network confuses.",
@@ -175,29 +178,39 @@ def anomalies_part(shown: Reported) -> Part | None:
 
 
 def shortcuts_part(shown: Reported) -> Part | None:
-    """The alarm for shortcuts: its tables and pictures, as they are."""
+    """What the alarm for shortcuts says of each run, alarms first, and the images whose answers a corner changes."""
     names, others = shown.holders("shortcuts.*")
     if not names:
         return None
-    part = Part("shortcuts", "Shortcut alarm", "Whether a run seems to tell labels by something else than the finding. "
-                "A silent alarm is no clearance.")
+    part = Part("shortcuts", "Shortcut alarm", "Whether a run seems to tell labels by what is no anatomy: corners, "
+                "border, site, view. An alarm names what to look at. No alarm is no clearance.")
     for name in names:
-        command, path = shown.command("shortcuts", f"--experiment {name}"), shown.folder(name) / "shortcuts"
+        command, folder = shown.command("shortcuts", f"--experiment {name}"), shown.folder(name)
         part.blocks.append(heading(name))
-        if path.with_suffix(".csv").exists():
-            with noting(part, path.with_suffix(".csv"), command):
-                frame = read_csv(path.with_suffix(".csv"))
-                part.blocks.append(Figure(table([column.replace("_", " ") for column in frame], [
-                    [_rounded(cell) for cell in row] for row in frame.to_numpy().tolist()]),
-                    "What the alarm looked at.", (command,)))
-        if path.with_suffix(".png").exists():
-            add_picture(part, path.with_suffix(".png"), "The alarm's findings, drawn.", command)
+        with noting(part, folder / "shortcuts.csv", command):
+            rows = read_rows(folder / "shortcuts.csv", SHORTCUTS)
+            alarms = [row for row in rows if row["alarm"] == "True"]
+            part.blocks.append(paragraph(f"{len(alarms) or 'None'} of {len(rows)} signals "
+                                         f"{'raise' if len(alarms) > 1 else 'raises'} an alarm."))
+            if alarms:
+                part.blocks.append(_signals(alarms, command))
+                part.warning = "alarms, to be looked at"
+            part.blocks += folded(f"all {len(rows)} signals of {name}", [_signals(rows, command)])
+        if (folder / "shortcuts.png").exists():
+            add_picture(part, folder / "shortcuts.png", "Images whose answers change most when a corner is painted "
+                        "over: what stands in it is what the run may go by.", command)
     part.blocks += others_too(others, shown)
     return part
 
 
-def _rounded(cell: str) -> str:
-    return number(cell) if "." in cell and number(cell) != "-" else cell
+def _signals(rows: list[dict], command: str) -> Figure:
+    return Figure(
+        table(["label", "signal", "where", "value", "95 % interval", "alarm from", "images"], [
+            [row["label"], row["signal"], row["where"], number(row["value"], 3), span(row["low"], row["high"], 3),
+             number(row["threshold"], 3), row["images"]] for row in rows],
+            ["bad" if row["alarm"] == "True" else "" for row in rows]),
+        "Attribution: heat there by its share of the area. Alone: AUC of that and nothing else. Filled in: AUC "
+        "lost when it is painted over. Follows: AUC by which the scores tell that column.", (command,))
 
 
 def _percent(share: str) -> str:

@@ -23,6 +23,7 @@ from demo import DemoSettings, make_demo
 from experiment import EXPERIMENTS
 from files import sha256, write_json
 from folds import Folds, make_folds
+from ledger import Entry, append_entry
 from metrics import f1_by_label
 from pixels import PixelSettings, open_store
 from reported import Reported, compact, number, pick_runs, span
@@ -134,6 +135,10 @@ def full(small) -> Path:
     write_json(runs / "anomaly" / "detection.json", {"normal": "normal: none", "folds": folds, "rows": [detection]})
     for name in ("scores_train", "reconstructions"):
         noise(runs / "anomaly" / f"{name}.png")
+    rows_to(runs / "one" / "shortcuts.csv", [{"label": "effusion", "signal": "alone", "where": where, "value": 0.6,
+                                              "low": 0.56, "high": 0.7, "images": 60, "threshold": 0.55, "alarm": alarm}
+                                             for where, alarm in (("border", True), ("upper left", False))])
+    noise(runs / "one" / "shortcuts.png")
     noise(runs / "forecast.png")
     board = pd.read_csv(runs / "leaderboard.csv").set_index("run")
     rows_to(runs / "forecast.csv", [{"run": "one", "cv": board.loc["one", "cv"], "is_best": 0.5} | {
@@ -188,7 +193,7 @@ def read_page(*arguments: str) -> tuple[Page, str]:
 
 ALWAYS = {"folds", "leaderboard", "learning", "curves", "confusion", "calibration", "thresholds", "ensembles",
           "missing"}
-MADE = {"audit", "explanations", "map", "label-errors", "anomalies", "forecast", "submissions"}
+MADE = {"audit", "explanations", "map", "label-errors", "anomalies", "forecast", "submissions", "shortcuts"}
 
 
 # ---- the page
@@ -205,17 +210,18 @@ def test_everything_that_was_made_is_on_the_page(full):
     page, text = read_page()
     assert page.parts() >= (ALWAYS - {"missing"}) | MADE
     images = [attributes for tag, attributes in page.tags if tag == "img"]
-    assert len(images) == 10 and all(image["src"].startswith("data:image/") and image["alt"] for image in images)
+    assert len(images) == 11 and all(image["src"].startswith("data:image/") and image["alt"] for image in images)
     assert "img_1: by every method" in page.text and "one/neighbours.html" in text
     linked = {attributes["href"][1:] for tag, attributes in page.tags if tag == "a" and attributes["href"][0] == "#"}
     assert linked <= page.parts() and linked >= MADE
+    assert "1 of 2 signals raises an alarm" in page.text
 
 
 def test_the_page_asks_for_nothing_outside_itself(full):
     page, text = read_page()
     for _, attributes in page.tags:
         for name in ("src", "href", "action", "data", "poster", "srcset"):
-            assert re.match(r"data:|#|\w+/neighbours\.html$|$", attributes.get(name) or ""), attributes
+            assert re.match(r"data:|#|\./\w+/neighbours\.html$|$", attributes.get(name) or ""), attributes
     assert not re.search(r"@import|url\(|fetch\(|XMLHttpRequest|WebSocket", text)
     assert "default-src 'none'" in text
 
@@ -266,10 +272,41 @@ def test_without_runs_there_are_the_folds_and_what_to_do(small):
     assert page.parts() == {"folds", "leaderboard", "missing"} and "No run has all its folds yet" in page.text
 
 
-def test_without_folds_the_audit_is_shown_all_the_same(full, monkeypatch):
+def test_without_folds_the_audit_is_shown_all_the_same(full):
     (full / "folds" / "demo.csv").write_text("image_id,fold\n")
     page, _ = read_page()
     assert page.parts() == {"audit"} and "Nothing about runs can be shown" in page.text
+
+
+def test_a_wrong_data_folder_is_an_error_and_the_report_before_stays(full, tmp_path):
+    path = report.main([])
+    before = path.read_bytes()
+    with pytest.raises((ValueError, FileNotFoundError)):
+        report.main(["--data-dir", str(tmp_path / "nowhere")])
+    assert path.read_bytes() == before
+
+
+def test_what_is_broken_is_printed_too(full, capsys):
+    (full / "runs" / "demo" / "forecast.png").write_bytes(b"no picture")
+    report.main([])
+    said = capsys.readouterr().out
+    assert "on it is said: " in said and "forecast.png is no picture" in said and "report.html" in said
+
+
+def test_the_ledger_and_its_picture_are_with_the_submissions(full):
+    entry = Entry(id="1", date="2020-01-02 03:04:05", state="scored", run="one", metric="roc_auc", cv=0.5, low=0.4,
+                  high=0.6, public=0.51, private=0.52, message=HOSTILE, sha256="0" * 64)
+    append_entry(DEMO, entry)
+    noise(full / "runs" / "demo" / "cv_lb.png")
+    page, text = read_page()
+    assert "2020-01-02 03:04:05" in page.text and "0.5200" in page.text and 'alt="cv_lb.png"' in text
+    assert "<script>alert" not in text
+
+
+def test_pictures_of_the_same_name_that_changed_are_read_anew(full):
+    first = read_page()[1]
+    noise(full / "runs" / "demo" / "forecast.png", seed=9)
+    assert read_page()[1] != first
 
 
 # ---- what is broken is said
@@ -279,7 +316,8 @@ INPUTS = [  # each list is damaged at once; a file and the part that is to say s
     [("audit/audit.json", "audit"), ("one/gradcam.json", "explanations"),
      ("one/measures.csv", "explanations"), ("one/neighbours.png", "map"), ("one/label_errors.csv", "label-errors"),
      ("anomaly/detection.json", "anomalies"), ("forecast.csv", "forecast"), ("blend_gains.png", "ensembles"),
-     ("one/fold0/log.csv", "learning"), ("../../submissions/demo-one.json", "submissions")],
+     ("one/fold0/log.csv", "learning"), ("one/shortcuts.csv", "shortcuts"),
+     ("../../submissions/demo-one.json", "submissions")],
     [("audit/label_prevalence.png", "audit"), ("one/gradcam.png", "explanations"), ("one/pointing.csv", "explanations"),
      ("one/look_img_1.png", "explanations"), ("one/label_errors.png", "label-errors"), ("forecast.png", "forecast"),
      ("anomaly/reconstructions.png", "anomalies"), ("leaderboard.csv", "leaderboard"),
@@ -377,7 +415,7 @@ def a_large_one(labels: int = 14, images: int = 1000, runs: int = 200) -> Report
 def test_fourteen_labels_and_two_hundred_runs_fit_well_below_the_limit(home, monkeypatch):
     draw_few(monkeypatch)
     shown = a_large_one()
-    parts = [part for part in report.make_parts(shown) if part is not None]
+    parts = [part for _, part, _ in report.make_parts(shown) if part is not None]
     about = report.describe(shown.competition, "command")
     text = render("large", about, report.summarise(shown), [], parts, Markup(""))
     assert len(text.encode()) < 2_000_000 and "<script>alert" not in text
@@ -412,9 +450,10 @@ def test_a_multiclass_competition_has_one_matrix_a_run(home):
     oofs = {name: Oof(name, oof.probs / oof.probs.sum(axis=1, keepdims=True), (), ())
             for name, oof in shown.oofs.items()}
     parts = report.make_parts(Reported(competition, Path(), "", table, shown.folds, shown.board, oofs))
-    confusion = next(part for part in parts if part and part.name == "confusion")
+    parts = [part for _, part, _ in parts if part]
+    confusion = next(part for part in parts if part.name == "confusion")
     assert confusion.blocks[0].content.count("<table") == 3 and not confusion.notes
-    assert not any(note for part in parts if part for note in part.notes if "could not be made" in note)
+    assert not any(note for part in parts for note in part.notes if "could not be made" in note)
 
 
 @pytest.mark.parametrize("cells", [np.zeros((6, 1)), np.full((6, 1), np.nan)])
@@ -422,7 +461,7 @@ def test_labels_of_one_class_or_none_are_said_and_not_drawn(home, cells):
     shown = a_large_one(labels=2, images=6, runs=1)
     table = shown.table.assign(**{shown.competition.labels[0]: cells[:, 0],
                                   shown.competition.labels[1]: [0, 1, 0, 1, 1, 0.0]})
-    parts = [part for part in report.make_parts(Reported(
+    parts = [part for _, part, _ in report.make_parts(Reported(
         shown.competition, Path(), "", table, shown.folds, shown.board, shown.oofs)) if part]
     assert not any("could not be made" in note for part in parts for note in part.notes)
     assert "one class only: no curve" in next(part for part in parts if part.name == "curves").blocks[2].content
@@ -591,7 +630,7 @@ def test_a_browser_shows_the_page_without_an_error_a_request_or_a_broken_image(f
             page.evaluate("document.querySelectorAll('details').forEach(each => { each.open = true })")
             assert said == [] and {address for address in asked if not address.startswith("data:")} == {path.as_uri()}
             sizes = page.evaluate("[...document.images].map(image => image.complete && image.naturalWidth)")
-            assert len(sizes) == 10 and all(sizes)
+            assert len(sizes) == 11 and all(sizes)
             assert page.evaluate("document.documentElement.scrollWidth") == width, "the page is wider than the screen"
             page.locator(".card").first.click()
             assert page.locator(".card.near").count() == 1
