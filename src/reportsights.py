@@ -5,7 +5,7 @@ from urllib.parse import quote
 
 from files import read_json
 from reported import Reported, add_picture, noting, number, others_too, read_rows, span
-from reportpage import Figure, Part, folded, heading, link, paragraph, table
+from reportpage import Figure, Markup, Part, heading, link, paragraph, table
 
 METHODS = {"gradcam": "Grad-CAM", "occlusion": "Occlusion", "lime": "LIME"}
 MEASURES = {"inside": "hottest inside", "share_inside": "heat inside", "deletion": "deletion ↓",
@@ -13,6 +13,7 @@ MEASURES = {"inside": "hottest inside", "share_inside": "heat inside", "deletion
 POINTING = ("label", "images", "inside", "low", "high", "chance", "best_guess", "nearly", "nearly_chance", "empty")
 SHORTCUTS = ("label", "signal", "where", "value", "low", "high", "images", "threshold", "alarm")
 MOST_LOOKED_AT = 3  # sheets of single images
+NEAR = 8            # signals of a shortcut that are nearest to an alarm
 WORST = 12          # labels to look at again
 
 
@@ -190,12 +191,15 @@ def shortcuts_part(shown: Reported) -> Part | None:
         with noting(part, folder / "shortcuts.csv", command):
             rows = read_rows(folder / "shortcuts.csv", SHORTCUTS)
             alarms = [row for row in rows if row["alarm"] == "True"]
-            part.blocks.append(paragraph(f"{len(alarms) or 'None'} of {len(rows)} signals "
-                                         f"{'raise' if len(alarms) > 1 else 'raises'} an alarm."))
+            said = f"{len(alarms) or 'none'} of {len(rows)} signals {'raise' if len(alarms) > 1 else 'raises'} an alarm"
+            near = sorted((row for row in rows if row not in alarms), key=_nearness, reverse=True)
+            part.blocks.append(Figure(_signals(alarms + near[:NEAR]), f"{name}: {said}. Coloured: alarms; then the "
+                                      f"{NEAR} that come nearest to one; all are in shortcuts.csv. Attribution: heat "
+                                      "there by its share of the area. Alone: AUC of that and nothing else. Filled in: "
+                                      "AUC lost when it is painted over. Follows: how well the scores tell that "
+                                      "column, AUC from 0.5.", (command,)))
             if alarms:
-                part.blocks.append(_signals(alarms, command))
-                part.warning = "alarms, to be looked at"
-            part.blocks += folded(f"all {len(rows)} signals of {name}", [_signals(rows, command)])
+                part.warning += f"{', ' if part.warning else ''}{name}: {said}"
         if (folder / "shortcuts.png").exists():
             add_picture(part, folder / "shortcuts.png", "Images whose answers change most when a corner is painted "
                         "over: what stands in it is what the run may go by.", command)
@@ -203,14 +207,17 @@ def shortcuts_part(shown: Reported) -> Part | None:
     return part
 
 
-def _signals(rows: list[dict], command: str) -> Figure:
-    return Figure(
-        table(["label", "signal", "where", "value", "95 % interval", "alarm from", "images"], [
-            [row["label"], row["signal"], row["where"], number(row["value"], 3), span(row["low"], row["high"], 3),
-             number(row["threshold"], 3), row["images"]] for row in rows],
-            ["bad" if row["alarm"] == "True" else "" for row in rows]),
-        "Attribution: heat there by its share of the area. Alone: AUC of that and nothing else. Filled in: AUC "
-        "lost when it is painted over. Follows: AUC by which the scores tell that column.", (command,))
+def _nearness(row: dict) -> float:
+    """How near a signal's value comes to what is an alarm, 1 there; lowest where one of the two is unknown."""
+    value, threshold = float(row["value"] or "nan"), float(row["threshold"] or "nan")
+    return value / threshold if value == value and threshold > 0 else float("-inf")
+
+
+def _signals(rows: list[dict]) -> Markup:
+    return table(["label", "signal", "where", "value", "95 % interval", "alarm from", "images"], [
+        [row["label"], row["signal"], row["where"], number(row["value"], 3), span(row["low"], row["high"], 3),
+         number(row["threshold"], 3), row["images"]] for row in rows],
+        ["bad" if row["alarm"] == "True" else "" for row in rows])
 
 
 def _percent(share: str) -> str:

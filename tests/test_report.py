@@ -214,7 +214,7 @@ def test_everything_that_was_made_is_on_the_page(full):
     assert "img_1: by every method" in page.text and "one/neighbours.html" in text
     linked = {attributes["href"][1:] for tag, attributes in page.tags if tag == "a" and attributes["href"][0] == "#"}
     assert linked <= page.parts() and linked >= MADE
-    assert "1 of 2 signals raises an alarm" in page.text
+    assert "one: 1 of 2 signals raises an alarm" in page.text
 
 
 def test_the_page_asks_for_nothing_outside_itself(full):
