@@ -428,7 +428,7 @@ ul.findings small { display: block; color: var(--dim); font-size: 13px }
   figure.picture, .panel, tr, .tile, .command, .note, ul.findings li { break-inside: avoid }
   .card { overflow: visible; max-height: none; padding: 0; border: 0; filter: none }
   .card img { width: auto; max-width: 100%; max-height: 112mm }
-  .tall .card img { max-height: 225mm }
+  .tall .card img { max-height: 198mm }
   .scroll { overflow: visible }
   table { font-size: 7.5pt }
   th { font-size: 7pt }

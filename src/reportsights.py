@@ -208,9 +208,9 @@ def shortcuts_part(shown: Reported) -> Part | None:
 
 
 def _nearness(row: dict) -> float:
-    """How near a signal's value comes to what is an alarm, 1 there; lowest where one of the two is unknown."""
-    value, threshold = float(row["value"] or "nan"), float(row["threshold"] or "nan")
-    return value / threshold if value == value and threshold > 0 else float("-inf")
+    """How near the lower end of a signal comes to an alarm, which it is from 1 on; lowest where that is unknown."""
+    low, threshold = float(row["low"] or "nan"), float(row["threshold"] or "nan")
+    return low / threshold if low == low and threshold > 0 else float("-inf")
 
 
 def _signals(rows: list[dict]) -> Markup:
