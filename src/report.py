@@ -148,10 +148,12 @@ def summarise(shown: Reported) -> list[Tile]:
         if single != best:
             tiles.append(Tile("best single run", single, f"{number(shown.scores[single][0])}, "
                               f"{span(*shown.scores[single][1:])}"))
+    tiles.append(Tile("training images", f"{len(shown.table):,}",
+                      f"of {groups:,} groups, in {shown.folds.count} folds"))
     positives = (shown.targets == 1).sum(axis=0)
     rarest = int(positives.argmin())
-    tiles += [Tile("training images", f"{len(shown.table):,}", f"of {groups:,} groups, in {shown.folds.count} folds"),
-              Tile("rarest label", shown.competition.labels[rarest], f"{positives[rarest]:,} positives")]
+    tiles.append(Tile("positives", f"{positives[0]:,}", shown.competition.labels[0]) if len(positives) == 1 else
+                 Tile("rarest label", shown.competition.labels[rarest], f"{positives[rarest]:,} positives"))
     return tiles
 
 

@@ -142,8 +142,8 @@ def _learning_chart(name: str, logs: list[pd.DataFrame]) -> str:
         epochs = np.arange(1, len(log) + 1, dtype=float)
         chart.line(epochs, log["loss"].to_numpy(), "c0 thin")
         chart.line(epochs, log["inner_score"].to_numpy(), "c1 thin inner")
-    return chart.svg(f"training loss over epochs, {name}", "epoch", "loss", nice_ticks(1, max(2, longest), 6),
-                     nice_ticks(0, top, 5))
+    epochs = [tick for tick in nice_ticks(1, max(2, longest), 6) if tick == int(tick)]
+    return chart.svg(f"training loss over epochs, {name}", "epoch", "loss", epochs, nice_ticks(0, top, 5))
 
 
 def gains_part(shown: Reported) -> Part | None:
