@@ -20,7 +20,6 @@ import report
 from competition import COMPETITIONS, Competition, Part
 from curves import GRID, f1_at, precision_recall_curves, roc_curves
 from demo import DemoSettings, make_demo
-from experiment import EXPERIMENTS
 from files import sha256, write_json
 from folds import Folds, make_folds
 from ledger import Entry, append_entry
@@ -31,7 +30,6 @@ from reportpage import (
     MOST_BYTES,
     Figure,
     Markup,
-    Picture,
     Tile,
     check_picture,
     matrix,
@@ -106,8 +104,7 @@ def small(home, made, monkeypatch) -> Path:
 def full(small) -> Path:
     """The same with what the other scripts leave."""
     runs = small / "runs" / "demo"
-    folds = json.loads((runs / "one" / "blend.json").read_text())["folds_sha256"] if (
-        runs / "one" / "blend.json").exists() else read_run(runs / "one" / "fold0").recipe["folds_sha256"]
+    folds = read_run(runs / "one" / "fold0").recipe["folds_sha256"]
     weights = {f"one/fold{fold}": read_run(runs / "one" / f"fold{fold}").result["weights_sha256"] for fold in (0, 1)}
     for name in ("label_prevalence", "column_age"):
         noise(runs / "audit" / f"{name}.png")
@@ -596,7 +593,6 @@ def test_the_best_are_picked_and_one_of_them_is_no_blend(small):
     oofs, failed = pick_runs(DEMO, images, folds.hash, None, None)
     assert len(oofs) == 3 and not failed
     assert [bool(oof.members) for oof in oofs.values()] == [True, True, False]
-    assert set(EXPERIMENTS) and isinstance(check_picture(noise(small / "a.png")), Picture)
 
 
 # ---- a browser's opinion
