@@ -58,4 +58,6 @@ step "7 look where the networks look"
 "$python" src/explain.py "${where[@]}" --experiment $experiments
 step "8 the leaderboard"
 "$python" src/leaderboard.py "${where[@]}"
+step "9 all of it on one page"
+"$python" src/report.py "${where[@]}"
 if [ "$environment" = .venv ]; then printf '\nTo run a step by itself:  source .venv/bin/activate\n'; fi

@@ -87,14 +87,9 @@ def draw_confusion(competition: Competition, title: str, targets: np.ndarray, de
 
     targets: (n, K), NaN where a cell is not scored;  decisions: (n, K) of 0 and 1.
     """
-    if competition.task == "multiclass":
-        rows = ~np.isnan(targets).any(axis=1)
-        tables = [_count(targets[rows].argmax(axis=1), decisions[rows].argmax(axis=1), len(competition.labels))]
-        names, titles = competition.labels, [""]
-    else:
-        tables = [_count(targets[known, k], decisions[known, k], 2)
-                  for k, known in enumerate(~np.isnan(targets).T)]
-        names, titles = ("absent", "present"), competition.labels
+    tables = count_decisions(competition.task, targets, decisions)
+    is_multiclass = competition.task == "multiclass"
+    names, titles = (competition.labels, [""]) if is_multiclass else (("absent", "present"), competition.labels)
     side = 1.5 + max(CELL * len(names), 1.4)
     columns = min(len(tables), 5)
     lines = -(-len(tables) // columns)
@@ -117,7 +112,18 @@ def draw_confusion(competition: Competition, title: str, targets: np.ndarray, de
         axes.set_xlabel("decided", fontsize=8)
         axes.set_ylabel("labelled", fontsize=8)
     figure.suptitle(title, fontsize=10)
-    return figure, np.stack(tables)
+    return figure, tables
+
+
+def count_decisions(task: str, targets: np.ndarray, decisions: np.ndarray) -> np.ndarray:
+    """Counts (1, K, K) of classes, (K, 2, 2) of labels; rows the truth, columns what was decided.
+
+    targets: (n, K), NaN where a cell is not scored;  decisions: (n, K) of 0 and 1.
+    """
+    if task == "multiclass":
+        rows = ~np.isnan(targets).any(axis=1)
+        return _count(targets[rows].argmax(axis=1), decisions[rows].argmax(axis=1), targets.shape[1])[None]
+    return np.stack([_count(targets[known, k], decisions[known, k], 2) for k, known in enumerate(~np.isnan(targets).T)])
 
 
 def _count(truth: np.ndarray, decided: np.ndarray, count: int) -> np.ndarray:

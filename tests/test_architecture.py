@@ -29,6 +29,7 @@ solvers runs checkpoints runmaps imageview measuring
 lessons freezing optimizers engine training prediction manifest embeddings leaks probes labelstats auditplots findings
 survey clues tabular untabled sniffing decisions submission ledger gate reproduction commandline
 kaggle_client agreement rehearsal forecastplot judging mapviews mappage
+curves svgcharts reportpage reported reportdata reportruns reportscores reportsights reportsent
 """.split()
 
 
