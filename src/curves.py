@@ -6,7 +6,7 @@ import numpy as np
 from sklearn.metrics import precision_recall_curve, roc_curve
 
 from metrics import average_precision_by_label, roc_auc_by_label
-from uncertainty import LEVEL, MAX_UNDEFINED, REPLICATES, bootstrap_chunks, logit_interval
+from uncertainty import LEVEL, MAX_UNDEFINED, REPLICATES, bootstrap_chunks, bounded_interval
 from weighted import rank_labels, ranked_scores
 
 GRID = np.linspace(0, 1, 101)  # of false positive rate, or recall, at which bands are drawn
@@ -80,7 +80,7 @@ def _curves(kind: str, targets: np.ndarray, probs: np.ndarray, groups: np.ndarra
         low, high, ends = nothing, nothing, (float("nan"), float("nan"))
         if drawn is not None:
             low, high = _band(kind, truth, scores, groups[known])
-            ends = logit_interval(area, drawn[:, k], len(np.unique(groups))) if 0 < area < 1 else ends
+            ends = bounded_interval(area, drawn[:, k], targets[:, [k]], groups)
         found.append(Curve(x, y, low, high, float(area), *ends))
     return found
 
