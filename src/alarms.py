@@ -82,8 +82,9 @@ def fill_in(images: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
     Source: Telea 2004, https://doi.org/10.1080/10867651.2004.10487596
     """
-    hole = mask.astype(np.uint8)
-    return np.stack([cv2.inpaint(image, hole, RADIUS, cv2.INPAINT_TELEA) for image in images])
+    images = images.copy()
+    images[:, mask] = 0  # OpenCV's answer otherwise varies by up to 3 grey values with what was there
+    return np.stack([cv2.inpaint(image, mask.astype(np.uint8), RADIUS, cv2.INPAINT_TELEA) for image in images])
 
 
 def zone_excess(heat: np.ndarray) -> np.ndarray:
