@@ -191,13 +191,13 @@ def judge_column(labels: tuple[str, ...], targets: np.ndarray, probs: np.ndarray
 
     follows: how far the AUC of telling a value by the score, among images with the label and among those without, is
     from 0.5;  AUC gap: of the values where the AUC is highest and lowest;  calibration gap: the same of the mean
-    probability minus the share that has the label. Values with fewer than LEAST_GROUPS groups are left out.
+    probability minus the share that has the label. Values, and labels, of fewer than LEAST_GROUPS groups are left out.
     """
     evidence = []
     for k, label in enumerate(labels):
         rows = np.flatnonzero(np.isin(targets[:, k], (0, 1)) & ~np.isnan(probs[:, k]) & (values != ""))
         has, score, value, group = targets[rows, k] == 1, probs[rows, k], values[rows], groups[rows]
-        usual = [each for each in np.unique(value) if _enough(value == each, group)]
+        usual = [each for each in np.unique(value) if _enough(has, group) and _enough(value == each, group)]
         told, strata = [], folds[rows] * 2 + has
         for each in usual:
             auc, covariance = stratified_auc(value == each, score[:, None], strata, group)
@@ -240,7 +240,7 @@ def _enough(has: np.ndarray, groups: np.ndarray) -> bool:
 
 def stratified_auc(is_positive: np.ndarray, scores: np.ndarray, strata: np.ndarray,
                    groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The share (C,) of pairs within a stratum that C scores (N, C) put in order, a tie half; and its covariance (C, C).
+    """The share (C,) of pairs within a stratum that C scores (N, C) put in order, a tie half; its covariance (C, C).
 
     is_positive, strata, groups: (N,). Rows of one group are no independent evidence, in different strata neither. NaN
     where no stratum has both kinds.

@@ -1,10 +1,11 @@
 """Do the networks answer by what is no anatomy?  python src/shortcuts.py --experiment cnn_b
 
-Four signals of a shortcut, of held-out images by the model that never saw their group: attribution in the corners and on
-the border; the AUC of nothing but a corner or the border; what the AUC loses when they are painted over; do the scores
-follow site, view or sex, where the table has such columns. All of it in runs/<competition>/<experiment>/shortcuts.csv,
-and in shortcuts.png the images whose answers a corner changes most. Alarms name what a person should look at. No alarm
-is no clearance: a shortcut in the middle of the image, or one that nobody looked for, raises none.
+Four signals of a shortcut, of held-out images by the model that never saw their group: attribution in the corners and
+on the border; the AUC of nothing but a corner or the border; what the AUC loses when they are painted over; do the
+scores follow site, view, sex or age, where the table has such columns. All of it in shortcuts.csv, in
+runs/<competition>/<experiment>/, and in shortcuts.png the images whose answers a corner changes most. Alarms name what
+a person should look at. No alarm is no clearance: a shortcut in the middle of the image, or one that nobody looked for,
+raises none.
 """
 
 import re
@@ -28,15 +29,15 @@ from tiles import Tile, draw_tiles, short_id
 MOST = 3000      # images that are probed, about
 EACH = (50, 300)  # of them with a label, and as many without: at least and at most
 MAPS = {"gradcam": 100, "occlusion": 24}  # of a label at most, one a group
-COLUMNS = re.compile(r"(?<![a-z])(site|hospital|institution|cent(er|re)|scanner|device|machine|manufacturer|ward|view|"
-                     r"position|projection|frontal|lateral|ap|pa|sex|gender|age)(?![a-z])")
+COLUMNS = frozenset("""site hospital institution center centre scanner device machine manufacturer ward view position
+                    projection frontal lateral ap pa sex gender age""".split())  # words of their names
 MOST_VALUES = 8  # of a column
 ROWS, PAIRS = 6, 4  # of the sheet: labels, and pairs of images of each
 SIGNALS = {"attribution": "heat by area's share", "alone": "AUC of it alone", "filled in": "AUC lost without it",
            "follows": "scores tell, AUC from 0.5"}
-CLEAR = ("No alarm is NO CLEARANCE: these signals know of corners, the border and the columns named here, and of nothing "
-         "else. A tube in the lung\nthat tells the label, a hospital that no column names, or a shortcut weaker than "
-         "these would be seen, raise none.")
+CLEAR = ("No alarm is NO CLEARANCE: these signals know of corners, the border and the columns named here, and of "
+         "nothing else. A tube in the lung\nthat tells the label, a hospital that no column names, or a shortcut too "
+         "weak to be seen raises none.")
 
 
 def main(argv: list[str] | None = None) -> dict[str, pd.DataFrame]:
@@ -67,8 +68,8 @@ def subgroup_columns(competition: Competition, data_dir: Path, table: pd.DataFra
     from probes import parse_columns
 
     others = read_columns(competition, data_dir, "train").reindex(table["image_id"]).fillna("")
-    named = [column for column in others if column != competition.group_column
-             and COLUMNS.search(re.sub(r"([a-z])([A-Z])", r"\1 \2", column).lower().replace("_", " "))]
+    named = [column for column in others
+             if column != competition.group_column and is_about_people_or_machines(column)]
     parsed = parse_columns(others[named])
     columns = {column: parsed.categorical[column].to_numpy(str) for column in parsed.categorical
                if parsed.categorical[column].nunique() <= MOST_VALUES}
@@ -81,6 +82,12 @@ def subgroup_columns(competition: Competition, data_dir: Path, table: pd.DataFra
 
         columns["site"] = read_truth(data_dir).set_index("image_id").loc[table["image_id"], "site"].to_numpy(str)
     return columns
+
+
+def is_about_people_or_machines(column: str) -> bool:
+    """True for a column such as Patient Sex, site_id, AP/PA."""
+    words = re.findall(r"[a-z]+", re.sub(r"([a-z])([A-Z])", r"\1 \2", column).lower())
+    return not COLUMNS.isdisjoint(words)
 
 
 def look_for_shortcuts(competition: Competition, name: str, table: pd.DataFrame, folds: Folds,
@@ -205,8 +212,9 @@ def draw_changes(competition: Competition, oof: Oof, member: Member, table: pd.D
     if not lines:
         return None
     figure = draw_tiles(f"{competition.name} / {oof.name}: what corners and borders change",
-                        "Of every label the zone whose loss costs most, and the held-out images whose answer it changes "
-                        "most:\nas they are, the zone outlined; and painted over. p: the probability of the label.",
+                        "Of every label the zone whose loss costs most, and the held-out images whose answer it "
+                        "changes most:\nas they are, the zone outlined; and painted over. p: the probability of the "
+                        "label.",
                         lines)
     path = run_folder(competition, oof.name) / "shortcuts.png"
     with replace_atomically(path) as temporary:

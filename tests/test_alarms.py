@@ -87,7 +87,7 @@ def test_painting_over_changes_the_zone_only_and_takes_the_letter_away():
     letter = image.copy()
     letter[0, 2:5, 2:5] = 255
     np.testing.assert_array_equal(fill_in(letter, mask), fill_in(image, mask))
-    np.testing.assert_allclose(fill_in(letter, mask), image, atol=3)
+    np.testing.assert_allclose(fill_in(letter, mask), image, atol=4)  # so well does OpenCV round
     noise = np.random.default_rng(1).integers(0, 256, (2, SIZE, SIZE, 3), dtype=np.uint8)
     for zone in zone_masks(SIZE).values():
         np.testing.assert_array_equal(fill_in(noise, zone)[:, ~zone], noise[:, ~zone])
@@ -138,7 +138,8 @@ def test_colour_images_and_all_variants_come_through():
             return images.mean(dim=(2, 3))
 
     images = torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8)
-    answers = probe(Classifier(Mean(), 3, (0.5,) * 3, (0.25,) * 3, None), images, images.float().mean(dim=0), "multiclass")
+    model = Classifier(Mean(), 3, (0.5,) * 3, (0.25,) * 3, cam_layer=None)
+    answers = probe(model, images, images.float().mean(dim=0), "multiclass")
     assert len(answers) == 1 + len(ZONES) + 1 + len(ZONES) and next(iter(answers)) == "whole"
     assert {values.shape for values in answers.values()} == {(2, 3)}
 

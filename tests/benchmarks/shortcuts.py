@@ -3,11 +3,14 @@
 Every competition is the demo's phantoms with a seed of its own, on which a small network is trained and then probed as
 src/shortcuts.py probes runs, on images of other patients. "token": the letter in the corner follows the first label, by
 the strength from 0 (not at all) to 1 (always). "site": so many of the images whose hospital is not what the first label
-says are left out, so that a machine's grey values tell the label. Thresholds are drawn from one half of the clean
-competitions (odd seeds), the false alarms are counted in the other: with all signals and labels of a competition.
+says are left out, so that a machine's grey values tell the label.
 
-Prints tables of thresholds, of false alarms and of AUROCs, the alarm's own, clean against planted, with 95 % intervals,
-and draws the ROC curves. Competitions are kept in --folder: a run that was killed goes on where it was.
+A threshold is the mean of a signal's number among clean labels plus so many standard deviations, as many for every
+signal, that 5 % of clean labels raise any alarm. False alarms are counted among the clean competitions of odd seeds
+with thresholds drawn from the even ones, and the other way round. Prints a table of these, and one of the alarm's own
+AUROC, the first label of planted competitions against that of clean ones, and of how many are found; draws the ROC
+curves to roc.png. Competitions are kept in --folder: a run that was killed goes on where it was, a larger one adds to
+it.
 """
 
 import argparse
@@ -21,7 +24,9 @@ import pandas as pd  # noqa: E402
 import torch  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 from rich.table import Table  # noqa: E402
+from scipy.optimize import brentq  # noqa: E402
 from scipy.special import expit  # noqa: E402
+from scipy.stats import beta  # noqa: E402
 from sklearn.metrics import roc_auc_score, roc_curve  # noqa: E402
 from torch import nn  # noqa: E402
 from tqdm import tqdm  # noqa: E402
@@ -33,7 +38,6 @@ from alarms import (  # noqa: E402
     judge_column,
     judge_maps,
     probe,
-    raise_alarms,
     zone_excess,
 )
 from attribution import explain_images  # noqa: E402
@@ -145,6 +149,105 @@ def measure(plan: pd.DataFrame, pixels: np.ndarray, seed: int) -> list[dict]:
 def as_json(evidence: Evidence) -> dict:
     """As JSON can hold it."""
     return {name: None if value != value else value for name, value in evidence._asdict().items()}
+
+
+def report(frame: pd.DataFrame, folder: Path) -> None:
+    """Prints what all competitions together say, and draws the ROC curves."""
+    frame = frame[frame["signal"].isin(list(THRESHOLDS))].astype({"low": float})
+    numbers = frame.pivot_table(index=["kind", "strength", "seed", "label"], columns="signal", values="low",
+                                aggfunc="max", dropna=False)[list(THRESHOLDS)].dropna(how="all")
+    clean = numbers.xs(CLEAN, level=("kind", "strength"))
+    show_thresholds(clean)
+    show_found(numbers, clean, folder)
+
+
+def fit_thresholds(clean: pd.DataFrame) -> tuple[pd.Series, pd.Series, float]:
+    """Mean and deviation of every signal's number, and the deviations beyond which FALSE_ALARMS of labels raise any."""
+    mean, spread = clean.mean(), clean.std()
+    return mean, spread, float(((clean - mean) / spread).max(axis=1).quantile(1 - FALSE_ALARMS))
+
+
+def show_thresholds(clean: pd.DataFrame) -> None:
+    """Prints thresholds, and the share of clean labels that raise an alarm at thresholds of other competitions."""
+    odd = clean.index.get_level_values("seed") % 2 == 1
+    raised = []
+    for half in (odd, ~odd):
+        mean, spread, reach = fit_thresholds(clean[half])
+        raised.append(clean[~half] > mean + reach * spread)
+    raised = pd.concat(raised)
+    mean, spread, reach = fit_thresholds(clean)
+    any_label = raised.any(axis=1)
+    table = Table("signal", "mean", "deviation", "threshold", "false alarms of labels", *LABELS,
+                  title=f"{len(clean) // len(LABELS)} clean competitions, numbers of {len(clean)} labels; "
+                        f"thresholds {reach:.2f} deviations above the mean")
+    for name in (*THRESHOLDS, "any"):
+        hits = any_label if name == "any" else raised[name]
+        values = ("", "", "") if name == "any" else (f"{each:.4f}" for each in (
+            mean[name], spread[name], mean[name] + reach * spread[name]))
+        by_label = hits.groupby("label").mean()
+        table.add_row(name, *values, share(hits), *(f"{by_label[label]:.1%}" for label in LABELS))
+    make_console().print(table)
+    print(f"competitions with any alarm: {share(any_label.groupby('seed').any())}")
+
+
+def show_found(numbers: pd.DataFrame, clean: pd.DataFrame, folder: Path) -> None:
+    """Prints and draws how planted shortcuts of the first label are told from clean ones."""
+    mean, spread, reach = fit_thresholds(clean)
+    scores = ((numbers - mean) / spread).fillna(-np.inf)
+    scores["together"] = scores.max(axis=1)
+    scores = scores.xs(LABELS[0], level="label")
+    negatives = scores.xs(CLEAN, level=("kind", "strength"))
+    table = Table("planted", "strength", *(f"AUROC: {name}" for name in scores), "found (any alarm)",
+                  title=f"planted shortcuts against {len(negatives)} clean competitions, 95 % intervals")
+    figure = Figure(figsize=(11, 7.4), layout="constrained")
+    panels = figure.subplots(2, 3, sharex=True, sharey=True).ravel()
+    for panel, kind in zip(panels, PLANTED, strict=True):
+        positives = scores.xs(kind, level=("kind", "strength"))
+        cells, targets = [], np.r_[np.ones(len(positives)), np.zeros(len(negatives))]
+        for name in scores:
+            values = np.clip(np.r_[positives[name], negatives[name]], -1e9, 1e9)
+            auc = roc_auc_score(targets, values)
+            low, high = auc_interval(auc, len(positives), len(negatives))
+            cells.append(f"{auc:.2f} ({low:.2f} to {high:.2f})")
+            panel.plot(*roc_curve(targets, values)[:2], label=f"{name} {auc:.2f}", lw=3 if name == "together" else 1.5,
+                       color="black" if name == "together" else None, zorder=1 if name == "together" else 2)
+        panel.plot([0, 1], [0, 1], color="0.7", lw=1, zorder=0)
+        panel.axvline(FALSE_ALARMS, color="0.7", lw=1, ls=":", zorder=0)
+        panel.set_title(f"{kind[0]}, strength {kind[1]:g}, {len(positives)} planted", fontsize=10)
+        panel.legend(fontsize=8, loc="lower right", title="AUROC", title_fontsize=8)
+        table.add_row(kind[0], f"{kind[1]:g}", *cells, share(positives["together"] > reach))
+    for panel in panels[3:]:
+        panel.set_xlabel("false alarms, share of clean")
+    for panel in panels[::3]:
+        panel.set_ylabel("found, share of planted")
+    figure.suptitle(f"The shortcut alarm on simulated competitions, {len(negatives)} clean")
+    with replace_atomically(folder / "roc.png") as temporary:
+        figure.savefig(temporary, format="png", dpi=110)
+    make_console().print(table)
+    print(f"look at {folder / 'roc.png'}")
+
+
+def share(hits: pd.Series) -> str:
+    """A share with its exact 95 % interval (Clopper and Pearson 1934), rows taken for independent."""
+    found, count = int(hits.sum()), len(hits)
+    low, high = beta.ppf([0.025, 0.975], [found, found + 1], [count - found + 1, count - found])
+    return f"{found} of {count}: {found / count:.1%} ({np.nan_to_num(low):.1%} to {np.nan_to_num(high, nan=1):.1%})"
+
+
+def auc_interval(auc: float, positives: int, negatives: int) -> tuple[float, float]:
+    """The 95 % interval of an AUC, which also at 0 and 1 is none of one point.
+
+    Source: Newcombe 2006, https://doi.org/10.1002/sim.2324, method 5
+    """
+    count = (positives + negatives) / 2 - 1
+
+    def error(truth: float) -> float:
+        inflation = 1 + count * ((1 - truth) / (2 - truth) + truth / (1 + truth))
+        return 1.96 * np.sqrt(truth * (1 - truth) * inflation / (positives * negatives))
+
+    low = 0.0 if auc == 0 else brentq(lambda truth: auc - truth - error(truth), 0, auc)
+    high = 1.0 if auc == 1 else brentq(lambda truth: truth - auc - error(truth), auc, 1)
+    return low, high
 
 
 if __name__ == "__main__":
