@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from rich.markup import escape
 from rich.table import Table
 from tqdm import tqdm
 
@@ -196,7 +197,7 @@ def _cell(row: pd.Series) -> str:
     if np.isnan(row["value"]):
         return "undefined"
     colour = "red" if row["alarm"] else "default"
-    return f"[{colour}]{row['value']:.2f} ({row['low']:.2f} to {row['high']:.2f})[/]\n{row['where']}"
+    return f"[{colour}]{row['value']:.2f} ({row['low']:.2f} to {row['high']:.2f})[/]\n{escape(row['where'])}"
 
 
 def draw_changes(competition: Competition, oof: Oof, member: Member, table: pd.DataFrame, rows: np.ndarray,

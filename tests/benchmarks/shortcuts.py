@@ -245,8 +245,9 @@ def auc_interval(auc: float, positives: int, negatives: int) -> tuple[float, flo
         inflation = 1 + count * ((1 - truth) / (2 - truth) + truth / (1 + truth))
         return 1.96 * np.sqrt(truth * (1 - truth) * inflation / (positives * negatives))
 
-    low = 0.0 if auc == 0 else brentq(lambda truth: auc - truth - error(truth), 0, auc)
-    high = 1.0 if auc == 1 else brentq(lambda truth: truth - auc - error(truth), auc, 1)
+    tiny = 1e-9  # at 0 and 1 the AUC itself solves the equation too
+    low = 0.0 if auc == 0 else brentq(lambda truth: auc - truth - error(truth), 0, auc - tiny)
+    high = 1.0 if auc == 1 else brentq(lambda truth: truth - auc - error(truth), auc + tiny, 1)
     return low, high
 
 
