@@ -167,6 +167,8 @@ def judge_heat(competition: Competition, member: Member, table: pd.DataFrame, ta
 def show(competition: Competition, name: str, judged: pd.DataFrame, columns: dict[str, np.ndarray],
          images: int) -> None:
     """Prints a row a label: of every signal the zone or column where it is surest, red where it is an alarm."""
+    from alarms import FALSE_ALARMS
+
     board = Table("label", *SIGNALS.values(), title=f"{name}: signs of a shortcut, 95 % intervals; alarms in red")
     for label in competition.labels:
         mine = judged[judged["label"] == label].set_index("signal")
@@ -178,9 +180,9 @@ def show(competition: Competition, name: str, judged: pd.DataFrame, columns: dic
     alarms = judged[judged["alarm"]]
     said = "; ".join(f"{row.label}: {SIGNALS[row.signal]}, {row.where}" for row in alarms.itertuples())
     print(f"{images:,} held-out images, columns: {', '.join(columns) or 'none that names a site, view, sex or age'}.\n"
-          f"An alarm: the interval lies above {thresholds}.\nOf labels of clean simulated competitions 5 % raise one, "
-          f"here {0.05 * len(competition.labels):.1f} of {len(competition.labels)}; of other networks and images that "
-          f"share is not known.\n"
+          f"An alarm: the interval lies above {thresholds}.\nOf labels of clean simulated competitions "
+          f"{100 * FALSE_ALARMS:.1f} % raised one, which would be {FALSE_ALARMS * len(competition.labels):.1f} of "
+          f"{len(competition.labels)} here; of other networks and images that share is not known.\n"
           f"{name}: {'ALARM. ' + said if said else 'no alarm.'}")
 
 
