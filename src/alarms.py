@@ -206,7 +206,7 @@ def judge_column(labels: tuple[str, ...], targets: np.ndarray, probs: np.ndarray
             side = "higher" if auc[0] >= 0.5 else "lower"
             told.append((abs(auc[0] - 0.5), np.sqrt(covariance[0, 0]), f"{side} for {column} {each}"))
         told.sort(key=lambda each: each[2])  # of two values that say the same, the one that is higher
-        best = max(told, key=lambda each: np.nan_to_num(each[0] - REACH * each[1], nan=-1), default=None)
+        best = max(told, key=lambda each: np.nan_to_num(each[0] - REACH * each[1], nan=-1).round(9), default=None)
         evidence.append(_evidence(label, "follows", best[2], *best[:2], len(rows)) if best else
                         Evidence(label, "follows", column, np.nan, np.nan, np.nan, len(rows)))
         aucs, errors = [], []

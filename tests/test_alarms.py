@@ -201,7 +201,7 @@ def test_scores_that_follow_a_site_are_an_alarm_and_scores_that_follow_the_label
     by_label = column_evidence(np.clip(0.3 + 0.4 * has + noise, 0, 1), has, site)
     assert raise_alarms(list(by_site.values()))["alarm"].tolist() == [True]
     assert raise_alarms(list(by_label.values()))["alarm"].tolist() == [False]
-    assert by_site["follows"].where == "higher for site south"
+    assert by_site["follows"].where == "higher for site south"  # which is to say, lower for north
     assert by_site["follows"].value > 0.45 and by_label["follows"].value < 0.1
     # the gaps are those of the means and of scikit-learn's AUC
     scores = np.clip(0.3 + 0.4 * (site == "south") + noise, 0, 1)
