@@ -39,8 +39,8 @@ RADIUS = 3           # pixels that cv2 fills in from
 BATCH = 32
 # what the numbers may be before they are an alarm, of clean simulated competitions such that 5 % of labels raise any;
 # and the share that did at thresholds drawn from others of them: tests/benchmarks/shortcuts.py
-THRESHOLDS = {"attribution": 2.9, "alone": 0.60, "filled in": 0.006, "follows": 0.14}
-FALSE_ALARMS = 0.075
+THRESHOLDS = {"attribution": 3.0, "alone": 0.60, "filled in": 0.006, "follows": 0.16}
+FALSE_ALARMS = 0.072
 
 
 class Evidence(NamedTuple):
