@@ -27,10 +27,10 @@ def auc_covariance(targets: np.ndarray, scores: np.ndarray,
         in_groups = np.array([len(np.unique(number[rows])) for rows in sides])
         if in_groups.min() < 2:
             continue
-        placements = _placements(*(scores[rows, c] for rows in sides))
-        aucs[c] = placements[0].mean()
+        won = placements(*(scores[rows, c] for rows in sides))
+        aucs[c] = won[0].mean()
         for side, rows in enumerate(sides):
-            sums[side, :, c] = np.bincount(number[rows], placements[side] - aucs[c], minlength=count) / len(rows)
+            sums[side, :, c] = np.bincount(number[rows], won[side] - aucs[c], minlength=count) / len(rows)
         factors[:, c] = np.sqrt(in_groups / (in_groups - 1))
     (positives, negatives), mixed = sums * factors[:, None], count / max(1, count - 1) * sums[0].T @ sums[1]
     return aucs, positives.T @ positives + negatives.T @ negatives + mixed + mixed.T
@@ -56,7 +56,7 @@ def macro_auc_difference(targets: np.ndarray, probs: np.ndarray, baseline: np.nd
     return difference, error, float(2 * norm.sf(abs(difference) / error))
 
 
-def _placements(positives: np.ndarray, negatives: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def placements(positives: np.ndarray, negatives: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The share of negatives that each positive outscores, and of positives that outscore each negative; a tie: half.
 
     (P,) and (Q,) in [0, 1]; both have the AUC as their mean.
