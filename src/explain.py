@@ -203,8 +203,8 @@ def show_measures(name: str, summary: pd.DataFrame) -> None:
     if not np.isnan(area := summary["area"].iloc[0]):
         print(f"The findings cover {area:.1%} of the images: so much of the heat lies inside by chance.")
     print("Deletion, insertion: mean probability of the label as the hottest pixels are blurred first, or all others. "
-          "Random weights: rank correlation with the map\nof the same network with weights drawn anew; near 1 the map "
-          "shows the image, not what was learned; nothing where that network's maps are empty. Chance: smooth noise.")
+          "Random weights: of some images,\nrank correlation with the map of the same network with weights drawn anew; "
+          "near 1 the map shows the image, not what was learned. Chance: smooth noise.")
 
 
 def _network(oof: Oof, member: str) -> str:

@@ -94,9 +94,9 @@ def _all_maps(looks: list[Look], k: int, task: str, size: int, image_id: str,
     """Method, heat (size, size) and the heat of the networks drawn anew; None of a guess, and where not asked for."""
     for method in METHODS:
         if able := [look for look in looks if method in methods_for(look.model)]:
-            heat = _mean_heat(method, [(look.model, look.image) for look in able], k, task, size)
-            other = _mean_heat(method, [(look.drawn, look.image) for look in able], k, task, size) if is_compared else None
-            yield method, heat, other
+            pairs, drawn = ([(getattr(look, which), look.image) for look in able] for which in ("model", "drawn"))
+            yield method, _mean_heat(method, pairs, k, task, size), (
+                _mean_heat(method, drawn, k, task, size) if is_compared else None)
     yield GUESSES[0], random_heat(size, seed=zlib.crc32(f"{image_id} {k}".encode())), None
     yield GUESSES[1], lung_heat(size), None
 
