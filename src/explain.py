@@ -3,7 +3,7 @@
 Grad-CAM of out-of-fold images, each explained by the one model that never saw its group: for every label the most
 confident true and false positives and negatives, to runs/<competition>/<experiment>/gradcam.png. Where masks of the
 findings are known (the demo's), it also tells how often the hottest pixel falls inside, in pointing.csv. A blend is
-explained by the mean of its members' maps.
+explained by the mean of its members' maps. --method hirescam, a map of finer cells, points better on the demo.
 
 --image ID: that image instead, by every method and every fold or member, to look_<ID>.png beside it.
 --measure N: how good the maps of N images of every label are, by every method, chance and a guess: measures.csv.
