@@ -35,7 +35,8 @@ def map_sides(network: nn.Module, channels: int, image_size: int) -> dict[str, i
 
     Of ours all stages, of timm's networks the ends of stages. Of a transformer with a class token there is one: the
     norm through which that token last reads the patches, or first where it joins them only behind the last block;
-    what lies behind reaches the class token no more, what lies before is mixed further.
+    what lies behind reaches the class token no more, what lies before is mixed further. Of an XCiT trained on the demo
+    the hottest pixel is inside 18 % and, by HiResCAM, 27 % of 230 times there; at the last block's norm 6 % and 12 %.
     """
     if isinstance(network, Network):
         return _sides_of_stages(network, channels, image_size)
