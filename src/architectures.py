@@ -16,19 +16,11 @@ KERAS_BATCH_NORM = {"momentum": 0.01, "eps": 1e-3}  # torch's momentum is the sh
 
 
 class Network(nn.Sequential):
-    """Stages by name, one after the other.
+    """Stages by name, one after the other."""
 
-    cam_layer: the last convolution whose map is large enough for Grad-CAM, None where there is no convolution.
-    """
-
-    def __init__(self, stages: dict[str, nn.Module], cam_layer: str | None = None):
+    def __init__(self, stages: dict[str, nn.Module]):
         super().__init__(OrderedDict(stages))
-        self.cam_name = cam_layer  # the name, since a second reference would stand in the state_dict a second time
         _initialise(self)
-
-    @property
-    def cam_layer(self) -> nn.Module | None:
-        return None if self.cam_name is None else self.get_submodule(self.cam_name)
 
 
 def cnn_a(channels: int, image_size: int, outputs: int) -> Network:
@@ -42,7 +34,7 @@ def cnn_a(channels: int, image_size: int, outputs: int) -> Network:
         "hidden": nn.Linear(256 * side**2, 256),                # 256
         "relu": nn.ReLU(),
         "output": nn.Linear(256, outputs),
-    }, cam_layer="conv")
+    })
 
 
 def cnn_b(channels: int, image_size: int, outputs: int) -> Network:
@@ -65,7 +57,7 @@ def cnn_b(channels: int, image_size: int, outputs: int) -> Network:
         "relu2": nn.ReLU(),
         "dropout": BitDropout(0.25),
         "output": nn.Linear(100, outputs),
-    }, cam_layer="conv3")
+    })
 
 
 def cnn_c(channels: int, image_size: int, outputs: int) -> Network:
@@ -89,7 +81,7 @@ def cnn_c(channels: int, image_size: int, outputs: int) -> Network:
         "relu5": nn.ReLU(),
         "dropout5": BitDropout(0.3),
         "output": nn.Linear(250, outputs),
-    }, cam_layer="conv3")
+    })
 
 
 def cnn_d(channels: int, image_size: int, outputs: int) -> Network:
@@ -106,7 +98,7 @@ def cnn_d(channels: int, image_size: int, outputs: int) -> Network:
         "relu": nn.ReLU(),
         "dropout": BitDropout(0.8),
         "output": nn.Linear(1024, outputs),
-    }, cam_layer="conv2")
+    })
 
 
 def cnn_e(channels: int, image_size: int, outputs: int) -> Network:
@@ -128,7 +120,7 @@ def cnn_e(channels: int, image_size: int, outputs: int) -> Network:
         "conv6": nn.Conv2d(128, 128, 3),                        # 128 x 12 x 12
         "pool6": PooledReLU(2),                                 # 128 x 6 x 6
         "dropout6": BitDropout(0.2),
-        "conv7": nn.Conv2d(128, 512, 5, padding=2),             # 512 x 6 x 6: the last map with room to point
+        "conv7": nn.Conv2d(128, 512, 5, padding=2),             # 512 x 6 x 6
         "relu7": nn.ReLU(),
         "conv8": UnfoldConv2d(512, 512, 5),                     # 512 x 2 x 2
         "pool8": nn.AdaptiveMaxPool2d(1),                       # 512 x 1 x 1
@@ -139,7 +131,7 @@ def cnn_e(channels: int, image_size: int, outputs: int) -> Network:
         "relu9": nn.ReLU(),
         "dropout9": BitDropout(0.2),
         "output": nn.Linear(1024, outputs),
-    }, cam_layer="conv7")
+    })
 
 
 def lstm(channels: int, image_size: int, outputs: int) -> Network:

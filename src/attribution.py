@@ -1,4 +1,4 @@
-"""What in an image speaks for a label, by three methods: Grad-CAM, occlusion and LIME.
+"""What in an image speaks for a label, by four methods: Grad-CAM, HiResCAM, occlusion and LIME.
 
 Occlusion and LIME are captum's, on pixels, and so for any network; a bounded batch is sent through it at a time.
 Grad-CAM is saliency.py's: captum's takes the tokens of a transformer for channels.
@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+import camlayers
 from saliency import cam_layer, classifier_of, grad_cam
 
-METHODS = ("gradcam", "occlusion", "lime")
+METHODS = (*camlayers.METHODS, "occlusion", "lime")
 BATCH = 32        # images with a part hidden that a network sees at a time
 GRID = 8          # an occluding square's side is the image's by this; LIME has about its square of superpixels
 SAMPLES = 256     # of LIME
@@ -36,8 +37,8 @@ class Maps:
 
 
 def methods_for(model: nn.Module) -> tuple[str, ...]:
-    """The methods that can explain a network: Grad-CAM needs a convolution or tokens."""
-    return METHODS if cam_layer(model) is not None else METHODS[1:]
+    """The methods that can explain a network: Grad-CAM and HiResCAM need a convolution or tokens."""
+    return METHODS if cam_layer(model) is not None else METHODS[len(camlayers.METHODS):]
 
 
 def explain_images(method: str, model: nn.Module, images: Tensor, label: int, task: str) -> Maps:
@@ -47,8 +48,8 @@ def explain_images(method: str, model: nn.Module, images: Tensor, label: int, ta
     unlike one logit of several classes mean something by themselves. Only what speaks for the label is hot.
     Raises ValueError where there is no such method, or none for this network.
     """
-    if method == "gradcam":
-        heat, empty = grad_cam(model, images, label)
+    if method in camlayers.METHODS:
+        heat, empty = grad_cam(model, images, label, method)
         return Maps(heat, empty, torch.full((len(images),), torch.nan))
     if method not in METHODS:
         raise ValueError(f"no method {method!r}; there are {', '.join(METHODS)}")

@@ -3,7 +3,7 @@
 Grad-CAM of out-of-fold images, each explained by the one model that never saw its group: for every label the most
 confident true and false positives and negatives, to runs/<competition>/<experiment>/gradcam.png. Where masks of the
 findings are known (the demo's), it also tells how often the hottest pixel falls inside, in pointing.csv. A blend is
-explained by the mean of its members' maps.
+explained by the mean of its members' maps. --method hirescam, a map of finer cells, points better on the demo.
 
 --image ID: that image instead, by every method and every fold or member, to look_<ID>.png beside it.
 --measure N: how good the maps of N images of every label are, by every method, chance and a guess: measures.csv.
@@ -35,11 +35,11 @@ from tables import label_cells
 
 OUTCOMES = {"true positives": (1, 1), "false positives": (0, 1), "false negatives": (1, 0),
             "true negatives": (0, 0)}  # target, decision
-NAMES = {"gradcam": "Grad-CAM", "occlusion": "Occlusion", "lime": "LIME"}
+NAMES = {"gradcam": "Grad-CAM", "hirescam": "HiResCAM", "occlusion": "Occlusion", "lime": "LIME"}
 LABELS_A_PAGE = 3
-POINTING_IMAGES = {"gradcam": 300, "occlusion": 50, "lime": 50}  # of a label at most, drawn at random
+POINTING_IMAGES = {"gradcam": 300, "hirescam": 300, "occlusion": 50, "lime": 50}  # of a label at most, drawn at random
 NEAR_AMONG = 20_000      # ids that one mistyped is compared with
-FORMAT = 4               # of the sheets: raise it when they come to look different
+FORMAT = 5               # of the sheets: raise it when they come to look different
 
 
 @dataclass(frozen=True)
@@ -96,12 +96,12 @@ def explain_run(competition: Competition, data_dir: Path, name: str, table: pd.D
     oof = read_explained(competition, name, table, folds)
     members, others = explained_by(open_members(competition, oof, table), method)
     for other in others:
-        print(f"{other}: {_network(oof, other)} has no convolution and no tokens, so Grad-CAM has nothing to look at; "
-              "--method occlusion and lime explain any network")
+        print(f"{other}: {_network(oof, other)} has no convolution and no tokens, so {NAMES[method]} has nothing to "
+              "look at; --method occlusion and lime explain any network")
     if not members:
         return []
     folder, cells = run_folder(competition, name), label_cells(competition, table)
-    layers = {member.name: layer_name(member) for member in members} if method == "gradcam" else {}
+    layers = {member.name: layer_name(member, method) for member in members}
     inputs = {
         "format": FORMAT,
         "method": method,
@@ -166,13 +166,10 @@ def look_at(competition: Competition, data_dir: Path, name: str, table: pd.DataF
 
 def measure_run(competition: Competition, data_dir: Path, name: str, table: pd.DataFrame, folds: Folds,
                 count: int) -> list[Path]:
-    """Measures the maps of images on which a label is there, one a group; returns the table's path, none of a blend."""
+    """Measures the maps of images on which a label is there, one a group; returns the table's path."""
     from measuring import measure_maps, summarise
 
     oof = read_explained(competition, name, table, folds)
-    if oof.members:
-        print(f"{name} is a blend; measure its members: {', '.join(oof.members)}")
-        return []
     members = open_members(competition, oof, table)
     _, seen, _ = _judged(competition, oof, table, label_cells(competition, table))
     rows, masks, dice = {}, {}, np.random.default_rng(0)
@@ -180,7 +177,7 @@ def measure_run(competition: Competition, data_dir: Path, name: str, table: pd.D
         there = dice.permutation(np.flatnonzero(seen[:, k] == 1))
         _, first = np.unique(table["group"].to_numpy(str)[there], return_index=True)
         there = there[np.sort(first)]
-        masks[k] = read_masks(data_dir, label, table["image_id"], there, members[0].store.settings, len(there))
+        masks[k] = read_masks(data_dir, label, table["image_id"], there, largest_store(members).settings, len(there))
         drawn = [row for row in there.tolist() if row in masks[k]]
         rows[k] = (drawn or there.tolist())[:count]
     if not any(rows.values()):
@@ -206,8 +203,8 @@ def show_measures(name: str, summary: pd.DataFrame) -> None:
     if not np.isnan(area := summary["area"].iloc[0]):
         print(f"The findings cover {area:.1%} of the images: so much of the heat lies inside by chance.")
     print("Deletion, insertion: mean probability of the label as the hottest pixels are blurred first, or all others. "
-          "Random weights: rank correlation with the map\nof the same network with weights drawn anew; near 1 the map "
-          "shows the image, not what was learned; nothing where that network's maps are empty. Chance: smooth noise.")
+          "Random weights: of some images,\nrank correlation with the map of the same network with weights drawn anew; "
+          "near 1 the map shows the image, not what was learned. Chance: smooth noise.")
 
 
 def _network(oof: Oof, member: str) -> str:
@@ -324,7 +321,8 @@ def _row_texts(competition: Competition, case: Case, fitted: Fitted) -> tuple[st
 
 
 def _caption(method: str, layers: dict[str, str], members: list[Member], has_masks: bool) -> str:
-    layer = f", layer {next(iter(layers.values()))}," if len(layers) == 1 else ""
+    name = next(iter(layers.values()))
+    layer = f", layer {name}," if len(layers) == 1 and name else ""
     mean = f", the mean of {len(members)} members' maps," if len(members) > 1 else ""
     outlined = "; outlined: the finding as it was drawn" if has_masks else ""
     return (f"{NAMES[method]}{layer}{mean} of out-of-fold images: each explained by models that never saw its group. "

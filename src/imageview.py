@@ -20,7 +20,7 @@ from runs import Run
 from sheets import Panel, draw_grid
 
 LABELS = 3  # on a sheet: those stated, then the most probable
-ROWS = {"gradcam": "Grad-CAM", "occlusion": "Occlusion", "lime": "LIME"}
+ROWS = {"gradcam": "Grad-CAM", "hirescam": "HiResCAM", "occlusion": "Occlusion", "lime": "LIME"}
 FLIPS = "Without\na square"
 CAPTION = ("What speaks for the label, by method and model. Heat is relative to the map's own maximum. Below: how far "
            "the probability falls behind a black square,\noutlined: where that flips the decision. Outlined in the "

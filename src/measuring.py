@@ -6,6 +6,7 @@ Inside the finding, deletion and insertion, and whether they change when the wei
 import copy
 import zlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -13,68 +14,102 @@ import pandas as pd
 import torch
 from scipy.stats import spearmanr
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from tqdm import tqdm
 
-from attribution import BATCH, explain_images, log_odds, methods_for
+from attribution import BATCH, METHODS, explain_images, log_odds, methods_for
 from checkpoints import load_model
 from folds import fold_numbers
 from hardware import pick_device
 from loader import ordered_batches
 from localisation import hottest_pixel
-from runmaps import Member
+from runmaps import Member, fit_heat, largest_store, relative
 
 GUESSES = ("chance", "centre of lungs")  # maps that look at no image
 STEPS = 16          # of the deletion and insertion curves
 BLUR = 1 / 8        # of the image's side: the standard deviation of what stands where a pixel is not shown
 DRAWS = 2000        # of the bootstrap
+DRAWN_ANEW = 8      # images of a label whose maps are compared with those of weights drawn anew
+NORM_IMAGES = 64    # by which the batch norms of a network drawn anew normalise
 LUNGS = ((0.45, 0.3), (0.45, 0.7))  # row and column of the middles of two lungs in most chest films, of the side
 SPREAD = 0.15       # of the side: the standard deviation around them
 MEASURES = ("inside", "share_inside", "deletion", "insertion", "randomised")
 
 
+@dataclass(frozen=True)
+class Look:
+    """A model, a copy of it with weights drawn anew, and how it takes an image: (1, C, S, S)."""
+
+    model: nn.Module
+    drawn: nn.Module
+    image: Tensor
+
+
 def measure_maps(members: list[Member], table: pd.DataFrame, rows: dict[int, list[int]],
                  masks: dict[int, dict[int, np.ndarray]]) -> pd.DataFrame:
-    """A row an image, label and method, of held-out images, each by the model that never saw its group.
+    """A row an image, label and method, of held-out images, each by the models that never saw its group.
 
-    rows: label to the table's rows;  masks: label to row to the finding (S, S), missing where it is not known.
+    rows: label to the table's rows;  masks: label to row to the finding (S, S) in the size of the largest store,
+    missing where it is not known. Of several members the mean of their maps is judged by the mean of their
+    probabilities; a member that a method cannot explain has no part in its maps.
     inside: the hottest pixel is in the finding;  share_inside: the share of heat there, both NaN without a mask, and an
     empty map has neither;  area: the finding's share of the image;  deletion, insertion: see `curves`;  randomised: the
-    rank correlation with the map of the same network with weights drawn anew.
+    rank correlation with the map of the same network with weights drawn anew, of a label's first DRAWN_ANEW images:
+    it takes as long as all else.
     """
-    member, = members
-    places, device, measured = member.store.rows(table["image_id"]), pick_device(), []
-    folds = fold_numbers(table, member.runs[0].experiment.split)
-    wanted = [(k, row) for k in rows for row in rows[k]]
-    with tqdm(total=len(wanted), desc=f"measuring {member.name}", unit="image", leave=False, disable=None) as bar:
-        for run in member.runs:
-            mine = [(k, row) for k, row in wanted if folds[row] == run.recipe["fold"]]
-            if not mine:
-                continue
-            model = load_model(run, device)
-            drawn = draw_weights_anew(model)
-            for k, row in mine:
-                image = next(iter(ordered_batches(member.store, places[[row]], 1)))[0].to(device)
+    size, task = largest_store(members).settings.size, members[0].runs[0].recipe["task"]
+    places = [member.store.rows(table["image_id"]) for member in members]
+    folds = np.stack([fold_numbers(table, member.runs[0].experiment.split) for member in members], axis=1)
+    wanted, measured = [(k, row) for k in rows for row in rows[k]], []
+    with tqdm(total=len(wanted), desc="measuring maps", unit="image", leave=False, disable=None) as bar:
+        for held_out in np.unique(folds[[row for _, row in wanted]], axis=0):  # by each member, on its own split
+            models = [_models_of(*each) for each in zip(members, places, held_out, strict=True)]
+            for k, row in ((k, row) for k, row in wanted if (folds[row] == held_out).all()):
+                looks = [Look(*pair, _read(member, where[row])) for pair, member, where in
+                         zip(models, members, places, strict=True)]
                 about = {"image_id": table["image_id"].iloc[row], "label": k}
-                for method, heat, other in _all_maps(model, drawn, image, k, run.recipe["task"], about["image_id"]):
-                    measured.append(about | {"method": method} | _measure(
-                        model, image, k, run.recipe["task"], heat, other, masks.get(k, {}).get(row)))
+                is_compared = row in rows[k][:DRAWN_ANEW]
+                for method, heat, other in _all_maps(looks, k, task, size, about["image_id"], is_compared):
+                    measured.append(about | {"method": method} | _measure(looks, k, task, heat, other,
+                                                                          masks.get(k, {}).get(row)))
                 bar.update()
     return pd.DataFrame(measured)
 
 
-def _all_maps(model: nn.Module, drawn: nn.Module, image: Tensor, k: int, task: str,
-              image_id: str) -> Iterator[tuple[str, np.ndarray, np.ndarray | None]]:
-    """Method, heat (S, S) and the heat of the network drawn anew; None of a guess."""
-    for method in methods_for(model):
-        yield method, *(explain_images(method, each, image, k, task).heat[0].cpu().numpy() for each in (model, drawn))
-    size = image.shape[-1]
+def _models_of(member: Member, places: np.ndarray, fold: int) -> tuple[nn.Module, nn.Module]:
+    """The model that held a fold out, and the same with weights drawn anew. places: (N,) the images in the store."""
+    run, = (run for run in member.runs if run.recipe["fold"] == fold)
+    model = load_model(run, pick_device())
+    some = np.random.default_rng(0).permutation(places)[:NORM_IMAGES]
+    return model, draw_weights_anew(model, _read(member, *some))
+
+
+def _read(member: Member, *places: int) -> Tensor:
+    """(n, C, S, S) images of the member's store."""
+    return next(iter(ordered_batches(member.store, np.array(places), len(places))))[0].to(pick_device())
+
+
+def _all_maps(looks: list[Look], k: int, task: str, size: int, image_id: str,
+              is_compared: bool) -> Iterator[tuple[str, np.ndarray, np.ndarray | None]]:
+    """Method, heat (size, size) and the heat of the networks drawn anew; None of a guess, and where not asked for."""
+    for method in METHODS:
+        if able := [look for look in looks if method in methods_for(look.model)]:
+            pairs, drawn = ([(getattr(look, which), look.image) for look in able] for which in ("model", "drawn"))
+            yield method, _mean_heat(method, pairs, k, task, size), (
+                _mean_heat(method, drawn, k, task, size) if is_compared else None)
     yield GUESSES[0], random_heat(size, seed=zlib.crc32(f"{image_id} {k}".encode())), None
     yield GUESSES[1], lung_heat(size), None
 
 
-def _measure(model: nn.Module, image: Tensor, k: int, task: str, heat: np.ndarray, other: np.ndarray | None,
+def _mean_heat(method: str, pairs: list[tuple[nn.Module, Tensor]], k: int, task: str, size: int) -> np.ndarray:
+    heats = [explain_images(method, model, image, k, task).heat[0].cpu().numpy() for model, image in pairs]
+    return relative(np.mean([fit_heat(heat, size) for heat in heats], axis=0))[0]
+
+
+def _measure(looks: list[Look], k: int, task: str, heat: np.ndarray, other: np.ndarray | None,
              mask: np.ndarray | None) -> dict[str, float]:
-    deletion, insertion = curves(model, image, k, task, heat)
+    drawn = [curves(look.model, look.image, k, task, fit_heat(heat, look.image.shape[-1])) for look in looks]
+    deletion, insertion = np.mean(drawn, axis=0)
     is_empty, known = heat.max() <= 0, mask is not None
     return {
         "empty": is_empty,
@@ -134,18 +169,27 @@ def blur(image: Tensor) -> Tensor:
     return torch.from_numpy(np.stack(planes))[None].to(image.device)
 
 
-def draw_weights_anew(model: nn.Module, seed: int = 0) -> nn.Module:
-    """A copy of a network whose layers all have new random weights.
+def draw_weights_anew(model: nn.Module, images: Tensor, seed: int = 0) -> nn.Module:
+    """A copy of a network whose layers all have new random weights. images: some (B, C, S, S), as the model takes them.
 
-    A map that stays as it was shows the image, not what the network has learned.
+    A map that stays as it was shows the image, not what the network has learned. Matrices and kernels are drawn as He
+    et al. 2015 propose, and batch norms normalise by what the images then give: by torch's own draws the signal of a
+    deep network dies on its way, it answers alike to all images, and its maps are empty.
     Source: Adebayo et al. 2018, https://arxiv.org/abs/1810.03292, section 3: all layers at once, the cascade's end.
     """
-    drawn = copy.deepcopy(model)
-    with torch.random.fork_rng(devices=[]):
+    drawn = copy.deepcopy(model).eval()
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
         for module in drawn.modules():
             if hasattr(module, "reset_parameters"):
                 module.reset_parameters()
+            if isinstance(module, (nn.Conv2d, nn.Linear)):
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+        norms = [module for module in drawn.modules() if isinstance(module, _BatchNorm)]
+        for norm in norms:
+            norm.momentum = None  # so that the statistics are those of these images alone
+            norm.train()
+        drawn(images)
     return drawn.eval()
 
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from architectures import NETWORKS, Network
+from camlayers import find_cam_layers
 from hardware import import_torchvision
 from references import FROM_SCRATCH, LAYOUTS, Headed, Layout, make_front, make_head
 from weights import (
@@ -21,7 +22,6 @@ from weights import (
 OURS = {**NETWORKS, **FROM_SCRATCH}  # networks without a part of timm's
 # X-rays after /255 lie around these, near enough for networks trained from scratch
 SCRATCH_MEAN, SCRATCH_STD = (0.5,), (0.25,)
-LEAST_CAM_SIDE = 7  # cells: what networks made for 224 pixels end in
 
 
 class Classifier(nn.Module):
@@ -32,20 +32,19 @@ class Classifier(nn.Module):
     """
 
     def __init__(self, network: nn.Module, channels: int, mean: tuple[float, ...], std: tuple[float, ...],
-                 cam_layer: nn.Module | None):
+                 cam_layers: dict[str, str]):
         super().__init__()
         self.network = network
         for name, values in (("mean", mean), ("std", std)):  # part of the saved weights, so always (C, 1, 1)
             of_grey = torch.full((channels,), sum(values) / len(values))
             values = torch.tensor(values) if len(values) == channels else of_grey
             self.register_buffer(name, 255 * values.reshape(-1, 1, 1))
-        self.cam_name = next((name for name, module in self.named_modules() if module is cam_layer), None)
+        self.cam_layers = cam_layers  # names, since a second reference would stand in the state_dict a second time
         self.left_out: list[str] = []  # tensors of a file's head that did not fit and were not loaded
 
-    @property
-    def cam_layer(self) -> nn.Module | None:
-        """The layer whose output Grad-CAM weighs; None where the network has no convolution or tokens."""
-        return None if self.cam_name is None else self.get_submodule(self.cam_name)
+    def cam_layer(self, method: str = "gradcam") -> nn.Module | None:
+        """The layer whose output a method of camlayers.METHODS weighs; None where no layer gives a map."""
+        return self.network.get_submodule(self.cam_layers[method]) if self.cam_layers else None
 
     def normalise(self, images: Tensor) -> Tensor:
         return (images.float() - self.mean) / self.std
@@ -90,7 +89,8 @@ def build_model(network: str, channels: int, image_size: int, outputs: int, drop
     if network in OURS:
         built = OURS[network](channels, image_size, outputs)
         _zero(list(built.modules())[-1])
-        return _load_ours(Classifier(built, channels, SCRATCH_MEAN, SCRATCH_STD, built.cam_layer), channels, weights)
+        layers = find_cam_layers(built, channels, image_size)
+        return _load_ours(Classifier(built, channels, SCRATCH_MEAN, SCRATCH_STD, layers), channels, weights)
     if network in LAYOUTS or head != "linear":
         return _build_headed(LAYOUTS.get(network, Layout((network,))), channels, image_size, outputs, dropout, weights,
                              head)
@@ -147,7 +147,7 @@ def _load_ours(model: Classifier, channels: int, weights: str) -> Classifier:
     path = find_weights("", weights)
     state, normalisation = read_network_state(path)
     mean, std = normalisation or (SCRATCH_MEAN, SCRATCH_STD)
-    loaded = Classifier(model.network, channels, mean, std, model.cam_layer)
+    loaded = Classifier(model.network, channels, mean, std, model.cam_layers)
     heads = [name.removeprefix("network.") for name in head_names(loaded)]
     loaded.left_out = load_fitting(loaded.network, adapt_channels(state, loaded.network), heads, path)
     return loaded
@@ -157,7 +157,8 @@ def _build_timm(network: str, channels: int, image_size: int, outputs: int, drop
     built, left_out = _create_timm(network, channels, image_size, weights, num_classes=outputs, drop_rate=dropout)
     if left_out or not is_file(weights) and weights != "none":  # ImageNet's thousand classes are nobody's labels
         _zero_timm_head(built)
-    model = Classifier(built, channels, *_normalisation(built, weights), timm_cam_layer(built, image_size))
+    layers = find_cam_layers(built, channels, image_size)
+    model = Classifier(built, channels, *_normalisation(built, weights), layers)
     model.left_out = left_out if is_file(weights) else []
     return model
 
@@ -175,7 +176,9 @@ def _build_headed(layout: Layout, channels: int, image_size: int, outputs: int, 
     normalisations = {_normalisation(backbone, weights) for backbone in backbones}
     if len(normalisations) > 1:
         raise ValueError(f"{', '.join(layout.backbones)} expect images normalised differently: {normalisations}")
-    model = Classifier(built, channels, *normalisations.pop(), timm_cam_layer(backbones[0], image_size))
+    layers = {method: f"backbones.0.{layer}" for method, layer in
+              find_cam_layers(backbones[0], seen, image_size).items()}
+    model = Classifier(built, channels, *normalisations.pop(), layers)
     return _load_ours(model, channels, weights) if whole else model
 
 
@@ -288,24 +291,6 @@ def _zero(head: nn.Linear | nn.Conv2d) -> None:
     """
     nn.init.zeros_(head.weight)
     nn.init.zeros_(head.bias)
-
-
-def timm_cam_layer(built: nn.Module, image_size: int) -> nn.Module | None:
-    """The layer for Grad-CAM by family: tokens of the last block for ViTs, else the last map with room to point.
-
-    That is the deepest stage of LEAST_CAM_SIDE cells a side, or of as many as the network has: at 64 pixels most
-    networks end in 2x2 cells, which can say no more than "top left".
-    """
-    if hasattr(built, "blocks") and hasattr(built, "cls_token"):
-        # ViT: the last block after this norm only reads tokens
-        return built.blocks[-1].norm1
-    modules, info = dict(built.named_modules()), getattr(built, "feature_info", None) or []
-    stages = info if isinstance(info, list) else info.info  # from the first to the last
-    sides = {stage["module"]: image_size // stage["reduction"] for stage in stages if stage["module"] in modules}
-    if not sides:
-        return None
-    least = min(LEAST_CAM_SIDE, max(sides.values()))
-    return modules[[name for name, side in sides.items() if side >= least][-1]]
 
 
 def count_parameters(model: nn.Module) -> int:

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from commandline import add_experiment, load_competition, load_folded_table, make_parser, run_names
 from competition import Competition
-from decisions import policy_for
+from decisions import policy_for, policy_inputs
 from embeddings import (
     Nearest,
     align_spaces,
@@ -24,7 +24,7 @@ from embeddings import (
     search_from_outside,
     search_held_out,
 )
-from files import replace_atomically
+from files import read_json, replace_atomically, sha256, write_json
 from folds import Folds, fold_numbers, read_predicted_parts
 from hardware import tune_process
 from labels import scoring_targets
@@ -41,6 +41,7 @@ ON_PAGE = 5      # nearest cases of an image there
 ON_SHEET = 8     # and on a sheet
 SAYS = 3         # labels whose probabilities are told, the highest
 NEXT_LINE = "\n   "
+FORMAT = 1       # of what is drawn: raise it when it comes to look different
 
 
 def main(argv: list[str] | None = None) -> list[Path]:
@@ -67,8 +68,26 @@ def main(argv: list[str] | None = None) -> list[Path]:
 
 
 def draw_run(competition: Competition, oof: Oof, table: pd.DataFrame) -> list[Path]:
-    """Writes a run's map, as a page and as a picture, and its confusion matrices; returns their paths."""
-    store, embedded, folds, usable = _embed_train(competition, oof, table)
+    """Writes a run's map, as a page and as a picture, and its confusion matrices; returns their paths.
+
+    What was made from the same models, images and labels already is left as it is.
+    """
+    folder, title = run_folder(competition, oof.name), f"{competition.name} / {oof.name}"
+    files = [folder / name for name in ("neighbours.html", "neighbours.png", "confusion.png")]
+    store = _open_train(competition, oof, table)
+    inputs = {
+        "format": FORMAT,
+        "images": store.folder.name,
+        "labels": sha256(label_cells(competition, table).tobytes()),
+        "folds": oof.runs[0].recipe["folds_sha256"],
+        "probabilities": sha256(np.ascontiguousarray(oof.probs).tobytes()),
+        "weights": oof.made_of,
+    } | policy_inputs(competition, oof)
+    account = folder / "neighbours.json"
+    if account.exists() and read_json(account).get("made_from") == inputs and all(path.exists() for path in files):
+        print(f"{files[0]} is there already, made from these very models and images")
+        return files
+    embedded, folds, usable = _embed_train(competition, oof, table, store)
     here = usable & ~np.isnan(oof.probs).any(axis=1)
     cells, decisions = label_cells(competition, table), np.zeros(oof.probs.shape, np.int8)
     decisions[here] = decide_held_out(competition, oof, scoring_targets(cells)[here], oof.probs[here], folds[here])
@@ -78,8 +97,8 @@ def draw_run(competition: Competition, oof: Oof, table: pd.DataFrame) -> list[Pa
     if not len(rows):
         raise ValueError(f"run {oof.name!r}: every image that its folds predicted is of one grey value; there is "
                          "nothing to draw")
-    folder, title = run_folder(competition, oof.name), f"{competition.name} / {oof.name}"
-    drawn = _draw_confusion(competition, oof, title, scoring_targets(cells)[here], decisions[here])
+    account.unlink(missing_ok=True)  # what it says of the files is no longer so
+    _draw_confusion(title, competition, scoring_targets(cells)[here], decisions[here], files[2])
     held_out = [run.recipe["fold"] for run in oof.runs]
     if one_space := is_one_space(embedded):
         points, agreement = embedded[0], 1.0
@@ -89,12 +108,13 @@ def draw_run(competition: Competition, oof: Oof, table: pd.DataFrame) -> list[Pa
     print(note)
     places = lay_out(np.asarray(points[rows], np.float32))
     views = make_views(competition, cells[rows], oof.probs[rows], decisions[rows], folds[rows])
-    picture = _save(draw_map(title, note, places, views), folder / "neighbours.png")
+    _save(draw_map(title, note, places, views), files[1])
     nearest = search_held_out(embedded, held_out, folds, usable, rows, ON_PAGE)
     images = store.read(store.rows(table["image_id"].iloc[rows]))
-    page = write_page(folder / "neighbours.html", title, note,
-                      _points(competition, table, cells, oof.probs, rows, places, nearest), views, images)
-    return [page, picture, drawn]
+    write_page(files[0], title, note, _points(competition, table, cells, oof.probs, rows, places, nearest), views,
+               images)
+    write_json(account, {"made_from": inputs})
+    return files
 
 
 def decide_held_out(competition: Competition, oof: Oof, targets: np.ndarray, probs: np.ndarray,
@@ -118,7 +138,8 @@ def draw_neighbours(competition: Competition, data_dir: Path, oof: Oof, table: p
     if unknown := [image_id for image_id in image_ids if image_id not in where]:
         raise ValueError(f"no image is called {', '.join(unknown)} in the parts {', '.join(parts)} of "
                          f"{competition.name!r}; ids look like {table['image_id'].iloc[0]}")
-    store, embedded, fold_of, usable = _embed_train(competition, oof, table)
+    store = _open_train(competition, oof, table)
+    embedded, fold_of, usable = _embed_train(competition, oof, table, store)
     held_out, cells = [run.recipe["fold"] for run in oof.runs], label_cells(competition, table)
     lines = {}
     for part in dict.fromkeys(where.values()):
@@ -149,22 +170,25 @@ def draw_neighbours(competition: Competition, data_dir: Path, oof: Oof, table: p
     return _save(figure, run_folder(competition, oof.name) / "neighbours_of_images.png")
 
 
-def _embed_train(competition: Competition, oof: Oof,
-                 table: pd.DataFrame) -> tuple[PixelStore, list[np.ndarray], np.ndarray, np.ndarray]:
-    """The store, features a model in the table's order, folds (N,), and which images show anything (N,) bool."""
+def _open_train(competition: Competition, oof: Oof, table: pd.DataFrame) -> PixelStore:
+    """The training images as the run's networks take them. Raises FileNotFoundError where no fold of it is finished."""
     if not oof.runs:
         raise FileNotFoundError(f"run {oof.name!r} has no finished fold; run: python src/train.py --competition "
                                 f"{competition.name} --experiment {oof.name}")
     if oof.folds_missing:
         print(f"{oof.name}: the folds {', '.join(map(str, oof.folds_missing))} are not trained, their images are left "
               f"out; run: {train_command(competition, oof)}")
-    experiment = oof.runs[0].experiment
-    store = open_store(f"{competition.name}-train", table, pixel_settings(competition, experiment))
+    return open_store(f"{competition.name}-train", table, pixel_settings(competition, oof.runs[0].experiment))
+
+
+def _embed_train(competition: Competition, oof: Oof, table: pd.DataFrame,
+                 store: PixelStore) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
+    """Features a model in the table's order, folds (N,), and which images show anything (N,) bool."""
     rows = store.rows(table["image_id"])
     embedded = embed_part(competition, oof, "train", store)
     if not np.array_equal(rows, np.arange(len(store))):
         embedded = [features[rows] for features in embedded]
-    return store, embedded, fold_numbers(table, experiment.split), ~table["black"].to_numpy()
+    return embedded, fold_numbers(table, oof.runs[0].experiment.split), ~table["black"].to_numpy()
 
 
 def _note(oof: Oof, drawn: int, total: int, one_space: bool, agreement: float) -> str:
@@ -202,10 +226,11 @@ def _tile(competition: Competition, table: pd.DataFrame, cells: np.ndarray, stor
                 store.read(store.rows([image_id]))[0])
 
 
-def _draw_confusion(competition: Competition, oof: Oof, title: str, targets: np.ndarray, decisions: np.ndarray) -> Path:
+def _draw_confusion(title: str, competition: Competition, targets: np.ndarray, decisions: np.ndarray,
+                    path: Path) -> None:
     figure, _ = draw_confusion(competition, f"{title}: out-of-fold images\ndecided by rules fitted on other folds",
                                targets, decisions)
-    return _save(figure, run_folder(competition, oof.name) / "confusion.png")
+    _save(figure, path)
 
 
 def _save(figure: Figure, path: Path) -> Path:

@@ -106,7 +106,7 @@ def cnn_002(channels: int, image_size: int, outputs: int) -> Network:
         "mean": nn.AdaptiveAvgPool2d(1),                        # 3 x 1 x 1
         "flatten": nn.Flatten(),                                # 3
         "output": nn.Linear(maps, outputs),
-    }, cam_layer="conv5")
+    })
 
 
 # (channels, kernel) of each convolution; a group's map has half the side of that of the group before
@@ -138,7 +138,7 @@ def darknet19_002(channels: int, image_size: int, outputs: int) -> Network:
             before = width
     maps = max(3, outputs)
     return Network({**stages, "linear": nn.Conv2d(before, maps, 1), "mean": nn.AdaptiveAvgPool2d(1),
-                    "flatten": nn.Flatten(), "output": nn.Linear(maps, outputs)}, cam_layer="linear")
+                    "flatten": nn.Flatten(), "output": nn.Linear(maps, outputs)})
 
 
 FROM_SCRATCH: dict[str, Callable[[int, int, int], Network]] = {  # (channels, image size, outputs) -> network

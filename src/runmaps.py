@@ -54,15 +54,12 @@ def explained_by(members: list[Member], method: str) -> tuple[list[Member], list
     return able, [member.name for member in members if member not in able]
 
 
-def layer_name(member: Member) -> str:
-    """The layer that Grad-CAM looks at; empty where there is none."""
+def layer_name(member: Member, method: str) -> str:
+    """The layer that Grad-CAM or HiResCAM looks at; empty where there is none, and for other methods."""
     from checkpoints import load_model
-    from saliency import cam_layer
+    from saliency import classifier_of
 
-    model = load_model(member.runs[0])
-    layer = cam_layer(model)
-    names = (path.removeprefix("classifiers.0.") for path, module in model.named_modules() if module is layer)
-    return next(names, "")
+    return classifier_of(load_model(member.runs[0]), 0)[0].cam_layers.get(method, "")
 
 
 def held_out_maps(members: list[Member], table: pd.DataFrame, wanted: set[tuple[int, int]],
@@ -103,10 +100,11 @@ def maps_of_rows(model: "nn.Module", member: Member, places: np.ndarray, rows: n
                  bar: tqdm | None = None) -> Iterator[tuple[int, np.ndarray, bool]]:
     """Row, heat (S, S) and whether it is empty, of a table's rows by one model. places: (N,) the rows in the store."""
     from attribution import explain_images
+    from camlayers import METHODS
     from loader import ordered_batches
 
     device, task = next(model.parameters()).device, member.runs[0].recipe["task"]
-    step = BATCH if method == "gradcam" else 1  # the others make their own batches of one image, and a bar should move
+    step = BATCH if method in METHODS else 1  # the others make their own batches of one image, and a bar should move
     for images, _, stored in ordered_batches(member.store, places[rows], step) if len(rows) else ():
         maps = explain_images(method, model, images.to(device), k, task)
         done, rows = rows[:len(stored)], rows[len(stored):]

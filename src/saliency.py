@@ -1,4 +1,4 @@
-"""Where a network looks: Grad-CAM of a logit, for convolutions and for tokens."""
+"""Where a network looks: Grad-CAM and HiResCAM of a logit, for convolutions and for tokens."""
 
 import math
 
@@ -9,29 +9,34 @@ from torch.nn import functional as F
 ROUNDING = 1e-6  # share of what is added up; a sum below it is what rounding left of terms that cancel
 
 
-def cam_layer(model: nn.Module, label: int = 0) -> nn.Module | None:
-    """The layer that Grad-CAM looks at; None where the network has no convolution and no tokens."""
-    return classifier_of(model, label)[0].cam_layer
+def cam_layer(model: nn.Module, label: int = 0, method: str = "gradcam") -> nn.Module | None:
+    """The layer that a method looks at; None where the network has no convolution and no tokens."""
+    return classifier_of(model, label)[0].cam_layer(method)
 
 
-def grad_cam(model: nn.Module, images: Tensor, label: int) -> tuple[Tensor, Tensor]:
+def grad_cam(model: nn.Module, images: Tensor, label: int, method: str = "gradcam") -> tuple[Tensor, Tensor]:
     """Heat maps of one label's logit, float32 (B, S, S) in [0, 1], and which of them are empty, bool (B,).
+
+    method: "gradcam" weighs a feature by its mean gradient; "hirescam" by the gradient in each cell, which is right
+    too where it matters in which cell a feature is, as it does to a hidden layer behind a flattened map.
 
     images: (B, C, S, S) as the model takes them. Every map is divided by its own maximum. An empty one is zeros:
     nothing in the image speaks for the label. The model is left in evaluation mode.
     Raises ValueError where the network has no layer to look at.
-    Source: Selvaraju et al. 2017, https://arxiv.org/abs/1610.02391, equations 1 and 2. The gradient is that of the
-    logit: that of a probability vanishes where the network is sure.
+    Sources: Selvaraju et al. 2017, https://arxiv.org/abs/1610.02391, equations 1 and 2; Draelos & Carin 2020,
+    https://arxiv.org/abs/2011.08891, equation 5. The gradient is that of the logit: that of a probability vanishes
+    where the network is sure.
     """
     classifier, output = classifier_of(model, label)
-    layer = classifier.cam_layer
+    layer = classifier.cam_layer(method)
     if layer is None:
         raise ValueError(f"{type(classifier.network).__name__} has no convolution or tokens to look at; "
                          f"Grad-CAM needs one")
     classifier.eval()
     activations, gradients = (_as_maps(values, getattr(classifier.network, "num_prefix_tokens", 0))
                               for values in _look_inside(classifier, layer, images, output))  # (B, F, h, w) each
-    weighted = gradients.mean(dim=(2, 3), keepdim=True) * activations
+    weights = gradients.mean(dim=(2, 3), keepdim=True) if method == "gradcam" else gradients
+    weighted = weights * activations
     heat = weighted.sum(dim=1, keepdim=True).relu()                                           # (B, 1, h, w)
     empty = heat.amax(dim=(1, 2, 3)) <= ROUNDING * weighted.abs().sum(dim=1).amax(dim=(1, 2))
     heat = F.interpolate(heat, size=images.shape[2:], mode="bilinear")[:, 0]                  # (B, S, S)

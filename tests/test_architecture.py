@@ -22,7 +22,7 @@ settings competition experiment
 labels sampling metrics weighted uncertainty faults thresholds calibration policies priorshift
 delong comparing forecasting blending gains folding confident phantoms preprocessing augmentation tta mixing
 schedule watch losses
-layers architectures references ema saliency attribution sheets localisation nearest
+layers architectures camlayers references ema saliency attribution sheets localisation nearest
 demo arrays dicom decoding pixels scan duplicates tables weights
 folds device_input loader model anatomy precision heads features tiles autoencoder oddness oddplots outliers
 solvers runs checkpoints runmaps imageview measuring alarms

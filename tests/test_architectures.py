@@ -1,6 +1,5 @@
 """The reference's eight networks against its counts, shapes and layers; their blocks against hand computation."""
 
-import copy
 import math
 
 import numpy as np
@@ -296,38 +295,6 @@ def test_batch_normalisation_moves_as_keras_does(name, values):
     torch.testing.assert_close(after, normal, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(stage.running_mean, 0.99 * 0 + 0.01 * mean)
     torch.testing.assert_close(stage.running_var, 0.99 * 1 + 0.01 * before.var(dim=1))
-
-
-# ---- the layer for Grad-CAM
-
-
-@pytest.mark.parametrize("name, channels, side", [
-    ("cnn_a", 256, 62), ("cnn_b", 70, 4), ("cnn_c", 125, 32), ("cnn_d", 64, 8), ("cnn_e", 512, 6),
-])
-def test_the_map_for_grad_cam_is_the_last_convolutions_with_room_to_point(name, channels, side):
-    network, maps = build(name).eval(), []
-    assert isinstance(network.cam_layer, nn.Conv2d)
-    network.cam_layer.register_forward_hook(lambda _, __, output: maps.append(output))
-    logits = network(noise(2, 1, 64, 64))
-    assert [tuple(each.shape) for each in maps] == [(2, channels, side, side)]
-    gradient, = torch.autograd.grad(logits.sum(), maps[0])
-    assert gradient.any()
-    convolutions = [stage for stage in network if isinstance(stage, nn.Conv2d)]
-    later = convolutions[convolutions.index(network.cam_layer) + 1:]
-    assert len(later) == (name == "cnn_e")  # whose last one leaves 2x2 cells
-
-
-@pytest.mark.parametrize("name", ["lstm", "mlp_a", "mlp_b"])
-def test_networks_without_a_map_have_no_layer_for_grad_cam(name):
-    assert build(name).cam_layer is None
-
-
-@pytest.mark.parametrize("name", ["cnn_b", "cnn_e"])
-def test_the_layer_for_grad_cam_is_saved_once_and_a_copys_is_its_own(name):
-    network = build(name)
-    twin = copy.deepcopy(network)
-    assert any(twin.cam_layer is stage for stage in twin) and twin.cam_layer is not network.cam_layer
-    assert {key.partition(".")[0] for key in network.state_dict()} <= set(dict(network.named_children()))
 
 
 # ---- building blocks: pooling before ReLU

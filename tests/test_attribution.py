@@ -47,7 +47,7 @@ class Weighed(nn.Module):
 
 
 def weighed() -> Classifier:
-    return Classifier(Weighed(), 1, (0.5,), (0.25,), cam_layer=None)
+    return Classifier(Weighed(), 1, (0.5,), (0.25,), {})
 
 
 def noise(size: int = SIZE, count: int = 2, channels: int = 1) -> torch.Tensor:
@@ -114,13 +114,13 @@ def test_the_square_that_decides_is_limes_weight_of_it():
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("network", ["cnn_b", "tf_efficientnet_lite0", "vit_tiny_patch16_224",
-                                     "swin_tiny_patch4_window7_224", "lstm", "mlp_a"])
+                                     "xcit_nano_12_p16_224", "swin_tiny_patch4_window7_224", "lstm", "mlp_a"])
 def test_every_family_of_networks_is_explained(network, method, monkeypatch):
     monkeypatch.setattr("attribution.SAMPLES", 24)
     monkeypatch.setattr("attribution.GRID", 4)
     model = build(network, 32)
     if method not in methods_for(model):
-        assert network in ("lstm", "mlp_a") and method == "gradcam"
+        assert network in ("lstm", "mlp_a") and method in ("gradcam", "hirescam")
         return
     maps = explain_images(method, model, noise(), 1, "multilabel")
     assert maps.heat.shape == (2, 32, 32) and maps.heat.dtype == torch.float32
@@ -179,7 +179,7 @@ def test_superpixels_follow_edges():
 
 
 def test_an_unknown_method_is_named():
-    with pytest.raises(ValueError, match=r"no method 'magic'; there are gradcam, occlusion, lime"):
+    with pytest.raises(ValueError, match=r"no method 'magic'; there are gradcam, hirescam, occlusion, lime"):
         explain_images("magic", weighed(), square(), 0, "multilabel")
 
 

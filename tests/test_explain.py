@@ -14,7 +14,7 @@ from scipy.stats import beta
 import attribution
 import competition as descriptions
 import explain
-from checkpoints import build_from_recipe, save_weights
+from checkpoints import build_from_recipe, load_model, save_weights
 from competition import Competition, Part
 from experiment import Experiment, to_recipe
 from explain import explain_run, pick_examples
@@ -22,6 +22,7 @@ from files import write_csv, write_json
 from folds import add_folds, make_folds, read_folds
 from imageview import make_columns, pick_labels, say_truth
 from localisation import distance_to_mask, hottest_pixel, pointing_game
+from measuring import GUESSES
 from pixels import PixelSettings, open_store
 from runmaps import held_out_maps, open_members
 from runs import Oof, open_run, probs_frame, read_oof, run_folder, write_blend, write_probs
@@ -237,7 +238,7 @@ def test_every_image_is_explained_by_the_model_of_its_own_fold(squares, monkeypa
     asked = []
     original = attribution.grad_cam
 
-    def spy(model, images, label):
+    def spy(model, images, label, method):
         asked.append((float(next(model.parameters()).detach().sum()), images))
         return original(model, images, label)
 
@@ -298,7 +299,7 @@ def test_a_network_a_label_is_explained(squares):
     table = fabricate(squares, "tasks", per_task=True)
     assert len(explain_run(SQUARES, squares, "tasks", table, read_folds(SQUARES))) == 1
     account = json.loads((run_folder(SQUARES, "tasks") / "gradcam.json").read_text())
-    assert account["made_from"]["layer"] == {"tasks": "network.conv3"}
+    assert account["made_from"]["layer"] == {"tasks": "conv3"}
 
 
 def write_blend_of(table, name: str, members: tuple[str, ...], kind: str = "mean") -> None:
@@ -397,7 +398,7 @@ def test_maps_are_measured_beside_guesses_one_image_a_group(squares, monkeypatch
     fabricate(squares, "toy")
     path, = explain.main(["--competition", "squares", "--experiment", "toy", "--measure", "2"])
     summary = pd.read_csv(path).set_index("method")
-    assert list(summary.index) == ["gradcam", "occlusion", "lime", "chance", "centre of lungs"]
+    assert list(summary.index) == ["gradcam", "hirescam", "occlusion", "lime", "chance", "centre of lungs"]
     images = pd.read_csv(path.with_name("measured_images.csv"))
     assert (images.groupby(["label", "method"]).size() == 2).all()
     # the other label has no masks: deletion and insertion only
@@ -405,6 +406,42 @@ def test_maps_are_measured_beside_guesses_one_image_a_group(squares, monkeypatch
     assert images[["deletion", "insertion"]].notna().all(axis=None)
     assert (images.loc[images["label"] == "square", "area"] - 64 / SIZE**2).abs().max() < 1e-5
     assert "so much of the heat lies inside by chance" in capsys.readouterr().out
+
+
+def test_a_blend_is_measured_by_the_mean_of_maps_and_of_probabilities(squares, monkeypatch):
+    """Of two equal members it is what each alone is; of two others, what a map does to both, in the mean.
+
+    A member that a method cannot explain has no part in its map, but in the probability.
+    """
+    def load_answering(run, device):
+        """The last layer starts at zero, and would answer alike to all images."""
+        model = load_model(run, device)
+        torch.manual_seed(run.folder.parent.name == "plain")
+        torch.nn.init.normal_(model.network.output.weight)
+        return model
+
+    monkeypatch.setattr("measuring.load_model", load_answering)
+    monkeypatch.setattr("measuring.METHODS", ("gradcam", "occlusion"))
+    monkeypatch.setattr("attribution.GRID", 4)
+    fabricate(squares, "toy")
+    fabricate(squares, "plain", "mlp_a")
+    table = fabricate(squares, "twin")
+    write_blend_of(table, "both", ("toy", "twin"))
+    write_blend_of(table, "mixed", ("toy", "plain"), "rank_mean")
+    names, keys = ("toy", "plain", "both", "mixed"), ["image_id", "label", "method"]
+    explain.main(["--competition", "squares", "--experiment", *names, "--measure", "2"])
+    alone, plain, both, mixed = (pd.read_csv(run_folder(SQUARES, name) / "measured_images.csv").set_index(keys)
+                                 for name in names)
+    assert not alone["empty"].all() and alone["deletion"].std() > 0.01 and alone["randomised"].notna().any()
+    pd.testing.assert_frame_equal(both, alone, rtol=1e-4, atol=1e-5)
+    guesses = alone.index.get_level_values("method").isin(GUESSES)  # the same maps for all
+    cams = alone.index.get_level_values("method") == "gradcam"
+    for curve in ("deletion", "insertion"):
+        mean = (alone[curve] + plain[curve].reindex(alone.index)) / 2
+        np.testing.assert_allclose(mixed[curve][guesses], mean[guesses], atol=1e-5)
+        assert (mixed[curve][cams] != alone[curve][cams]).all()
+    pd.testing.assert_frame_equal(mixed[cams][["empty", "inside", "share_inside", "randomised"]],
+                                  alone[cams][["empty", "inside", "share_inside", "randomised"]], atol=1e-5)
 
 
 @pytest.mark.parametrize("flags", [["--measure", "0"], ["--measure", "2", "--image", "i01"]])

@@ -8,7 +8,8 @@ import torch
 from scipy.stats import bootstrap
 from torch import nn
 
-from attribution import explain_images
+from attribution import LEAST, explain_images
+from hardware import import_torchvision
 from measuring import (
     GUESSES,
     STEPS,
@@ -34,13 +35,17 @@ class Brightness(nn.Module):
 
 
 def brightness() -> Classifier:
-    return Classifier(Brightness(), 1, (0.5,), (0.25,), cam_layer=None)
+    return Classifier(Brightness(), 1, (0.5,), (0.25,), {})
 
 
 def square_image() -> torch.Tensor:
     image = torch.full((1, 1, SIZE, SIZE), 60, dtype=torch.uint8)
     image[:, :, 8:16, 8:16] = 255
     return image
+
+
+def some_images() -> torch.Tensor:
+    return torch.randint(0, 256, (8, 1, SIZE, SIZE), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
 
 
 def heat_in(rows: slice, columns: slice) -> np.ndarray:
@@ -89,7 +94,7 @@ def test_weights_drawn_anew_change_the_copy_only_and_its_maps():
     model = build_model("cnn_b", 1, SIZE, 2).eval()
     nn.init.normal_([module for module in model.modules() if isinstance(module, nn.Linear)][-1].weight, std=1.0)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    drawn = draw_weights_anew(model)
+    drawn = draw_weights_anew(model, some_images())
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     for layer, other in zip(model.modules(), drawn.modules(), strict=True):
         if isinstance(layer, (nn.Conv2d, nn.Linear)):
@@ -98,6 +103,19 @@ def test_weights_drawn_anew_change_the_copy_only_and_its_maps():
     images = torch.randint(0, 256, (1, 1, SIZE, SIZE), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     heats = [explain_images("occlusion", each, images, 0, "multilabel").heat[0].numpy() for each in (model, drawn)]
     assert abs(rank_correlation(*heats)) < 0.6 < rank_correlation(heats[0], heats[0])
+
+
+@pytest.mark.parametrize("network", ["tf_efficientnet_lite0", "cnn_e", "lstm"])
+def test_a_deep_network_drawn_anew_still_tells_images_apart(network):
+    """As torch draws them its signal dies on the way: all its maps would be empty, and nothing could be compared."""
+    import_torchvision()
+    torch.manual_seed(0)
+    size = 64
+    images = torch.randint(0, 256, (8, 1, size, size), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
+    drawn = draw_weights_anew(build_model(network, 1, size, 2), images)
+    with torch.no_grad():
+        assert drawn(images).std(dim=0).min() > 10 * LEAST
+    assert not drawn.training and not any(module.training for module in drawn.modules())
 
 
 def test_an_empty_map_is_no_verdict_on_random_weights():

@@ -198,6 +198,22 @@ def test_a_run_is_drawn_and_its_neighbours_are_found(demo_home, capsys):
         neighbours.main(["--experiment", "cnn_b", "--image", shown.iloc[0], "nobody"])
 
 
+def test_nothing_is_drawn_a_second_time_until_something_changes(demo_home, monkeypatch, capsys):
+    write_untrained(COMPETITIONS["demo"], "cnn_b", with_network=True)
+    drawn = []
+    monkeypatch.setattr(neighbours, "lay_out", lambda points: drawn.append(len(points)) or lay_out(points))
+    first = neighbours.main(["--experiment", "cnn_b"])
+    made = [path.read_bytes() for path in first]
+    assert neighbours.main(["--experiment", "cnn_b"]) == first and len(drawn) == 1
+    assert "neighbours.html is there already" in capsys.readouterr().out
+    first[1].unlink()  # a picture that is gone
+    neighbours.main(["--experiment", "cnn_b"])
+    assert len(drawn) == 2 and [path.read_bytes() for path in first][1:] == made[1:]
+    write_untrained(COMPETITIONS["demo"], "cnn_b", seed=1, with_network=True)  # other weights
+    neighbours.main(["--experiment", "cnn_b"])
+    assert len(drawn) == 3
+
+
 def test_what_cannot_be_drawn_is_said(demo_home):
     with pytest.raises(FileNotFoundError, match="has no finished fold; run: python src/train.py"):
         neighbours.main(["--experiment", "cnn_b"])

@@ -111,7 +111,7 @@ def test_a_head_stands_behind_any_family_of_timm(network, size, width):
     model = on_meta(network, 1, size, 3, head="hidden:16")
     assert model.network.head.hidden.in_features == width
     assert model(torch.empty(2, 1, size, size, device="meta")).shape == (2, 3)
-    assert model.cam_layer is not None
+    assert model.cam_layer() is not None
     assert on_meta(network, 1, size, 1, head="hidden:16", per_task=True)(
         torch.empty(2, 1, size, size, device="meta")).shape == (2, 1)
 
