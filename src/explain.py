@@ -96,8 +96,8 @@ def explain_run(competition: Competition, data_dir: Path, name: str, table: pd.D
     oof = read_explained(competition, name, table, folds)
     members, others = explained_by(open_members(competition, oof, table), method)
     for other in others:
-        print(f"{other}: {_network(oof, other)} has no convolution and no tokens, so {NAMES[method]} has nothing to "
-              "look at; --method occlusion and lime explain any network")
+        print(f"{other}: {_why_not(oof, other)}, so {NAMES[method]} has nothing to look at; --method occlusion and "
+              "lime explain any network")
     if not members:
         return []
     folder, cells = run_folder(competition, name), label_cells(competition, table)
@@ -207,8 +207,11 @@ def show_measures(name: str, summary: pd.DataFrame) -> None:
           "near 1 the map shows the image, not what was learned. Chance: smooth noise.")
 
 
-def _network(oof: Oof, member: str) -> str:
-    return next(run.experiment.network for run in oof.runs if run.folder.parent.name == member)
+def _why_not(oof: Oof, member: str) -> str:
+    experiment = next(run.experiment for run in oof.runs if run.folder.parent.name == member)
+    if experiment.solver == "knn":
+        return "a head of nearest cases has no gradient"
+    return f"{experiment.network} has no convolution and no tokens"
 
 
 def _pointing(method: str) -> str:

@@ -43,6 +43,8 @@ def take_head(model: Classifier) -> nn.Module:
 def put_head(model: Classifier, name: str, head: nn.Module) -> Classifier:
     """Puts a head where `head_name` says it stands; returns the model."""
     model.set_submodule(name, head)
+    if isinstance(head, NearestCases):  # who is nearest does not change by and by: no gradient leads to a layer
+        model.cam_layers = {}
     return model
 
 

@@ -44,7 +44,7 @@ class Looks(nn.Module):
 
 
 def looks_at(rows: slice, columns: slice) -> Classifier:
-    return Classifier(Looks(rows, columns), 1, (0.5,), (0.25,), cam_layer=None)
+    return Classifier(Looks(rows, columns), 1, (0.5,), (0.25,), cam_layers={})
 
 
 def pictures() -> tuple[torch.Tensor, np.ndarray]:
@@ -138,7 +138,7 @@ def test_colour_images_and_all_variants_come_through():
             return images.mean(dim=(2, 3))
 
     images = torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8)
-    model = Classifier(Mean(), 3, (0.5,) * 3, (0.25,) * 3, cam_layer=None)
+    model = Classifier(Mean(), 3, (0.5,) * 3, (0.25,) * 3, cam_layers={})
     answers = probe(model, images, images.float().mean(dim=0), "multiclass")
     assert len(answers) == 1 + len(ZONES) + 1 + len(ZONES) and next(iter(answers)) == "whole"
     assert {values.shape for values in answers.values()} == {(2, 3)}

@@ -9,6 +9,7 @@ from sklearn.metrics import log_loss
 from sklearn.neighbors import KNeighborsClassifier
 
 import solvers
+from attribution import methods_for
 from checkpoints import build_from_recipe, load_model, save_weights
 from competition import Competition, Part
 from engine import predict_logits
@@ -16,6 +17,7 @@ from experiment import Experiment
 from files import write_json
 from heads import head_name, put_head
 from losses import label_weights
+from model import build_model
 from nearest import NearestCases
 from runs import open_run, read_run
 from solvers import Examples, check_solver, fit_head, fit_nearest
@@ -139,3 +141,11 @@ def test_a_run_of_neighbours_comes_back_from_disk(home, task, monkeypatch):
 def test_a_recipe_of_neighbours_cannot_augment():
     with pytest.raises(ValueError, match="set augmentation=none, or solver=gradient"):
         check_solver(Experiment(solver="knn", augmentation="warp"))
+
+
+def test_no_gradient_leads_from_the_nearest_cases_to_a_layer():
+    model = build_model("resnet18", 1, 32, 3, weights="none")
+    assert model.cam_layer() is not None
+    put_head(model, head_name(model), NearestCases(4, 512, 3, 2, exclusive=False))
+    assert model.cam_layer() is None
+    assert methods_for(model) == ("occlusion", "lime")

@@ -88,7 +88,7 @@ def put_in(monkeypatch):
     """Says where all networks look, whatever weights were saved: the first label's logit falls with its brightness."""
     def put(place: slice) -> None:
         def load(run, device="cpu"):
-            return Classifier(Looks(place), 1, (0.5,), (0.25,), cam_layer=None).eval()
+            return Classifier(Looks(place), 1, (0.5,), (0.25,), cam_layers={}).eval()
 
         for module in (alarms, checkpoints):
             monkeypatch.setattr(module, "load_model", load)
