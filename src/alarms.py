@@ -17,7 +17,6 @@ import cv2
 import numpy as np
 import pandas as pd
 import torch
-from scipy.special import expit
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -27,6 +26,7 @@ from folds import fold_numbers
 from hardware import pick_device
 from loader import ordered_batches
 from runmaps import Member
+from uncertainty import for_tests
 
 CORNER = 1 / 5       # of the image's side: a corner's
 BORDER = 1 / 16      # of the image's side: how wide the border is
@@ -225,12 +225,14 @@ def judge_column(labels: tuple[str, ...], targets: np.ndarray, probs: np.ndarray
 
 
 def _gap(label: str, signal: str, column: str, parts: list[tuple[float, float, str]], images: int) -> Evidence:
-    """The largest minus the smallest of (value, variance, name)."""
+    """The largest minus the smallest of (value, variance, name); its interval is wider the more pairs there are."""
+    parts = [part for part in parts if not np.isnan(part[0])]
     if len(parts) < 2:
         return Evidence(label, signal, column, np.nan, np.nan, np.nan, images)
     least, most = min(parts), max(parts)
-    return _evidence(label, signal, f"{column}: {most[2]} above {least[2]}", most[0] - least[0],
-                     np.sqrt(most[1] + least[1]), images)
+    gap, reach = most[0] - least[0], REACH * np.sqrt(most[1] + least[1])
+    low, high = for_tests(gap - reach, gap + reach, gap, len(parts) * (len(parts) - 1) // 2)
+    return Evidence(label, signal, f"{column}: {most[2]} above {least[2]}", float(gap), float(low), float(high), images)
 
 
 def _evidence(label: str, signal: str, where: str, value: float, error: float, images: int) -> Evidence:
@@ -284,8 +286,3 @@ def raise_alarms(evidence: list[Evidence]) -> pd.DataFrame:
     best = order.drop_duplicates(["label", "signal"]).drop(columns="known").sort_index()
     threshold = best["signal"].map(THRESHOLDS)
     return best.assign(threshold=threshold, alarm=best["low"] > threshold).reset_index(drop=True)
-
-
-def probs_of(answers: np.ndarray) -> np.ndarray:
-    """Probabilities of log odds."""
-    return expit(answers)

@@ -47,7 +47,7 @@ def map_sides(network: nn.Module, channels: int, image_size: int) -> dict[str, i
     if hasattr(network, "blocks") and hasattr(network, "cls_token"):
         joined = next((name for name in CLASS_BLOCKS if name in modules), None)
         norm = f"{joined}.0.norm1" if joined else f"blocks.{len(network.blocks) - 1}.norm1"
-        return {norm: image_size // stages[-1]["reduction"]}
+        return {norm: image_size // stages[-1]["reduction"]} if norm in modules else {}
     return sides
 
 

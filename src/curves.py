@@ -11,7 +11,7 @@ from weighted import rank_labels, ranked_scores
 
 GRID = np.linspace(0, 1, 101)  # of false positive rate, or recall, at which bands are drawn
 BANDS = 300  # replicates of a band: its ends are the 7th of either side
-CUTS = 500   # at most so many cuts are followed in a replicate, at equal shares of the images
+CUTS = 500   # at most so many cuts are followed in a replicate, at equal shares of the images and of the positives
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def _curves(kind: str, targets: np.ndarray, probs: np.ndarray, groups: np.ndarra
         low, high, ends = nothing, nothing, (float("nan"), float("nan"))
         if drawn is not None:
             low, high = _band(kind, truth, scores, groups[known])
-            ends = bounded_interval(area, drawn[:, k], targets[:, [k]], groups)
+            ends = bounded_interval(kind, area, drawn[:, k], targets[:, [k]], groups)
         found.append(Curve(x, y, low, high, float(area), *ends))
     return found
 
@@ -104,8 +104,9 @@ def _band(kind: str, truth: np.ndarray, scores: np.ndarray, groups: np.ndarray) 
 
 def _replicate(kind: str, truth: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """(R, G) the curves at GRID under weights (R, N); NaN where a class is missing."""
-    edges = np.unique(np.quantile(scores, np.linspace(0, 1, CUTS + 1), method="inverted_cdf"))
-    place = len(edges) - 1 - np.searchsorted(edges, scores)  # 0: the highest scores; equal ones stay together
+    shares = np.linspace(0, 1, CUTS // 2 + 1)  # of the positives too, or a rare label has all of them in a few cuts
+    edges = np.unique([np.quantile(some, shares, method="inverted_cdf") for some in (scores, scores[truth == 1])])
+    place = len(edges) - np.searchsorted(edges, scores, side="right")  # 0: the highest; equal ones stay together
     found, false = (np.stack([np.bincount(place[rows], row[rows], minlength=len(edges)) for row in weights]).cumsum(1)
                     for rows in (truth == 1, truth == 0))
     values = np.full((len(weights), len(GRID)), np.nan)

@@ -3,7 +3,8 @@
 Grad-CAM of out-of-fold images, each explained by the one model that never saw its group: for every label the most
 confident true and false positives and negatives, to runs/<competition>/<experiment>/gradcam.png. Where masks of the
 findings are known (the demo's), it also tells how often the hottest pixel falls inside, in pointing.csv. A blend is
-explained by the mean of its members' maps. --method hirescam, a map of finer cells, points better on the demo.
+explained by the mean of its members' maps. --method hirescam, a map of finer cells, points better for some networks
+and worse for others; occlusion points better than both and takes longer.
 
 --image ID: that image instead, by every method and every fold or member, to look_<ID>.png beside it.
 --measure N: how good the maps of N images of every label are, by every method, chance and a guess: measures.csv.
@@ -30,12 +31,11 @@ from pixels import PixelSettings
 from policies import Fitted
 from runmaps import Member, explained_by, held_out_maps, largest_store, layer_name, open_members
 from runs import Oof, read_oof, run_folder
-from sheets import COLUMNS, Panel, draw_sheet
+from sheets import COLUMNS, NAMES, Panel, draw_sheet
 from tables import label_cells
 
 OUTCOMES = {"true positives": (1, 1), "false positives": (0, 1), "false negatives": (1, 0),
             "true negatives": (0, 0)}  # target, decision
-NAMES = {"gradcam": "Grad-CAM", "hirescam": "HiResCAM", "occlusion": "Occlusion", "lime": "LIME"}
 LABELS_A_PAGE = 3
 POINTING_IMAGES = {"gradcam": 300, "hirescam": 300, "occlusion": 50, "lime": 50}  # of a label at most, drawn at random
 NEAR_AMONG = 20_000      # ids that one mistyped is compared with
@@ -211,7 +211,7 @@ def _why_not(oof: Oof, member: str) -> str:
     experiment = next(run.experiment for run in oof.runs if run.folder.parent.name == member)
     if experiment.solver == "knn":
         return "a head of nearest cases has no gradient"
-    return f"{experiment.network} has no convolution and no tokens"
+    return f"{experiment.network} has no convolution and no tokens that a map is known of"
 
 
 def _pointing(method: str) -> str:

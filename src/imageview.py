@@ -17,10 +17,9 @@ from loader import ordered_batches
 from policies import Fitted
 from runmaps import Member, fit_heat, largest_store, relative
 from runs import Run
-from sheets import Panel, draw_grid
+from sheets import NAMES, Panel, draw_grid
 
 LABELS = 3  # on a sheet: those stated, then the most probable
-ROWS = {"gradcam": "Grad-CAM", "hirescam": "HiResCAM", "occlusion": "Occlusion", "lime": "LIME"}
 FLIPS = "Without\na square"
 CAPTION = ("What speaks for the label, by method and model. Heat is relative to the map's own maximum. Below: how far "
            "the probability falls behind a black square,\noutlined: where that flips the decision. Outlined in the "
@@ -73,7 +72,7 @@ def view_image(competition: Competition, name: str, members: list[Member], table
             for method in METHODS:
                 heats, texts = _maps_by(looks, method, k, size)
                 texts = [f"p {prob:.3f}{text}" for prob, text in zip(probs[:, 0, k], texts, strict=True)]
-                rows.append((head, ROWS[method], [None if heat is None else Panel(text, shown, *relative(heat), None)
+                rows.append((head, NAMES[method], [None if heat is None else Panel(text, shown, *relative(heat), None)
                                                   for heat, text in zip(heats, texts, strict=True)]))
                 bar.update()
             rows.append((head, FLIPS, [_without(probs[number], fitted, k, shown, size)

@@ -1,9 +1,10 @@
 """One page about a competition, to open, print and hand on:  python src/report.py --competition demo
 
 Everything that the other scripts have found out, as runs/<competition>/report.html: data, folds, leaderboard, curves,
-confusion, calibration, thresholds, ensembles, explanations, maps, anomalies, forecast, submissions. One file that needs
-no network and nothing beside it. A part is there if what it shows has been made; what is missing is named with its
-command, and what is damaged or out of date is said in its place. Curves are drawn for the runs named, else the best.
+confusion, calibration, thresholds, ensembles, explanations, shortcuts, maps, anomalies, forecast, submissions. One file
+that needs no network and nothing beside it. A part is there if what it shows has been made; what is missing is named
+with its command, and what is damaged or out of date is said in its place. Curves are drawn for the runs named, else the
+best.
 """
 
 import shlex
@@ -83,7 +84,7 @@ def make_report(competition: Competition, data_dir: Path, args: Namespace) -> tu
     else:
         shown, unread = read_runs(competition, data_dir, where, table, folds, names)
         made += make_parts(shown)
-        next(part for _, part, _ in made if part and part.name == "leaderboard").notes += unread
+        next(part for title, part, _ in made if title == "Leaderboard").notes += unread
         tiles, warnings = summarise(shown), warn(shown)
     parts = [part for _, part, _ in made if part]
     warnings += [join([link(f"#{part.name}", part.title), f": {part.warning}"]) for part in parts if part.warning]
@@ -104,7 +105,7 @@ def read_runs(competition: Competition, data_dir: Path, where: str, table: pd.Da
     except BROKEN as error:
         unread.append(str(error))
     oofs, failed = pick_runs(competition, table, folds.hash, board, names)
-    return Reported(competition, data_dir, where, table, folds, board, oofs, failed), unread
+    return Reported(competition, data_dir, where, table, folds, board, oofs, failed, is_best=names is None), unread
 
 
 def make_parts(shown: Reported) -> list[tuple[str, Part | None, str]]:
@@ -139,8 +140,9 @@ def summarise(shown: Reported) -> list[Tile]:
         cv, low, high = shown.scores[best]
         row = {} if shown.board is None else next(
             (row for row in shown.board.to_dict("records") if row["run"] == best), {})
-        of = f"of {len(shown.ranked)} runs and blends" if len(shown.ranked) > 1 else "the only run"
-        tiles += [Tile("best run", best, of),
+        among = len(shown.ranked) if shown.is_best else len(shown.oofs)
+        of = f"of {among} runs and blends" if among > 1 else "the only run" if shown.is_best else "as named"
+        tiles += [Tile("best run" if shown.is_best else "best of those named" if among > 1 else "run", best, of),
                   Tile(f"CV {shown.metric}", number(cv), f"95 % interval {span(low, high)}")]
         tiles += [Tile(usage, number(row[usage]), f"{shown.metric}, reported only")
                   for usage in ("public", "private", "test", "expert", "holdout") if row.get(usage)]
@@ -166,8 +168,9 @@ def warn(shown: Reported) -> list[str]:
               for name, runs in shown.folds_of.items()}
     warnings += [f"{name} did not learn in the folds {', '.join(map(str, folds))}" for name, folds in failed.items()
                  if folds]
-    if len(shown.ranked) > 1 and shown.oofs:
-        warnings.append(f"The best of {len(shown.ranked)} is chosen by the very score that it is shown with, which is "
+    among = len(shown.ranked) if shown.is_best else len(shown.oofs)
+    if among > 1 and shown.oofs:
+        warnings.append(f"The best of {among} is chosen by the very score that it is shown with, which is "
                         "a little too good by that; test scores are reported and choose nothing.")
     return warnings
 

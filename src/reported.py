@@ -43,6 +43,7 @@ class Reported:
     board: pd.DataFrame | None
     oofs: dict[str, Oof] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
+    is_best: bool = True  # False: they are those that were named
 
     @cached_property
     def targets(self) -> np.ndarray:
@@ -136,13 +137,16 @@ def pick_runs(competition: Competition, table: pd.DataFrame, folds_hash: str, bo
     """
     ranked, oofs, scores, failed = rank_names(competition, board), {}, {}, {}
     targets, metric = scored_targets(competition, table), METRICS[competition.metric]
-    if names and (unknown := [name for name in names if name not in ranked]):
+    if names and (unknown := [name for name in names if name not in (*ranked, *competition.experiments)]):
         raise ValueError(f"there is no run {unknown[0]!r} in {run_folder(competition, '')}; there are "
                          f"{', '.join(ranked) or 'none yet'}")
     is_ordered = board is not None and set(ranked) <= set(board["run"])
     for name in names or ranked:
         if not names and is_ordered and len(oofs) >= BEST and any(not oof.members for oof in oofs.values()):
             break
+        if name not in ranked:
+            failed[name] = "it is not trained yet"
+            continue
         try:
             oof = read_oof(competition, name, table, folds_hash)
             if not oof.is_whole:

@@ -109,7 +109,7 @@ def learning_part(shown: Reported) -> Part | None:
         with noting(part, shown.folder(name)):
             results = [run.result for run in runs]
             scores = [float("nan") if each.get("score") is None else float(each["score"]) for each in results]
-            rows.append([name, len(results), f"{max((len(log) for log in logs), default=0):,}" if logs else "-",
+            rows.append([name, len(results), f"{results[0]['epochs']:,}" if "epochs" in results[0] else "-",
                          span(min(scores), max(scores)), number(np.mean([each["seconds"] for each in results]), 0),
                          compact(results[0]["parameters"]),
                          ", ".join(str(run.recipe["fold"]) for run, each in zip(runs, results, strict=True)
@@ -120,7 +120,7 @@ def learning_part(shown: Reported) -> Part | None:
                           _learning_chart(name, logs)))
             drawn.append(name)
     if boxes:
-        has_inner = any("inner" in content for _, _, content in boxes)
+        has_inner = any('thin inner"' in content for _, _, content in boxes)
         part.blocks.append(Figure(panels(boxes, "wide"), "A line that is still falling at the right asks for more "
                                   "epochs; one that lies apart from the others is a fold that learned otherwise."
                                   + (" Orange: the score on images kept aside within the training folds, on the "
@@ -164,7 +164,7 @@ def gains_part(shown: Reported) -> Part | None:
             read[name] = said["kind"], [str(member) for member in said["members"]]
     for path in pictures:
         stem = path.name.removesuffix("_gains.png")
-        members = next((members for name, (_, members) in read.items() if name.startswith(f"{stem}_")), [])
+        members = next((members for name, (kind, members) in read.items() if name == f"{stem}_{kind}"), [])
         flags = ([f"--experiment {' '.join(members)}"] if members else []) + (
             [] if stem == "blend" else [f"--name {stem}"])
         add_picture(part, path, "Filled: the gain on folds that were not fitted on, with its 95 % interval; red "

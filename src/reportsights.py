@@ -6,8 +6,9 @@ from urllib.parse import quote
 from files import read_json
 from reported import Reported, add_picture, noting, number, others_too, read_rows, span
 from reportpage import Figure, Markup, Part, heading, link, paragraph, table
+from sheets import NAMES
 
-METHODS = {"gradcam": "Grad-CAM", "occlusion": "Occlusion", "lime": "LIME"}
+NOTHING = {"attribution": 1.0, "alone": 0.5}  # what signals of a shortcut are where there is none; others 0
 MEASURES = {"inside": "hottest inside", "share_inside": "heat inside", "deletion": "deletion ↓",
             "insertion": "insertion ↑", "randomised": "like random weights' ↓"}
 POINTING = ("label", "images", "inside", "low", "high", "chance", "best_guess", "nearly", "nearly_chance", "empty")
@@ -19,7 +20,7 @@ WORST = 12          # labels to look at again
 
 def explain_part(shown: Reported) -> Part | None:
     """Where the networks look: the sheets of explain.py, the pointing game and the measures of its methods."""
-    patterns = (*(f"{method}.json" for method in METHODS), "measures.csv", "look_*.png")
+    patterns = (*(f"{method}.json" for method in NAMES), "measures.csv", "look_*.png")
     found = [shown.holders(pattern) for pattern in patterns]
     names = list(dict.fromkeys(name for each, _ in found for name in each))
     if not names:
@@ -30,7 +31,7 @@ def explain_part(shown: Reported) -> Part | None:
                 "at the right thing everywhere.")
     for name in names:
         part.blocks.append(heading(name))
-        for method in METHODS:
+        for method in NAMES:
             if (shown.folder(name) / f"{method}.json").exists():
                 _add_sheets(shown, part, name, method)
         _add_measures(shown, part, name)
@@ -52,12 +53,12 @@ def _add_sheets(shown: Reported, part: Part, name: str, method: str) -> None:
     with noting(part, folder / f"{method}.json", command):
         said = read_json(folder / f"{method}.json")
         if said["made_from"]["weights"] != shown.read(name).made_of:
-            part.notes.append(f"{name}: the {METHODS[method]} sheets are of other models than the run has now. Make "
+            part.notes.append(f"{name}: the {NAMES[method]} sheets are of other models than the run has now. Make "
                               f"them again: {command}")
         files = [str(file) for file in said["files"]]
         for file in files:
             if file.endswith(".png"):
-                add_picture(part, folder / file, f"{METHODS[method]}, the most confident cases of each outcome. Warm: "
+                add_picture(part, folder / file, f"{NAMES[method]}, the most confident cases of each outcome. Warm: "
                             "what raises the label's probability, relative to the map's own maximum. Look whether true "
                             "positives are warm on the finding and false ones on something that they share.", command)
         for file in files:
@@ -79,11 +80,14 @@ def _pointing(path: Path, command: str) -> Figure:
 
 
 def _add_measures(shown: Reported, part: Part, name: str) -> None:
-    path, command = shown.folder(name) / "measures.csv", shown.command("explain", f"--experiment {name} --measure 30")
+    path, command = shown.folder(name) / "measures.csv", shown.command("explain", f"--experiment {name} --measure 24")
     if not path.exists():
         return
     with noting(part, path, command):
-        rows = [[METHODS.get(row["method"], row["method"]), row["images"], row["empty"],
+        most = max(int(row["images"]) for row in read_rows(path, ("images",)))
+        each = -(-most // len(shown.competition.labels))  # so many of every label
+        command = shown.command("explain", f"--experiment {name} --measure {each}")
+        rows = [[NAMES.get(row["method"], row["method"]), row["images"], row["empty"],
                  *(f"{number(row[key], 2)} ({span(row[f'{key}_low'], row[f'{key}_high'], 2)})" if row[key] else "-"
                    for key in MEASURES)] for row in read_rows(path, ("method", "images", "empty", *MEASURES))]
         part.blocks.append(Figure(
@@ -104,6 +108,11 @@ def map_part(shown: Reported) -> Part | None:
     for name in names:
         command, folder = shown.command("neighbours", f"--experiment {name}"), shown.folder(name)
         part.blocks.append(heading(name))
+        if (account := folder / "neighbours.json").exists():
+            with noting(part, account, command):
+                if read_json(account)["made_from"]["weights"] != shown.read(name).made_of:
+                    part.notes.append(f"{name}: the map is of other models than the run has now. Make it again: "
+                                      f"{command}")
         add_picture(part, folder / "neighbours.png", "t-SNE of the run's features, a panel a colouring. Labels that "
                     "form no region are not told apart; errors that lie together have a common cause; folds that lie "
                     "apart mean that their models see differently.", command)
@@ -210,7 +219,8 @@ def shortcuts_part(shown: Reported) -> Part | None:
 def _nearness(row: dict) -> float:
     """How near the lower end of a signal comes to an alarm, which it is from 1 on; lowest where that is unknown."""
     low, threshold = float(row["low"] or "nan"), float(row["threshold"] or "nan")
-    return low / threshold if low == low and threshold > 0 else float("-inf")
+    nothing = NOTHING.get(row["signal"], 0.0)
+    return (low - nothing) / (threshold - nothing) if low == low and threshold > nothing else float("-inf")
 
 
 def _signals(rows: list[dict]) -> Markup:

@@ -67,19 +67,25 @@ def single_runs(competition: Competition, name: str, table: pd.DataFrame, folds:
 
 
 def subgroup_columns(competition: Competition, data_dir: Path, table: pd.DataFrame) -> dict[str, np.ndarray]:
-    """Columns (N,) of text that name a site, view, sex or age, a number as which side of its median; "" where empty."""
+    """Columns (N,) of text that name a site, view, sex or age, the most frequent values, ages by their median; else "".
+    """
     from probes import parse_columns
 
     others = read_columns(competition, data_dir, "train").reindex(table["image_id"]).fillna("")
     named = [column for column in others
              if column != competition.group_column and is_about_people_or_machines(column)]
-    parsed = parse_columns(others[named])
-    columns = {column: parsed.categorical[column].to_numpy(str) for column in parsed.categorical
-               if parsed.categorical[column].nunique() <= MOST_VALUES}
-    for column in parsed.numeric:
-        numbers, middle = parsed.numeric[column].to_numpy(float), parsed.numeric[column].median()
-        sides = np.where(numbers > middle, f"above {middle:g}", f"at most {middle:g}")
-        columns[column] = np.where(np.isnan(numbers), "", sides)
+    numeric, columns = parse_columns(others[named]).numeric, {}
+    for column in named:
+        texts = others[column].astype(str).str.strip()
+        counts = texts[texts != ""].value_counts()
+        if column in numeric and "age" in _words(column):
+            numbers, middle = numeric[column].to_numpy(float), numeric[column].median()
+            sides = np.where(numbers > middle, f"above {middle:g}", f"at most {middle:g}")
+            columns[column] = np.where(np.isnan(numbers), "", sides)
+        elif len(counts) > 1:  # a hospital's number is a name
+            if len(counts) > MOST_VALUES:
+                print(f"{column} has {len(counts)} values; looked at are the {MOST_VALUES} most frequent")
+            columns[column] = texts.where(texts.isin(counts.index[:MOST_VALUES]), "").to_numpy(str)
     if competition.name == "demo" and (data_dir / "truth" / "truth.csv").exists():
         from demo import read_truth
 
@@ -89,8 +95,11 @@ def subgroup_columns(competition: Competition, data_dir: Path, table: pd.DataFra
 
 def is_about_people_or_machines(column: str) -> bool:
     """True for a column such as Patient Sex, site_id, AP/PA."""
-    words = re.findall(r"[a-z]+", re.sub(r"([a-z])([A-Z])", r"\1 \2", column).lower())
-    return not COLUMNS.isdisjoint(words)
+    return not COLUMNS.isdisjoint(_words(column))
+
+
+def _words(column: str) -> list[str]:
+    return re.findall(r"[a-z]+", re.sub(r"([a-z])([A-Z])", r"\1 \2", column).lower())
 
 
 def look_for_shortcuts(competition: Competition, name: str, table: pd.DataFrame, folds: Folds,
@@ -187,10 +196,13 @@ def show(competition: Competition, name: str, judged: pd.DataFrame, columns: dic
 
 
 def show_gaps(frame: pd.DataFrame) -> None:
-    """Prints the gaps between subgroups that are beyond noise, the surest first."""
-    gaps = frame[frame["signal"].str.endswith("gap") & (frame["low"] > 0)].sort_values("low", ascending=False)
+    """Prints the gaps between subgroups that are beyond their own noise, the surest first, and what chance would give.
+    """
+    looked_at = frame[frame["signal"].str.endswith("gap") & frame["low"].notna()]
+    gaps = looked_at[looked_at["low"] > 0].sort_values("low", ascending=False)
     if len(gaps):
-        print(f"{len(gaps)} gaps between subgroups are beyond noise, no alarm by themselves:")
+        print(f"{len(gaps)} of {len(looked_at)} gaps between subgroups are beyond noise, {0.05 * len(looked_at):.1f} "
+              "would be by chance alone; no alarm by themselves:")
     for row in gaps.head(GAPS).itertuples():
         print(f"    {row.label}: {row.signal} {row.value:.2f} ({row.low:.2f} to {row.high:.2f}), {row.where}")
 
@@ -208,13 +220,15 @@ def draw_changes(competition: Competition, oof: Oof, member: Member, table: pd.D
 
     The labels that owe their zone most come first. None where no label is defined.
     """
-    from alarms import probs_of, zone_masks
+    from scipy.special import expit
+
+    from alarms import zone_masks
 
     surest = judged[(judged["signal"] == "filled in") & judged["value"].notna()]
     lines = []
     for label, zone in surest.sort_values("low", ascending=False)[["label", "where"]].head(ROWS).to_numpy():
         k = competition.labels.index(label)
-        before, after = probs_of(answers["whole"][:, k]), probs_of(answers["filled in", zone][:, k])
+        before, after = expit(answers["whole"][:, k]), expit(answers["filled in", zone][:, k])
         change = np.where(np.isnan(targets[:, k]) | np.isnan(before), -1, np.abs(before - after))
         mask, line = zone_masks(member.store.settings.size)[zone], []
         for place in np.argsort(-change, kind="stable")[:PAIRS]:

@@ -10,7 +10,7 @@ MOST_POINTS = 150                        # of a line; more would be invisible an
 
 
 class Chart:
-    """Lines, bands and dots over two linear axes. Colours are classes of the page: c0, c1, c2, ..., dim.
+    """Lines, bands and dots over two linear axes. Colours are classes of the page: c0, c1, c2, ...
 
     x, y: the lowest and highest value of each axis;  width, height: of the plot itself, in units of the picture.
     """
@@ -91,7 +91,7 @@ def interval_bar(low: float, value: float, high: float, ends: tuple[float, float
 
 def nice_ticks(low: float, high: float, most: int = 5) -> list[float]:
     """At most so many round numbers between two values."""
-    if not high > low:
+    if not (high > low and np.isfinite(high - low)):
         return [low]
     raw = (high - low) / most
     power = 10.0 ** np.floor(np.log10(raw))

@@ -13,6 +13,7 @@ from weighted import make_scorer
 REPLICATES = 1000
 LEVEL = 0.95
 UNBOUNDED = ("log_loss", "quadratic_kappa")  # the metrics that are not between 0 and 1
+OF_ROWS = ("accuracy", "subset_accuracy", "brier", "f1_samples")  # means over rows, common and rare labels alike
 MAX_UNDEFINED = 0.1  # share of replicates without a score beyond which there is no interval
 CHUNK_BYTES = 12 * 2**20  # of weights at a time; what is computed from them is a few times as much
 
@@ -73,17 +74,19 @@ def score_interval(
     score = scorer(np.ones((1, len(targets))))[0]
     if metric_name in UNBOUNDED:
         return percentile_interval(draws, level)
-    return bounded_interval(score, draws, targets, groups, level)
+    return bounded_interval(metric_name, score, draws, targets, groups, level)
 
 
-def bounded_interval(score: float, draws: np.ndarray, targets: np.ndarray, groups: np.ndarray,
+def bounded_interval(metric_name: str, score: float, draws: np.ndarray, targets: np.ndarray, groups: np.ndarray,
                      level: float = LEVEL) -> tuple[float, float]:
     """The interval of a score from 0 to 1 by its replicates `draws` (R,): `logit_interval`, `edge_interval` of 0 and 1.
 
-    targets: (N, K), what it is a score of.
+    targets: (N, K), what it is a score of. The interval of a mean over labels is the mean of theirs.
     """
     if score in (0, 1) and np.isnan(draws).mean() <= MAX_UNDEFINED:
-        return edge_interval(score, rarest_groups(targets, groups), level)
+        ends = [edge_interval(score, cases, level) for cases in _cases(metric_name, targets, groups)]
+        low, high = np.mean(ends, axis=0)
+        return float(low), float(high)
     return logit_interval(score, draws, len(np.unique(groups)), level)
 
 
@@ -97,10 +100,15 @@ def edge_interval(score: float, cases: int, level: float = LEVEL) -> tuple[float
     return (0.0, reach) if score == 0 else (1 - reach, 1.0)
 
 
-def rarest_groups(targets: np.ndarray, groups: np.ndarray) -> int:
-    """How many groups the rarest class of any label has in targets (N, K), classes that nobody has left out."""
-    cells = [(targets[:, k] == value) for k in range(targets.shape[1]) for value in (0, 1)]
-    return min(len(np.unique(groups[rows])) for rows in cells if rows.any())
+def _cases(metric_name: str, targets: np.ndarray, groups: np.ndarray) -> list[int]:
+    """How many groups a perfect or a zero score of targets (N, K) was seen in; of a mean over labels, by label."""
+    if metric_name in OF_ROWS:
+        return [len(np.unique(groups[~np.isnan(targets).all(axis=1)]))]
+    if metric_name in ("f1_micro", "f1_weighted"):  # of all positives together
+        return [max(1, len(np.unique(groups[(targets == 1).any(axis=1)])))]
+    classes = [[len(np.unique(groups[column == value])) for value in (0, 1) if (column == value).any()]
+               for column in targets.T]
+    return [min(counts) for counts in classes if counts]  # the rarer class says how sure one can be
 
 
 def logit_interval(score: float, draws: np.ndarray, groups: int, level: float = LEVEL) -> tuple[float, float]:
@@ -177,4 +185,5 @@ def for_tests(low: np.ndarray, high: np.ndarray, estimate: np.ndarray, tests: in
     Source: Bonferroni's inequality.
     """
     wider = norm.ppf((1 - LEVEL) / 2 / tests) / norm.ppf((1 - LEVEL) / 2)
-    return estimate - wider * (estimate - low), estimate + wider * (high - estimate)
+    below, above = np.maximum(estimate - low, 0), np.maximum(high - estimate, 0)  # it may lie outside of percentiles
+    return np.minimum(low, estimate - wider * below), np.maximum(high, estimate + wider * above)

@@ -1,5 +1,7 @@
 """shortcuts.py from the files to the alarm: a letter in the corner that tells the label, blends, classes."""
 
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pandas as pd
@@ -160,6 +162,18 @@ def test_as_many_with_a_label_as_without_are_drawn_if_there_are():
     assert [drawn[targets[:, 0] == side, 0].sum() for side in (1, 0)] == [300, 300]
     np.testing.assert_array_equal(drawn[:, 1], ~np.isnan(targets[:, 1]))
     assert shortcuts.draw_rows(np.ones((4000, 14))).sum(axis=0).tolist() == [107] * 14
+
+
+def test_a_hospitals_number_is_a_name_and_of_many_hospitals_the_most_frequent_are_looked_at(monkeypatch, capsys):
+    ids = [str(number) for number in range(60)]
+    columns = pd.DataFrame({"hospital": [str(number % 3) for number in range(60)], "age": ids,
+                            "scanner": [*map(str, range(50)), *["50"] * 10]}, index=ids)
+    monkeypatch.setattr(shortcuts, "read_columns", lambda *_: columns)
+    found = shortcuts.subgroup_columns(LETTERS, Path(), pd.DataFrame({"image_id": ids}))
+    assert set(found["hospital"]) == {"0", "1", "2"}
+    assert set(found["age"]) == {"at most 29.5", "above 29.5"}
+    assert len(set(found["scanner"])) == 1 + shortcuts.MOST_VALUES and "50" in found["scanner"]
+    assert "scanner has 51 values; looked at are the 8 most frequent" in capsys.readouterr().out
 
 
 def test_columns_that_name_people_or_machines_are_known_by_their_words():

@@ -82,6 +82,10 @@ def test_an_interval_for_two_tests_is_wider_by_the_quotient_of_the_normals_quant
     assert (low[0], high[0]) == pytest.approx((-2.2414 / 1.95996, 2 * 2.2414 / 1.95996), abs=1e-4)  # of tables
 
 
+def test_an_interval_that_leaves_out_its_estimate_is_never_made_narrower():
+    assert for_tests(np.array([0.01]), np.array([0.3]), np.array([-0.01]), tests=14)[0] <= 0.01
+
+
 def test_an_interval_for_one_test_is_the_interval():
     low, high = for_tests(np.array([-1.0]), np.array([2.0]), np.array([0.5]), tests=1)
     assert (low[0], high[0]) == pytest.approx((-1, 2))
@@ -149,6 +153,14 @@ def test_a_perfect_score_is_as_sure_as_so_many_cases_of_the_rarest_class_allow()
     assert score_interval("f1_macro", targets, 0 * targets, "binary", np.arange(100), 50)[0] == 0
     in_pairs = score_interval("roc_auc", targets, targets, "binary", np.arange(100) // 2, 50)
     assert in_pairs == (pytest.approx(0.6915, abs=1e-4), 1)  # 10 of 10
+
+
+def test_a_perfect_accuracy_is_of_all_rows_and_a_perfect_macro_score_as_sure_as_its_labels_are_on_average():
+    targets = np.repeat([[0.0, 0.0], [1.0, 0.0], [1.0, 1.0]], [80, 15, 5], axis=0)
+    low, _ = score_interval("accuracy", targets, targets.astype(np.int8), "multilabel", np.arange(100), 50)
+    assert low == pytest.approx(0.9638, abs=1e-4)  # 100 of 100
+    low, _ = score_interval("roc_auc", targets, targets, "multilabel", np.arange(100), 50)
+    assert low == pytest.approx((0.8316 + 0.4782) / 2, abs=1e-4)  # 20 of 20, and 5 of 5
 
 
 def test_a_loss_has_the_percentile_interval():

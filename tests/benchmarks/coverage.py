@@ -68,7 +68,7 @@ def measure(competitions: int, labels: str, prevalence: float | None, size: int)
                                 for weights in bootstrap_chunks(patients, REPLICATES, number)], axis=1)
         for place, metric in enumerate(METRICS):
             ours, theirs = draws[2 * place:2 * place + 2]
-            reported = bounded_interval(scores[2 * place], ours, targets, patients)
+            reported = bounded_interval(metric, scores[2 * place], ours, targets, patients)
             swapped = swapped_p(metric, targets, *values[metric], "multilabel", patients, REPLICATES, number)
             by_formula = macro_auc_difference(targets, *probs, patients)[2] if metric == "roc_auc" else np.nan
             p_values = bootstrap_p(ours - theirs), swapped, by_formula
