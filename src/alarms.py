@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from attribution import against_others
 from checkpoints import load_model
 from delong import placements
 from folds import fold_numbers
@@ -147,8 +148,7 @@ def log_odds(logits: Tensor, task: str) -> Tensor:
     """(B, K) log p / (1 - p) of every label's probability, from logits (B, K)."""
     if task != "multiclass":
         return logits
-    own = torch.eye(logits.shape[1], dtype=torch.bool, device=logits.device)
-    return logits - logits[:, None].masked_fill(own, -torch.inf).logsumexp(dim=2)
+    return torch.stack([against_others(logits, k) for k in range(logits.shape[1])], dim=1)
 
 
 # ---- the signals
@@ -275,14 +275,18 @@ def stratified_auc(is_positive: np.ndarray, scores: np.ndarray, strata: np.ndarr
 # ---- the alarm
 
 
-def raise_alarms(evidence: list[Evidence]) -> pd.DataFrame:
-    """A row a label and signal of THRESHOLDS: the evidence whose lower end is highest, its threshold, is it an alarm.
-
-    Columns of Evidence, `threshold`, `alarm`. Without anything defined the value is NaN, and no alarm.
-    """
+def mark_alarms(evidence: list[Evidence]) -> pd.DataFrame:
+    """A row a piece of evidence: columns of Evidence, `threshold`, NaN of what is no signal, and `alarm`."""
     frame = pd.DataFrame(evidence, columns=Evidence._fields)
-    frame = frame[frame["signal"].isin(list(THRESHOLDS))]
+    threshold = frame["signal"].map(THRESHOLDS)
+    return frame.assign(threshold=threshold, alarm=frame["low"] > threshold)
+
+
+def raise_alarms(marked: pd.DataFrame) -> pd.DataFrame:
+    """A row a label and signal of THRESHOLDS: of what `mark_alarms` gave that whose lower end is highest.
+
+    Without anything defined the value is NaN, and no alarm.
+    """
+    frame = marked[marked["signal"].isin(list(THRESHOLDS))]
     order = frame.assign(known=frame["low"].fillna(-np.inf)).sort_values("known", ascending=False, kind="stable")
-    best = order.drop_duplicates(["label", "signal"]).drop(columns="known").sort_index()
-    threshold = best["signal"].map(THRESHOLDS)
-    return best.assign(threshold=threshold, alarm=best["low"] > threshold).reset_index(drop=True)
+    return order.drop_duplicates(["label", "signal"]).drop(columns="known").sort_index().reset_index(drop=True)

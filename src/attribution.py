@@ -72,7 +72,11 @@ def log_odds(model: nn.Module, images: Tensor, label: int, task: str) -> Tensor:
     if task != "multiclass":
         classifier, output = classifier_of(model, label)
         return classifier(images)[:, output].float()
-    logits = model(images).float()
+    return against_others(model(images).float(), label)
+
+
+def against_others(logits: Tensor, label: int) -> Tensor:
+    """(B,) log p / (1 - p) of one of several classes, from their logits (B, K)."""
     others = torch.arange(logits.shape[1], device=logits.device) != label
     return logits[:, label] - logits[:, others].logsumexp(dim=1)
 

@@ -1,5 +1,6 @@
 """Parts of a report that show images: spot checks, the map of neighbours, label errors, anomalies, shortcuts."""
 
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import quote
 
@@ -98,61 +99,67 @@ def _add_measures(shown: Reported, part: Part, name: str) -> None:
             "the map then shows the image). 95 % intervals over images.", (command,)))
 
 
-def map_part(shown: Reported) -> Part | None:
-    """The map of what looks alike, as a picture, and a link to the page that one can hover over."""
-    names, others = shown.holders("neighbours.png")
+def _by_run(shown: Reported, part: Part, script: str, pattern: str,
+            add: Callable[[Reported, Part, str, Path, str], None]) -> Part | None:
+    """The part, with what `add(shown, part, name, folder, command)` adds of every run that has such a file; else None.
+    """
+    names, others = shown.holders(pattern)
     if not names:
         return None
-    part = Part("map", "Map of neighbours", "All out-of-fold images by what the one model that did not see each makes "
-                "of it; near points are alike to the network. How far apart groups lie means little.")
     for name in names:
-        command, folder = shown.command("neighbours", f"--experiment {name}"), shown.folder(name)
         part.blocks.append(heading(name))
-        if (account := folder / "neighbours.json").exists():
-            with noting(part, account, command):
-                if read_json(account)["made_from"]["weights"] != shown.read(name).made_of:
-                    part.notes.append(f"{name}: the map is of other models than the run has now. Make it again: "
-                                      f"{command}")
-        add_picture(part, folder / "neighbours.png", "t-SNE of the run's features, a panel a colouring. Labels that "
-                    "form no region are not told apart; errors that lie together have a common cause; folds that lie "
-                    "apart mean that their models see differently.", command)
-        if (folder / "neighbours.html").exists():
-            address = link(f"./{quote(name)}/neighbours.html", f"{name}/neighbours.html")
-            part.blocks.append(paragraph("To hover over, with the images and their nearest training cases: ", address,
-                                         ", where this page lies beside the runs."))
-        if (folder / "neighbours_of_images.png").exists():
-            add_picture(part, folder / "neighbours_of_images.png", "Single images, framed, and their nearest training "
-                        "cases: neighbours with other labels show what the network confuses.",
-                        f"{command} --image ID")
+        add(shown, part, name, shown.folder(name), shown.command(script, f"--experiment {name}"))
     part.blocks += others_too(others, shown)
     return part
+
+
+def map_part(shown: Reported) -> Part | None:
+    """The map of what looks alike, as a picture, and a link to the page that one can hover over."""
+    part = Part("map", "Map of neighbours", "All out-of-fold images by what the one model that did not see each makes "
+                "of it; near points are alike to the network. How far apart groups lie means little.")
+    return _by_run(shown, part, "neighbours", "neighbours.png", _add_map)
+
+
+def _add_map(shown: Reported, part: Part, name: str, folder: Path, command: str) -> None:
+    if (account := folder / "neighbours.json").exists():
+        with noting(part, account, command):
+            if read_json(account)["made_from"]["weights"] != shown.read(name).made_of:
+                part.notes.append(f"{name}: the map is of other models than the run has now. Make it again: "
+                                  f"{command}")
+    add_picture(part, folder / "neighbours.png", "t-SNE of the run's features, a panel a colouring. Labels that "
+                "form no region are not told apart; errors that lie together have a common cause; folds that lie "
+                "apart mean that their models see differently.", command)
+    if (folder / "neighbours.html").exists():
+        address = link(f"./{quote(name)}/neighbours.html", f"{name}/neighbours.html")
+        part.blocks.append(paragraph("To hover over, with the images and their nearest training cases: ", address,
+                                     ", where this page lies beside the runs."))
+    if (folder / "neighbours_of_images.png").exists():
+        add_picture(part, folder / "neighbours_of_images.png", "Single images, framed, and their nearest training "
+                    "cases: neighbours with other labels show what the network confuses.",
+                    f"{command} --image ID")
 
 
 def errors_part(shown: Reported) -> Part | None:
     """Labels that are probably wrong, the worst first."""
-    names, others = shown.holders("label_errors.csv")
-    if not names:
-        return None
     part = Part("label-errors", "Labels to look at again", "Labels that out-of-fold predictions contradict, by "
                 "confident learning. Nothing is changed: a person decides, and a confident network can be wrong.")
-    for name in names:
-        command, folder = shown.command("label_errors", f"--experiment {name}"), shown.folder(name)
-        part.blocks.append(heading(name))
-        with noting(part, folder / "label_errors.csv", command):
-            found = read_rows(folder / "label_errors.csv", ("image_id", "given", "suggested", "prob_of_given"), True)
-            part.blocks.append(paragraph(f"{len(found):,} labels are probably wrong, of {len(shown.table):,} images."))
-            headers = [column for column in ("image_id", "label", "given", "suggested", "prob_of_given")
-                       if found and column in found[0]]  # the classes of a multiclass task need no label
-            rows = [[number(row[column], 4) if column == "prob_of_given" else row[column] for column in headers]
-                    for row in found[:WORST]]
-            if rows:
-                part.blocks.append(Figure(table([header.replace("_", " ") for header in headers], rows),
-                                          f"The {len(rows)} worst. How probable the given label is to the model that "
-                                          "was not trained on the image.", (command,)))
-                add_picture(part, folder / "label_errors.png", "The worst of them: look whether the picture shows what "
-                            "the label says.", command)
-    part.blocks += others_too(others, shown)
-    return part
+    return _by_run(shown, part, "label_errors", "label_errors.csv", _add_errors)
+
+
+def _add_errors(shown: Reported, part: Part, name: str, folder: Path, command: str) -> None:
+    with noting(part, folder / "label_errors.csv", command):
+        found = read_rows(folder / "label_errors.csv", ("image_id", "given", "suggested", "prob_of_given"), True)
+        part.blocks.append(paragraph(f"{len(found):,} labels are probably wrong, of {len(shown.table):,} images."))
+        headers = [column for column in ("image_id", "label", "given", "suggested", "prob_of_given")
+                   if found and column in found[0]]  # the classes of a multiclass task need no label
+        rows = [[number(row[column], 4) if column == "prob_of_given" else row[column] for column in headers]
+                for row in found[:WORST]]
+        if rows:
+            part.blocks.append(Figure(table([header.replace("_", " ") for header in headers], rows),
+                                      f"The {len(rows)} worst. How probable the given label is to the model that "
+                                      "was not trained on the image.", (command,)))
+            add_picture(part, folder / "label_errors.png", "The worst of them: look whether the picture shows what "
+                        "the label says.", command)
 
 
 def anomalies_part(shown: Reported) -> Part | None:
@@ -189,31 +196,27 @@ def anomalies_part(shown: Reported) -> Part | None:
 
 def shortcuts_part(shown: Reported) -> Part | None:
     """What the alarm for shortcuts says of each run, alarms first, and the images whose answers a corner changes."""
-    names, others = shown.holders("shortcuts.*")
-    if not names:
-        return None
     part = Part("shortcuts", "Shortcut alarm", "Whether a run seems to tell labels by what is no anatomy: corners, "
                 "border, site, view. An alarm names what to look at. No alarm is no clearance.")
-    for name in names:
-        command, folder = shown.command("shortcuts", f"--experiment {name}"), shown.folder(name)
-        part.blocks.append(heading(name))
-        with noting(part, folder / "shortcuts.csv", command):
-            rows = read_rows(folder / "shortcuts.csv", SHORTCUTS)
-            alarms = [row for row in rows if row["alarm"] == "True"]
-            said = f"{len(alarms) or 'none'} of {len(rows)} signals {'raise' if len(alarms) > 1 else 'raises'} an alarm"
-            near = sorted((row for row in rows if row not in alarms), key=_nearness, reverse=True)
-            part.blocks.append(Figure(_signals(alarms + near[:NEAR]), f"{name}: {said}. Coloured: alarms; then the "
-                                      f"{NEAR} that come nearest to one; all are in shortcuts.csv. Attribution: heat "
-                                      "there by its share of the area. Alone: AUC of that and nothing else. Filled in: "
-                                      "AUC lost when it is painted over. Follows: how well the scores tell that "
-                                      "column, AUC from 0.5.", (command,)))
-            if alarms:
-                part.warning += f"{', ' if part.warning else ''}{name}: {said}"
-        if (folder / "shortcuts.png").exists():
-            add_picture(part, folder / "shortcuts.png", "Images whose answers change most when a corner is painted "
-                        "over: what stands in it is what the run may go by.", command)
-    part.blocks += others_too(others, shown)
-    return part
+    return _by_run(shown, part, "shortcuts", "shortcuts.*", _add_shortcuts)
+
+
+def _add_shortcuts(shown: Reported, part: Part, name: str, folder: Path, command: str) -> None:
+    with noting(part, folder / "shortcuts.csv", command):
+        rows = read_rows(folder / "shortcuts.csv", SHORTCUTS)
+        alarms = [row for row in rows if row["alarm"] == "True"]
+        said = f"{len(alarms) or 'none'} of {len(rows)} signals {'raise' if len(alarms) > 1 else 'raises'} an alarm"
+        near = sorted((row for row in rows if row not in alarms), key=_nearness, reverse=True)
+        part.blocks.append(Figure(_signals(alarms + near[:NEAR]), f"{name}: {said}. Coloured: alarms; then the "
+                                  f"{NEAR} that come nearest to one; all are in shortcuts.csv. Attribution: heat "
+                                  "there by its share of the area. Alone: AUC of that and nothing else. Filled in: "
+                                  "AUC lost when it is painted over. Follows: how well the scores tell that "
+                                  "column, AUC from 0.5.", (command,)))
+        if alarms:
+            part.warning += f"{', ' if part.warning else ''}{name}: {said}"
+    if (folder / "shortcuts.png").exists():
+        add_picture(part, folder / "shortcuts.png", "Images whose answers change most when a corner is painted "
+                    "over: what stands in it is what the run may go by.", command)
 
 
 def _nearness(row: dict) -> float:

@@ -108,7 +108,7 @@ def look_for_shortcuts(competition: Competition, name: str, table: pd.DataFrame,
 
     Raises FileNotFoundError where no fold is finished.
     """
-    from alarms import THRESHOLDS, Evidence, judge_answers, judge_column, probe_held_out, raise_alarms
+    from alarms import judge_answers, judge_column, mark_alarms, probe_held_out, raise_alarms
 
     oof = read_oof(competition, name, table, folds.hash)
     if not oof.runs:
@@ -131,11 +131,9 @@ def look_for_shortcuts(competition: Competition, name: str, table: pd.DataFrame,
     evidence += judge_heat(competition, member, table, targets, groups)
     for column, values in tqdm(columns.items(), desc="subgroups", unit="column", leave=False, disable=None):
         evidence += judge_column(competition.labels, targets, oof.probs, numbers, groups, column, values)
-    frame = pd.DataFrame(evidence, columns=Evidence._fields)
-    threshold = frame["signal"].map(THRESHOLDS)
-    frame = frame.assign(threshold=threshold, alarm=frame["low"] > threshold)
+    frame = mark_alarms(evidence)
     path = write_csv(run_folder(competition, name) / "shortcuts.csv", frame, float_format="%.6g")
-    judged = raise_alarms(evidence)
+    judged = raise_alarms(frame)
     show(competition, name, judged, columns, len(rows))
     show_gaps(frame)
     print(f"every zone and column: {path}")

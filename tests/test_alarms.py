@@ -18,6 +18,7 @@ from alarms import (
     judge_maps,
     keep_only,
     log_odds,
+    mark_alarms,
     probe,
     raise_alarms,
     stratified_auc,
@@ -111,7 +112,7 @@ def test_a_network_that_looks_at_a_corner_is_found_out_there_and_nowhere_else():
     for zone in ZONES[1:]:
         assert evidence["alone", zone].value == 0.5
         assert evidence["filled in", zone][3:6] == (0, 0, 0)
-    alarms = raise_alarms(list(evidence.values())).set_index("signal")
+    alarms = raise_alarms(mark_alarms(list(evidence.values()))).set_index("signal")
     assert alarms["alarm"].to_dict() == {"alone": True, "filled in": True}
     assert set(alarms["where"]) == {"upper left"}
 
@@ -120,14 +121,14 @@ def test_a_network_that_looks_at_the_middle_is_left_in_peace():
     evidence = judged(looks_at(slice(16, 24), slice(16, 24)))
     assert {each.value for (signal, _), each in evidence.items() if signal == "alone"} == {0.5}
     assert {each.value for (signal, _), each in evidence.items() if signal == "filled in"} == {0}
-    assert not raise_alarms(list(evidence.values()))["alarm"].any()
+    assert not raise_alarms(mark_alarms(list(evidence.values())))["alarm"].any()
 
 
 @pytest.mark.parametrize(("place", "alarm"), [(slice(0, 8), True), (slice(16, 24), False)])
 def test_the_heat_of_a_corner_is_an_alarm_and_that_of_the_middle_none(place, alarm):
     images, _ = pictures()
     heat = explain_images("occlusion", looks_at(place, place), images[1:32:2], 0, "multilabel").heat.numpy()
-    found = raise_alarms(judge_maps("a", np.stack([zone_excess(each) for each in heat])))
+    found = raise_alarms(mark_alarms(judge_maps("a", np.stack([zone_excess(each) for each in heat]))))
     assert found["alarm"].tolist() == [alarm]
     assert not alarm or found["where"].tolist() == ["upper left"]
 
@@ -199,8 +200,8 @@ def test_scores_that_follow_a_site_are_an_alarm_and_scores_that_follow_the_label
     noise = rng.normal(0, 0.1, 400)
     by_site = column_evidence(np.clip(0.3 + 0.4 * (site == "south") + noise, 0, 1), has, site)
     by_label = column_evidence(np.clip(0.3 + 0.4 * has + noise, 0, 1), has, site)
-    assert raise_alarms(list(by_site.values()))["alarm"].tolist() == [True]
-    assert raise_alarms(list(by_label.values()))["alarm"].tolist() == [False]
+    assert raise_alarms(mark_alarms(list(by_site.values())))["alarm"].tolist() == [True]
+    assert raise_alarms(mark_alarms(list(by_label.values())))["alarm"].tolist() == [False]
     assert by_site["follows"].where == "higher for site south"  # which is to say, lower for north
     assert by_site["follows"].value > 0.45 and by_label["follows"].value < 0.1
     # the gaps are those of the means and of scikit-learn's AUC
@@ -225,14 +226,14 @@ def test_a_label_of_one_kind_or_with_few_images_is_undefined_and_no_alarm(target
     answers = probe(looks_at(slice(2, 5), slice(2, 5)), images, images.float().mean(dim=0), "multilabel")
     evidence = judge_answers(("a",), targets[:, None], answers, np.zeros(N, int), np.arange(N))
     assert len(evidence) == len(answers) - 1 and all(np.isnan(each.value) for each in evidence)
-    assert not raise_alarms(evidence)["alarm"].any()
+    assert not raise_alarms(mark_alarms(evidence))["alarm"].any()
     assert np.isnan(judge_maps("a", np.full((5, 5), 9.0))[0].value)  # five images
 
 
 def test_the_alarm_is_of_the_zone_that_is_surest():
     rows = [Evidence("a", "alone", "border", 0.9, 0.4, 1.0, 9), Evidence("a", "alone", "lower left", 0.8, 0.7, 0.9, 9),
             Evidence("b", "alone", "border", np.nan, np.nan, np.nan, 9), Evidence("a", "AUC gap", "x", 1, 1, 1, 9)]
-    alarms = raise_alarms(rows)
+    alarms = raise_alarms(mark_alarms(rows))
     assert alarms["label"].tolist() == ["a", "b"] and alarms["where"].tolist() == ["lower left", "border"]
     assert alarms["alarm"].tolist() == [True, False] and alarms["threshold"].tolist() == [THRESHOLDS["alone"]] * 2
 
