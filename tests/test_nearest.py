@@ -10,17 +10,14 @@ from sklearn.neighbors import KNeighborsClassifier
 
 import solvers
 from attribution import methods_for
-from checkpoints import build_from_recipe, load_model, save_weights
-from competition import Competition, Part
 from engine import predict_logits
 from experiment import Experiment
-from files import write_json
 from heads import head_name, put_head
 from losses import label_weights
 from model import build_model
 from nearest import NearestCases
-from runs import open_run, read_run
 from solvers import Examples, check_solver, fit_head, fit_nearest
+from untrained import save_and_load, with_fitted_head
 
 N, D = 90, 6
 
@@ -123,17 +120,9 @@ def test_a_label_that_nobody_stated_or_has_is_improbable_and_no_logit_is_infinit
 @pytest.mark.parametrize("task", ["multilabel", "multiclass"])
 def test_a_run_of_neighbours_comes_back_from_disk(home, task, monkeypatch):
     monkeypatch.setattr(solvers, "NEIGHBOURS", (3,))
-    competition = Competition(name="some", about="no images", task=task, labels=("a", "b", "c"), metric="roc_auc",
-                              train=Part(table="train.csv", images="{image_id}.png"))
-    run = open_run(competition, "knn", 0, Experiment(network="pixels", image_size=8, solver="knn"), "no folds")
-    images = torch.randint(0, 256, (N, 1, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    model = build_from_recipe(run.recipe)
-    features = model.normalise(images).flatten(1).numpy()
-    put_head(model, head_name(model), fit_head("knn", replace(examples(task), features=features), task, 0))
+    run, model, images = with_fitted_head("knn", task, examples(task))
     before = predict_logits(model, [(images, None, None)], ("identity",))
-    save_weights(run, model)
-    write_json(run.folder / "result.json", {})
-    after = predict_logits(load_model(read_run(run.folder)), [(images, None, None)], ("identity",))
+    after = predict_logits(save_and_load(run, model), [(images, None, None)], ("identity",))
     torch.testing.assert_close(after, before, atol=0, rtol=0)
     assert before.std(dim=0).max() > 0
 

@@ -17,15 +17,12 @@ from sklearn.svm import SVC
 
 import heads
 import solvers
-from checkpoints import build_from_recipe, load_model, save_weights
-from competition import Competition, Part
 from engine import predict_logits
 from experiment import Experiment
-from files import write_json
-from heads import SupportVectors, head_name, put_head
+from heads import SupportVectors, head_name
 from losses import label_weights
-from runs import open_run, read_run
 from solvers import Examples, check_solver, fit_head, fit_logistic, fit_machines, inner_parts
+from untrained import save_and_load, with_fitted_head
 
 N, D = 120, 12
 
@@ -212,19 +209,11 @@ def test_a_label_of_one_group_alone_is_not_believed_in():
 
 @pytest.mark.parametrize("task", ["multilabel", "multiclass"])
 def test_a_run_with_machines_comes_back_from_disk_and_predicts_the_same_images_alike(home, task):
-    competition = Competition(name="some", about="no images", task=task, labels=("a", "b", "c"), metric="roc_auc",
-                              train=Part(table="train.csv", images="{image_id}.png"))
-    run = open_run(competition, "svc", 0, Experiment(network="pixels", image_size=8, solver="svc"), "no folds")
-    images = torch.randint(0, 256, (N, 1, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    model = build_from_recipe(run.recipe)
-    features = model.normalise(images).flatten(1).numpy()
-    place = head_name(model)
-    put_head(model, place, fit_head("svc", replace(examples(task), features=features), task, 0))
+    run, model, images = with_fitted_head("svc", task, examples(task))
+    place, features = head_name(model), model.normalise(images).flatten(1).numpy()
     before = predict_logits(model, [(images, None, None)], ("identity",))
 
-    save_weights(run, model)
-    write_json(run.folder / "result.json", {})
-    loaded = load_model(read_run(run.folder))
+    loaded = save_and_load(run, model)
     assert isinstance(loaded.get_submodule(place), SupportVectors)
     torch.testing.assert_close(predict_logits(loaded, [(images, None, None)], ("identity",)), before, atol=0, rtol=0)
     assert before.std(dim=0).max() > 0

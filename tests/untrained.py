@@ -1,13 +1,23 @@
-"""Runs that nobody trained: a recipe, out-of-fold predictions and, where wanted, a network as it was drawn."""
+"""Runs that nobody trained: a recipe, out-of-fold predictions and, where wanted, a network as it was drawn.
+
+And networks with a head that was fitted at once.
+"""
+
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
+import torch
 
-from competition import Competition
-from experiment import EXPERIMENTS
+from checkpoints import build_from_recipe, load_model, save_weights
+from competition import Competition, Part
+from experiment import EXPERIMENTS, Experiment
 from files import home, sha256, write_json
 from folds import Folds, add_folds, read_folds
-from runs import Oof, Run, open_run, probs_frame, read_oof, write_probs
+from heads import head_name, put_head
+from model import Classifier
+from runs import Oof, Run, open_run, probs_frame, read_oof, read_run, write_probs
+from solvers import Examples, fit_head
 from tables import read_train
 
 
@@ -27,10 +37,6 @@ def write_untrained(competition: Competition, name: str, seed: int = 0, experime
 
 
 def _save_network(run: Run, seed: int) -> str:
-    import torch
-
-    from checkpoints import build_from_recipe, save_weights
-
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         network = build_from_recipe(run.recipe)
@@ -38,3 +44,26 @@ def _save_network(run: Run, seed: int) -> str:
             for weights in network.parameters():  # the head starts at zero and would answer alike to every image
                 weights += 0.1 * torch.randn_like(weights)
         return save_weights(run, network)
+
+
+def with_fitted_head(solver: str, task: str, examples: Examples) -> tuple[Run, Classifier, torch.Tensor]:
+    """A run, its network with a head fitted at once to the pixels of random images, and these, (N, 1, 8, 8) uint8.
+
+    examples: N rows, whose features those pixels take the place of.
+    """
+    competition = Competition(name="some", about="no images", task=task, labels=("a", "b", "c"), metric="roc_auc",
+                              train=Part(table="train.csv", images="{image_id}.png"))
+    run = open_run(competition, solver, 0, Experiment(network="pixels", image_size=8, solver=solver), "no folds")
+    images = torch.randint(0, 256, (len(examples.targets), 1, 8, 8), generator=torch.Generator().manual_seed(0),
+                           dtype=torch.uint8)
+    model = build_from_recipe(run.recipe)
+    features = model.normalise(images).flatten(1).numpy()
+    put_head(model, head_name(model), fit_head(solver, replace(examples, features=features), task, 0))
+    return run, model, images
+
+
+def save_and_load(run: Run, model: Classifier) -> Classifier:
+    """The run's network as it comes back from the disk."""
+    save_weights(run, model)
+    write_json(run.folder / "result.json", {})
+    return load_model(read_run(run.folder))
