@@ -130,7 +130,7 @@ def blend_runs(competition: Competition, data_dir: Path, table: pd.DataFrame, fo
         predict_blends(competition, data_dir, table, folds.hash, oofs, blends, part, images["image_id"])
     show_gains(competition, gains, scores, best, written)
     path = draw_gains(competition, gains, best, run_folder(competition, f"{name}_gains.png"), members)
-    print(recommendation(name, gains, better))
+    print(recommendation(name, gains, better, best))
     print(f"the gains, drawn: {path}")
     return {f"{name}_{gain.method}": gain.honest for gain in gains if gain.method in written}
 
@@ -214,11 +214,14 @@ def _interval(ends: tuple[float, float]) -> str:
     return f"{ends[0]:+.4f} to {ends[1]:+.4f}"
 
 
-def recommendation(name: str, gains: list[Gain], better: Gain | None) -> str:
-    """What to submit, in a sentence or two."""
+def recommendation(name: str, gains: list[Gain], better: Gain | None, best: str) -> str:
+    """What to submit, in a sentence or two; `best` is the best member."""
     mean = next(gain for gain in gains if gain.method == "mean")
-    warning = (f" The plain mean is {-mean.over_best:.4f} worse than its best member: weak members drag it down."
-               if mean.over_best_interval[1] < 0 else "")
+    warning = ""
+    if mean.over_best_interval[1] < 0:
+        warning = f" The plain mean is {-mean.over_best:.4f} worse than its best member: weak members drag it down."
+    elif mean.over_best < 0:
+        warning = f" {best} alone scores {-mean.over_best:.4f} more than the plain mean, within noise."
     if better is None:
         return f"Recommended: {name}_mean. No other way of blending gains credibly over it.{warning}"
     return (f"Recommended: {name}_{better.method}, which gains {better.gain:+.4f} over the plain mean, fitted on other "

@@ -7,7 +7,7 @@ from scipy.stats import norm
 
 from delong import macro_auc_difference
 from metrics import METRICS
-from uncertainty import CHUNK_BYTES, LEVEL, bootstrap_scores, percentile_interval
+from uncertainty import CHUNK_BYTES, LEVEL, bootstrap_scores, difference_draws, percentile_interval
 from weighted import RANKED, make_tally
 
 REPLICATES = 4000  # of a comparison: enough for a p-value of 0.05 to be good to 0.007
@@ -59,9 +59,7 @@ def compare(metric_name: str, targets: np.ndarray, values: np.ndarray, baseline:
 
     Raises ValueError where the metric is unknown or not for this task.
     """
-    ours, theirs = (bootstrap_scores(metric_name, targets, each, task, groups, replicates, seed)
-                    for each in (values, baseline))
-    differences = ours - theirs
+    differences = difference_draws(metric_name, targets, values, baseline, task, groups, replicates, seed)
     low, high = percentile_interval(differences)
     defined = differences[~np.isnan(differences)]
     scores = [METRICS[metric_name].score(targets, each, task) for each in (values, baseline)]

@@ -28,7 +28,7 @@ from priorshift import class_weights, estimate_prevalence, misfit, prevalence_in
 from runs import Oof, read_oof, read_predictions, run_folder, train_command
 from tables import read_part, read_solution, scored_targets, submitted_part
 from thresholds import CRITERIA, best_threshold, criterion
-from uncertainty import bootstrap_counts, bootstrap_scores, for_tests, percentile_interval
+from uncertainty import bootstrap_counts, bootstrap_scores, for_tests, percentile_interval, widen_differences
 from weighted import ROW_METRICS, make_scorer
 
 LIPTON_REPLICATES = 200
@@ -220,9 +220,12 @@ def _compare(known: Known, metric: str, naive: dict[str, np.ndarray], crossfit: 
              for name, values in crossfit.items()}
     first, rows = next(iter(crossfit)), {}
     for name in crossfit:
-        low, high = percentile_interval(sign * (drawn[name] - drawn[first]))
+        gain = sign * (honest[name] - honest[first])
+        low, high = percentile_interval(widen_differences(
+            metric, known.targets, crossfit[name], crossfit[first], known.groups, gain,
+            sign * (drawn[name] - drawn[first])))
         rows[name] = {"naive": scores[name], "crossfit": honest[name], "optimism": sign * (scores[name] - honest[name]),
-                      "gain": None if name == first else sign * (honest[name] - honest[first]),
+                      "gain": None if name == first else gain,
                       "gain_low": None if name == first else low, "gain_high": None if name == first else high}
     return rows
 

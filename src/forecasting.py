@@ -27,7 +27,15 @@ from scipy.stats import norm
 from tqdm import tqdm
 
 from metrics import METRICS, roc_auc_by_label
-from uncertainty import CHUNK_BYTES, LEVEL, UNBOUNDED, bootstrap_chunks, bootstrap_counts
+from uncertainty import (
+    CHUNK_BYTES,
+    LEVEL,
+    UNBOUNDED,
+    bootstrap_chunks,
+    bootstrap_counts,
+    informative_cases,
+    small_sample,
+)
 from weighted import make_scorer, mean_of_defined
 
 REPLICATES = 2000
@@ -131,8 +139,10 @@ def forecast(metric_name: str, targets: np.ndarray, values: list[np.ndarray], ta
     oof_draws, public_draws, private_draws = np.moveaxis(np.concatenate(scores, axis=1), 2, 0)
     oof = np.array([METRICS[metric_name].score(targets, each, task) for each in values])
     lowest, highest = (-np.inf, np.inf) if metric_name in UNBOUNDED else (0, 1)
-    error = oof_draws - oof[:, None]
-    predicted = (np.clip(draws - error, lowest, highest) for draws in (public_draws, private_draws))
+    # both errors' spreads are known from the same images, from few cases not well
+    wider = small_sample(informative_cases(metric_name, targets, groups))
+    predicted = (np.clip(oof[:, None] + wider * (draws - oof_draws), lowest, highest)
+                 for draws in (public_draws, private_draws))
     return Forecast(metric_name, oof, *predicted, oof_draws, public_draws, (public, images - public))
 
 

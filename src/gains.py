@@ -8,7 +8,7 @@ from tqdm import tqdm
 
 from blending import FITTED
 from metrics import METRICS
-from uncertainty import LEVEL, MAX_UNDEFINED, REPLICATES, bootstrap_scores, percentile_interval
+from uncertainty import LEVEL, MAX_UNDEFINED, REPLICATES, bootstrap_scores, percentile_interval, widen_differences
 
 FITS_TOO = np.sqrt(2)  # see measure_gains
 
@@ -68,7 +68,9 @@ def measure_gains(metric_name: str, task: str, targets: np.ndarray, groups: np.n
             baseline_drawn = bootstrap_scores(metric_name, targets, baseline, task, groups, replicates)
             gains[method] = gain = sign * (scores[method][1] - metric.score(targets, baseline, task))
             stretch = FITS_TOO if method in FITTED else 1
-            gains_drawn[method] = gain + stretch * (sign * (drawn[method] - baseline_drawn) - gain)
+            gain_drawn = gain + stretch * (sign * (drawn[method] - baseline_drawn) - gain)
+            gains_drawn[method] = widen_differences(metric_name, targets, honest[method], baseline, groups, gain,
+                                                    gain_drawn)
         return gains, gains_drawn
     ranked_mean, ranked_best = (None, None) if ranked is None else ranked
     gains, gains_drawn = over(honest["mean"], ranked_mean)

@@ -8,6 +8,7 @@ from scipy.special import expit, logit
 from scipy.stats import norm
 from scipy.stats import t as student
 
+from metrics import METRICS
 from weighted import make_scorer
 
 REPLICATES = 1000
@@ -15,6 +16,7 @@ LEVEL = 0.95
 UNBOUNDED = ("log_loss", "quadratic_kappa")  # the metrics that are not between 0 and 1
 OF_ROWS = ("accuracy", "subset_accuracy", "brier", "f1_samples")  # means over rows, common and rare labels alike
 MAX_UNDEFINED = 0.1  # share of replicates without a score beyond which there is no interval
+LEAST_CASES = 3  # fewer are taken for three: a score has bounds, which Student's quantiles for one or two know not of
 CHUNK_BYTES = 12 * 2**20  # of weights at a time; what is computed from them is a few times as much
 
 
@@ -81,13 +83,20 @@ def bounded_interval(metric_name: str, score: float, draws: np.ndarray, targets:
                      level: float = LEVEL) -> tuple[float, float]:
     """The interval of a score from 0 to 1 by its replicates `draws` (R,): `logit_interval`, `edge_interval` of 0 and 1.
 
-    targets: (N, K), what it is a score of. The interval of a mean over labels is the mean of theirs.
+    targets: (N, K), what it is a score of. The interval of a mean of zeros, or of ones, over labels is that of theirs.
+    (nan, nan) for a single group, and where more than 10 % of the replicates are NaN.
     """
     if score in (0, 1) and np.isnan(draws).mean() <= MAX_UNDEFINED:
         ends = [edge_interval(score, cases, level) for cases in _cases(metric_name, targets, groups)]
         low, high = np.mean(ends, axis=0)
         return float(low), float(high)
-    return logit_interval(score, draws, len(np.unique(groups)), level)
+    cases = informative_cases(metric_name, targets, groups)
+    if metric_name in OF_ROWS and (spread := np.nanvar(draws)) > 0:
+        # a share of so many independent rows would vary as much: no more is known than their rarer outcome tells
+        cases = min(cases, score * (1 - score) / spread * min(score, 1 - score))
+    if len(np.unique(groups)) == 1:
+        return float("nan"), float("nan")
+    return logit_interval(score, draws, cases, level)
 
 
 def edge_interval(score: float, cases: int, level: float = LEVEL) -> tuple[float, float]:
@@ -100,9 +109,23 @@ def edge_interval(score: float, cases: int, level: float = LEVEL) -> tuple[float
     return (0.0, reach) if score == 0 else (1 - reach, 1.0)
 
 
+def informative_cases(metric_name: str, targets: np.ndarray, groups: np.ndarray) -> float:
+    """From how many independent cases the spread of a score of targets (N, K) is known; NaN where no label has any.
+
+    The groups of a label's rarer class. Of a mean over labels it is so many as make the sum of their variances as
+    unsure as it is, a variance being about inverse to the label's cases: the rarest labels say most.
+    Source: Satterthwaite 1946, https://doi.org/10.2307/3002019
+    """
+    cases = np.maximum(_cases(metric_name, targets, groups), LEAST_CASES).astype(float)
+    if not len(cases):
+        return float("nan")
+    variances = 1 / cases
+    return float(1 + variances.sum() ** 2 / (variances**2 / (cases - 1)).sum())
+
+
 def _cases(metric_name: str, targets: np.ndarray, groups: np.ndarray) -> list[int]:
-    """How many groups a perfect or a zero score of targets (N, K) was seen in; of a mean over labels, by label."""
-    if metric_name in OF_ROWS:
+    """The groups that tell of a score of targets (N, K); of a mean over labels, by label."""
+    if metric_name in OF_ROWS + UNBOUNDED:
         return [len(np.unique(groups[~np.isnan(targets).all(axis=1)]))]
     if metric_name in ("f1_micro", "f1_weighted"):  # of all positives together
         return [max(1, len(np.unique(groups[(targets == 1).any(axis=1)])))]
@@ -111,22 +134,42 @@ def _cases(metric_name: str, targets: np.ndarray, groups: np.ndarray) -> list[in
     return [min(counts) for counts in classes if counts]  # the rarer class says how sure one can be
 
 
-def logit_interval(score: float, draws: np.ndarray, groups: int, level: float = LEVEL) -> tuple[float, float]:
+def logit_interval(score: float, draws: np.ndarray, cases: float, level: float = LEVEL) -> tuple[float, float]:
     """Student's interval of the logit of a score in (0, 1), by the deviation of its bootstrap replicates `draws` (R,).
 
-    Of its percentiles it would be too narrow where groups or positives are few: of 400 simulated AUCs
-    with 20 positives each that held the truth in 91 %, this in 93 to 95 % (tests/benchmarks/coverage.py). With hundreds
-    of positives they are the same. Neither holds with a handful.
-    (nan, nan) for a single group, and where more than 10 % of the replicates are NaN.
+    cases: see `informative_cases`. Of percentiles the interval would be too narrow where positives are few, and the
+    number of all groups tells nothing of that: of 400 simulated AUCs with 20 positives each the percentiles held the
+    truth in 91 %, this in 95 % (tests/benchmarks/coverage.py). With hundreds of positives they are the same.
+    (nan, nan) where more than 10 % of the replicates are NaN.
     Source: DiCiccio & Efron 1996, https://doi.org/10.1214/ss/1032280214 (percentiles, t, transformations)
     """
     undefined = np.isnan(draws)
-    if undefined.mean() > MAX_UNDEFINED or groups < 2:
+    if undefined.mean() > MAX_UNDEFINED or np.isnan(cases):
         return float("nan"), float("nan")
-    error = draws[~undefined].std() * np.sqrt(groups / (groups - 1))
-    reach = student.ppf((1 + level) / 2, groups - 1) * error / (score * (1 - score))
+    reach = norm.ppf((1 + level) / 2) * small_sample(cases, level) * draws[~undefined].std() / (score * (1 - score))
     low, high = expit(logit(score) + np.array([-reach, reach]))
     return float(low), float(high)
+
+
+def small_sample(cases: float, level: float = LEVEL) -> float:
+    """How much wider an interval is than normal errors of the bootstrap's deviation make it, at least 1; 1 for many.
+
+    The bootstrap's variance of so many cases is too small by (cases - 1) / cases, and Student knows how unsure it is.
+    Source: Student 1908, https://doi.org/10.1093/biomet/6.1.1
+    """
+    cases = max(cases, LEAST_CASES)
+    return float(student.ppf((1 + level) / 2, cases - 1) / norm.ppf((1 + level) / 2) * np.sqrt(cases / (cases - 1)))
+
+
+def widen_differences(metric_name: str, targets: np.ndarray, values: np.ndarray, baseline: np.ndarray,
+                      groups: np.ndarray, difference: float, draws: np.ndarray) -> np.ndarray:
+    """Replicates `draws` (R,) of a difference of two models' scores, as far around it as few cases make them.
+
+    Only groups that the two models' values (N, K) tell apart count, of which decisions may leave few.
+    """
+    apart = (values != baseline).any(axis=1)
+    cases = min(informative_cases(metric_name, targets, groups), len(np.unique(groups[apart])))
+    return draws if np.isnan(cases) else difference + small_sample(cases) * (draws - difference)
 
 
 def difference_interval(
@@ -137,9 +180,19 @@ def difference_interval(
 
     An interval that holds 0 means: no difference beyond noise.
     """
+    return percentile_interval(
+        difference_draws(metric_name, targets, values, baseline, task, groups, replicates, seed), level)
+
+
+def difference_draws(
+    metric_name: str, targets: np.ndarray, values: np.ndarray, baseline: np.ndarray, task: str, groups: np.ndarray,
+    replicates: int = REPLICATES, seed: int = 0,
+) -> np.ndarray:
+    """(replicates,) draws of the metric of `values` minus that of `baseline`, widened where cases are few."""
     ours, theirs = (bootstrap_scores(metric_name, targets, each, task, groups, replicates, seed)
                     for each in (values, baseline))
-    return percentile_interval(ours - theirs, level)
+    score, other = (METRICS[metric_name].score(targets, each, task) for each in (values, baseline))
+    return widen_differences(metric_name, targets, values, baseline, groups, score - other, ours - theirs)
 
 
 def roc_auc_interval(

@@ -12,13 +12,13 @@ from scipy.special import expit, softmax
 
 import blend
 import predict
-from blend import blend_runs, pick_best, predict_blends
+from blend import blend_runs, pick_best, predict_blends, recommendation
 from blending import METHODS
 from competition import Competition, Part
 from experiment import EXPERIMENTS
 from files import read_json, write_json
 from folds import Folds
-from gains import measure_gains
+from gains import Gain, measure_gains
 from metrics import METRICS
 from runs import (
     list_runs,
@@ -106,6 +106,14 @@ def test_without_a_credible_gain_the_plain_mean_is_recommended(table, capsys):
 def test_weak_members_that_drag_the_mean_down_are_said(table, capsys):
     blended(table, "first", "noise", "more")
     assert "The plain mean is 0." in (said := capsys.readouterr().out) and "worse than its best member" in said
+
+
+def test_a_member_that_is_ahead_of_the_mean_within_noise_is_said():
+    gain = Gain("mean", 0.8, 0.8, 0.0, 0.0, (0.0, 0.0), 0.0, over_best=-0.003, over_best_interval=(-0.01, 0.005))
+    assert recommendation("blend", [gain], None, "lite0") == (
+        "Recommended: blend_mean. No other way of blending gains credibly over it. lite0 alone scores 0.0030 more than "
+        "the plain mean, within noise.")
+    assert "alone" not in recommendation("blend", [replace(gain, over_best=0.003)], None, "lite0")
 
 
 def test_runs_that_differ_in_seed_are_members_like_others(table):

@@ -12,13 +12,17 @@ from uncertainty import (
     bootstrap_counts,
     bootstrap_interval,
     bootstrap_scores,
+    bounded_interval,
+    difference_draws,
     edge_interval,
     for_tests,
+    informative_cases,
     logit_interval,
     paired_roc_auc_interval,
     percentile_interval,
     roc_auc_interval,
     score_interval,
+    small_sample,
 )
 from weighted import rank_labels, ranked_scores
 
@@ -127,12 +131,57 @@ def test_the_fast_replicates_are_the_slow_ones():
 
 def test_the_logit_interval_is_students_by_hand():
     draws = np.array([0.7, 0.9] * 50)  # of standard deviation 0.1
-    low, high = logit_interval(0.8, draws, groups=11)
+    low, high = logit_interval(0.8, draws, cases=11)
     reach = 2.228139 * 0.1 * np.sqrt(11 / 10) / (0.8 * 0.2)  # Student's 97.5 % point of 10 degrees of freedom
     assert np.log(high / (1 - high)) - np.log(4) == pytest.approx(reach, rel=1e-6)
     assert np.log(4) - np.log(low / (1 - low)) == pytest.approx(reach, rel=1e-6)
-    assert np.isnan(logit_interval(0.8, draws, groups=1)).all()
-    assert np.isnan(logit_interval(0.8, np.where(np.arange(100) < 11, np.nan, draws), groups=11)).all()
+    assert np.isnan(logit_interval(0.8, np.where(np.arange(100) < 11, np.nan, draws), cases=11)).all()
+
+
+def test_a_score_of_one_patient_has_no_interval():
+    targets, probs, _ = example()
+    assert np.isnan(score_interval("roc_auc", targets, probs, "multilabel", np.zeros(len(targets)), 20)).all()
+
+
+def test_the_patients_of_the_rarer_class_say_how_sure_a_score_can_be_and_the_rarest_labels_most():
+    one, groups = np.repeat([0.0, 1.0], [80, 20])[:, None], np.arange(100)
+    assert informative_cases("roc_auc", one, groups) == pytest.approx(20)
+    assert informative_cases("roc_auc", 1 - one, groups) == pytest.approx(20)
+    assert informative_cases("roc_auc", one, groups // 2) == pytest.approx(10)
+    assert informative_cases("roc_auc", np.hstack((one, one)), groups) == pytest.approx(39)  # 19 + 19 + 1
+    with_rare = np.hstack((one, (groups < 4)[:, None].astype(float)))  # 20 and 4 positives
+    degrees = (1 / 20 + 1 / 4) ** 2 / (1 / 20**2 / 19 + 1 / 4**2 / 3)
+    assert informative_cases("roc_auc", with_rare, groups) == pytest.approx(degrees + 1)
+    assert informative_cases("accuracy", with_rare, groups) == pytest.approx(100)
+    assert informative_cases("roc_auc", np.eye(100)[:, :1], groups) == pytest.approx(3)
+    assert np.isnan(informative_cases("roc_auc", np.full((5, 2), np.nan), np.arange(5)))
+
+
+def test_few_cases_widen_as_student_and_the_sample_variance_say():
+    assert small_sample(20) == pytest.approx(2.093024 / 1.959964 * np.sqrt(20 / 19), rel=1e-6)
+    assert small_sample(1) == small_sample(3) == pytest.approx(4.302653 / 1.959964 * np.sqrt(3 / 2), rel=1e-6)
+    assert small_sample(100_000) == pytest.approx(1, abs=1e-4)
+
+
+def test_a_difference_is_as_unsure_as_the_few_patients_that_two_models_tell_apart():
+    targets = np.repeat([0.0, 1.0], [50, 50])[:, None]
+    values = targets.astype(np.int8)
+    other = values.copy()
+    other[48:52] = 1 - other[48:52]
+    ours, theirs = (bootstrap_scores("accuracy", targets, each, "binary", np.arange(100), 400)
+                    for each in (values, other))
+    widened = difference_draws("accuracy", targets, values, other, "binary", np.arange(100), 400)
+    assert widened == pytest.approx(0.04 + small_sample(4) * (ours - theirs - 0.04))
+    in_pairs = difference_draws("accuracy", targets, values, other, "binary", np.arange(100) // 2, 400)
+    assert in_pairs.std() > widened.std()
+
+
+def test_the_interval_of_an_accuracy_knows_that_errors_are_few():
+    targets = np.repeat([0.0, 1.0], [50, 950])[:, None]
+    decisions = np.where(np.arange(1000) < 20, 1 - targets[:, 0], targets[:, 0]).astype(np.int8)[:, None]
+    draws = bootstrap_scores("accuracy", targets, decisions, "binary", np.arange(1000), 4000)
+    seen = bounded_interval("accuracy", 0.98, draws, targets, np.arange(1000))
+    assert seen == pytest.approx(logit_interval(0.98, draws, cases=20), abs=2e-4)
 
 
 def test_with_many_rows_the_logit_interval_is_the_percentile_interval_and_stays_below_one():
@@ -195,9 +244,10 @@ def test_the_fast_paired_interval_is_the_slow_one_and_signed_for_the_first():
         ours, theirs = (score("roc_auc", targets, each, "multilabel", weights=weights) for each in (better, probs))
         return ours - theirs
 
-    slow = bootstrap_interval(difference, groups, 40)
-    assert paired_roc_auc_interval(targets, better, probs, groups, 40) == pytest.approx(slow, abs=1e-12)
-    assert slow[0] > 0
+    seen, slow = difference(np.ones(len(targets))), np.array(bootstrap_interval(difference, groups, 40))
+    wider = seen + small_sample(informative_cases("roc_auc", targets, groups)) * (slow - seen)
+    assert paired_roc_auc_interval(targets, better, probs, groups, 40) == pytest.approx(wider, abs=1e-12)
+    assert wider[0] > 0
 
 
 def test_pairing_takes_out_what_the_rows_share():

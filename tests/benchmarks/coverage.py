@@ -26,7 +26,7 @@ from scipy.special import expit, logit  # noqa: E402
 from comparing import bootstrap_p, swapped_p  # noqa: E402
 from delong import macro_auc_difference  # noqa: E402
 from phantoms import draw_severities, posterior  # noqa: E402
-from uncertainty import bootstrap_chunks, bounded_interval, percentile_interval  # noqa: E402
+from uncertainty import bootstrap_chunks, bounded_interval, percentile_interval, widen_differences  # noqa: E402
 from weighted import make_scorer  # noqa: E402
 
 NOISE, REPLICATES, POPULATION = 2.0, 1000, 1_000_000
@@ -71,7 +71,9 @@ def measure(competitions: int, labels: str, prevalence: float | None, size: int)
             reported = bounded_interval(metric, scores[2 * place], ours, targets, patients)
             swapped = swapped_p(metric, targets, *values[metric], "multilabel", patients, REPLICATES, number)
             by_formula = macro_auc_difference(targets, *probs, patients)[2] if metric == "roc_auc" else np.nan
-            p_values = bootstrap_p(ours - theirs), swapped, by_formula
+            difference = scores[2 * place] - scores[2 * place + 1]
+            widened = widen_differences(metric, targets, *values[metric], patients, difference, ours - theirs)
+            p_values = bootstrap_p(widened[~np.isnan(widened)]), swapped, by_formula
             seen[metric].append((*percentile_interval(ours), *reported, *p_values))
     kind = labels, "as it is" if prevalence is None else f"{prevalence:.2f}", f"{size:,}"
     return [(*kind, metric, *_row(np.array(seen[metric]), population(metric, shift, columns)[1])) for metric in METRICS]
