@@ -7,7 +7,7 @@ import pytest
 
 from forecasting import Forecast, draw_test_sets, fold_mean_gain, forecast
 from metrics import f1_macro, roc_auc
-from uncertainty import bootstrap_scores
+from uncertainty import bootstrap_scores, small_sample
 
 
 def example(rows: int = 600, skills: tuple[float, ...] = (2.0,), seed: int = 0):
@@ -39,6 +39,16 @@ def test_the_variances_of_both_parts_add():
     assert (seen.private[0] - seen.public[0]).std() < 1.1 * oof * np.sqrt(4 + 4 / 3)
     assert seen.public_weight(0) == pytest.approx(1 / 5, abs=0.03)
     assert seen.images == (150, 450)
+
+
+def test_a_forecast_from_five_positives_is_as_much_wider_as_student_says():
+    targets, values, _ = example(200, skills=(1.0,))
+    targets[:, 0], targets[:, 1] = np.arange(200) < 5, np.nan
+    seen = forecast("roc_auc", targets, values, "multilabel", np.arange(200), images=400, replicates=300)
+    drawn = seen.public[0] - seen.scores[0], seen.public_draws[0] - seen.oof_draws[0]
+    inside = ~np.isnan(drawn[1]) & (seen.public[0] > 0) & (seen.public[0] < 1)
+    assert inside.sum() > 100
+    assert drawn[0][inside] == pytest.approx(small_sample(5) * drawn[1][inside])
 
 
 def test_the_better_of_two_is_ahead_and_a_copy_is_a_tie():
@@ -151,9 +161,17 @@ def test_where_the_test_has_one_model_too_nothing_is_added():
     assert np.isnan(fold_mean_gain(np.ones_like(targets), oof, test, np.arange(4000), 4000, 50)[0])
 
 
-def test_a_raised_forecast_is_higher_by_the_gain_and_no_score_is_above_one():
+def test_a_raised_forecast_is_higher_by_the_gain_which_is_off_by_as_much_for_runs_that_gain_alike():
+    targets, values, groups = example(skills=(1.0, 0.5))
+    seen = forecast("roc_auc", targets, values, "multilabel", groups, 300, replicates=400)
+    higher = seen.raised(np.full((2, 400), 0.01))
+    by = higher.private - seen.private
+    assert by.mean() == pytest.approx(0.01, abs=0.001) and by.std() == pytest.approx(0.005, rel=0.1)
+    assert by[0] == pytest.approx(by[1]) and (higher.scores == seen.scores).all()
+    assert higher.chance(0, 1) == seen.chance(0, 1)
+
+
+def test_no_raised_score_is_above_one():
     targets, values, groups = example()
     seen = forecast("roc_auc", targets, values, "multilabel", groups, 300, replicates=100)
-    higher = seen.raised(np.full((1, 100), 0.01))
-    assert higher.private == pytest.approx(seen.private + 0.01) and higher.scores == seen.scores
-    assert seen.raised(np.full((1, 100), 0.5)).public.max() == 1
+    assert seen.raised(np.full((1, 100), 0.9)).public.max() == 1

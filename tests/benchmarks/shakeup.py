@@ -24,7 +24,10 @@ import pandas as pd  # noqa: E402
 from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402
 from scipy.special import expit, logit  # noqa: E402
+from sklearn.ensemble import RandomForestClassifier  # noqa: E402
 from sklearn.linear_model import LogisticRegression  # noqa: E402
+from sklearn.naive_bayes import GaussianNB  # noqa: E402
+from sklearn.neighbors import KNeighborsClassifier  # noqa: E402
 from sklearn.tree import DecisionTreeClassifier  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
@@ -41,7 +44,11 @@ FITTED = {  # junk columns, the estimator
     "logistic": (0, partial(LogisticRegression, C=1.0)),
     "logistic, 150 junk columns": (JUNK, partial(LogisticRegression, C=1.0)),
     "tree of depth 7": (0, partial(DecisionTreeClassifier, max_depth=7, random_state=0)),
-    "tree of depth 4": (0, partial(DecisionTreeClassifier, max_depth=4, random_state=0))}
+    "tree of depth 4": (0, partial(DecisionTreeClassifier, max_depth=4, random_state=0)),
+    "5 neighbours": (0, partial(KNeighborsClassifier, 5)),
+    "15 neighbours": (0, partial(KNeighborsClassifier, 15)),
+    "naive Bayes": (0, GaussianNB),
+    "30 trees, 30 junk columns": (30, partial(RandomForestClassifier, 30, max_depth=6, random_state=0))}
 
 
 def main() -> None:
