@@ -1,6 +1,7 @@
 """Optimizers by name, with weight decay where it belongs and a learning rate that can fall from layer to layer."""
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from model import weight_layers
@@ -18,7 +19,34 @@ def build_optimizer(model: nn.Module, kind: str, lr: float, weight_decay: float,
     groups = [group for group in groups if group["params"]]
     if kind == "sgd":
         return SGD(groups, lr, momentum=MOMENTUM, fused=True)
-    return (AdamW if kind == "adamw" else Adam)(groups, lr, fused=True)
+    return (AdamWAsItLies if kind == "adamw" else AdamAsItLies)(groups, lr, fused=True)
+
+
+class _AsItLies:
+    """Adam's fused step on views of the kernels that are as they lie in memory, channels last.
+
+    On a CPU that step copies whatever is not contiguous, each time: a twentieth of a training step of cnn_e, a sixth of
+    one of VGG-16. Views cost nothing, and Adam goes number by number, so that the same bits come out.
+    Should torch no longer call this method, its own step goes on as ever.
+    """
+
+    def _init_group(self, group: dict, weights: list[Tensor], *others) -> bool:
+        told = super()._init_group(group, weights, *others)
+        alike = [each for each in (weights, *others) if isinstance(each, list) and len(each) == len(weights)]
+        for place, weight in enumerate(weights):
+            if weight.ndim == 4 and weight.is_contiguous(memory_format=torch.channels_last):
+                for each in alike:
+                    if each[place].ndim == 4:  # the count of steps is a number
+                        each[place] = each[place].permute(0, 2, 3, 1)
+        return told
+
+
+class AdamAsItLies(_AsItLies, Adam):
+    """torch's Adam, faster where a network is channels last."""
+
+
+class AdamWAsItLies(_AsItLies, AdamW):
+    """torch's AdamW, faster where a network is channels last."""
 
 
 def weight_groups(model: nn.Module, weight_decay: float) -> list[dict]:

@@ -31,7 +31,7 @@ from layers import BitDropout, PooledReLU, UnfoldConv2d  # noqa: E402
 from loader import training_batches  # noqa: E402
 from losses import masked_bce  # noqa: E402
 from model import build_model  # noqa: E402
-from optimizers import weight_groups  # noqa: E402
+from optimizers import build_optimizer  # noqa: E402
 from pixels import PixelSettings, open_store  # noqa: E402
 from precision import Step, autocast, choose_precision  # noqa: E402
 
@@ -104,7 +104,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     plain_optimizer = torch.optim.AdamW(plain.parameters(), 1e-4)
     ours = build_model(args.network, 1, args.size, 3).to(memory_format=torch.channels_last)
     step = Step(args.network, 1, args.size, args.batch_size, 3)
-    ema, optimizer = EMA(ours, 0.99), torch.optim.AdamW(weight_groups(ours, 1e-2), 1e-4, fused=True)
+    ema, optimizer = EMA(ours, 0.99), build_optimizer(ours, "adamw", 1e-4, weight_decay=1e-2)
 
     with tempfile.TemporaryDirectory() as folder:
         store = _random_store(Path(folder), images, args.size, rng)
