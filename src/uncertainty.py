@@ -86,16 +86,18 @@ def bounded_interval(metric_name: str, score: float, draws: np.ndarray, targets:
     targets: (N, K), what it is a score of. The interval of a mean of zeros, or of ones, over labels is that of theirs.
     (nan, nan) for a single group, and where more than 10 % of the replicates are NaN.
     """
-    if score in (0, 1) and np.isnan(draws).mean() <= MAX_UNDEFINED:
+    if np.isnan(draws).mean() > MAX_UNDEFINED:
+        return float("nan"), float("nan")
+    if score in (0, 1):
         ends = [edge_interval(score, cases, level) for cases in _cases(metric_name, targets, groups)]
         low, high = np.mean(ends, axis=0)
         return float(low), float(high)
+    if len(np.unique(groups)) == 1:
+        return float("nan"), float("nan")
     cases = informative_cases(metric_name, targets, groups)
     if metric_name in OF_ROWS and (spread := np.nanvar(draws)) > 0:
         # a share of so many independent rows would vary as much: no more is known than their rarer outcome tells
         cases = min(cases, score * (1 - score) / spread * min(score, 1 - score))
-    if len(np.unique(groups)) == 1:
-        return float("nan"), float("nan")
     return logit_interval(score, draws, cases, level)
 
 
@@ -125,12 +127,15 @@ def informative_cases(metric_name: str, targets: np.ndarray, groups: np.ndarray)
 
 def _cases(metric_name: str, targets: np.ndarray, groups: np.ndarray) -> list[int]:
     """The groups that tell of a score of targets (N, K); of a mean over labels, by label."""
+    number = np.unique(groups, return_inverse=True)[1]  # once: there may be many rows, and names are slow to compare
+
+    def count(rows: np.ndarray) -> int:
+        return int(np.count_nonzero(np.bincount(number[rows])))
     if metric_name in OF_ROWS + UNBOUNDED:
-        return [len(np.unique(groups[~np.isnan(targets).all(axis=1)]))]
+        return [count(~np.isnan(targets).all(axis=1))]
     if metric_name in ("f1_micro", "f1_weighted"):  # of all positives together
-        return [max(1, len(np.unique(groups[(targets == 1).any(axis=1)])))]
-    classes = [[len(np.unique(groups[column == value])) for value in (0, 1) if (column == value).any()]
-               for column in targets.T]
+        return [max(1, count((targets == 1).any(axis=1)))]
+    classes = [[count(column == value) for value in (0, 1) if (column == value).any()] for column in targets.T]
     return [min(counts) for counts in classes if counts]  # the rarer class says how sure one can be
 
 

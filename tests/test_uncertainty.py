@@ -231,6 +231,13 @@ def test_a_macro_auc_without_any_defined_label_has_no_interval():
     assert np.isnan(roc_auc_interval(np.zeros_like(targets), probs, groups, 20)).all()
 
 
+@pytest.mark.parametrize("metric_name", ["accuracy", "f1_samples", "f1_micro", "brier"])
+def test_without_any_stated_label_no_score_has_an_interval_and_nothing_warns(metric_name):
+    nothing, values = np.full((20, 2), np.nan), np.zeros((20, 2), np.int8)
+    assert np.isnan(score_interval(metric_name, nothing, values, "multilabel", np.arange(20), 20)).all()
+    assert np.isnan(difference_draws(metric_name, nothing, values, 1 - values, "multilabel", np.arange(20), 20)).all()
+
+
 def test_equal_predictions_differ_by_nothing():
     targets, probs, groups = example()
     assert paired_roc_auc_interval(targets, probs, probs, groups, 50) == (0, 0)
