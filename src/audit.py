@@ -20,6 +20,7 @@ from rich.table import Table
 from tqdm import tqdm
 
 import auditplots
+from columns import ParsedColumns, is_age, is_sex, parse_columns
 from commandline import load_competition, make_console, make_parser
 from competition import Competition
 from decoding import decode_image
@@ -55,16 +56,12 @@ from labelstats import (
 )
 from leaks import price_of_leak, sample_groups, upsampling_mistake
 from probes import (
-    ParsedColumns,
     Probe,
     border_features,
     column_features,
     file_features,
     histogram_features,
-    is_age,
-    is_sex,
     order_features,
-    parse_columns,
     probe_labels,
     probe_parts,
 )
@@ -113,7 +110,7 @@ def main(argv: list[str] | None = None) -> Path:
 
 def load_parts(competition: Competition, data_dir: Path) -> tuple[dict[str, PartData], pd.DataFrame]:
     """All parts with a look at every image, the training part first, and the training rows that are left out."""
-    train, left_out = read_train(competition, data_dir)
+    train, left_out = read_train(competition, data_dir, refuse_shared=False)  # what they share is a finding here
     tables = {"train": train}
     for name in described_parts(competition)[1:]:
         try:

@@ -23,7 +23,7 @@ PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 DAMAGE = (OSError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError, EOFError, MemoryError,
           RuntimeError, struct.error)
 DECODERS = {  # packages that decode what the others cannot, by transfer syntax
-    "1.2.840.10008.1.2.4.51": "pylibjpeg pylibjpeg-libjpeg",   # JPEG of 12 bits
+    "1.2.840.10008.1.2.4.51": "pylibjpeg pylibjpeg-libjpeg",   # JPEG of 12 bits; not in requirements.txt: it is GPL
     "1.2.840.10008.1.2.4.201": "pylibjpeg pylibjpeg-openjpeg",  # high-throughput JPEG 2000
     "1.2.840.10008.1.2.4.202": "pylibjpeg pylibjpeg-openjpeg",
     "1.2.840.10008.1.2.4.203": "pylibjpeg pylibjpeg-openjpeg",

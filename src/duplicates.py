@@ -50,7 +50,7 @@ def near_pairs(scan: Scan, look: str = "") -> pd.DataFrame:
 
     Of images with equal pixels the first stands for all. look: "" as they are, or a key of LOOKS, where b is the copy
     that was mirrored, turned or inverted. `attrs["most_bits"]` is the distance up to which pairs were compared: less
-    than 72 where pictures are so alike that comparing them would take too long.
+    than MOST_BITS where pictures are so alike that comparing them would take too long.
     Cropped copies (2 % and more at every side) are not found.
     """
     return _near(scan, None, look)

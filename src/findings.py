@@ -263,7 +263,8 @@ def check_parts(report: Report, parts: dict[str, PartData], left_out: pd.DataFra
             report.plot(f"near_{name}", draw_pairs, near, train.table, part.table)
         if len(shared):
             report.add("error", f"{number_of(len(shared), 'patient')} with images in train and in {name}",
-                       "say shared_groups='drop' in competition.py", shared)
+                       "say in competition.py what that means: shared_groups='drop', or 'distinct' where each part "
+                       "counts anew; until then nothing is trained", shared)
     report.account["parts"] = {"left_out": len(left_out), "shared_with_train": account}
     if found:
         report.keep("across_parts", pd.concat(found))

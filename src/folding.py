@@ -10,6 +10,8 @@ from iterstrat.ml_stratifiers import MultilabelStratifiedKFold
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from columns import to_numbers
+
 # Everywhere in this file targets are (N, K) label cells: 1, 0, -1 (uncertain) or NaN (blank).
 MAX_ROUNDS = 100  # of dealing all groups; more gained nothing on real tables
 DEALS = 200_000  # of one group to one fold, in all rounds together: a second or two
@@ -138,11 +140,12 @@ def _deal(counts: np.ndarray, shares: np.ndarray, divisors: np.ndarray,
 def make_strata(values: Sequence[str]) -> tuple[np.ndarray, list[str]]:
     """A column of a table as strata: (N,) whole numbers from 0, and what each of them is called.
 
-    Numbers (95 % or more of what is not blank, more than 10 different ones) are cut into five bins of as many rows;
-    texts are strata by themselves. Blank cells, texts among numbers, and all texts rarer than 1 % are one stratum each.
+    Numbers and DICOM's ages (95 % or more of what is not blank, more than 10 different ones) are cut into five bins of
+    as many rows; texts are strata by themselves. Blank cells, texts among numbers, and all texts rarer than 1 % are
+    one stratum each.
     """
     text = pd.Series(list(values), dtype=str).str.strip()
-    numbers, blank = pd.to_numeric(text, errors="coerce").to_numpy(np.float64), (text == "").to_numpy()
+    numbers, blank = to_numbers(text).to_numpy(np.float64), (text == "").to_numpy()
     is_number = np.isfinite(numbers)
     if is_number.sum() >= 0.95 * (~blank).sum() and len(np.unique(numbers[is_number])) > 10:
         edges = np.unique(np.quantile(numbers[is_number], np.linspace(0, 1, BINS + 1)))

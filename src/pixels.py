@@ -372,7 +372,8 @@ def _refuse_unreadable(path: Path, name: str, ids: list[str], paths: list[str],
               f"{shown}{more}")
         return
     raise ValueError(f"{len(rows):,} of the {len(ids):,} images of {name} cannot be read:\n{shown}{more}\n"
-                     f"The whole list is in {path}. Fetch these files again, or remove their rows from the table.")
+                     f"The whole list is in {path}. Fetch these files again, or name "
+                     "them in `without` in competition.py.")
 
 
 def _write_account(path: Path, name: str, settings: PixelSettings, index: dict[str, np.ndarray],

@@ -3,7 +3,6 @@
 A high score here means that a network may learn the scanner, the ward or the export instead of the finding.
 """
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -14,6 +13,7 @@ from sklearn.tree import DecisionTreeClassifier
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
+from columns import ParsedColumns
 from folding import grouped_folds
 from scan import Scan
 from uncertainty import roc_auc_interval
@@ -23,21 +23,9 @@ from uncertainty import roc_auc_interval
 
 FOLDS = 5
 MIN_GROUPS = 10  # with and without the label; below it an interval says nothing
-MOST_CATEGORIES = 20
 BINS = 8  # of the grey value histogram
 EDGE = 4  # of 64 thumbnail pixels: the width of the border, half the side of a corner
 BLOCK = 1024  # thumbnails read at once
-AGES = re.compile(r"(\d{1,3})([DWMY])")  # DICOM's age string: 058Y
-YEARS = {"D": 1 / 365.25, "W": 7 / 365.25, "M": 1 / 12, "Y": 1.0}
-
-
-@dataclass(frozen=True)
-class ParsedColumns:
-    """A table's other columns by what they hold, each frame in the table's order."""
-
-    numeric: pd.DataFrame  # float, NaN where empty
-    categorical: pd.DataFrame  # text of at most 20 values, "" where empty
-    left_out: dict[str, str]  # column: why
 
 
 @dataclass(frozen=True)
@@ -62,61 +50,6 @@ class Probe:
     def best(self) -> str:
         """The most telling family, "" where nothing could be said."""
         return next(iter(self.families), "")
-
-
-# ---- columns
-
-
-def parse_columns(columns: pd.DataFrame, skip: dict[str, str] | None = None) -> ParsedColumns:
-    """Text columns as numbers or categories; ids and free text, and those of `skip` (column: why), are left out.
-
-    A column is numeric where every cell that is not empty is a number, or an age as DICOM has it, 058Y, 006M.
-    """
-    skip, numeric, categorical, left_out = skip or {}, {}, {}, {}
-    for column in columns:
-        texts = columns[column].astype(str).str.strip()
-        filled = texts[texts != ""]
-        if column in skip:
-            left_out[column] = skip[column]
-        elif filled.nunique() < 2 and (texts != "").all() or not len(filled):
-            left_out[column] = "one value throughout"
-        elif (numbers := _numbers(texts)) is not None and filled.nunique() > 2:
-            numeric[column] = numbers
-        elif filled.nunique() <= MOST_CATEGORIES:
-            categorical[column] = texts
-        else:
-            left_out[column] = f"ids or free text, {filled.nunique():,} different values"
-    return ParsedColumns(pd.DataFrame(numeric, index=columns.index), pd.DataFrame(categorical, index=columns.index),
-                         left_out)
-
-
-def _numbers(texts: pd.Series) -> pd.Series | None:
-    """The cells as numbers, NaN where empty; None where any is a word."""
-    filled = texts[texts != ""]
-    numbers = pd.to_numeric(filled, errors="coerce")
-    if numbers.isna().any():
-        ages = filled.str.extract(f"^{AGES.pattern}$")
-        if ages.isna().to_numpy().any():
-            return None
-        numbers = ages[0].astype(float) * ages[1].map(YEARS)
-    return numbers.astype(float).replace([np.inf, -np.inf], np.nan).reindex(texts.index)
-
-
-def is_age(column: str) -> bool:
-    """True for Patient Age, age_approx, PatientAge; not for Image or Stage."""
-    return "age" in _words(column)
-
-
-def is_sex(column: str) -> bool:
-    """True for Sex, Patient Gender, patient_sex."""
-    return bool({"sex", "gender"} & _words(column))
-
-
-def _words(column: str) -> set[str]:
-    return set(re.findall(r"[a-z]+", re.sub(r"([a-z])([A-Z])", r"\1 \2", column).lower()))
-
-
-# ---- features
 
 
 def column_features(parsed: ParsedColumns) -> dict[str, np.ndarray]:

@@ -17,6 +17,7 @@ from rich.markup import escape
 from rich.table import Table
 from tqdm import tqdm
 
+from columns import parse_columns
 from commandline import add_experiment, load_competition, load_folded_table, make_console, make_parser, run_names
 from competition import Competition
 from files import replace_atomically, write_csv
@@ -69,8 +70,6 @@ def single_runs(competition: Competition, name: str, table: pd.DataFrame, folds:
 def subgroup_columns(competition: Competition, data_dir: Path, table: pd.DataFrame) -> dict[str, np.ndarray]:
     """Columns (N,) of text that name a site, view, sex or age, the most frequent values, ages by their median; else "".
     """
-    from probes import parse_columns
-
     others = read_columns(competition, data_dir, "train").reindex(table["image_id"]).fillna("")
     named = [column for column in others
              if column != competition.group_column and is_about_people_or_machines(column)]

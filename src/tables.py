@@ -17,20 +17,26 @@ SHORT = {"1.0": "1", "0.0": "0", "-1.0": "-1"}  # as pandas writes a column of l
 MEND = "mend the description in competition.py"
 
 
-def read_train(competition: Competition, data_dir: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+def read_train(competition: Competition, data_dir: Path,
+               refuse_shared: bool = True) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The training table, and the rows left out of it because their group also stands in the test or expert part.
 
     Columns `image_id`, `path` (absolute), `group` and the labels: 1, 0, -1 (uncertain), NaN (blank).
+    refuse_shared: False keeps such rows in the table where the competition says "error" of them, for whoever looks
+    at data and trains nothing.
     Raises FileNotFoundError or ValueError where a file, a column, an image or a label cell is not as described.
     """
     table = read_part(competition, data_dir, "train")
-    if competition.shared_groups == "distinct":
+    if competition.shared_groups == "distinct" or (competition.shared_groups == "error" and not refuse_shared):
         return table, table.iloc[:0]
-    shared = table["group"].isin(_kept_apart_groups(competition, data_dir))
-    if shared.any() and competition.shared_groups == "error":
-        examples = ", ".join(table.loc[shared, "group"].unique()[:5])
-        raise ValueError(f"{shared.sum()} training images have a group that is in the test part too ({examples}); say "
-                         f"in competition.py what that means: shared_groups='drop' or 'distinct'")
+    shared = pd.Series(False, index=table.index)
+    for part, groups in _kept_apart_groups(competition, data_dir).items():
+        here = table["group"].isin(groups)
+        if here.any() and competition.shared_groups == "error":
+            examples = ", ".join(table.loc[here, "group"].unique()[:5])
+            raise ValueError(f"{here.sum()} training images have a group that is in the {part} part too ({examples}); "
+                             f"say in competition.py what that means: shared_groups='drop' or 'distinct'")
+        shared |= here
     return table[~shared].reset_index(drop=True), table[shared]
 
 
@@ -405,9 +411,9 @@ def _groups(competition: Competition, rows: pd.DataFrame, where: Path, is_train:
     return rows["image_id"]
 
 
-def _kept_apart_groups(competition: Competition, data_dir: Path) -> set[str]:
+def _kept_apart_groups(competition: Competition, data_dir: Path) -> dict[str, set[str]]:
     """The groups of the test and expert parts, where they are known."""
-    groups = set()
+    groups = {}
     for name in described_parts(competition)[1:]:
         part, column = getattr(competition, name), competition.group_column
         if part.optional and not _is_there(part, data_dir):
@@ -416,7 +422,7 @@ def _kept_apart_groups(competition: Competition, data_dir: Path) -> set[str]:
                 column is None or not part.tables
                 or column not in _read_csv(competition, data_dir / part.tables[0], part)):
             continue
-        groups |= set(read_part(competition, data_dir, name)["group"])
+        groups[name] = set(read_part(competition, data_dir, name)["group"])
     return groups
 
 

@@ -20,7 +20,7 @@ ORDER = """
 files hardware distributed
 settings competition experiment
 labels sampling metrics weighted uncertainty faults thresholds calibration policies priorshift
-delong comparing forecasting blending gains folding confident phantoms preprocessing augmentation tta mixing
+delong comparing forecasting blending gains columns folding confident phantoms preprocessing augmentation tta mixing
 schedule watch losses
 layers architectures camlayers references ema saliency attribution sheets localisation nearest
 demo arrays dicom decoding pixels scan duplicates tables weights

@@ -12,9 +12,10 @@ import pytest
 import audit
 import competition as descriptions
 from competition import Competition, Part
-from files import write_csv
+from files import read_csv, write_csv
 from findings import Report
 from scan import Scan
+from tables import read_train
 
 N = 48
 REAL = Path(__file__).parents[2] / "shared" / "data"
@@ -149,6 +150,19 @@ def test_a_column_that_gives_a_label_away_is_said(messy, undrawn):
     assert "square AUC" in finding["examples"][0] and "by sex" in finding["examples"][0]
     best = next(iter(account["probes"]["metadata"][0]["families"]))
     assert best == "sex" and account["probes"]["metadata"][0]["auc"] > 0.9
+
+
+def test_patients_in_train_and_test_are_a_finding_and_stop_nothing_here(messy, undrawn):
+    """Training refuses them."""
+    table = read_csv(messy / "test.csv")
+    write_csv(messy / "test.csv", table.assign(patient=["p3", "p3", *(f"q{n}" for n in range(2, 12))]))
+    account = run("messy", "--quick")
+    finding = said(account, "1 patient with images in train and in test")
+    assert finding["severity"] == "error" and finding["examples"] == ["p3"]
+    assert account["parts"]["shared_with_train"]["test"]["shared_patients"] == 1
+    assert account["images"]["train"]["images"] == N
+    with pytest.raises(ValueError, match=r"2 training images have a group that is in the test part too \(p3\)"):
+        read_train(MESSY, messy)
 
 
 def test_an_older_audit_is_replaced_whole(messy, undrawn, home):

@@ -1,5 +1,7 @@
 """DICOM: windows and tables by hand and by pydicom, both photometrics alike, and every file without a picture named."""
 
+import base64
+import importlib.util
 import io
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -11,10 +13,13 @@ import pytest
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.pixels import apply_windowing
 from pydicom.uid import (
+    HTJ2K,
     MPEG2MPML,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
+    HTJ2KLossless,
     ImplicitVRLittleEndian,
+    JPEGExtended12Bit,
     JPEGLosslessSV1,
     RLELossless,
     SecondaryCaptureImageStorage,
@@ -277,6 +282,40 @@ def test_one_colour_chart_in_every_compression(name):
     assert np.abs(shown[5::10, 50].astype(int) - [  # what its author says is in the bars, from the top
         [255, 0, 0], [255, 128, 128], [0, 255, 0], [128, 255, 128], [0, 0, 255], [128, 128, 255], [0, 0, 0],
         [64, 64, 64], [192, 192, 192], [255, 255, 255]]).max() <= 5
+
+
+# a ramp of 12 bits, 200 a row and 40 a column, as the encoders of OpenJPH and libjpeg-turbo write it
+RAMP_HTJ2K = ("/0//UQApQAAAAAAQAAAAEAAAAAAAAAAAAAAAEAAAABAAAAAAAAAAAAABDwEB/1AACAACAAAACv9SAAwAAgABAAUEBEAB/1wAEyCIkJCQ"
+              "kJCQkJCQkJCQiIiI/2QAFwABT3BlbkpQSCBWZXIgMC4yNi4zLv+QAAoAAAAAAIEAAf+TwAAmbfcFB3QAAMAAE0AAEwDa/gIHdABG/gMH"
+              "dADAABNAABOAbGwBgnQAIAf5AKNUAMAAFTAABVgymUz2qnECdQCCCxYs+MBCAey2AMAAK6AAFpCO4ziO4zjnynp6cIJ4AI4dHR0dHR0d"
+              "/Yxge/Yxgey6AP/Z")
+RAMP_JPEG_12 = ("/9j/4AAQSkZJRgABAQAAAQABAAD/2wBDAAIBAQEBAQIBAQECAgICAgQDAgICAgUEBAMEBgUGBgYFBgYGBwkIBgcJBwYGCAsICQoK"
+                "CgoKBggLDAsKDAkKCgr/wQALDAAQABABAREA/8QAFQABAQAAAAAAAAAAAAAAAAAACw3/xAAcEAAABgMAAAAAAAAAAAAAAAAACgwpNkZTY3H/"
+                "2gAIAQEAAD8Amj5SZDhRloLDRuawoAUmQ4UZaCw0bmsVAApMhwoy0Fho3NYUAKTIcKMtBYaNzWP/2Q==")
+
+
+def compressed_ramp(syntax: str, stream: str) -> tuple[bytes, np.ndarray]:
+    """A file that holds the stream, and the picture that it must give."""
+    ramp = (200 * np.arange(16)[:, None] + 40 * np.arange(16)).astype(np.uint16)
+    dataset = make_dicom(ramp)
+    dataset.file_meta.TransferSyntaxUID = syntax
+    dataset.PixelData = pydicom.encaps.encapsulate([base64.b64decode(stream)])
+    return to_bytes(dataset), decode(ramp)
+
+
+@pytest.mark.parametrize("syntax", [HTJ2KLossless, HTJ2K])
+def test_high_throughput_jpeg_2000_gives_its_pixels(syntax):
+    raw, expected = compressed_ramp(syntax, RAMP_HTJ2K)
+    assert np.array_equal(decode_dicom(raw), expected)
+
+
+def test_jpeg_of_12_bits_gives_its_pixels_or_names_the_package_it_needs():
+    raw, expected = compressed_ramp(JPEGExtended12Bit, RAMP_JPEG_12)
+    if importlib.util.find_spec("libjpeg"):
+        assert np.array_equal(decode_dicom(raw), expected)
+        return
+    with pytest.raises(ValueError, match="JPEG Extended.* pip install pylibjpeg pylibjpeg-libjpeg"):
+        decode_dicom(raw)
 
 
 # ---- files without a picture

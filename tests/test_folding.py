@@ -267,6 +267,13 @@ def test_strata_are_bins_of_numbers_and_texts_as_they_are():
     assert make_strata([""] * 5)[1] == ["blank"]
 
 
+def test_ages_of_dicom_are_cut_into_the_bins_of_their_years():
+    years, months = [f"{age:03}Y" for age in range(2, 100)], ["006M", "018M"]
+    codes, names = make_strata([*years, *months, ""])
+    expected, called = make_strata([*map(str, range(2, 100)), "0.5", "1.5", ""])
+    assert codes.tolist() == expected.tolist() and names == called and len(names) == 6
+
+
 def test_another_split_has_another_seed_and_the_first_its_own():
     seeds = [split_seed(7, split) for split in range(50)]
     assert seeds[0] == 7 and len(set(seeds)) == 50

@@ -240,7 +240,7 @@ def test_balanced_class_weights_are_scikit_learns():
     assert (weights[classes].mean()) == pytest.approx(1, rel=1e-5)
 
 
-def test_balanced_label_weights_are_scikit_learns_on_the_stated_cells_of_each_label():
+def test_label_weights_are_scikit_learns_on_the_stated_cells_of_each_label():
     rng = np.random.default_rng(0)
     targets = (rng.random((200, 3)) < (0.1, 0.5, 0.8)).astype(np.float32)
     targets[rng.random((200, 3)) < 0.2] = NAN
@@ -249,6 +249,8 @@ def test_balanced_label_weights_are_scikit_learns_on_the_stated_cells_of_each_la
         stated = targets[~np.isnan(targets[:, k]), k]
         expected = compute_class_weight("balanced", classes=np.array([0, 1]), y=stated)
         np.testing.assert_allclose(weights[:, k], expected, rtol=1e-5)
+        pos_weight = label_weights("pos_weight", targets, "multilabel")[:, k]  # the ratio of the same two, and 1
+        np.testing.assert_allclose(pos_weight, [1, expected[1] / expected[0]], rtol=1e-5)
     np.testing.assert_array_equal(label_weights("balanced", targets[:, :1], "binary").numpy(), weights[:, :1])
 
 

@@ -536,7 +536,7 @@ def test_all_unreadable_files_are_named_and_nothing_is_left(home):
     with pytest.raises(ValueError) as error:
         open_store("set-train", table, GREY)
     message = str(error.value)
-    assert "4 of the 100 images of set-train cannot be read" in message and "remove their rows" in message
+    assert "4 of the 100 images of set-train cannot be read" in message and "name them in `without`" in message
     for row, reason in {5: "the file is empty", 40: "cut short", 41: "no image", 99: "No such file"}.items():
         assert f"  {table['image_id'][row]}: {reason}" in message and table["path"][row] in message
     assert store_folders(home) == ["set-train-unreadable.csv"]

@@ -1,4 +1,4 @@
-"""What can be told without the picture: columns by kind, and probes that find what was planted and nothing else."""
+"""What can be told without the picture: probes that find what was planted and nothing else."""
 
 from types import SimpleNamespace
 
@@ -7,16 +7,14 @@ import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from columns import parse_columns
 from probes import (
     _auc,
     border_features,
     column_features,
     file_features,
     histogram_features,
-    is_age,
-    is_sex,
     order_features,
-    parse_columns,
     probe_labels,
     probe_parts,
 )
@@ -38,41 +36,9 @@ def make_scan(**fields):
     return Fake(**given)
 
 
-def test_columns_are_sorted_by_what_they_hold():
-    columns = pd.DataFrame({
-        "age": ["58", "", "60.5", "61"], "dicom_age": ["058Y", "006M", "014D", ""], "view": ["AP", "PA", "", "AP"],
-        "site": ["1", "2", "1", "2"], "scanner": ["x", "x", "x", "x"], "patient": ["1", "2", "3", "4"],
-        "empty": ["", "", "", ""]})
-    parsed = parse_columns(columns, {"patient": "it names the patient"})
-    assert list(parsed.numeric) == ["age", "dicom_age"]
-    np.testing.assert_allclose(parsed.numeric["age"], [58, np.nan, 60.5, 61])
-    np.testing.assert_allclose(parsed.numeric["dicom_age"], [58, 0.5, 14 / 365.25, np.nan])
-    assert list(parsed.categorical) == ["view", "site"]  # two numbers are two kinds, not an amount
-    assert parsed.left_out == {"scanner": "one value throughout", "patient": "it names the patient",
-                               "empty": "one value throughout"}
-
-
-def test_free_text_is_left_out_and_said_so():
-    parsed = parse_columns(pd.DataFrame({"report": [f"words {i}" for i in range(21)]}))
-    assert parsed.left_out == {"report": "ids or free text, 21 different values"}
-    assert not len(parsed.numeric.columns) and len(parsed.numeric) == 21
-
-
 def test_a_column_that_is_sometimes_blank_tells_something():
     parsed = parse_columns(pd.DataFrame({"device": ["tube", "", "tube", ""]}))
     assert column_features(parsed)["device"].tolist() == [[0, 1], [1, 0], [0, 1], [1, 0]]
-
-
-@pytest.mark.parametrize("name, is_one", [("Patient Age", True), ("age_approx", True), ("PatientAge", True),
-                                          ("AGE", True), ("Image Index", False), ("stage", False), ("dosage", False)])
-def test_a_column_of_ages_is_known_by_its_name(name, is_one):
-    assert is_age(name) == is_one
-
-
-@pytest.mark.parametrize("name, is_one", [("Sex", True), ("Patient Gender", True), ("patientSex", True),
-                                          ("Sextant", False)])
-def test_a_column_of_sexes_is_known_by_its_name(name, is_one):
-    assert is_sex(name) == is_one
 
 
 def test_features_of_files_ids_and_borders_are_what_they_say():

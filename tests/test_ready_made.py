@@ -1,5 +1,6 @@
 """Every ready-made competition in its layout: described, audited, split, trained for an epoch, submitted, checked."""
 
+import re
 from functools import partial
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 
 import audit
+import describe
 import layouts
 import leaderboard
 import make_folds
@@ -16,6 +18,7 @@ from competition import COMPETITIONS, MEDMNIST
 from files import read_csv, read_json
 from tables import label_cells, read_part, read_train, submitted_part
 
+NIH_SAMPLE = Path(__file__).parents[2] / "shared" / "data" / "nih1000"
 LAYOUTS = {
     "nih14_full": layouts.write_nih14_full,
     "chexpert": partial(layouts.write_chexpert, small=False),
@@ -60,19 +63,41 @@ def test_kaggles_little_val_part_is_training_data(home):
 
 
 def test_the_sizes_of_scans3_are_its_organisers(home):
-    """12,000, 3,000 and 5,000 images, named from 10000.png, 40000.png and 70000.png."""
-    folder = layouts.write_scans3(home / "files")
-    firsts = {"train_labels": "10000.png", "val_labels": "40000.png", "sample_submission": "70000.png"}
-    for table, first in firsts.items():
+    folder = layouts.write_scans3(home / "files", 12_000, 3_000, 5_000)
+    sizes = {"train_labels": (12_000, "10000.png", "21999.png"), "val_labels": (3_000, "40000.png", "42999.png"),
+             "sample_submission": (5_000, "70000.png", "74999.png")}
+    for table, (count, first, last) in sizes.items():
         rows = read_csv(folder / f"{table}.csv")
-        assert list(rows.columns) == ["id", "label1", "label2", "label3"] and rows["id"].iloc[0] == first
+        assert list(rows.columns) == ["id", "label1", "label2", "label3"]
+        assert (len(rows), rows["id"].iloc[0], rows["id"].iloc[-1]) == (count, first, last)
+    table, left_out = read_train(COMPETITIONS["scans3"], folder)
+    assert len(table) == 15_000 and table["image_id"].iloc[-1] == "42999.png" and not len(left_out)
+    assert len(read_part(COMPETITIONS["scans3"], folder, "test")) == 5_000
 
 
-@pytest.mark.parametrize("name", ["chexpert_small", "nih14_full", "cxr_npt", "scans3", "pneumonia3", "chestmnist",
-                                  "breastmnist", "retinamnist"])
+ALWAYS = ("chexpert_small", "nih14_full", "cxr_npt", "scans3", "pneumonia3", "chestmnist", "breastmnist", "retinamnist")
+STEPS = [name if name in ALWAYS else pytest.param(name, marks=pytest.mark.slow) for name in LAYOUTS]
+SAMPLES = [pytest.param(name, marks=pytest.mark.slow) for name in ("nih3", "nih14")]
+
+
+def write_layout(name: str, home: Path) -> Path:
+    """The organisers' files, small; of nih3 and nih14 the real ones."""
+    if name in LAYOUTS:
+        return LAYOUTS[name](home / "files")
+    if not NIH_SAMPLE.exists():
+        pytest.skip("the real images are not here")
+    return NIH_SAMPLE
+
+
+@pytest.mark.parametrize("name", STEPS + SAMPLES)
 def test_from_the_organisers_files_to_a_checked_submission(name, home, capsys, monkeypatch):
     monkeypatch.setattr(train, "count_cores", lambda: 1)  # no processes beside this one: each would import torch anew
-    folder = LAYOUTS[name](home / "files")
+    folder = write_layout(name, home)
+    described, _ = describe.main([str(folder), "--name", "described"])
+    assert "description that reads this folder already: --competition" in (screen := capsys.readouterr().out)
+    assert re.search(rf"--competition (\w+ or )*{name}\b", " ".join(screen.split()))
+    # classes of these folders are NORMAL and PNEUMONIA; which pneumonia stands in the files' names
+    assert described.task == ("binary" if name == "pneumonia3" else COMPETITIONS[name].task)
     where = ["--competition", name, "--data-dir", str(folder)]
     said = read_json(audit.main([*where, "--quick"]))
     assert said["competition"] == name

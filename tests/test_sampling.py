@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from sklearn.utils.class_weight import compute_sample_weight
 
 from experiment import CHEXPERT_COPIES
 from sampling import draw_epoch, epoch_length, expected_counts, occurrences
@@ -23,6 +24,7 @@ def test_balanced_classes_are_shown_equally_often():
     expected = expected_counts("balanced", CLASSES, "multiclass")
     assert expected.sum() == pytest.approx(100) and epoch_length(expected) == 100
     np.testing.assert_allclose(CLASSES.T @ expected, 100 / 3)
+    np.testing.assert_allclose(expected, compute_sample_weight("balanced", CLASSES.argmax(axis=1)))
 
 
 def test_balanced_shows_the_positives_and_negatives_of_one_label_equally_often():
