@@ -315,11 +315,15 @@ def test_223_000_images_with_uncertain_and_blank_cells_are_dealt_within_two_perc
     targets = np.where(rng.random(severity.shape) < 0.1, 0.0, np.nan)
     targets[severity > positive - uncertain] = -1
     targets[severity > positive] = 1
+    tracemalloc.start()
     folds = grouped_folds(targets, patients, 5, 0)
+    memory = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
     check_groups(patients, folds)
     report = fold_report(targets, patients, folds)
     assert report.drift.max() < 0.02 and not report.uneven.any()
     assert np.ptp(report.images) < 0.01 * len(folds) / 5
+    assert memory < 1e9
 
 
 @pytest.mark.skipif(not NIH_SAMPLE.exists(), reason="the sample of ChestX-ray14 is not here")
