@@ -116,6 +116,16 @@ def test_a_member_that_is_ahead_of_the_mean_within_noise_is_said():
     assert "alone" not in recommendation("blend", [replace(gain, over_best=0.003)], None, "lite0")
 
 
+def test_a_recommended_blend_that_is_ahead_of_its_best_member_within_noise_says_so():
+    mean = Gain("mean", 0.8, 0.8, 0.0, 0.0, (0.0, 0.0), 0.0, over_best=-0.003, over_best_interval=(-0.01, 0.005))
+    better = replace(mean, method="stacking", gain=0.012, low_of_all=0.001, over_best=0.004,
+                     over_best_interval=(-0.006, 0.015))
+    said = recommendation("blend", [mean, better], better, "lite0")
+    assert said.endswith(" Over lite0 alone that is +0.0040 (-0.0060 to +0.0150), within noise.")
+    beyond = recommendation("blend", [mean, better], replace(better, over_best_interval=(0.001, 0.015)), "lite0")
+    assert "Over lite0" not in beyond
+
+
 def test_runs_that_differ_in_seed_are_members_like_others(table):
     blended(table, "first", "seed1")
     probs = [read_oof(COMPETITION, name, table, HASH).probs for name in ("first", "seed1", "blend_mean")]
