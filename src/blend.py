@@ -220,13 +220,13 @@ def recommendation(name: str, gains: list[Gain], better: Gain | None, best: str)
     warning = ""
     if mean.over_best_interval[1] < 0:
         warning = f" The plain mean is {-mean.over_best:.4f} worse than its best member: weak members drag it down."
-    elif mean.over_best < 0:
+    elif mean.over_best < 0 and better is None:
         warning = f" {best} alone scores {-mean.over_best:.4f} more than the plain mean, within noise."
     if better is None:
         return f"Recommended: {name}_mean. No other way of blending gains credibly over it.{warning}"
     low, high = better.over_best_interval
     if low <= 0:
-        warning = (f" Over {best} alone that is {better.over_best:+.4f} ({low:+.4f} to {high:+.4f}), within noise.")
+        warning += f" Over {best} alone it gains {better.over_best:+.4f} ({low:+.4f} to {high:+.4f}), within noise."
     return (f"Recommended: {name}_{better.method}, which gains {better.gain:+.4f} over the plain mean, fitted on other "
             f"folds; {better.low_of_all:+.4f} at least, though {len(gains) - 1} methods were tried.{warning}")
 

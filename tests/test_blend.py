@@ -121,7 +121,7 @@ def test_a_recommended_blend_that_is_ahead_of_its_best_member_within_noise_says_
     better = replace(mean, method="stacking", gain=0.012, low_of_all=0.001, over_best=0.004,
                      over_best_interval=(-0.006, 0.015))
     said = recommendation("blend", [mean, better], better, "lite0")
-    assert said.endswith(" Over lite0 alone that is +0.0040 (-0.0060 to +0.0150), within noise.")
+    assert said.endswith(" Over lite0 alone it gains +0.0040 (-0.0060 to +0.0150), within noise.")
     beyond = recommendation("blend", [mean, better], replace(better, over_best_interval=(0.001, 0.015)), "lite0")
     assert "Over lite0" not in beyond
 
