@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import pandas as pd
 
 from competition import Part
-from survey import Place, Survey, Table
+from survey import Place, Survey, Table, find_strays, glob_names
 from tables import CELLS
 
 PARTS = {"train": "train", "training": "train", "trainset": "train", "val": "valid", "valid": "valid",
@@ -80,6 +80,19 @@ class Seen:
     def files(self) -> dict:
         """The fields of a Part that say how this table is read."""
         return {"table": self.table.path, "header": self.table.header, "separator": self.table.separator}
+
+
+def glob_part(survey: Survey, folder: str, names: list[str], notes: Notes, labelled: bool = True) -> Part:
+    """The part whose images, called so, list themselves in a folder (a glob)."""
+    images = f"{folder}/{glob_names(names)}".lstrip("/")
+    strays = find_strays(survey, images)
+    if len(strays) > 20:
+        notes.ask(f"{len(strays)} files that are no images lie among {images}, the first is {strays[0]}. Reading takes "
+                  f"them for images: can you move them elsewhere?")
+        strays = ()
+    elif strays:
+        notes.decide("without", ", ".join(strays), f"no images, though {images} finds them")
+    return Part(images=images, without=strays, labelled=labelled)
 
 
 def distinct_texts(column: pd.Series) -> list[str]:

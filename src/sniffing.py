@@ -5,7 +5,7 @@ from pathlib import Path
 
 from clues import Notes, Seen, are_numbers, find_labels, wanted_columns
 from competition import Competition, Part
-from survey import Look, Survey, Table, images_pattern, index_images, look_at, place_table
+from survey import Survey, Table, find_id, images_pattern, index_images, look_at, place_table
 from tabular import describe_table, find_train
 from untabled import (
     describe_arrays,
@@ -128,10 +128,11 @@ def _find_channels(survey: Survey, fields: dict, notes: Notes) -> dict:
     paths = [f"{below}/{name}".lstrip("/") for below, names in survey.images.items()
              for name in names[::max(1, len(names) // 50)]]
     chosen = [path for path in paths if pattern.fullmatch(path)] or paths
-    look: Look = look_at([survey.folder / path for path in chosen[::max(1, len(chosen) // 50)][:50]])
+    opened = [survey.folder / path for path in chosen[::max(1, len(chosen) // 50)][:50]]
+    look = look_at(opened)
     kinds = ", ".join(f"{count} {mode}" for mode, count in sorted(look.modes.items()))
-    for failed in look.failed[:3]:
-        notes.ask(f"An image cannot be opened: {failed}. Is the download complete?")
+    if look.failed:
+        _ask_failed(survey, train, fields.get("id_column", "image_id"), look.failed, len(opened), notes)
     channels = 3 if look.coloured else 1
     sizes = sorted({f"{height}x{width}" for height, width in look.sizes})
     why = {True: "their channels differ", False: "they are grey, or their channels are equal",
@@ -141,6 +142,16 @@ def _find_channels(survey: Survey, fields: dict, notes: Notes) -> dict:
     if look.coloured is None:
         notes.ask("Are the images grey or in colour? Grey is assumed.")
     return {"channels": channels}
+
+
+def _ask_failed(survey: Survey, train: Part, id_column: str, failed: dict[Path, str], looked: int,
+                notes: Notes) -> None:
+    """Names what cannot be read among the images that were looked at, why, and what to do."""
+    shown = [(path.relative_to(survey.folder).as_posix(), reason) for path, reason in list(failed.items())[:3]]
+    ids = tuple((find_id(train.images, id_column, path) if train.tables else path) or path for path, _ in shown)
+    notes.ask(f"{len(failed)} of the {looked} images looked at cannot be read: "
+              f"{'; '.join(f'{path}: {reason}' for path, reason in shown)}. Is the download complete? What is lost, or "
+              f"no image, is left out where its Part says without={ids!r}. audit.py opens them all.")
 
 
 def _guess_metric(fields: dict, notes: Notes) -> str:
