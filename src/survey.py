@@ -8,7 +8,7 @@ import re
 import warnings
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -110,6 +110,9 @@ def survey_folder(folder: Path) -> Survey:
         images.setdefault(below, []).append(name)
         others[_ending(name)] -= 1
     others = +others
+    if braced := next((below for below in images if re.search(r"[{}*]", below)), None):
+        raise ValueError(f"the folder {braced} has {{, }} or * in its name, which stand for something else in a "
+                         f"description; rename it")
     known = {name for names in images.values() for name in names}
     for path in sorted(found):
         read = _read_table(folder, path, known, notes)
@@ -216,7 +219,9 @@ def _read_table(folder: Path, path: str, known: set[str], notes: list[str]) -> T
                     return None  # prose
                 separator = " "
             return _parse(path, file, separator or ",", known, notes)
-    except (csv.Error, UnicodeDecodeError, EOFError, OSError, ValueError) as error:
+    except UnicodeDecodeError as error:
+        notes.append(f"{path} cannot be read as a table: it is not in UTF-8 ({error.reason}); save it so")
+    except (csv.Error, EOFError, OSError, ValueError) as error:
         notes.append(f"{path} cannot be read as a table ({error})")
         return None
 
@@ -268,7 +273,7 @@ def _name_columns(frame: pd.DataFrame, known: set[str]) -> list[str]:
 
 
 def _read_meaning(path: Path) -> dict[str, str]:
-    """A JSON file that maps codes to words, {"0": "healthy"}; nothing where it is another."""
+    """A JSON file that maps codes to words, {"0": "healthy"}, or words to codes; nothing where it is another."""
     if path.stat().st_size > 1_000_000:
         return {}
     try:
@@ -276,7 +281,10 @@ def _read_meaning(path: Path) -> dict[str, str]:
     except (json.JSONDecodeError, UnicodeDecodeError):
         return {}
     flat = isinstance(content, dict) and len(content) > 1 and all(isinstance(word, str) for word in content.values())
-    return content if flat else {}
+    if flat:
+        return content
+    numbered = isinstance(content, dict) and len(content) > 1 and all(type(code) is int for code in content.values())
+    return {str(code): word for word, code in content.items()} if numbered else {}
 
 
 def _read_arrays(path: Path, notes: list[str]) -> dict[str, np.ndarray | tuple[int, ...]]:
@@ -337,6 +345,19 @@ def glob_names(names: list[str]) -> str:
     """The glob that finds these files by their endings: "*.png", "*.*" for several, "*" where some have none."""
     tails = {split_ending(name)[1] for name in names}
     return "*" + (tails.pop() if len(tails) == 1 else "" if "" in tails else ".*")
+
+
+def near_name(survey: Survey, ids: Sequence[str]) -> tuple[str, str] | None:
+    """An id and the image that it seems to mean, where most ids differ from names in ending, case or zeros only."""
+    names = {_plain(name): name for names in survey.images.values() for name in names}
+    near = [(text, names[_plain(text)]) for text in ids if _plain(text) in names]
+    return near[0] if 2 * len(near) > len(ids) else None
+
+
+def _plain(name: str) -> str:
+    """A name in small letters without folders, ending and zeros in front; a number as pandas writes floats, too."""
+    stem, _ = split_ending(name.strip().rpartition("/")[2].lower())
+    return re.sub(r"(?<!\d)0+(?=\d)", "", re.sub(r"^(\d+)\.0$", r"\1", stem))
 
 
 def find_strays(survey: Survey, images: str) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from clues import (
     Notes,
     Seen,
     binary_fields,
+    class_texts,
     decide_pattern,
     find_group_pattern,
     glob_part,
@@ -115,6 +116,9 @@ def find_class_folders(survey: Survey) -> tuple[dict[str, list[str]], list[str],
         if len(numbered) == 1 and re.search(r"[a-z]", name := numbered.pop().lower()) and not re.search(
                 r"class|grade|level|stage|score|label", name):
             continue
+        above, here = ({tuple(names[first:end]) for names in chosen} for end in (place, place + 1))
+        if len(here) == len(classes) >= 4 * len(above) > 4:
+            continue  # each stands in one folder above, and many do: patients in their classes
         if 2 <= len(classes) <= 50 and len(classes) * 2 <= survey.count:
             parts = {}
             for names in chosen:
@@ -173,6 +177,10 @@ def describe_folders(survey: Survey, parts: dict[str, list[str]], classes: list[
                      "a folder of that name, with the class folders in it: its labels are known")
     if "test" not in fields:
         fields |= _flat_test(survey, sample, tuple(classes), notes)
+    above = {folder.split("/")[place - 1] for folders in parts.values() for folder in folders} if place else set()
+    if len(above) > 1 and not above <= set(parts):
+        notes.ask(f"The folders {', '.join(sorted(above)[:5])} hold the folders {', '.join(classes[:5])}, which are "
+                  f"taken for the classes. Are they, or is it the folders above?")
     choice = "|".join(map(re.escape, sorted(classes, key=len, reverse=True)))
     fields["label_pattern"] = f"/({choice})/" if place else f"^({choice})/"
     if len(classes) == 2:
@@ -195,7 +203,7 @@ def folder_groups(survey: Survey, fields: dict, notes: Notes) -> dict:
     train = pd.Series([path for part in trains for path in paths(part)])
     test = pd.Series(paths(fields["test"]) if "test" in fields else [], dtype=str)
     _ask_finer(train, fields["label_pattern"], notes)
-    pattern = find_group_pattern(train, [test] if len(test) else [])
+    pattern = find_group_pattern(train, [test] if len(test) else [], class_texts(fields))
     if pattern is None:
         notes.ask("Nothing in the file names says which images are of one patient. Does anything? Without it every "
                   "image is its own group, and cross-validation is too good if there are several of one.")
