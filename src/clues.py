@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import pandas as pd
 
 from competition import Part
-from survey import Place, Survey, Table
+from survey import Place, Survey, Table, find_strays, glob_names
 from tables import CELLS
 
 PARTS = {"train": "train", "training": "train", "trainset": "train", "val": "valid", "valid": "valid",
@@ -80,6 +80,21 @@ class Seen:
     def files(self) -> dict:
         """The fields of a Part that say how this table is read."""
         return {"table": self.table.path, "header": self.table.header, "separator": self.table.separator}
+
+
+def glob_part(survey: Survey, folder: str, names: list[str], notes: Notes, labelled: bool = True) -> Part:
+    """The part whose images, called so, list themselves in a folder (a glob)."""
+    images = f"{folder}/{glob_names(names)}".lstrip("/")
+    if odd := re.search(r"[\[\]?]", folder):
+        notes.ask(f"{folder} has {odd[0]} in its name, which means something else in a pattern. Can you rename it?")
+    strays = find_strays(survey, images)
+    if len(strays) > 20:
+        notes.ask(f"{len(strays)} files that are no images lie among {images}, the first is {strays[0]}. Reading takes "
+                  f"them for images: can you move them elsewhere?")
+        strays = ()
+    elif strays:
+        notes.decide("without", ", ".join(strays), f"no images, though {images} finds them")
+    return Part(images=images, without=strays, labelled=labelled)
 
 
 def distinct_texts(column: pd.Series) -> list[str]:
@@ -297,7 +312,7 @@ def find_groups(survey: Survey, seen: list[Seen], train: Seen, fields: dict, not
         found = {"group_column": column}
     else:
         paths = [_below(_rows_of(survey, seen, train, part), part.images) for part in (*trains, *others)]
-        pattern = find_group_pattern(paths[0], paths[1:])
+        pattern = find_group_pattern(paths[0], paths[1:], class_texts(fields))
         if pattern is None:
             notes.ask("Nothing says which images are of one patient (or lesion, slide, plant). Does anything? Without "
                       "it every image is its own group, and cross-validation is too good if there are several of one.")
@@ -306,6 +321,11 @@ def find_groups(survey: Survey, seen: list[Seen], train: Seen, fields: dict, not
         decide_pattern(paths[0], pattern, notes)
     mine, theirs = (set().union(*(groups(part, found) for part in parts)) for parts in (trains, others))
     return found | shared_fields(mine, theirs, "group_pattern" in found, notes)
+
+
+def class_texts(fields: dict) -> tuple[str, ...]:
+    """The labels, and the texts that mean them."""
+    return *fields["labels"], *(text for text, _ in fields.get("label_texts") or ())
 
 
 def decide_pattern(below: pd.Series, pattern: str, notes: Notes) -> None:
@@ -380,14 +400,23 @@ def _group_column(rows: pd.DataFrame, train: Seen, fields: dict, notes: Notes) -
     return None
 
 
-def find_group_pattern(below: pd.Series, others: list[pd.Series] = ()) -> str | None:
-    """A regular expression that finds the patient in all these paths, several images of some; None without one."""
-    count = below.nunique()
-    for pattern in GROUP_PATTERNS:
-        found = below.str.extract(pattern, expand=False)
+def find_group_pattern(below: pd.Series, others: list[pd.Series] = (), classes: tuple[str, ...] = ()) -> str | None:
+    """A regular expression that finds the patient in all these paths, several images of some; None without one.
+
+    Where names begin anew in every folder, IM-0001 say, the folder is the patient and not the name; of several it is
+    the one on top whose names are not those of the `classes`.
+    """
+    count, names = below.nunique(), below.str.rpartition("/")[2].nunique()
+
+    def fits(pattern: str, paths: pd.Series) -> bool:
+        found = paths.str.extract(pattern, expand=False)
         if found.isna().any() or any(other.str.extract(pattern, expand=False).isna().any() for other in others):
-            continue
-        groups = found.nunique()
-        if max(3, count / 100) <= groups < count:
+            return False
+        return max(3, count / 100) <= found.nunique() < count and not set(found) <= set(classes)
+
+    if names <= 0.7 * count:
+        folders = below.str.rpartition("/")[0] + "/"
+        levels = [rf"^(?:[^/]+/){{{depth}}}([^/]+)/" for depth in range(int(below.str.count("/").min()))]
+        if pattern := next((pattern for pattern in (*GROUP_PATTERNS, *levels) if fits(pattern, folders)), None):
             return pattern
-    return None
+    return next((pattern for pattern in GROUP_PATTERNS if fits(pattern, below)), None)

@@ -7,6 +7,7 @@ most eight are read.
 
 import argparse
 import re
+import shlex
 import textwrap
 from dataclasses import MISSING, fields
 from pathlib import Path
@@ -47,8 +48,9 @@ def main(argv: list[str] | None = None) -> tuple[Competition, list[str]]:
     show(survey, notes, trial, known)
     print(text)
     print(f"\nPaste it into src/competition.py, answer the questions there, and name {constant(competition)} in "
-          f"COMPETITIONS; then:\n"
-          f"python src/make_folds.py --competition {competition.name} --data-dir {args.data_dir}")
+          f"COMPETITIONS; then look it over, and split it:")
+    for script in ("audit", "make_folds"):
+        print(f"python src/{script}.py --competition {competition.name} --data-dir {shlex.quote(str(args.data_dir))}")
     if args.out:
         questions = "\n".join(textwrap.indent(doubt, "# ") for doubt in notes.doubts)
         print(f"{write_text(args.out, f'{questions}{chr(10) * 2}{text}{chr(10)}')} written")
@@ -122,7 +124,7 @@ def show(survey: Survey, notes: Notes, trial: list[tuple[str, str]], known: list
     for path in survey.meanings:
         found.add_row(escape(path), "codes and their meaning")
     for ending, count in survey.others.items():
-        found.add_row(f"{count} x .{escape(ending)}", "not looked at")
+        found.add_row(f"{count} {f'x .{escape(ending)}' if ending else 'files without an ending'}", "not looked at")
     console.print(found)
     decided = Table("decided", "as", "because")
     for what, value, why in notes.decisions:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from clues import Notes, Seen, are_numbers, find_labels, wanted_columns
 from competition import Competition, Part
-from survey import Look, Survey, Table, images_pattern, index_images, look_at, place_table
+from survey import Survey, Table, find_id, images_pattern, index_images, look_at, near_name, place_table
 from tabular import describe_table, find_train
 from untabled import (
     describe_arrays,
@@ -39,6 +39,11 @@ def describe_survey(survey: Survey, name: str) -> tuple[Competition, Notes]:
         part = "test" if role in ("test", "sample", "solution") else "train"
         seen.append(Seen(table, role, place_table(table.rows, index, part)))
     _refuse_deep(survey, seen)
+    _refuse_anew(seen)
+    for one in seen:
+        if one.place and (near := near_name(survey, one.place.missing)):
+            notes.ask(f"`{one.column}` in {one.table.path} says {near[0]!r}, which is no image's name, but there is "
+                      f"{near[1]!r}. Is it that? Then write the names as the files have them, and run this again.")
     if long := find_long(seen, index):
         fields = describe_long(survey, seen, *long, notes)
     else:
@@ -66,10 +71,23 @@ def describe_survey(survey: Survey, name: str) -> tuple[Competition, Notes]:
 
 
 def _nothing(survey: Survey, seen: list[Seen]) -> str:
-    tables = ", ".join(f"{one.table.path} ({', '.join(map(repr, one.rows.columns[:8]))})" for one in seen) or "none"
+    tables = ", ".join(f"{one.table.path} ({', '.join(map(repr, one.rows.columns[:8]))}"
+                       f"{'' if len(one.rows) else ', no row'})" for one in seen) or "none"
+    names = _explain_names(survey, seen) + "".join(f"{note}. " for note in survey.notes)
     return (f"nothing in {survey.folder} says any image's label: no table names the images and has a label column, and "
-            f"there are no class folders. Image folders: {', '.join(map(repr, list(survey.images)[:8])) or 'none'}; "
+            f"there are no class folders. {names}Image folders: "
+            f"{', '.join(map(repr, list(survey.images)[:8])) or 'none'}; "
             f"tables: {tables}. Is the folder given too deep, or is an archive still packed?")
+
+
+def _explain_names(survey: Survey, seen: list[Seen]) -> str:
+    """Says which column would name the images if its cells were written otherwise; "" where none would."""
+    for one in seen:
+        for column in one.rows.columns:
+            if near := near_name(survey, one.rows[column].unique()):
+                return (f"`{column}` in {one.table.path} says {near[0]!r} where the file is called {near[1]!r}: write "
+                        f"names as the files have them, with or without the ending, and run this again. ")
+    return ""
 
 
 def _role(table: Table) -> str:
@@ -90,6 +108,20 @@ def _refuse_studies(survey: Survey, seen: list[Seen]) -> None:
                                  f"folder (a study of several images) cannot be described: write a table with a row an "
                                  f"image, its path below {survey.folder} and the folder's label and name (as the "
                                  f"group), and run this again")
+
+
+def _refuse_anew(seen: list[Seen]) -> None:
+    """Ids that begin anew in every folder, and a column that names the folders."""
+    for one in seen:
+        if one.role == "sample" or not (one.place and one.place.also and one.rows[one.column].duplicated().any()):
+            continue
+        folders = {images.split("/")[-2] for images in (one.place.images, *one.place.also) if "/" in images}
+        for column in one.rows.columns.drop(one.column):
+            if len(folders) > 1 and folders <= set(one.rows[column]):
+                raise ValueError(f"`{one.column}` in {one.table.path} begins anew in every folder that `{column}` "
+                                 f"names, so it is no image's id by itself. Write a column of both, such as "
+                                 f'rows["image"] = rows[{column!r}] + "/" + rows[{one.column!r}], in place of '
+                                 f"`{one.column}`, and run this again")
 
 
 def _refuse_deep(survey: Survey, seen: list[Seen]) -> None:
@@ -128,10 +160,11 @@ def _find_channels(survey: Survey, fields: dict, notes: Notes) -> dict:
     paths = [f"{below}/{name}".lstrip("/") for below, names in survey.images.items()
              for name in names[::max(1, len(names) // 50)]]
     chosen = [path for path in paths if pattern.fullmatch(path)] or paths
-    look: Look = look_at([survey.folder / path for path in chosen[::max(1, len(chosen) // 50)][:50]])
+    opened = [survey.folder / path for path in chosen[::max(1, len(chosen) // 50)][:50]]
+    look = look_at(opened)
     kinds = ", ".join(f"{count} {mode}" for mode, count in sorted(look.modes.items()))
-    for failed in look.failed[:3]:
-        notes.ask(f"An image cannot be opened: {failed}. Is the download complete?")
+    if look.failed:
+        _ask_failed(survey, train, fields.get("id_column", "image_id"), look.failed, len(opened), notes)
     channels = 3 if look.coloured else 1
     sizes = sorted({f"{height}x{width}" for height, width in look.sizes})
     why = {True: "their channels differ", False: "they are grey, or their channels are equal",
@@ -141,6 +174,16 @@ def _find_channels(survey: Survey, fields: dict, notes: Notes) -> dict:
     if look.coloured is None:
         notes.ask("Are the images grey or in colour? Grey is assumed.")
     return {"channels": channels}
+
+
+def _ask_failed(survey: Survey, train: Part, id_column: str, failed: dict[Path, str], looked: int,
+                notes: Notes) -> None:
+    """Names what cannot be read among the images that were looked at, why, and what to do."""
+    shown = [(path.relative_to(survey.folder).as_posix(), reason) for path, reason in list(failed.items())[:3]]
+    ids = tuple((find_id(train.images, id_column, path) if train.tables else path) or path for path, _ in shown)
+    notes.ask(f"{len(failed)} of the {looked} images looked at cannot be read: "
+              f"{'; '.join(f'{path}: {reason}' for path, reason in shown)}. Is the download complete? What is lost, or "
+              f"no image, is left out where its Part says without={ids!r}. audit.py opens them all.")
 
 
 def _guess_metric(fields: dict, notes: Notes) -> str:

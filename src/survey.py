@@ -5,23 +5,28 @@ import gzip
 import json
 import os
 import re
+import warnings
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from tqdm import tqdm
 
+from decoding import DAMAGE, decode_image
+from dicom import is_dicom
 from tables import CELLS
 
-IMAGE_ENDINGS = {"png", "jpg", "jpeg", "bmp", "webp", "tif", "tiff", "dcm", "dicom"}
+IMAGE_ENDINGS = {"png", "jpg", "jpeg", "jpe", "jfif", "gif", "bmp", "webp", "tif", "tiff", "pgm", "ppm", "pnm", "jp2",
+                 "dcm", "dicom"}
 TABLE_ENDINGS = {"csv", "tsv", "txt", "csv.gz"}
 ROWS_AT_MOST, CELLS_AT_MOST, COLUMNS_AT_MOST = 250_000, 5_000_000, 300
 DECODED_AT_MOST, PIXELS_AT_MOST = 8, 25_000_000
+OPENED_AT_MOST, FOLDERS_AT_MOST = 20, 200  # files of unknown kind, of each of so many folders
 OTHER_PART = {"train": r"(?<![a-z])test", "test": r"train|(?<![a-z])val"}
 LESSER = re.compile(r"thumb|mask|segment|annot|small|resized|overlay|bbox|tfrec")  # copies and drawings of the images
 
@@ -85,7 +90,7 @@ def survey_folder(folder: Path) -> Survey:
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder {folder}; give the one that holds the downloaded files")
-    images, others, found, lists, arrays, meanings, notes = {}, Counter(), [], {}, {}, {}, []
+    images, unknown, found, lists, arrays, meanings, notes = {}, {}, [], {}, {}, {}, []
     tables = []
     for below, name in tqdm(_walk(folder), desc="files", unit="", disable=None):
         ending = _ending(name)
@@ -99,7 +104,15 @@ def survey_folder(folder: Path) -> Survey:
         elif ending == "json" and (meaning := _read_meaning(folder / path)):
             meanings[path] = meaning
         else:
-            others[ending] += 1
+            unknown.setdefault(below, []).append(name)
+    others = Counter(_ending(name) for names in unknown.values() for name in names)
+    for below, name in _find_unnamed_dicoms(folder, unknown, notes):
+        images.setdefault(below, []).append(name)
+        others[_ending(name)] -= 1
+    others = +others
+    if braced := next((below for below in images if re.search(r"[{}*]", below)), None):
+        raise ValueError(f"the folder {braced} has {{, }} or * in its name, which stand for something else in a "
+                         f"description; rename it")
     known = {name for names in images.values() for name in names}
     for path in sorted(found):
         read = _read_table(folder, path, known, notes)
@@ -108,10 +121,11 @@ def survey_folder(folder: Path) -> Survey:
         elif read:
             lists[path] = read
     if not images and not arrays:
-        there = ", ".join(f"{count} .{ending}" for ending, count in others.most_common(5)) or "nothing else"
-        raise ValueError(f"{folder} holds no image and no npz file (looked for {', '.join(sorted(IMAGE_ENDINGS))}; "
-                         f"there are {len(found)} tables and {there}); unpack the archives that were downloaded, or "
-                         f"give another folder")
+        there = ", ".join(f"{count} {f'.{ending}' if ending else 'files without an ending'}"
+                          for ending, count in others.most_common(5)) or "nothing else"
+        raise ValueError(f"{folder} holds no image and no npz file (looked for {', '.join(sorted(IMAGE_ENDINGS))}, and "
+                         f"for DICOM of any name; there are {len(found)} tables and {there}); unpack the archives that "
+                         f"were downloaded, or give another folder")
     return Survey(folder, {below: sorted(names) for below, names in sorted(images.items())}, tuple(tables), lists,
                   arrays, meanings, dict(others), tuple(notes))
 
@@ -133,7 +147,52 @@ def _walk(folder: Path) -> Iterator[tuple[str, str]]:
 def _ending(name: str) -> str:
     """The ending in small letters without its dot; "csv.gz" is one."""
     parts = name.lower().split(".")
-    return ".".join(parts[-2:]) if parts[-1] == "gz" else parts[-1] if len(parts) > 1 else ""
+    return ".".join(parts[-2:]) if parts[-1] == "gz" else split_ending(name)[1][1:].lower()
+
+
+def split_ending(name: str) -> tuple[str, str]:
+    """A name without its ending, and the ending with its dot; a number is none: "1.2.840.113" has no ending."""
+    stem, dot, ending = name.rpartition(".")
+    return (stem, dot + ending) if stem and re.fullmatch(r"[A-Za-z]\w*", ending) else (name, "")
+
+
+def _find_unnamed_dicoms(folder: Path, unknown: dict[str, list[str]], notes: list[str]) -> list[tuple[str, str]]:
+    """(folder below, name) of the files that are DICOM by their mark and not by their name.
+
+    Files of one ending in one folder are judged by twenty of them. Where there are many folders (one a patient), those
+    below one folder further up are judged together: a few thousand files are opened, and not 200,000.
+    """
+    depth = max((depth for depth in range(max((below.count("/") for below in unknown), default=0) + 2)
+                 if len({tuple(below.split("/")[:depth]) for below in unknown}) <= FOLDERS_AT_MOST), default=0)
+    alike, found = {}, []
+    for below, names in sorted(unknown.items()):
+        folders = below.split("/")
+        for name in sorted(names):
+            stem, tail = split_ending(name)
+            if stem.upper() != "DICOMDIR":  # the index of a disk: has the mark, and no picture
+                key = (*folders[:depth], len(folders), tail.lower(), bool(re.search(r"\d", stem)))
+                alike.setdefault(key, []).append((below, name))
+    for files in alike.values():
+        opened = files[::max(1, len(files) // OPENED_AT_MOST)][:OPENED_AT_MOST]
+        marked = [file for file in opened if _has_mark(folder.joinpath(*file))]
+        if len(opened) == len(files):
+            found += marked
+        elif 2 * len(marked) > len(opened):
+            found += files
+        if marked and len(marked) < len(opened) < len(files):
+            other = "/".join(next(file for file in opened if file not in marked)).lstrip("/")
+            notes.append(f"Of {len(opened)} files like {other} {len(marked)} are DICOM, and {other} is not; all "
+                         f"{len(files)} are {'taken for images' if 2 * len(marked) > len(opened) else 'left alone'}")
+    return found
+
+
+def _has_mark(path: Path) -> bool:
+    """True for DICOM; False where a file cannot be opened, as a link that leads nowhere cannot."""
+    try:
+        with path.open("rb") as file:
+            return is_dicom(file.read(132))
+    except OSError:
+        return False
 
 
 # ---- tables
@@ -160,7 +219,9 @@ def _read_table(folder: Path, path: str, known: set[str], notes: list[str]) -> T
                     return None  # prose
                 separator = " "
             return _parse(path, file, separator or ",", known, notes)
-    except (csv.Error, UnicodeDecodeError, EOFError, OSError, ValueError) as error:
+    except UnicodeDecodeError as error:
+        notes.append(f"{path} cannot be read as a table: it is not in UTF-8 ({error.reason}); save it so")
+    except (csv.Error, EOFError, OSError, ValueError) as error:
         notes.append(f"{path} cannot be read as a table ({error})")
         return None
 
@@ -212,7 +273,7 @@ def _name_columns(frame: pd.DataFrame, known: set[str]) -> list[str]:
 
 
 def _read_meaning(path: Path) -> dict[str, str]:
-    """A JSON file that maps codes to words, {"0": "healthy"}; nothing where it is another."""
+    """A JSON file that maps codes to words, {"0": "healthy"}, or words to codes; nothing where it is another."""
     if path.stat().st_size > 1_000_000:
         return {}
     try:
@@ -220,7 +281,10 @@ def _read_meaning(path: Path) -> dict[str, str]:
     except (json.JSONDecodeError, UnicodeDecodeError):
         return {}
     flat = isinstance(content, dict) and len(content) > 1 and all(isinstance(word, str) for word in content.values())
-    return content if flat else {}
+    if flat:
+        return content
+    numbered = isinstance(content, dict) and len(content) > 1 and all(type(code) is int for code in content.values())
+    return {str(code): word for word, code in content.items()} if numbered else {}
 
 
 def _read_arrays(path: Path, notes: list[str]) -> dict[str, np.ndarray | tuple[int, ...]]:
@@ -248,12 +312,12 @@ def index_images(survey: Survey) -> Index:
     index = Index()
     for folder, names in survey.images.items():
         for name in names:
-            stem, dot, ending = name.rpartition(".")
+            stem, tail = split_ending(name)
             index.names.setdefault(name, []).append(folder)
-            index.stems.setdefault(stem, []).append((folder, dot + ending))
+            index.stems.setdefault(stem, []).append((folder, tail))
             prefix, score, rest = stem.rpartition("_")
             if prefix and not rest.isdigit():
-                index.prefixes.setdefault(prefix, []).append((folder, score + rest + dot + ending))
+                index.prefixes.setdefault(prefix, []).append((folder, score + rest + tail))
     return index
 
 
@@ -262,6 +326,47 @@ def images_pattern(images: str) -> re.Pattern:
     pieces = re.split(r"(\{[^{}]*\}|\*)", images)
     return re.compile("".join("[^/]*" if piece == "*" else ".+" if piece.startswith("{") else re.escape(piece)
                               for piece in pieces))
+
+
+def find_id(images: str, column: str, path: str) -> str | None:
+    """The id in a path that Part.images made of a table's column; None where it made none of it."""
+    pieces, known = [], False
+    for piece in re.split(r"(\{[^{}]*\}|\*)", images):
+        if piece == f"{{{column}}}":
+            pieces.append("(?P=id)" if known else "(?P<id>.+)")
+            known = True
+        else:
+            pieces.append(images_pattern(piece).pattern)
+    found = re.fullmatch("".join(pieces), path) if known else None
+    return found["id"] if found else None
+
+
+def glob_names(names: list[str]) -> str:
+    """The glob that finds these files by their endings: "*.png", "*.*" for several, "*" where some have none."""
+    tails = {split_ending(name)[1] for name in names}
+    return "*" + (tails.pop() if len(tails) == 1 else "" if "" in tails else ".*")
+
+
+def near_name(survey: Survey, ids: Sequence[str]) -> tuple[str, str] | None:
+    """An id and the image that it seems to mean, where most ids differ from names in ending, case or zeros only."""
+    names = {_plain(name): name for names in survey.images.values() for name in names}
+    near = [(text, names[_plain(text)]) for text in ids if _plain(text) in names]
+    return near[0] if 2 * len(near) > len(ids) else None
+
+
+def _plain(name: str) -> str:
+    """A name in small letters without folders, ending and zeros in front; a number as pandas writes floats, too."""
+    stem, _ = split_ending(name.strip().rpartition("/")[2].lower())
+    return re.sub(r"(?<!\d)0+(?=\d)", "", re.sub(r"^(\d+)\.0$", r"\1", stem))
+
+
+def find_strays(survey: Survey, images: str) -> tuple[str, ...]:
+    """What a glob of any ending finds besides images, hidden files too: paths below the folder, sorted."""
+    if not images.endswith(("/*", ".*")) and images != "*":
+        return ()
+    known = {f"{below}/{name}".lstrip("/") for below, names in survey.images.items() for name in names}
+    there = (path.relative_to(survey.folder).as_posix() for path in survey.folder.glob(images) if path.is_file())
+    return tuple(sorted(set(there) - known))
 
 
 def place_table(rows: pd.DataFrame, index: Index, part: str = "train") -> Place | None:
@@ -379,54 +484,60 @@ def _common(names: tuple[str, ...]) -> str:
 def _preference(place: tuple[str, str]) -> tuple:
     """Pictures before DICOM (its windows are a choice of their own), originals before copies and masks."""
     folder, tail = place
-    kind = tail.lower().rpartition(".")[2]
-    rank = {"dcm": 2, "dicom": 2, "tif": 1, "tiff": 1, "bmp": 1}.get(kind, 0)
+    kind = tail.lower().rpartition(".")[2]  # none: the ids have the ending already, or it is DICOM
+    rank = {"": 2, "dcm": 2, "dicom": 2, "tif": 1, "tiff": 1, "bmp": 1}.get(kind, 0)
     return bool(LESSER.search(f"{folder}{tail}".lower())), rank, "green" not in tail, folder.count("/"), folder, tail
 
 
 @dataclass(frozen=True)
 class Look:
-    """What the headers of a few images say, and whether three channels are one."""
+    """What the headers of some images and the pixels of a few say."""
 
     sizes: tuple[tuple[int, int], ...]  # (height, width)
     modes: dict[str, int]  # Pillow's words, or DICOM
-    coloured: bool | None  # None: could not be told
-    failed: tuple[str, ...]
+    coloured: bool | None  # whether three channels differ; None: could not be told
+    failed: dict[Path, str]  # image -> why it cannot be read
 
 
 def look_at(paths: list[Path]) -> Look:
-    """Opens the images' headers; the pixels of at most eight that have three channels are decoded, small."""
-    sizes, modes, verdicts, failed = [], Counter(), [], []
-    for path in paths:
-        try:
-            if path.suffix.lower() in (".dcm", ".dicom"):
-                modes["DICOM"] += 1
-                verdicts.append(_dicom_is_coloured(path, sizes))
+    """Opens the images' headers. Decodes those without a readable one, and eight more, first what may be coloured."""
+    sizes, modes, verdicts, failed, odd, small = [], Counter(), [], {}, [], {True: [], False: []}
+    with warnings.catch_warnings(record=True):  # odd headers have their warnings, and what matters is an error
+        warnings.resetwarnings()
+        for path in paths:
+            try:
+                mode, grey, size = _read_header(path)
+            except DAMAGE:
+                odd.append(path)  # decoding says why, in words
                 continue
-            with Image.open(path) as image:
-                sizes.append(image.size[::-1])
-                modes[image.mode] += 1
-                grey = image.mode in ("1", "L", "LA", "I", "F") or image.mode.startswith("I;")
-                if grey or len(verdicts) >= DECODED_AT_MOST or np.prod(image.size) > PIXELS_AT_MOST:
-                    verdicts += [False] if grey else []
-                    continue
-                image.draft("RGB", (256, 256))
-                pixels = np.asarray(image.convert("RGB")).astype(np.int16)
-            spread = np.ptp(pixels, axis=2)
-            verdicts.append(bool((spread > 12).mean() > 0.01))  # JPEG adds a few levels of colour to grey
-        except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError) as error:
-            failed.append(f"{path.name} ({error})")
-    return Look(tuple(sizes), dict(modes), any(verdicts) if verdicts else None, tuple(failed))
+            modes[mode] += 1
+            sizes.append(size)
+            verdicts += [False] if grey else []
+            if size[0] * size[1] <= PIXELS_AT_MOST:
+                small[grey].append(path)
+    for path in [*odd, *[*small[False], *small[True]][:DECODED_AT_MOST]]:
+        try:
+            pixels = decode_image(path, 3, 256).astype(np.int16)
+        except ValueError as error:
+            failed[path] = str(error).removeprefix(f"{path}: ")
+            continue
+        verdicts.append(bool((np.ptp(pixels, axis=2) > 12).mean() > 0.01))  # JPEG adds a few levels of colour to grey
+    return Look(tuple(sizes), dict(modes), any(verdicts) if verdicts else None, failed)
 
 
-def _dicom_is_coloured(path: Path, sizes: list[tuple[int, int]]) -> bool:
+def _read_header(path: Path) -> tuple[str, bool, tuple[int, int]]:
+    """Mode, whether it is grey for certain, and (height, width)."""
+    with path.open("rb") as file:
+        if is_dicom(file.read(132), path):
+            return "DICOM", *_read_dicom_header(path)
+    with Image.open(path) as image:
+        return image.mode, image.mode in ("1", "L", "LA", "I", "F") or image.mode.startswith("I;"), image.size[::-1]
+
+
+def _read_dicom_header(path: Path) -> tuple[bool, tuple[int, int]]:
     from pydicom import dcmread
-    from pydicom.errors import InvalidDicomError
 
-    try:
-        header = dcmread(path, stop_before_pixels=True, specific_tags=["SamplesPerPixel", "Rows", "Columns"])
-    except InvalidDicomError as error:
-        raise ValueError(f"no DICOM file: {error}") from error
-    if "Rows" in header and "Columns" in header:
-        sizes.append((int(header.Rows), int(header.Columns)))
-    return int(header.get("SamplesPerPixel", 1)) > 1
+    header = dcmread(path, stop_before_pixels=True, force=True,
+                     specific_tags=["PhotometricInterpretation", "Rows", "Columns"])
+    size = int(header.Rows), int(header.Columns)  # a report, a plan or contours have none
+    return header.get("PhotometricInterpretation", "").startswith("MONOCHROME"), size

@@ -1,7 +1,6 @@
 """A competition whose labels stand in a table: its parts, its submission, and what else lies beside."""
 
 import re
-from collections import Counter
 
 import pandas as pd
 
@@ -13,6 +12,7 @@ from clues import (
     Seen,
     distinct_texts,
     find_groups,
+    glob_part,
     is_other,
     label_fields,
     split_labels,
@@ -278,12 +278,11 @@ def loose_test(survey: Survey, train_folder: str, notes: Notes) -> Part | None:
     """Test images that no table names, in a folder that is not the training part's."""
     for folder, names in survey.images.items():
         if re.search(r"(?<![a-z])test", folder.lower()) and folder != train_folder:
-            endings = Counter(name.rpartition(".")[2] for name in names)
-            images = f"{folder}/*.{endings.most_common(1)[0][0]}"
-            notes.decide("test", images, "a folder of that name; no table names its images")
+            part = glob_part(survey, folder, names, notes, labelled=False)
+            notes.decide("test", part.images, "a folder of that name; no table names its images")
             notes.ask(f"No table names the images in {folder}/. Is it the test part? Its ids are the paths, as "
                       f"described here.")
-            return Part(images=images, labelled=False)
+            return part
     return None
 
 

@@ -5,9 +5,20 @@ from collections import Counter
 
 import pandas as pd
 
-from clues import PARTS, Notes, Seen, binary_fields, decide_pattern, find_group_pattern, shared_fields, wanted_columns
+from clues import (
+    PARTS,
+    Notes,
+    Seen,
+    binary_fields,
+    class_texts,
+    decide_pattern,
+    find_group_pattern,
+    glob_part,
+    shared_fields,
+    wanted_columns,
+)
 from competition import MEDMNIST, Part
-from survey import Index, Survey, images_pattern, index_images, place_table
+from survey import Index, Survey, images_pattern, index_images, place_table, split_ending
 from tabular import loose_test, numbers_wanted
 
 # ---- a row a label
@@ -105,6 +116,9 @@ def find_class_folders(survey: Survey) -> tuple[dict[str, list[str]], list[str],
         if len(numbered) == 1 and re.search(r"[a-z]", name := numbered.pop().lower()) and not re.search(
                 r"class|grade|level|stage|score|label", name):
             continue
+        above, here = ({tuple(names[first:end]) for names in chosen} for end in (place, place + 1))
+        if len(here) == len(classes) >= 4 * len(above) > 4:
+            continue  # each stands in one folder above, and many do: patients in their classes
         if 2 <= len(classes) <= 50 and len(classes) * 2 <= survey.count:
             parts = {}
             for names in chosen:
@@ -141,27 +155,32 @@ def _flat_test(survey: Survey, sample: Seen | None, classes: tuple[str, ...], no
 def describe_folders(survey: Survey, parts: dict[str, list[str]], classes: list[str], place: int,
                      sample: Seen | None, notes: Notes) -> dict:
     """The fields of a competition whose classes are folders; the arguments are what find_class_folders gives."""
-    def glob(part: str) -> str:
+    def read(part: str) -> Part:
         names = parts[part][0].split("/")
         alike = [len({folder.split("/")[k] for folder in parts[part]}) == 1 for k in range(len(names))]
         fixed = [name if alike[k] and k != place else "*" for k, name in enumerate(names)]
-        endings = {name.rpartition(".")[2] for folder in parts[part] for name in survey.images[folder]}
-        return "/".join([*fixed, f"*.{endings.pop() if len(endings) == 1 else '*'}"])
+        images = [name for folder in parts[part] for name in survey.images[folder]]
+        return glob_part(survey, "/".join(fixed), images, notes)
 
     kinds = {PARTS.get(part.lower(), "train"): [] for part in parts}
     for part in parts:
         kinds[PARTS.get(part.lower(), "train")].append(part)
-    trains = [Part(images=glob(part)) for part in kinds.get("train", [])]
+    trains = [read(part) for part in kinds.get("train", [])]
     for part in kinds.get("valid", []):
-        trains.append(Part(images=glob(part)))
+        trains.append(read(part))
         notes.ask(f"The folder {part}/ is put with the training part, since folds validate. Or keep it apart as "
                   f"`expert`?")
     fields = {"train": tuple(trains) if len(trains) > 1 else trains[0]}
     for part in kinds.get("test", []):
-        fields["test"] = Part(images=glob(part))
-        notes.decide("test", glob(part), "a folder of that name, with the class folders in it: its labels are known")
+        fields["test"] = read(part)
+        notes.decide("test", fields["test"].images,
+                     "a folder of that name, with the class folders in it: its labels are known")
     if "test" not in fields:
         fields |= _flat_test(survey, sample, tuple(classes), notes)
+    above = {folder.split("/")[place - 1] for folders in parts.values() for folder in folders} if place else set()
+    if len(above) > 1 and not above <= set(parts):
+        notes.ask(f"The folders {', '.join(sorted(above)[:5])} hold the folders {', '.join(classes[:5])}, which are "
+                  f"taken for the classes. Are they, or is it the folders above?")
     choice = "|".join(map(re.escape, sorted(classes, key=len, reverse=True)))
     fields["label_pattern"] = f"/({choice})/" if place else f"^({choice})/"
     if len(classes) == 2:
@@ -184,7 +203,7 @@ def folder_groups(survey: Survey, fields: dict, notes: Notes) -> dict:
     train = pd.Series([path for part in trains for path in paths(part)])
     test = pd.Series(paths(fields["test"]) if "test" in fields else [], dtype=str)
     _ask_finer(train, fields["label_pattern"], notes)
-    pattern = find_group_pattern(train, [test] if len(test) else [])
+    pattern = find_group_pattern(train, [test] if len(test) else [], class_texts(fields))
     if pattern is None:
         notes.ask("Nothing in the file names says which images are of one patient. Does anything? Without it every "
                   "image is its own group, and cross-validation is too good if there are several of one.")
@@ -197,7 +216,7 @@ def folder_groups(survey: Survey, fields: dict, notes: Notes) -> dict:
 def _ask_finer(paths: pd.Series, pattern: str, notes: Notes) -> None:
     classes = paths.str.extract(pattern, expand=False)
     for name in classes.dropna().unique():
-        stems = paths[classes == name].str.rpartition("/")[2].str.rpartition(".")[0]
+        stems = paths[classes == name].str.rpartition("/")[2].map(lambda name: split_ending(name)[0])
         words = Counter(word for stem in stems for word in set(re.findall(r"[A-Za-z]{4,}", stem)))
         finer = {word: count for word, count in words.items() if 0.1 * len(stems) <= count <= 0.9 * len(stems)}
         if 2 <= len(finer) <= 6 and 0.9 * len(stems) <= sum(finer.values()) <= len(stems):

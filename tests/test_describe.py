@@ -7,13 +7,16 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pandas as pd
+import pydicom
 import pytest
+from PIL import Image
 
 import layouts
 from clues import find_group_pattern, find_labels
 from competition import COMPETITIONS, Competition, Part
+from decoding import decode_image
 from describe import constant, main, make_name, write_literal
-from survey import look_at, survey_folder
+from survey import IMAGE_ENDINGS, _find_unnamed_dicoms, find_id, look_at, survey_folder
 from tables import described_parts, label_cells, read_part, read_sample, read_train
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
@@ -354,7 +357,8 @@ def test_a_table_whose_rows_are_of_unequal_length_is_asked_about(home, tmp_path)
 def test_a_truncated_image_is_asked_about(home, tmp_path):
     written(tmp_path, train=LABELS, images=IMAGES)
     (tmp_path / "train" / "3.png").write_bytes((tmp_path / "train" / "3.png").read_bytes()[:20])
-    assert asked(main([str(tmp_path)])[1], r"An image cannot be opened: 3\.png")
+    assert asked(main([str(tmp_path)])[1], 
+                 r"1 of the 8 images looked at cannot be read: train/3\.png: cut short.*without=\('3',\).*audit\.py")
 
 
 def test_images_with_several_endings_are_found(home, tmp_path):
@@ -582,6 +586,228 @@ def test_a_long_table_and_many_files_are_described_without_listing_them_twice(ho
     survey = survey_folder(written(tmp_path, train=LABELS, images=IMAGES))
     assert len(survey.tables[0].rows) == 5 and not survey.tables[0].whole
     assert asked(main([str(tmp_path)])[1], "Only the first 5 rows of train.csv")
+
+
+# ---- images of every kind and name
+
+
+def write_image(path: Path) -> None:
+    """A small image in the kind that its ending says; DICOM without one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(len(path.name)).integers(0, 255, (12, 12), dtype=np.uint8)
+    if path.suffix.lower() in Image.registered_extensions():
+        Image.fromarray(pixels).save(path)
+    else:
+        layouts.save_dicom(path, pixels)
+
+
+def labelled(folder: Path, ids: list[str], paths: list[str], header: str = "id,label") -> Path:
+    """A folder of images of which every second has label 1."""
+    for path in paths:
+        write_image(folder / path)
+    rows = "".join(f"{name},{k % 2}\n" for k, name in enumerate(ids))
+    return written(folder, train=f"{header}\n{rows}")
+
+
+@pytest.mark.parametrize("ending", sorted(IMAGE_ENDINGS))
+def test_every_ending_that_is_looked_for_is_described_and_decoded(home, tmp_path, ending):
+    folder = labelled(tmp_path, list("abcdefgh"), [f"train/{name}.{ending}" for name in "abcdefgh"])
+    competition, doubts = main([str(folder)])
+    assert competition.train.images == f"train/{{id}}.{ending}" and not asked(doubts, "cannot be read")
+    assert all(decode_image(path, 1).shape == (12, 12) for path in read_train(competition, folder)[0]["path"])
+
+
+@pytest.mark.parametrize("name, pattern", [("IM-{:04d}", "train/{id}"), ("1.2.840.113.{}", "train/{id}"),
+                                           ("{:08d}", "train/{id}"), ("scan{}.IMA", "train/{id}.IMA")])
+def test_dicoms_are_known_by_their_mark_whatever_they_are_called(home, tmp_path, name, pattern):
+    names = [name.format(k) for k in range(30)]
+    folder = labelled(tmp_path, [text.removesuffix(".IMA") for text in names], [f"train/{text}" for text in names])
+    (folder / "train" / "LICENSE").write_text("none of the images")
+    layouts.save_dicom(folder / "train" / "DICOMDIR", np.zeros((4, 4), np.uint8))
+    competition, doubts = main([str(folder)])
+    table = read_train(competition, folder)[0]
+    assert competition.train.images == pattern and not asked(doubts, "cannot be read|stand in no row")
+    assert len(table) == 30 and decode_image(table["path"].iloc[7], 1).shape == (12, 12)
+
+
+def test_dicoms_without_an_ending_in_folders_of_patients_and_studies_are_found(home, tmp_path):
+    rows = [(f"{k // 4}f9a", f"1.2.{k // 2}", f"1.2.840.{k}", int(k > 11)) for k in range(24)]
+    for patient, study, image, _ in rows:
+        write_image(tmp_path / "train" / patient / study / image)
+    for k in range(24, 30):
+        write_image(tmp_path / "test" / f"{k}c" / f"1.3.{k}" / f"1.2.840.{k}")
+    written(tmp_path, train="PatientID,Study,SOPInstanceUID,label\n" + "".join(
+        f"{','.join(map(str, row))}\n" for row in rows), sample_submission="SOPInstanceUID,label\n" + "".join(
+        f"1.2.840.{k},0.5\n" for k in range(24, 30)))
+    competition, doubts = main([str(tmp_path)])
+    assert competition.group_column == "PatientID" and not asked(doubts, "cannot be read")
+    table = read_train(competition, tmp_path)[0]
+    assert (len(table), table["group"].nunique(), len(read_part(competition, tmp_path, "test"))) == (24, 6, 6)
+    assert decode_image(table["path"].iloc[5], 3).shape == (12, 12, 3)
+
+
+@pytest.mark.parametrize("patients", [[f"p{k:03d}" for k in range(10)], [f"{k}ac{7 * k}" for k in range(10)]])
+def test_folders_of_patients_in_class_folders_are_groups_and_no_classes(home, tmp_path, patients):
+    for k, patient in enumerate(patients):
+        for number in range(3):
+            write_image(tmp_path / "train" / ("ILL", "NORMAL")[k % 2] / patient / f"IM-{number:04d}")
+    competition, doubts = main([str(tmp_path)])
+    table = read_train(competition, tmp_path)[0]
+    assert competition.labels == ("ILL",) and competition.train.images == "train/*/*/*"
+    assert (len(table), table["group"].nunique(), table["ILL"].sum()) == (30, 10, 15)
+    assert asked(doubts, f"Is '{patients[0]}' in 'train/ILL/{patients[0]}/IM-0000' the patient")
+
+
+def test_folders_of_classes_in_folders_of_organs_are_taken_and_asked_about(home, tmp_path):
+    names = ("colon/colon_aca", "colon/colon_n", "lung/lung_aca", "lung/lung_n", "lung/lung_scc")
+    competition, doubts = main([str(written(tmp_path, images=" ".join(
+        f"{name}/{name[-3:]}{k}.png" for name in names for k in range(4))))])
+    assert competition.labels == tuple(name.partition("/")[2] for name in names)
+    assert asked(doubts, "The folders colon, lung hold the folders .*Are they, or is it the folders above")
+
+
+def test_only_a_few_of_many_files_without_an_ending_are_opened(tmp_path, monkeypatch):
+    opened = []
+    monkeypatch.setattr("survey._has_mark", lambda path: bool(opened.append(path)) or path.name.startswith("IM"))
+    many = {f"train/{k:05d}": [f"IM-{j}" for j in range(3)] + ["notes"] for k in range(3000)}
+    found = _find_unnamed_dicoms(tmp_path, many, notes := [])
+    assert len(found) == 9000 and len(opened) <= 40 and notes == []
+    opened.clear()
+    flat = {"a": [f"IM-{k}" for k in range(5000)], "b": [f"x{k}" for k in range(5000)],
+            "c": [f"IM-{k}" if k % 3 else f"x{k}" for k in range(900)]}
+    found = _find_unnamed_dicoms(tmp_path, flat, notes)
+    assert len(found) == 5900 and len(opened) == 60
+    assert len(notes) == 1 and re.search(r"Of 20 files like c/x\d+ \d+ are DICOM.*all 900 are taken for images",
+                                         notes[0])
+
+
+def test_what_lies_between_images_of_several_endings_is_left_out(home, tmp_path):
+    for k in range(12):
+        write_image(tmp_path / "train" / "AB"[k % 2] / f"{k}.{('jpg', 'JPG', 'png')[k % 3]}")
+    for name in ("A/Thumbs.db", "B/.DS_Store"):
+        (tmp_path / "train" / name).write_text("no image")
+    competition, _ = main([str(tmp_path)])
+    assert competition.train == Part(images="train/*/*.*", without=("train/A/Thumbs.db", "train/B/.DS_Store"))
+    assert len(read_train(competition, tmp_path)[0]) == 12
+    for k in range(25):
+        (tmp_path / "train" / "A" / f"{k}.xml").touch()
+    competition, doubts = main([str(tmp_path)])
+    assert competition.train.without == () and asked(doubts, "27 files that are no images lie among")
+
+
+def test_a_test_folder_of_several_endings_is_found_whole(home, tmp_path):
+    folder = labelled(tmp_path, list("abcdefgh"), [f"train/{name}.png" for name in "abcdefgh"])
+    for k in range(9):
+        write_image(folder / "test" / f"{k}.{('jpg', 'JPG', 'png')[k % 3]}")
+    assert len(read_part(main([str(folder)])[0], folder, "test")) == 9
+
+
+@pytest.mark.parametrize("name", ["IM-0003", "IM-0003.dcm"])
+def test_a_dicom_without_pixels_is_asked_about_by_name_with_what_to_do(home, tmp_path, name):
+    tail = name.removeprefix("IM-0003")
+    ids = [f"IM-{k:04d}" for k in range(12)]
+    folder = labelled(tmp_path, ids, [f"train/{text}{tail}" for text in ids])
+    files = Path(pydicom.__file__).parent / "data" / "test_files"
+    for source in ("rtplan.dcm", "reportsi.dcm"):
+        (folder / "train" / name).write_bytes((files / source).read_bytes())
+        competition, doubts = main([str(folder)])
+        assert asked(doubts, rf"1 of the 12 images looked at .*train/{name}: a DICOM file without pixels.*"
+                             r"without=\('IM-0003',\)")
+    mended = replace(competition, train=replace(competition.train, without=("IM-0003",)))
+    assert len(read_train(mended, folder)[0]) == 11
+
+
+def test_a_truncated_listed_image_is_asked_about_by_the_id_that_leaves_it_out(home, tmp_path):
+    for k in range(8):
+        write_image(tmp_path / "train" / "AB"[k % 2] / f"{k}.jpg")
+    path = tmp_path / "train" / "A" / "4.jpg"
+    path.write_bytes(path.read_bytes()[:-40])  # the header is whole
+    competition, doubts = main([str(tmp_path)])
+    assert asked(doubts, r"1 of the 8 .*train/A/4\.jpg: .*without=\('train/A/4\.jpg',\)")
+    mended = replace(competition, train=replace(competition.train, without=("train/A/4.jpg",)))
+    assert len(read_train(mended, tmp_path)[0]) == 7
+
+
+@pytest.mark.parametrize("images, column, path, found", [
+    ("train/{p}/{id}.dcm", "id", "train/a/b.dcm", "b"), ("{id}/{id}.png", "id", "x/x.png", "x"),
+    ("{id}/{id}.png", "id", "x/y.png", None), ("a*/{id}.*", "id", "a1/x.y.png", "x.y"), ("{Path}", "id", "a/b", None)])
+def test_the_id_is_found_in_a_path(images, column, path, found):
+    assert find_id(images, column, path) == found
+
+
+# ---- ids, tables and meanings that nearly fit
+
+
+@pytest.mark.parametrize("written_as, called", [("{}.jpg", "{}.png"), ("{}", "{:05d}.png"), ("{}.0", "{}.png"),
+                                                ("img{}.png", "Img{}.PNG"), ("1.2.{}.dcm", "1.2.{}")])
+def test_ids_that_nearly_name_the_images_are_an_error_that_says_so(home, tmp_path, written_as, called):
+    ids, names = [written_as.format(k) for k in range(8)], [called.format(k) for k in range(8)]
+    with pytest.raises(ValueError, match=f"`id` in train.csv says '{re.escape(ids[0])}' where the file is called "
+                                         f"'{re.escape(names[0])}': write names as the files have them"):
+        main([str(labelled(tmp_path, ids, [f"train/{name}" for name in names]))])
+
+
+def test_ids_of_which_some_lost_their_zeros_are_asked_about(home, tmp_path):
+    numbers = range(9990, 10030)
+    folder = labelled(tmp_path, list(map(str, numbers)), [f"train/{number:05d}.png" for number in numbers])
+    assert asked(main([str(folder)])[1], "`id` in train.csv says '9990', which is no image's name, but there is "
+                                         "'09990.png'")
+
+
+def test_ids_that_begin_anew_in_every_patients_folder_are_an_error_that_says_what_to_do(home, tmp_path):
+    pairs = [(f"p{k // 3}", f"IM-{k % 3}") for k in range(18)]
+    folder = labelled(tmp_path, [",".join(pair) for pair in pairs], [f"train/{p}/{image}" for p, image in pairs],
+                      "patient,image,label")
+    with pytest.raises(ValueError, match="`image` in train.csv begins anew in every folder that `patient` names"):
+        main([str(folder)])
+    competition, doubts = main([str(labelled(tmp_path, ["/".join(pair) for pair in pairs], [], "path,label"))])
+    table = read_train(competition, folder)[0]
+    assert (competition.train.images, len(table), table["group"].nunique()) == ("train/{path}", 18, 6)
+    assert asked(doubts, "Is 'p0' in 'train/p0/IM-0' the patient")
+
+
+@pytest.mark.parametrize("content, said", [
+    (b"", "train.csv is empty"), (b"id,label\n", r"train.csv \('id', 'label', no row\)"),
+    ("id,label\na,\u00d6dem\n".encode("latin-1"), "train.csv cannot be read as a table: it is not in UTF-8"),
+    ("id,label\na,1\n".encode("utf-16"), "train.csv cannot be read as a table: it is not in UTF-8")])
+def test_a_table_that_says_nothing_is_named_in_the_error(home, tmp_path, content, said):
+    folder = labelled(tmp_path, [], [f"train/{name}.png" for name in "abcd"])
+    (folder / "train.csv").write_bytes(content)
+    with pytest.raises(ValueError, match=said):
+        main([str(folder)])
+
+
+def test_a_table_with_a_byte_order_mark_and_semicolons_is_described(home, tmp_path):
+    folder = labelled(tmp_path, list("abcdefgh"), [f"train/{name}.png" for name in "abcdefgh"])
+    text = (folder / "train.csv").read_text().replace(",", ";")
+    (folder / "train.csv").write_text(text, encoding="utf-8-sig")
+    competition, _ = main([str(folder)])
+    assert (competition.id_column, competition.train.separator) == ("id", ";")
+    assert len(read_train(competition, folder)[0]) == 8
+
+
+@pytest.mark.parametrize("text", ['{"0": "mild", "1": "severe", "2": "none"}', '{"mild": 0, "severe": 1, "none": 2}'])
+def test_a_file_of_meanings_names_the_classes_either_way_round(home, tmp_path, text):
+    rows = "".join(f"{k},{k % 3}\n" for k in range(8))
+    (tmp_path / "classes.json").write_text(text)
+    competition, _ = main([str(written(tmp_path, train="id,label\n" + rows, images=IMAGES))])
+    assert competition.label_texts == (("0", "mild"), ("1", "severe"), ("2", "none"))
+
+
+def test_a_folder_whose_name_means_something_in_a_description_is_named(home, tmp_path):
+    with pytest.raises(ValueError, match=r"the folder train \{x\} has \{, \} or \* in its name"):
+        main([str(labelled(tmp_path / "one", ["a", "b"], ["train {x}/a.png", "train {x}/b.png"]))])
+    images = " ".join(f"train[1]/{'AB'[k % 2]}/{k}.png" for k in range(8))
+    assert asked(main([str(written(tmp_path / "two", images=images))])[1], r"train\[1\]/\* has \[ in its name")
+
+
+def test_the_next_steps_are_to_look_over_and_to_split(home, tmp_path, capsys):
+    folder = labelled(tmp_path / "my set", list("abcd"), [f"train/{name}.png" for name in "abcd"])
+    main([str(folder)])
+    said = capsys.readouterr().out
+    first, second = (f"python src/{script}.py --competition my_set --data-dir '{folder}'"
+                     for script in ("audit", "make_folds"))
+    assert 0 < said.find(first) < said.find(second)
 
 
 # ---- real folders
