@@ -41,7 +41,6 @@ from findings import (
 )
 from folding import join_groups
 from hardware import count_cores, tune_process
-from labels import scoring_targets
 from labelstats import (
     count_cells,
     count_combinations,
@@ -53,7 +52,6 @@ from labelstats import (
     phi_matrix,
     pool_statistics,
     rates_by_category,
-    sampled_positives,
     top_combinations,
 )
 from leaks import price_of_leak, sample_groups, upsampling_mistake
@@ -180,15 +178,9 @@ def check_labels(report: Report, data_dir: Path, parts: dict[str, PartData]) -> 
         counts[name] = count_cells(known, labels)
     rare, per_group = find_rare(cells, train.groups, labels, FOLDS), images_per_group(train.groups)
     means = mean_images(train.scan.thumbnails, cells, train.scan.readable & ~train.scan.constant)
-    of_parts, samplers = count_train_parts(competition, data_dir, train), sampled_positives(cells, labels,
-                                                                                            competition.task)
-    account = {"cells": counts, "rare": rare, "images_per_patient": per_group, "train_parts": of_parts,
-               "samplers": samplers}
+    account = {"cells": counts, "rare": rare, "images_per_patient": per_group}
     report.plot("label_cells", auditplots.plot_cells, counts["train"])
     report.plot("label_prevalence", auditplots.plot_prevalence, counts)
-    if len(of_parts) > 1:
-        report.plot("label_train_parts", auditplots.plot_prevalence, of_parts)
-    report.plot("label_samplers", auditplots.plot_samplers, samplers)
     if has_patients(competition):
         report.plot("images_per_patient", auditplots.plot_images_per_group, per_group)
     report.plot("mean_images", auditplots.plot_mean_images, means, labels)
@@ -196,22 +188,6 @@ def check_labels(report: Report, data_dir: Path, parts: dict[str, PartData]) -> 
         account |= check_combinations(report, cells, labels)
     report.account["labels"] = account
     _warn_of_labels(report, counts, rare)
-
-
-def count_train_parts(competition: Competition, data_dir: Path, train: PartData) -> dict[str, pd.DataFrame]:
-    """Label counts of each of several training parts that is there, called as its label file or its images."""
-    counts = {}
-    for part in competition.train_parts if len(competition.train_parts) > 1 else ():
-        try:
-            table = read_part(dataclasses.replace(competition, train=part), data_dir, "train")
-        except FileNotFoundError:
-            if not part.optional:
-                raise
-            continue
-        table = table[table["image_id"].isin(train.table["image_id"])]
-        name = part.arrays or (part.tables or (part.images,))[0]
-        counts[name] = count_cells(label_cells(competition, table), list(competition.labels))
-    return counts
 
 
 def known_labels(competition: Competition, data_dir: Path, parts: dict[str, PartData]) -> dict[str, np.ndarray]:
@@ -231,15 +207,11 @@ def check_combinations(report: Report, cells: np.ndarray, labels: list[str]) -> 
     report.plot("label_correlation", auditplots.plot_correlation, phi, labels)
     report.keep("combinations", combinations)
     nested = find_nested(cells, labels)
-    if nested:
-        report.add("note", f"{number_of(len(nested), 'pair')} of labels, one in the other: every image with the first "
-                   "has the second too, as far as is certain", "predictions that contradict this can be mended",
-                   (f"{inner} in {outer}" for inner, outer in nested))
-    alike = [(labels[i], labels[j], phi[i, j])
-             for i, j in zip(*np.nonzero(np.triu(np.nan_to_num(np.abs(phi)) > ALIKE, 1)), strict=True)]
-    if alike:
-        report.add("note", f"{number_of(len(alike), 'pair')} of labels that say nearly the same", "",
-                   (f"{one} and {other}: phi {value:.2f}" for one, other, value in alike))
+    for inner, outer in nested:
+        report.add("note", f"every image with {inner} has {outer} too, as far as is certain",
+                   "predictions that contradict this can be mended")
+    for i, j in zip(*np.nonzero(np.triu(np.nan_to_num(np.abs(phi)) > ALIKE, 1)), strict=True):
+        report.add("note", f"{labels[i]} and {labels[j]} say nearly the same (phi {phi[i, j]:.2f})")
     return {"findings_per_image": findings, "none": findings[0], "single": findings[1], "multiple": findings[2:].sum(),
             "combinations": top, "different_combinations": len(combinations), "phi": phi, "nested": nested}
 
@@ -521,10 +493,8 @@ def price(report: Report, train: PartData, exact: list[list[str]], near: pd.Data
         report.add("warning" if low > 0.01 else "note", f"random folds would promise a macro AUC of {found.random:.3f} "
                    f"where folds of whole patients give {found.grouped:.3f}: {found.difference:+.3f} [{low:+.3f}, "
                    f"{high:+.3f}]", "use make_folds.py" if low > 0.01 else "")
-    if report.competition.task == "binary":  # two classes, either of which may be the rarer one
-        names, cells = [f"no {names[0]}", names[0]], np.hstack([1 - scoring_targets(cells), scoring_targets(cells)])
-    f1 = upsampling_mistake(features, cells, groups, names, FOLDS)
-    if (f1["copies"].iloc[:-1] > 1).any():
+    if report.competition.task != "binary":  # one label has nothing to be rarer than
+        f1 = upsampling_mistake(features, cells, groups, names, FOLDS)
         account["upsampling"] = f1
         mean = f1.iloc[-1]
         report.add("note", f"copying rare rows before the split would promise a mean F1 of {mean['false_f1']:.2f} "

@@ -53,38 +53,22 @@ def plot_cells(counts: pd.DataFrame, path: Path) -> Path:
 def plot_prevalence(by_part: dict[str, pd.DataFrame], path: Path) -> Path:
     """Share of positives among certain cells by label, a bar a part. by_part: part: labelstats.count_cells."""
     labels = next(iter(by_part.values()))["label"]
-    rates = {}
-    for part, counts in by_part.items():
-        images = int(counts.iloc[0][["present", "absent", "uncertain", "blank"]].sum())
-        rates[f"{part} ({images:,} images)"] = counts["prevalence"].to_numpy()
-    return _plot_rates(rates, labels, "Positives among certain cells", path)
-
-
-def plot_samplers(positives: pd.DataFrame, path: Path) -> Path:
-    """Share of an epoch's images that have each label, a bar a sampler. positives: labelstats.sampled_positives."""
-    labels = list(positives.columns[2:])
-    rates = {f"{row['sampler']} ({row['images']:,} images)": np.array([row[label] for label in labels]) / row["images"]
-             for row in positives.to_dict("records")}
-    return _plot_rates(rates, labels, "What samplers make of it: images of an epoch that have the label", path)
-
-
-def _plot_rates(rates: dict[str, np.ndarray], labels: Sequence[str], title: str, path: Path) -> Path:
-    """Bars of shares (K,), one a row of the legend beside each other; NaN is said in words."""
-    figure, axes = _rows_figure(len(labels) * max(1, 0.55 * len(rates)), 8, extra=1.2 if len(rates) == 1 else 1.6)
-    thick = 0.8 / len(rates)
-    largest = np.nanmax([0.01, *np.concatenate(list(rates.values()))])
-    for number, (name, shares) in enumerate(rates.items()):
-        rows = np.arange(len(labels)) + (number - (len(rates) - 1) / 2) * thick
-        axes.barh(rows, np.nan_to_num(shares), height=thick * 0.92, color=SERIES[number % len(SERIES)], label=name)
-        for row, share in zip(rows, shares, strict=True):
-            text = "not stated" if np.isnan(share) else f"{100 * share:.1f} %"
-            axes.text(np.nan_to_num(share) + 0.01 * largest, row, text, va="center", fontsize=SMALL - 1)
+    figure, axes = _rows_figure(len(labels) * max(1, 0.55 * len(by_part)), 8)
+    thick = 0.8 / len(by_part)
+    largest = np.nanmax([0.01, *(counts["prevalence"].max() for counts in by_part.values())])
+    for number, (part, counts) in enumerate(by_part.items()):
+        rows = np.arange(len(labels)) + (number - (len(by_part) - 1) / 2) * thick
+        rates = counts["prevalence"].to_numpy()
+        axes.barh(rows, np.nan_to_num(rates), height=thick * 0.92, color=SERIES[number % len(SERIES)],
+                  label=f"{part} ({int(counts.iloc[0][['present', 'absent', 'uncertain', 'blank']].sum()):,} images)")
+        for row, rate in zip(rows, rates, strict=True):
+            text = "not stated" if np.isnan(rate) else f"{100 * rate:.1f} %"
+            axes.text(np.nan_to_num(rate) + 0.01 * largest, row, text, va="center", fontsize=SMALL - 1)
     axes.set_xlim(0, 1.16 * largest)
     _name_rows(axes, labels)
-    _finish_bars(axes, title, "", SHARE)
-    if len(rates) > 1:  # below, where it hides no bar
-        figure.legend(loc="outside lower center", ncols=2 if len(rates) > 3 else len(rates), fontsize=SMALL,
-                      frameon=False)
+    _finish_bars(axes, "Positives among certain cells", "", SHARE)
+    if len(by_part) > 1:
+        axes.legend(fontsize=SMALL, loc="best")
     return _save(figure, path)
 
 

@@ -5,9 +5,6 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from labels import scoring_targets
-from sampling import epoch_length, expected_counts, rare_copies
-
 # Everywhere in this file:
 #   cells      (N, K) label cells: 1, 0, -1 (uncertain) or NaN (blank)
 #   groups     (N,) str, the patient
@@ -63,19 +60,6 @@ def phi_matrix(cells: np.ndarray) -> np.ndarray:
     first, second = present.T @ certain, certain.T @ present  # positives of the row's, of the column's label
     product = first * (n - first) * second * (n - second)
     return np.divide(n * both - first * second, np.sqrt(product), out=np.full(n.shape, np.nan), where=product > 0)
-
-
-def sampled_positives(cells: np.ndarray, labels: list[str], task: str) -> pd.DataFrame:
-    """What samplers make of the labels: one row a sampler (see sampling.py), `sampler`, `images` that an epoch shows,
-    and for each label how many of them have it, on average. "copies" repeats each label's images up to ten times, as
-    often as brings it near the commonest.
-    """
-    targets, copies = scoring_targets(cells), rare_copies((cells == 1).sum(axis=0))
-    rows = []
-    for sampler in ("natural", "square_root", "balanced", "copies"):
-        expected = expected_counts(sampler, targets, task, copies)
-        rows.append([sampler, epoch_length(expected), *(expected @ (cells == 1))])
-    return pd.DataFrame(rows, columns=["sampler", "images", *labels])
 
 
 def find_nested(cells: np.ndarray, labels: list[str], fewest: int = 20) -> list[tuple[str, str]]:

@@ -4,8 +4,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-MOST_COPIES = 10  # of one image
-
 
 def expected_counts(sampler: str, targets: np.ndarray, task: str, copies: Sequence[int] = (),
                     keep_all: bool = True) -> np.ndarray:
@@ -37,11 +35,6 @@ def expected_counts(sampler: str, targets: np.ndarray, task: str, copies: Sequen
     elif sampler != "balanced":
         raise ValueError(f"no sampler {sampler!r}; there are natural, square_root, balanced, copies")
     return weights * (len(targets) / weights.sum())
-
-
-def rare_copies(positives: np.ndarray, most: int = MOST_COPIES) -> np.ndarray:
-    """(K,) int, how often the images of a label with so many positives are to be shown to come near the commonest."""
-    return np.clip(np.rint(positives.max() / np.maximum(positives, 1)), 1, most).astype(int)
 
 
 def positive_labels(targets: np.ndarray, task: str) -> np.ndarray:

@@ -200,43 +200,6 @@ def test_the_price_of_a_leak_is_said_beside_the_true_score(messy, monkeypatch, c
     assert account["price"]["upsampling"][-1]["label"] == "mean" and "price_of_a_leak.png" in account["plots"]
 
 
-def test_the_rarer_class_of_a_binary_task_is_copied_too_early(home, undrawn, monkeypatch):
-    register(monkeypatch, replace(MESSY, name="two", task="binary", labels=("square",), test=None, group_column=None))
-    small(home, "two", {"square": ["1", "1", "1", "0"] * 10}, count=40)
-    rng = np.random.default_rng(0)
-    monkeypatch.setattr(audit, "frozen_features", lambda name, images, key: rng.normal(size=(len(images), 30)))
-    account = run("two")
-    rows = {row["label"]: row for row in account["price"]["upsampling"]}
-    assert (rows["no square"]["positives"], rows["no square"]["copies"], rows["square"]["copies"]) == (10, 3, 1)
-    assert rows["no square"]["false_f1"] > rows["no square"]["true_f1"] + 0.3
-    assert said(account, "copying rare rows before the split")
-
-
-def test_several_training_parts_are_counted_one_beside_the_other(home, monkeypatch):
-    parts = tuple(Part(table=f"{name}.csv", images="train/{image_id}.png", optional=name == "more")
-                  for name in ("train", "valid", "more"))
-    register(monkeypatch, replace(MESSY, name="parts", train=parts, test=None, group_column=None))
-    data = small(home, "parts", {"square": list("11010011"), "other": list("01010101")})
-    rows = read_csv(data / "train.csv")
-    write_csv(data / "train.csv", rows[:5])
-    write_csv(data / "valid.csv", rows[5:])
-    account = run("parts", "--quick")
-    counted = account["labels"]["train_parts"]
-    assert {name: [row["present"] for row in rows] for name, rows in counted.items()} == {
-        "train.csv": [3, 2], "valid.csv": [2, 2]}
-    assert {"label_train_parts.png", "label_samplers.png"} <= set(account["plots"])
-
-
-def test_nested_labels_are_one_finding_however_many_pairs_there_are(home, undrawn, monkeypatch):
-    labels = tuple(f"label{k}" for k in range(8))
-    register(monkeypatch, replace(MESSY, name="nest", labels=labels, test=None, group_column=None))
-    small(home, "nest", {label: list("10" * 24) for label in labels}, count=48)
-    account = run("nest", "--quick")
-    assert said(account, "28 pairs of labels, one in the other")["examples"][0] == "label0 in label1"
-    assert said(account, "28 pairs of labels that say nearly the same")["examples"][0] == "label0 and label1: phi 1.00"
-    assert len(account["labels"]["nested"]) == 28
-
-
 def test_a_split_that_shares_images_and_patients_lights_up(messy, undrawn, tmp_path):
     split = pd.DataFrame({"file": [*(f"i{n:02d}.png" for n in range(20)), "i00.png", "i02.png", "stranger.png"],
                           "split": ["train"] * 17 + ["test"] * 6})

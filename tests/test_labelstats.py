@@ -16,7 +16,6 @@ from labelstats import (
     phi_matrix,
     pool_statistics,
     rates_by_category,
-    sampled_positives,
     top_combinations,
 )
 
@@ -75,20 +74,6 @@ def test_phi_is_the_correlation_of_the_images_where_both_are_certain():
 def test_a_constant_label_has_no_correlation():
     phi = phi_matrix(np.array([[0.0, 1], [0, 0], [0, 1]]))
     assert np.isnan(phi[0]).all() and phi[1, 1] == 1
-
-
-def test_what_samplers_make_of_the_labels_is_what_an_epoch_draws():
-    """An image counts once, by the rarest of its labels or with those of none, and copies by the sum of its labels'."""
-    cells = np.array([[1, 0]] * 40 + [[0, 1]] * 10 + [[1, 1]] * 4 + [[0, -1]] * 20 + [[0, NAN]] * 26, float)
-    made = sampled_positives(cells, ["a", "b"], "multilabel").set_index("sampler")
-    assert made.loc["natural"].tolist() == [100, 44, 14]
-    weights = np.repeat([1 / 44, 1 / 14, 1 / 14, 1 / 46, 1 / 46], [40, 10, 4, 20, 26])
-    for sampler, weight in (("balanced", weights), ("square_root", np.sqrt(weights))):
-        shown = 100 * weight / weight.sum()
-        np.testing.assert_allclose(made.loc[sampler, ["a", "b"]].astype(float),
-                                   [shown[:40].sum() + shown[50:54].sum(), shown[40:54].sum()])
-    # 44 / 14 is about 3: a once, b three times, both four times, none once
-    assert made.loc["copies"].tolist() == [40 + 30 + 16 + 46, 40 + 16, 30 + 16]
 
 
 def test_nested_labels_are_found():

@@ -5,7 +5,7 @@ import pytest
 from sklearn.utils.class_weight import compute_sample_weight
 
 from experiment import CHEXPERT_COPIES
-from sampling import draw_epoch, epoch_length, expected_counts, occurrences, rare_copies
+from sampling import draw_epoch, epoch_length, expected_counts, occurrences
 from settings import for_labels
 
 NAN = np.nan
@@ -38,11 +38,6 @@ def test_balanced_weighs_an_image_by_its_rarest_label_and_those_without_one_as_a
     expected = expected_counts("balanced", targets, "multilabel")
     weights = np.array([1, 1 / 4, 1 / 4, 1 / 4, 1 / 2, 1 / 2])
     np.testing.assert_allclose(expected, 6 * weights / weights.sum())
-
-
-def test_rare_labels_are_copied_until_they_come_near_the_commonest():
-    assert rare_copies(np.array([100, 50, 41, 40, 70, 3, 0])).tolist() == [1, 2, 2, 2, 1, 10, 10]
-    assert rare_copies(np.zeros(2, int)).tolist() == [1, 1]
 
 
 @pytest.mark.parametrize("task, targets", [
