@@ -26,6 +26,7 @@ from competition import Competition
 from decoding import decode_image
 from demo import read_truth
 from duplicates import duplicate_keys, near_sets
+from experiment import EXPERIMENTS
 from features import frozen_features
 from files import home, read_csv, replace_atomically, sha256, write_json
 from findings import (
@@ -45,6 +46,7 @@ from labelstats import (
     count_cells,
     count_combinations,
     count_findings,
+    count_shown,
     find_nested,
     find_rare,
     images_per_group,
@@ -54,7 +56,7 @@ from labelstats import (
     rates_by_category,
     top_combinations,
 )
-from leaks import price_of_leak, sample_groups, upsampling_mistake
+from leaks import copies_of_rare, price_of_leak, sample_groups, upsampling_mistake
 from probes import (
     Probe,
     border_features,
@@ -66,6 +68,7 @@ from probes import (
     probe_parts,
 )
 from scan import scan_images
+from settings import by_label, for_labels
 from tables import described_parts, label_cells, read_columns, read_part, read_solution, read_train
 
 FOLDS = 5
@@ -181,6 +184,19 @@ def check_labels(report: Report, data_dir: Path, parts: dict[str, PartData]) -> 
     account = {"cells": counts, "rare": rare, "images_per_patient": per_group}
     report.plot("label_cells", auditplots.plot_cells, counts["train"])
     report.plot("label_prevalence", auditplots.plot_prevalence, counts)
+    if by_file := cells_by_file(competition, data_dir, train.table):
+        account["train_files"] = {name: count_cells(of_file, labels) for name, of_file in by_file.items()}
+        report.plot("labels_by_file", lambda path: auditplots.plot_counts(
+            {f"{name} ({len(by_file[name]):,} images)": each for name, each in account["train_files"].items()},
+            "Labels in each of the training part's files", path, with_absent=True))
+    copies = sampler_copies(labels, counts["train"]["present"].to_numpy())
+    account["samplers"] = count_shown(cells[train.scan.readable & ~train.scan.constant], labels, competition.task,
+                                      copies)
+    if account["samplers"]:
+        account["copies"] = dict(zip(labels, copies, strict=True))
+        report.plot("label_samplers", auditplots.plot_counts,
+                    {f"{name}: {each['images'][0]:,.0f} images an epoch": each
+                     for name, each in account["samplers"].items()}, "What an epoch shows under each sampler")
     if has_patients(competition):
         report.plot("images_per_patient", auditplots.plot_images_per_group, per_group)
     report.plot("mean_images", auditplots.plot_mean_images, means, labels)
@@ -188,6 +204,30 @@ def check_labels(report: Report, data_dir: Path, parts: dict[str, PartData]) -> 
         account |= check_combinations(report, cells, labels)
     report.account["labels"] = account
     _warn_of_labels(report, counts, rare)
+
+
+def cells_by_file(competition: Competition, data_dir: Path, table: pd.DataFrame) -> dict[str, np.ndarray]:
+    """Label cells (n, K) of the training table's images by the file or folder that they are of; {} where it is one."""
+    found = {}
+    for part in competition.train_parts:
+        try:
+            ids = read_part(dataclasses.replace(competition, train=part), data_dir, "train")["image_id"]
+        except FileNotFoundError:
+            if not part.optional:
+                raise
+            continue
+        name = part.arrays or (Path(part.tables[0]).stem if part.tables else part.images.partition("/*")[0])
+        found[f"{name} {len(found) + 1}" if name in found else name] = label_cells(
+            competition, table[table["image_id"].isin(ids)])
+    return found if len(found) > 1 else {}
+
+
+def sampler_copies(labels: list[str], positives: np.ndarray) -> np.ndarray:
+    """(K,) int, what to try as `copies`: those of an experiment that names these labels, else what evens them out."""
+    for experiment in EXPERIMENTS.values():
+        if experiment.copies and set(by_label("copies", experiment.copies)) <= set(labels):
+            return np.array(for_labels("copies", experiment.copies, labels, "0"), int)
+    return copies_of_rare(positives)
 
 
 def known_labels(competition: Competition, data_dir: Path, parts: dict[str, PartData]) -> dict[str, np.ndarray]:
@@ -207,13 +247,20 @@ def check_combinations(report: Report, cells: np.ndarray, labels: list[str]) -> 
     report.plot("label_correlation", auditplots.plot_correlation, phi, labels)
     report.keep("combinations", combinations)
     nested = find_nested(cells, labels)
-    for inner, outer in nested:
-        report.add("note", f"every image with {inner} has {outer} too, as far as is certain",
-                   "predictions that contradict this can be mended")
-    for i, j in zip(*np.nonzero(np.triu(np.nan_to_num(np.abs(phi)) > ALIKE, 1)), strict=True):
-        report.add("note", f"{labels[i]} and {labels[j]} say nearly the same (phi {phi[i, j]:.2f})")
+    if nested:
+        report.add("note", f"{number_of(len(nested), 'pair')} of labels where every image with the first has the "
+                   "second too, as far as is certain", "predictions that contradict this can be mended",
+                   (f"{inner} → {outer}" for inner, outer in nested))
+    pairs = sorted(zip(*np.nonzero(np.triu(np.nan_to_num(np.abs(phi)) > ALIKE, 1)), strict=True),
+                   key=lambda pair: -abs(phi[pair]))
+    alike = [(labels[i], labels[j], phi[i, j]) for i, j in pairs]
+    for sign, words in ((1, "the same"), (-1, "the opposite of each other")):
+        texts = [f"{first}, {second}: phi {value:.2f}" for first, second, value in alike if value * sign > 0]
+        if texts:
+            report.add("note", f"{number_of(len(texts), 'pair')} of labels that say nearly {words}", "", texts)
     return {"findings_per_image": findings, "none": findings[0], "single": findings[1], "multiple": findings[2:].sum(),
-            "combinations": top, "different_combinations": len(combinations), "phi": phi, "nested": nested}
+            "combinations": top, "different_combinations": len(combinations), "phi": phi, "nested": nested,
+            "alike": alike}
 
 
 def _warn_of_labels(report: Report, counts: dict[str, pd.DataFrame], rare: pd.DataFrame) -> None:
@@ -493,8 +540,8 @@ def price(report: Report, train: PartData, exact: list[list[str]], near: pd.Data
         report.add("warning" if low > 0.01 else "note", f"random folds would promise a macro AUC of {found.random:.3f} "
                    f"where folds of whole patients give {found.grouped:.3f}: {found.difference:+.3f} [{low:+.3f}, "
                    f"{high:+.3f}]", "use make_folds.py" if low > 0.01 else "")
-    if report.competition.task != "binary":  # one label has nothing to be rarer than
-        f1 = upsampling_mistake(features, cells, groups, names, FOLDS)
+    f1 = upsampling_mistake(features, cells, groups, names, FOLDS)
+    if (f1["copies"].iloc[:-1] > 1).any():  # else none is rare
         account["upsampling"] = f1
         mean = f1.iloc[-1]
         report.add("note", f"copying rare rows before the split would promise a mean F1 of {mean['false_f1']:.2f} "
@@ -605,9 +652,14 @@ def _show_labels(console: Console, account: dict) -> None:
     if "findings_per_image" in labels:
         console.print(f"labels present on an image: none {labels['none']:,}, one {labels['single']:,}, several "
                       f"{labels['multiple']:,}; {labels['different_combinations']:,} combinations, the most frequent "
-                      + ", ".join(f"{row['combination']} {row['share']:.1%}" for row in labels["combinations"][:3]))
+                      + ", ".join(f"{escape(_cut(row['combination']))} {row['share']:.1%}"
+                                  for row in labels["combinations"][:3]))
     if left_out := account["probes"]["left_out"]:
         console.print("columns not probed: " + "; ".join(f"{name}: {why}" for name, why in left_out.items()))
+
+
+def _cut(text: str, longest: int = 60) -> str:
+    return text if len(text) <= longest else f"{text[:longest - 1]}…"
 
 
 def _auc(probe: dict | None) -> str:
@@ -656,7 +708,7 @@ def _show_price(console: Console, account: dict) -> None:
         console.print(shown)
     if account["price"]["upsampling"]:
         shown = Table("label", "positives", "copies", "false F1", "seen in training", "true F1", "without copies",
-                      title="rare rows copied before the split (false) and within the training folds (true), F1 at 0.5")
+                      title="rare rows copied before the split (false) and in training alone (true): F1 at 0.5")
         for row in account["price"]["upsampling"]:
             scores = ["–" if row[key] is None else f"{row[key]:.3f}" for key in ("false_f1", "true_f1", "plain_f1")]
             shown.add_row(row["label"], f"{row['positives']:,}", str(row["copies"] or ""), scores[0],

@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -53,7 +54,7 @@ def plot_cells(counts: pd.DataFrame, path: Path) -> Path:
 def plot_prevalence(by_part: dict[str, pd.DataFrame], path: Path) -> Path:
     """Share of positives among certain cells by label, a bar a part. by_part: part: labelstats.count_cells."""
     labels = next(iter(by_part.values()))["label"]
-    figure, axes = _rows_figure(len(labels) * max(1, 0.55 * len(by_part)), 8)
+    figure, axes = _rows_figure(len(labels) * max(1, 0.55 * len(by_part)), 8, extra=1.5)
     thick = 0.8 / len(by_part)
     largest = np.nanmax([0.01, *(counts["prevalence"].max() for counts in by_part.values())])
     for number, (part, counts) in enumerate(by_part.items()):
@@ -67,8 +68,41 @@ def plot_prevalence(by_part: dict[str, pd.DataFrame], path: Path) -> Path:
     axes.set_xlim(0, 1.16 * largest)
     _name_rows(axes, labels)
     _finish_bars(axes, "Positives among certain cells", "", SHARE)
-    if len(by_part) > 1:
-        axes.legend(fontsize=SMALL, loc="best")
+    if len(by_part) > 1:  # below, where it hides no bar
+        figure.legend(loc="outside lower center", ncols=len(by_part), fontsize=SMALL, frameon=False)
+    return _save(figure, path)
+
+
+def plot_counts(by_series: dict[str, pd.DataFrame], title: str, path: Path, with_absent: bool = False) -> Path:
+    """Bars of positives by label at the left and of their prevalence at the right, a colour a sampler, a file or so.
+
+    by_series: what the legend says: one row a label with `label`, `present`, `absent`, `prevalence`;  with_absent: the
+    negatives stand behind the positives, light grey.
+    """
+    labels = next(iter(by_series.values()))["label"]
+    figure, (left, right) = _rows_figure(len(labels) * max(1, 0.55 * len(by_series)), 12, extra=1.7, columns=2)
+    thick = 0.84 / len(by_series)
+    for number, (name, counts) in enumerate(by_series.items()):
+        rows = np.arange(len(labels)) + (number - (len(by_series) - 1) / 2) * thick
+        present, stated = counts["present"].to_numpy(), (counts["present"] + counts["absent"]).to_numpy()
+        rates, style = counts["prevalence"].to_numpy(), {"height": 0.9 * thick}
+        if with_absent:
+            left.barh(rows, stated, color="0.88", **style)
+        left.barh(rows, present, color=SERIES[number % len(SERIES)], label=name, **style)
+        right.barh(rows, np.nan_to_num(rates), color=SERIES[number % len(SERIES)], **style)
+        for row, count, of, rate in zip(rows, present, stated, rates, strict=True):
+            text = f"{count:,.0f}" + (f" of {of:,.0f}" if with_absent else "")
+            for axes, end, words in ((left, of if with_absent else count, text),
+                                     (right, np.nan_to_num(rate),
+                                      "not stated" if np.isnan(rate) else f"{100 * rate:.1f} %")):
+                axes.annotate(words, (end, row), (3, 0), textcoords="offset points", va="center", fontsize=SMALL - 1)
+    figure.suptitle(title, fontsize=LARGE)
+    for axes, words, formatter in ((left, "Positives", THOUSANDS), (right, "Positives among certain cells", SHARE)):
+        _name_rows(axes, labels)
+        _finish_bars(axes, words, "", formatter)
+        axes.set_xlim(0, 1.2 * axes.dataLim.x1 or 1)
+    right.tick_params(axis="y", labelleft=False)
+    figure.legend(loc="outside lower center", ncols=2, fontsize=SMALL, frameon=False)
     return _save(figure, path)
 
 
@@ -425,9 +459,9 @@ def plot_price(folds: Sequence[tuple[str, float, float]], f1: Sequence[tuple[str
 # ---- shared
 
 
-def _rows_figure(rows: float, width: float, extra: float = 1.2) -> tuple[Figure, Axes]:
+def _rows_figure(rows: float, width: float, extra: float = 1.2, columns: int = 1) -> tuple[Figure, Any]:
     figure = Figure(figsize=(width, extra + 0.32 * max(rows, 3)), layout="constrained")
-    return figure, figure.subplots()
+    return figure, figure.subplots(1, columns)
 
 
 def _name_rows(axes: Axes, names: Sequence[str], longest: int = LONGEST) -> None:

@@ -5,6 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from labels import training_targets
+from sampling import expected_counts, positive_labels
+
 # Everywhere in this file:
 #   cells      (N, K) label cells: 1, 0, -1 (uncertain) or NaN (blank)
 #   groups     (N,) str, the patient
@@ -62,17 +65,45 @@ def phi_matrix(cells: np.ndarray) -> np.ndarray:
     return np.divide(n * both - first * second, np.sqrt(product), out=np.full(n.shape, np.nan), where=product > 0)
 
 
+def count_shown(cells: np.ndarray, labels: list[str], task: str, copies: np.ndarray) -> dict[str, pd.DataFrame]:
+    """What an epoch shows of each label under each sampler of an experiment: sampler -> one row a label.
+
+    Each has `label`, `present`, `absent` (images shown on average, repeated ones counted), `prevalence` (of present
+    among both) and `images` (the epoch's length); last the images without a positive label, where there can be any.
+    cells are those of the training images;  copies: (K,) of the sampler "copies", which is left out where none is over
+    1. Uncertain and blank cells are left out, as an experiment does unless it says otherwise, and so are images without
+    any other; where none is left, nothing is counted.
+    """
+    ignored = ["ignore"] * len(labels)
+    targets = training_targets(cells, ignored, ignored, np.ones(len(cells), bool), exclusive=task == "multiclass")
+    targets = targets[~np.isnan(targets).all(axis=1)]
+    if not len(targets):
+        return {}
+    shown, none = {}, f"no {labels[0]}" if len(labels) == 1 else "(none of them)"
+    for sampler in ("natural", "square_root", "balanced", *(["copies"] if (copies > 1).any() else [])):
+        expected = expected_counts(sampler, targets, task, copies)
+        present, absent = (expected @ (targets == kind) for kind in (1, 0))
+        frame = pd.DataFrame({"label": labels, "present": present, "absent": absent})
+        if task != "multiclass":
+            without = expected @ ~positive_labels(targets, task).any(axis=1)
+            frame.loc[len(frame)] = [none, without, expected.sum() - without]
+        stated = (frame["present"] + frame["absent"]).to_numpy()
+        frame["prevalence"] = np.divide(frame["present"], stated, out=np.full(len(frame), np.nan), where=stated > 0)
+        shown[sampler] = frame.assign(images=expected.sum())
+    return shown
+
+
 def find_nested(cells: np.ndarray, labels: list[str], fewest: int = 20) -> list[tuple[str, str]]:
     """(A, B) where every image with A, `fewest` or more, has B too, as far as is certain, though not all images have B.
 
-    Of two that are always present together only one order is given.
+    Of two that are always present together only one order is given. Those that most images say come first.
     """
     present, certain = (cells == 1).astype(float), np.isin(cells, (0, 1)).astype(float)
     seen, both = present.T @ certain, present.T @ present
     some_without = ((cells == 0).sum(axis=0) > 0)
     nested = (seen >= fewest) & (both == seen) & some_without[None, :]
-    return [(labels[a], labels[b]) for a, b in zip(*np.nonzero(nested), strict=True)
-            if a != b and not (nested[b, a] and b < a)]
+    pairs = [(a, b) for a, b in zip(*np.nonzero(nested), strict=True) if a != b and not (nested[b, a] and b < a)]
+    return [(labels[a], labels[b]) for a, b in sorted(pairs, key=lambda pair: -seen[pair])]
 
 
 def find_rare(cells: np.ndarray, groups: np.ndarray, labels: list[str], n_folds: int,

@@ -166,10 +166,16 @@ def scores_by_twin(targets: np.ndarray, random_probs: np.ndarray, grouped_probs:
 # ---- up-sampling before the split
 
 
+def copies_of_rare(positives: np.ndarray) -> np.ndarray:
+    """(K,) int, how often rows of each label are put in so that it comes near the commonest; at most MOST_COPIES."""
+    return np.clip(np.rint(positives.max() / np.maximum(positives, 1)), 1, MOST_COPIES).astype(int)
+
+
 def upsampling_mistake(features: np.ndarray, targets: np.ndarray, groups: np.ndarray, labels: list[str],
                        n_folds: int = 5, seed: int = 0) -> pd.DataFrame:
     """What copying rare labels' rows before the split does to F1 at 0.5, beside the same done right.
 
+    A single label's absence ("no LABEL") is a class like the label itself, so that the rarer of the two is copied.
     Each fifth of the rows is the test part once, the decisions are put together. One row a label, and last the mean of
     those that are defined ("mean"):
       label, positives, copies     how often rows with the label were put in, so that it comes near the commonest; a
@@ -182,8 +188,10 @@ def upsampling_mistake(features: np.ndarray, targets: np.ndarray, groups: np.nda
     Raises ValueError where there are fewer groups than folds.
     """
     targets = _certain(targets)
+    if targets.shape[1] == 1:
+        targets, labels = np.column_stack([targets, 1 - targets]), [labels[0], f"no {labels[0]}"]
     positives = (targets == 1).sum(axis=0)
-    copies = np.clip(np.rint(positives.max() / np.maximum(positives, 1)), 1, MOST_COPIES).astype(int)
+    copies = copies_of_rare(positives)
     times = np.where(targets == 1, copies, 1).max(axis=1)
     false_f1, seen = _f1_of_copies(features, targets, times, n_folds, seed)
     folds = grouped_folds(targets, groups, n_folds, seed)

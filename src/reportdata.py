@@ -65,6 +65,9 @@ PLOTS = {
     "label_cells": "What the cells say of each label: present, absent, uncertain, not stated.",
     "label_prevalence": "How common each label is, by part: where parts differ, thresholds that fit one do not fit the "
                         "other.",
+    "labels_by_file": "How common each label is in each of the training part's files.",
+    "label_samplers": "What an epoch shows of each label under each `sampler` of an experiment: balance changes what a "
+                      "probability means.",
     "images_per_patient": "How many images a patient has: the longer the tail, the more folds by image would leak.",
     "mean_images": "The mean image of each label, and by how much it differs from the mean of the others.",
     "label_findings": "How many labels an image has.",

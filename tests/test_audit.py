@@ -12,6 +12,7 @@ import pytest
 import audit
 import competition as descriptions
 from competition import Competition, Part
+from files import home as home_folder
 from files import read_csv, write_csv
 from findings import Report
 from scan import Scan
@@ -198,6 +199,101 @@ def test_the_price_of_a_leak_is_said_beside_the_true_score(messy, monkeypatch, c
     assert "random folds would promise" in capsys.readouterr().out
     assert {row["kind"] for row in folds["by_twin"]} == {"exact duplicate", "same patient"}
     assert account["price"]["upsampling"][-1]["label"] == "mean" and "price_of_a_leak.png" in account["plots"]
+
+
+def test_a_binary_task_has_its_rare_rows_copied_too_early(home, undrawn, monkeypatch, capsys):
+    """Noise that knows the image: F1 of the rarer side, the absence, comes from its copies alone."""
+    register(monkeypatch, replace(MESSY, name="two", task="binary", labels=("square",), test=None, group_column=None))
+    small(home, "two", {"square": [str(int(n % 6 > 0)) for n in range(N)]}, count=N)
+    monkeypatch.setattr(audit, "frozen_features", lambda name, images, key: np.random.default_rng(0).normal(
+        size=(len(images), 16)))
+    rows = {row["label"]: row for row in run("two")["price"]["upsampling"]}
+    assert list(rows) == ["square", "no square", "mean"] and rows["no square"]["copies"] == 5
+    assert rows["no square"]["false_f1"] > rows["no square"]["true_f1"] + 0.4
+    screen = capsys.readouterr().out
+    assert "copying rare rows before the split would promise" in screen
+    assert f"{rows['no square']['false_f1']:.3f}" in screen and f"{rows['no square']['true_f1']:.3f}" in screen
+
+
+def test_where_nothing_is_rare_nothing_is_said_of_copies(home, undrawn, monkeypatch):
+    register(monkeypatch, replace(MESSY, name="even", task="binary", labels=("square",), test=None, group_column=None))
+    small(home, "even", {"square": [str(n % 2) for n in range(N)]}, count=N)
+    monkeypatch.setattr(audit, "frozen_features", lambda name, images, key: np.random.default_rng(0).normal(
+        size=(len(images), 16)))
+    account = run("even")
+    assert account["price"]["upsampling"] is None
+    assert not any("copying" in finding["what"] for finding in account["findings"])
+
+
+# ---- labels
+
+
+def look_at_labels(name: str) -> tuple[dict, Report]:
+    """The labels' account as audit.json has it, and the report, plots in the home folder; no other check is run."""
+    competition, data = descriptions.COMPETITIONS[name], home_folder() / "data" / name
+    report = Report(competition, home_folder())
+    audit.check_labels(report, data, audit.load_parts(competition, data)[0])
+    return audit.plain(report.account["labels"]), report
+
+
+def test_labels_that_say_the_same_or_the_opposite_are_one_finding_each(home, undrawn, monkeypatch):
+    """Six labels in three kinds: 14 labels of one kind would be 91 pairs, and as many lines."""
+    first, second = (np.arange(120) % each == 0 for each in (2, 4))
+    cells = {"a": first, "b": first, "c": first, "d": first, "e": ~first, "f": second}
+    register(monkeypatch, replace(MESSY, name="same", labels=tuple(cells), test=None, group_column=None))
+    small(home, "same", {label: cell.astype(int).astype(str) for label, cell in cells.items()}, count=120)
+    labels, report = look_at_labels("same")
+    nested, same, opposite = ([each for each in report.findings if words in each.what]
+                              for words in ("has the second too", "nearly the same", "nearly the opposite"))
+    assert len(nested) == len(same) == len(opposite) == 1
+    assert nested[0].what.startswith("10 pairs of labels") and len(nested[0].examples) == 5
+    assert nested[0].examples[0] == "a → b" and len(labels["nested"]) == 10 and ["f", "a"] in labels["nested"]
+    assert same[0].what.startswith("6 pairs") and same[0].examples[0] == "a, b: phi 1.00"
+    assert opposite[0].what.startswith("4 pairs") and opposite[0].examples[0] == "a, e: phi -1.00"
+    assert len(labels["alike"]) == 10
+
+
+def test_the_files_of_a_training_part_are_counted_apart(home, monkeypatch):
+    """A train and a validation file, whose images are put together to train on; a third that is not there."""
+    parts = (Part(table="train_labels.csv", images="train/{image_id}.png"),
+             Part(table="val_labels.csv", images="val/{image_id}.png"),
+             Part(table="more.csv", images="more/{image_id}.png", optional=True))
+    register(monkeypatch, replace(MESSY, name="apart", train=parts, test=None))
+    data, table = home / "data" / "apart", table_of()
+    table.loc[40:, "square"] = "1"
+    for folder, rows in (("train", table[:36]), ("val", table[36:])):
+        for image_id in rows["image_id"]:
+            draw(data / folder / f"{image_id}.png", noise(int(image_id[1:])))
+        write_csv(data / f"{folder}_labels.csv", rows[["image_id", "patient", "square", "other"]])
+    labels, report = look_at_labels("apart")
+    files = labels["train_files"]
+    assert list(files) == ["train_labels", "val_labels"]
+    assert "labels_by_file.png" in report.plots and (home / "labels_by_file.png").stat().st_size > 1000
+    assert [(row["present"], row["absent"]) for row in (files["train_labels"][0], files["val_labels"][0])] == [
+        (18, 18), (10, 2)]
+    sums = [sum(files[name][k]["present"] for name in files) for k in range(2)]
+    assert sums == [row["present"] for row in labels["cells"]["train"]]
+
+
+def test_what_each_sampler_shows_is_drawn_without_black_images(messy, home):
+    """The first image is black and has the second label; the fourth cannot be read; see the fixture."""
+    labels, report = look_at_labels("messy")
+    shown = labels["samplers"]
+    assert "label_samplers.png" in report.plots and (home / "label_samplers.png").stat().st_size > 1000
+    assert list(shown) == ["natural", "square_root", "balanced", "copies"] and labels["copies"] == {
+        "square": 1, "other": 2}
+    assert shown["natural"][0]["images"] == N - 2
+    assert (shown["natural"][1]["present"], labels["cells"]["train"][1]["present"]) == (15, 16)
+    assert "train_files" not in labels  # there is one
+
+
+def test_chexpert_is_copied_as_001_did_and_others_by_how_rare_a_label_is():
+    copies = audit.sampler_copies(list(descriptions.CHEXPERT_LABELS), np.ones(14))
+    assert dict(zip(descriptions.CHEXPERT_LABELS, copies, strict=True)) == {
+        "No Finding": 4, "Enlarged Cardiomediastinum": 1, "Cardiomegaly": 1, "Lung Opacity": 0, "Lung Lesion": 9,
+        "Edema": 1, "Consolidation": 1, "Pneumonia": 1, "Atelectasis": 1, "Pneumothorax": 1, "Pleural Effusion": 0,
+        "Pleural Other": 10, "Fracture": 8, "Support Devices": 0}
+    assert audit.sampler_copies(["a", "b", "c", "d"], np.array([100, 60, 24, 0])).tolist() == [1, 2, 4, 10]
 
 
 def test_a_split_that_shares_images_and_patients_lights_up(messy, undrawn, tmp_path):

@@ -9,6 +9,7 @@ from labelstats import (
     count_cells,
     count_combinations,
     count_findings,
+    count_shown,
     find_nested,
     find_rare,
     images_per_group,
@@ -18,6 +19,7 @@ from labelstats import (
     rates_by_category,
     top_combinations,
 )
+from sampling import draw_epoch, expected_counts
 
 NAN = np.nan
 CELLS = np.array([[1, 0, 1], [1, 1, -1], [0, NAN, 0], [0, 0, 0], [-1, 1, 1]], float)
@@ -146,3 +148,54 @@ def test_rates_by_category_are_means_of_certain_cells():
     names, rates, counts = rates_by_category(CELLS, np.array(["x", "x", "", "y", "y"]))
     assert names == ["", "x", "y"] and counts.tolist() == [1, 2, 2]
     np.testing.assert_allclose(rates, [[0, NAN, 0], [1, 0.5, 1], [0, 0.5, 0.5]])
+
+
+# ---- what an epoch shows
+
+
+def test_shown_counts_are_those_of_the_rows_that_an_epoch_draws():
+    """Drawn a thousand times, the positives come out as told; images without any certain label are not shown."""
+    cells = random_cells(60)
+    cells[::12] = NAN
+    shown = count_shown(cells, list("abcd"), "multilabel", np.array([1, 3, 1, 2]))
+    targets = np.where(np.isin(cells, (0, 1)), cells, NAN)
+    targets = targets[~np.isnan(targets).all(axis=1)]
+    assert list(shown) == ["natural", "square_root", "balanced", "copies"]
+    for sampler, frame in shown.items():
+        expected = expected_counts(sampler, targets, "multilabel", [1, 3, 1, 2])
+        drawn = np.concatenate([draw_epoch(expected, 0, epoch) for epoch in range(1000)])
+        for kind, column in ((1, "present"), (0, "absent")):
+            np.testing.assert_allclose((targets[drawn] == kind).sum(axis=0) / 1000, frame[column][:4], rtol=0.03)
+        none = ((targets[drawn] == 1).sum(axis=1) == 0).sum() / 1000
+        assert frame.iloc[4]["label"] == "(none of them)" and frame.iloc[4]["present"] == pytest.approx(none, rel=0.03)
+        assert frame["images"][0] == pytest.approx(len(drawn) / 1000, abs=0.5)
+    np.testing.assert_allclose(shown["natural"]["prevalence"][:4], count_cells(cells, list("abcd"))["prevalence"])
+
+
+def test_a_balanced_epoch_of_a_binary_task_is_half_and_half():
+    shown = count_shown(np.array([[1.0]] * 9 + [[0]] * 3), ["pneumonia"], "binary", np.array([1]))
+    assert list(shown) == ["natural", "square_root", "balanced"]  # nothing is rare that would be copied
+    assert shown["natural"]["label"].tolist() == ["pneumonia", "no pneumonia"]
+    assert shown["natural"]["prevalence"].tolist() == [0.75, 0.25]
+    np.testing.assert_allclose(shown["balanced"]["prevalence"], [0.5, 0.5])
+    root = 9 / np.sqrt(9) / (9 / np.sqrt(9) + 3 / np.sqrt(3))
+    np.testing.assert_allclose(shown["square_root"]["prevalence"], [root, 1 - root])
+
+
+def test_classes_are_balanced_and_have_no_row_for_none_of_them():
+    cells = np.eye(3)[[0] * 6 + [1] * 3 + [2]]
+    cells[9] = [0, 0, -1]  # a doubtful class: left out whole
+    shown = count_shown(np.vstack([cells, np.eye(3)[[2]]]), list("abc"), "multiclass", np.array([1, 2, 6]))
+    assert shown["balanced"]["label"].tolist() == list("abc")
+    assert shown["natural"]["present"].tolist() == [6, 3, 1] and shown["copies"]["present"].tolist() == [6, 6, 6]
+    np.testing.assert_allclose(shown["balanced"]["prevalence"], [1 / 3] * 3)
+
+
+def test_nothing_is_shown_where_no_cell_is_certain():
+    assert count_shown(np.array([[-1.0, NAN]] * 5), ["a", "b"], "multilabel", np.array([1, 1])) == {}
+
+
+def test_the_pair_that_most_images_say_comes_first():
+    number = np.arange(240)
+    cells = np.stack([number % 8 == 0, number % 4 == 0, number % 2 == 0], axis=1).astype(float)
+    assert find_nested(cells, LABELS) == [("b", "c"), ("a", "b"), ("a", "c")]

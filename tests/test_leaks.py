@@ -127,6 +127,37 @@ def test_copying_before_the_split_makes_a_worthless_classifier_look_good():
     assert table.loc["mean", "false_f1"] == pytest.approx(table["false_f1"].iloc[:2].mean())
 
 
+def test_of_a_binary_task_the_rarer_side_is_copied_whichever_it_is():
+    """Nothing to learn, one in eight on one side: its copies are known again, and that is all there is to F1."""
+    rng = np.random.default_rng(0)
+    features, groups = rng.normal(size=(400, 20)), np.arange(400).astype(str)
+    rare = (np.arange(400) % 8 == 0).astype(float)[:, None]
+    table = upsampling_mistake(features, rare, groups, ["ill"]).set_index("label")
+    assert table.index.tolist() == ["ill", "no ill", "mean"]
+    assert table["copies"].iloc[:2].tolist() == [7, 1] and table["positives"].tolist() == [50, 350, 400]
+    assert table.loc["ill", "seen"] > 0.95 and table.loc["ill", "false_f1"] > 0.8 > 0.3 > table.loc["ill", "true_f1"]
+    turned = upsampling_mistake(features, 1 - rare, groups, ["well"]).set_index("label")
+    assert turned["copies"].iloc[:2].tolist() == [1, 7]
+    assert turned.loc["no well", "false_f1"] == pytest.approx(table.loc["ill", "false_f1"])
+    assert turned.loc["well", "true_f1"] == pytest.approx(table.loc["no ill", "true_f1"])
+
+
+def test_of_classes_the_rare_ones_are_copied_and_known_again():
+    rng = np.random.default_rng(0)
+    features, groups = rng.normal(size=(400, 20)), np.arange(400).astype(str)
+    targets = np.eye(3)[[0] * 300 + [1] * 75 + [2] * 25]
+    table = upsampling_mistake(features, targets, groups, list("abc")).set_index("label")
+    assert table["copies"].iloc[:3].tolist() == [1, 4, 10]
+    assert table.loc["c", "false_f1"] > 0.9 and table.loc["c", "true_f1"] < 0.2
+
+
+def test_uncertain_cells_of_a_binary_task_are_of_neither_side():
+    features, groups = np.random.default_rng(0).normal(size=(60, 5)), np.arange(60).astype(str)
+    cells = np.array([[1.0], [0], [0], [-1], [np.nan]] * 12)
+    table = upsampling_mistake(features, cells, groups, ["ill"])
+    assert table["positives"].tolist() == [12, 24, 36] and table["copies"].iloc[:2].tolist() == [2, 1]
+
+
 def test_without_rare_labels_nothing_is_copied_and_both_are_alike():
     rng = np.random.default_rng(1)
     features = rng.normal(size=(400, 6))
