@@ -403,7 +403,8 @@ def draw_suspects(report: Report, train: PartData, exact: list[list[str]]) -> No
         suspects |= {row: f"odd size {scan.width[row]}x{scan.height[row]}" for row in np.flatnonzero(odd)[:8].tolist()}
     flat = seen & ~scan.constant & (scan.std < 2)
     suspects |= dict.fromkeys(np.flatnonzero(flat)[:6].tolist(), "hardly any contrast")
-    suspects |= dict.fromkeys(np.flatnonzero(seen & scan.constant)[:4].tolist(), "one colour")
+    plain_ones = np.flatnonzero(seen & scan.constant).tolist()
+    suspects |= dict.fromkeys(plain_ones[:4], f"one colour, as {len(plain_ones):,} are")
     if suspects:
         shown = [(f"{auditplots.shorten([scan.ids[row]], 26)[0]}\n{why}", _small_picture(scan.paths[row]))
                  for row, why in list(suspects.items())[:24]]

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
-from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
+from matplotlib.patches import Patch, Rectangle
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from files import replace_atomically
 from labelstats import MeanImages
@@ -24,7 +24,8 @@ LONGEST = 42  # letters of a name
 VIOLIN_POINTS = 3000  # a violin is drawn from at most so many values, evenly spaced in rank
 FEWEST = 10  # with fewer the values themselves are drawn
 DPI = 110
-SHARE, THOUSANDS = PercentFormatter(1, decimals=0), FuncFormatter(lambda value, _: f"{value:,.0f}")
+SHARE = FuncFormatter(lambda value, _: f"{round(100 * value, 3):g}%")  # 2.5% is not 2%
+THOUSANDS = FuncFormatter(lambda value, _: f"{value:,.0f}")
 
 
 # ---- labels
@@ -115,7 +116,8 @@ def plot_correlation(phi: np.ndarray, labels: Sequence[str], path: Path) -> Path
     axes.set_facecolor("0.85")
     for i, row in enumerate(phi):
         for j, value in enumerate(row):
-            text = "–" if np.isnan(value) else "" if i == j else f"{value:.2f}".replace("0.", ".")
+            rounded = f"{round(value, 2) + 0.0:.2f}".replace("0.", ".")  # of -0.0 the sum with 0.0 has no sign
+            text = "–" if np.isnan(value) else "" if i == j else rounded
             axes.text(j, i, text, ha="center", va="center", fontsize=SMALL - 1,
                       color="white" if abs(np.nan_to_num(value)) > 0.65 else "black")
     axes.set_xticks(range(len(labels)), shorten(labels), rotation=45, ha="right", rotation_mode="anchor",
@@ -173,7 +175,7 @@ def plot_images_per_group(per_group: pd.DataFrame, path: Path) -> Path:
     if per_group["groups"].max() > 20 * max(1, per_group["groups"].min()):
         axes.set_yscale("log")
         axes.set_ylim(bottom=0.7)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     _finish_columns(axes, "patients")
     return _save(figure, path)
 
@@ -306,8 +308,6 @@ def plot_age_by_sex(name: str, ages: np.ndarray, sexes: np.ndarray, cells: np.nd
             rows = (cells[:, k] == 1) & (sexes == sex) & ~np.isnan(ages)
             _violin(axes, ages[rows], k + rng[number] * 0.8 / len(kinds), SERIES[number], vertical=True,
                     width=0.72 / len(kinds))
-    for number, sex in enumerate(kinds):
-        axes.bar(0, 0, color=SERIES[number], label=sex)
     axes.set_xticks(range(len(labels)), shorten(labels), rotation=30, ha="right", rotation_mode="anchor",
                     fontsize=SMALL)
     axes.set_title(f"{name} of the images with each label, by sex; line: median", fontsize=LARGE)
@@ -315,7 +315,8 @@ def plot_age_by_sex(name: str, ages: np.ndarray, sexes: np.ndarray, cells: np.nd
     axes.tick_params(axis="y", labelsize=SMALL)
     axes.set_xlim(-0.6, len(labels) - 0.4)
     _light_grid(axes, "y")
-    axes.legend(fontsize=SMALL, ncols=len(kinds))
+    axes.legend(handles=[Patch(color=SERIES[number], label=sex) for number, sex in enumerate(kinds)], fontsize=SMALL,
+                ncols=max(1, len(kinds)))
     return _save(figure, path)
 
 
@@ -327,6 +328,8 @@ def plot_age_histograms(name: str, ages: np.ndarray, sexes: np.ndarray, cells: n
     down = -(-len(labels) // across)
     figure = Figure(figsize=(1 + 2.6 * across, 1 + 1.9 * down), layout="constrained")
     figure.suptitle(f"{name} of the images with each label, by sex", fontsize=LARGE)
+    figure.supxlabel(name, fontsize=NORMAL)
+    figure.supylabel("images", fontsize=NORMAL)
     axes = figure.subplots(down, across, squeeze=False, sharex=True).ravel()
     bins = np.arange(0, max(10, np.nanmax(ages, initial=0)) + 10, 10)
     for k, axis in enumerate(axes):
@@ -339,7 +342,7 @@ def plot_age_histograms(name: str, ages: np.ndarray, sexes: np.ndarray, cells: n
             axis.stairs(counts, bins, color=SERIES[number], linewidth=1.6, label=f"{sex} {rows.sum():,}")
         axis.set_title(shorten([labels[k]])[0], fontsize=NORMAL)
         axis.legend(fontsize=SMALL - 1.5, frameon=False)
-        axis.tick_params(labelsize=SMALL - 1)
+        axis.tick_params(labelsize=SMALL - 1, labelbottom=k + across >= len(labels))  # the lowest of its column
         axis.yaxis.set_major_locator(MaxNLocator(4, integer=True))
     return _save(figure, path)
 
@@ -386,7 +389,8 @@ def plot_montage(pictures: Sequence[tuple[str, np.ndarray]], total: int, path: P
     across = min(6, len(pictures))
     down = -(-len(pictures) // across)
     figure = Figure(figsize=(2.2 * max(2, across), 0.6 + 2.5 * down), layout="constrained")
-    figure.suptitle(f"Suspicious images: {len(pictures)} of {total:,}", fontsize=LARGE)
+    figure.suptitle("Suspicious images" + (f": {len(pictures)} of {total:,}" if total > len(pictures) else ""),
+                    fontsize=LARGE)
     axes = figure.subplots(down, across, squeeze=False).ravel()
     for axis in axes:
         axis.set_axis_off()
@@ -450,7 +454,7 @@ def plot_price(folds: Sequence[tuple[str, float, float]], f1: Sequence[tuple[str
         _name_rows(axis, [row[0] for row in values], longest=60)
         axis.set_xlim(0, 1.12)
         _finish_bars(axis, title, unit, None)
-        axis.set_ylim(max(len(values), 5) - 0.4, -0.6)
+        axis.set_ylim(max(rows, 5) - 0.4, -0.6)  # bars of both halves are as thick
         axis.legend(fontsize=SMALL, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False)
         axis.set_title(title, fontsize=LARGE, pad=24)
     return _save(figure, path)
@@ -519,7 +523,7 @@ def _bins(values: np.ndarray, fewest: int = 10, most: int = 60) -> np.ndarray:
     values = values[np.isfinite(values)]
     if not len(values) or values.min() == values.max():
         middle = values[0] if len(values) else 0.0
-        return np.linspace(middle - 0.5, middle + 0.5, 4)
+        return np.linspace(middle - 0.5, middle + 0.5, 22)
     low, high = values.min(), values.max()
     if (values == np.rint(values)).all() and high - low <= 120:
         step = 5 if high - low > 60 else 2 if high - low > 30 else 1
