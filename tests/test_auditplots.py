@@ -30,7 +30,7 @@ def drawn(monkeypatch):
 def counts_of(labels: list[str], images: int, seed: int) -> pd.DataFrame:
     present = np.random.default_rng(seed).integers(0, images, len(labels))
     return pd.DataFrame({"label": labels, "present": present, "absent": images - present,
-                         "prevalence": present / images})
+                         "uncertain": 0, "blank": 0, "prevalence": present / images})
 
 
 def boxes(axes, texts: list) -> list:
@@ -81,7 +81,30 @@ def test_the_scale_of_ages_is_that_of_the_ages(drawn):
     ages, cells = np.linspace(50, 80, 100), np.ones((100, 2))
     auditplots.plot_age_by_sex("age", ages, np.resize(["F", "M"], 100), cells, LABELS[:2], Path("x.png"))
     axes = drawn[0].axes[0]
-    assert axes.get_ylim()[0] > 40 and [text.get_text() for text in axes.get_legend().texts] == ["F", "M"]
+    assert axes.get_ylim()[0] > 40 and [text.get_text() for text in drawn[0].legends[0].texts] == ["F", "M"]
+
+
+@pytest.mark.parametrize("draw", [
+    lambda: auditplots.plot_prevalence({part: counts_of(LABELS, 900, 7) for part in ("train", "test")}, Path("x.png")),
+    lambda: auditplots.plot_categories("sex", ["F", "M"], np.full((2, 14), 0.5), np.array([5, 9]), LABELS,
+                                       Path("x.png")),
+    lambda: auditplots.plot_age_by_sex("age", np.linspace(0, 99, 99), np.resize(["F", "M"], 99), np.ones((99, 14)),
+                                       LABELS, Path("x.png"))])
+def test_a_legend_lies_over_no_bar(drawn, draw):
+    draw()
+    figure = drawn[0]
+    assert figure.axes[0].get_legend() is None
+    assert not figure.legends[0].get_window_extent().overlaps(figure.axes[0].get_window_extent())
+
+
+def test_long_combinations_that_differ_in_the_middle_can_be_told_apart(drawn):
+    names = [" + ".join(["Lung Opacity", "Edema", middle, "Pleural Effusion", "Support Devices", "Fracture"])
+             for middle in ("Pneumonia", "Atelectasis")]
+    auditplots.plot_combinations(pd.DataFrame({"combination": names, "images": [3, 2], "share": [0.6, 0.4]}), 2,
+                                 Path("x.png"))
+    ticks = drawn[0].axes[0].get_yticklabels()
+    assert [text.get_text().replace("\n", " ") for text in ticks] == names
+    assert not ticks[0].get_window_extent().overlaps(ticks[1].get_window_extent())
 
 
 def test_both_halves_of_the_price_have_bars_as_thick(drawn):
