@@ -191,7 +191,7 @@ def check_labels(report: Report, data_dir: Path, parts: dict[str, PartData]) -> 
         account["train_files"] = {name: count_cells(of_file, labels) for name, of_file in by_file.items()}
         report.plot("labels_by_file", lambda path: auditplots.plot_counts(
             {f"{name} ({len(by_file[name]):,} images)": each for name, each in account["train_files"].items()},
-            "Labels in each of the training part's files", path, with_absent=True))
+            "Labels in each of the training part's files or folders", path, with_absent=True))
     copies = sampler_copies(counts["train"])
     account["samplers"] = count_shown(cells[train.scan.readable & ~train.scan.constant], labels, competition.task,
                                       copies)

@@ -159,9 +159,7 @@ def plot_combinations(combinations: pd.DataFrame, distinct: int, path: Path) -> 
         axes.annotate(f"{count:,} ({share:.1%})", (count, row), (4, 0), textcoords="offset points", va="center",
                       fontsize=SMALL)
     axes.set_xlim(0, 1.2 * combinations["images"].max())
-    names = shorten(combinations["combination"], 115)  # two lines
-    axes.set_yticks(range(len(names)), ["\n".join(textwrap.wrap(name, 60)) for name in names], fontsize=SMALL)
-    axes.set_ylim(len(names) - 0.4, -0.6)
+    _name_rows(axes, combinations["combination"].map(_two_lines), longest=125)
     _finish_bars(axes, f"Labels present together: {distinct:,} different combinations", "images", THOUSANDS)
     return _save(figure, path)
 
@@ -475,6 +473,11 @@ def _rows_figure(rows: float, width: float, extra: float = 1.2, columns: int = 1
 def _name_rows(axes: Axes, names: Sequence[str], longest: int = LONGEST) -> None:
     axes.set_yticks(range(len(names)), shorten(names, longest), fontsize=SMALL)
     axes.set_ylim(len(names) - 0.4, -0.6)
+
+
+def _two_lines(name: str, longest: int = 60) -> str:
+    lines = textwrap.wrap(name, longest)
+    return "\n".join(lines if len(lines) < 3 else [lines[0], f"…{name[1 - longest:]}"])
 
 
 def _finish_bars(axes: Axes, title: str, unit: str, formatter: object) -> None:

@@ -33,7 +33,7 @@ def counts_of(labels: list[str], images: int, seed: int) -> pd.DataFrame:
                          "uncertain": 0, "blank": 0, "prevalence": present / images})
 
 
-def boxes(axes, texts: list) -> list:
+def boxes(texts: list) -> list:
     return [text.get_window_extent() for text in texts if text.get_visible() and text.get_text()]
 
 
@@ -45,7 +45,7 @@ def test_bars_of_many_labels_and_samplers_are_all_named_and_numbered(drawn, labe
     left, right = figure.axes
     width, height = figure.get_size_inches() * figure.dpi
     for axes, names in ((left, left.get_yticklabels()), (right, [])):
-        texts = boxes(axes, axes.texts) + boxes(axes, names)
+        texts = boxes(axes.texts) + boxes(names)
         assert len(axes.texts) == len(labels) * series
         assert all(box.x0 >= 0 and box.y0 >= 0 and box.x1 <= width and box.y1 <= height for box in texts)
         assert not any(a.overlaps(b) for a, b in itertools.combinations(texts, 2))
@@ -99,12 +99,14 @@ def test_a_legend_lies_over_no_bar(drawn, draw):
 
 def test_long_combinations_that_differ_in_the_middle_can_be_told_apart(drawn):
     names = [" + ".join(["Lung Opacity", "Edema", middle, "Pleural Effusion", "Support Devices", "Fracture"])
-             for middle in ("Pneumonia", "Atelectasis")]
-    auditplots.plot_combinations(pd.DataFrame({"combination": names, "images": [3, 2], "share": [0.6, 0.4]}), 2,
-                                 Path("x.png"))
+             for middle in ("Pneumonia", "Atelectasis")] + [" + ".join(LABELS[:9]), " + ".join(LABELS[:10])]
+    auditplots.plot_combinations(pd.DataFrame({"combination": names, "images": 3, "share": 0.25}), 4, Path("x.png"))
     ticks = drawn[0].axes[0].get_yticklabels()
-    assert [text.get_text().replace("\n", " ") for text in ticks] == names
-    assert not ticks[0].get_window_extent().overlaps(ticks[1].get_window_extent())
+    texts = [text.get_text() for text in ticks]
+    assert [text.replace("\n", " ") for text in texts[:2]] == names[:2]
+    assert all(text.count("\n") == 1 for text in texts)
+    assert texts[2].startswith("Enlarged") and texts[2].endswith(names[2][-50:]) and "\n…" in texts[2]
+    assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes(ticks), 2))
 
 
 def test_both_halves_of_the_price_have_bars_as_thick(drawn):
