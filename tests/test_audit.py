@@ -286,6 +286,9 @@ def test_chexpert_is_copied_as_001_did_and_others_by_how_rare_a_label_is():
     assert copies_of(("a",), [50]) == [4] and copies_of(("a",), [800]) == [1]  # against the images without it
 
 
+# ---- somebody's own split
+
+
 def test_a_split_that_shares_images_and_patients_lights_up(messy, undrawn, tmp_path):
     split = pd.DataFrame({"file": [*(f"i{n:02d}.png" for n in range(20)), "i00.png", "i02.png", "stranger.png"],
                           "split": ["train"] * 17 + ["test"] * 6})
