@@ -188,8 +188,8 @@ def check_labels(report: Report, data_dir: Path, parts: dict[str, PartData]) -> 
         account["train_files"] = {name: count_cells(of_file, labels) for name, of_file in by_file.items()}
         report.plot("labels_by_file", lambda path: auditplots.plot_counts(
             {f"{name} ({len(by_file[name]):,} images)": each for name, each in account["train_files"].items()},
-            "Labels in each of the training part's files", path, with_absent=True))
-    copies = sampler_copies(labels, counts["train"]["present"].to_numpy())
+            "Labels in each of the training part's files or folders", path, with_absent=True))
+    copies = sampler_copies(counts["train"])
     account["samplers"] = count_shown(cells[train.scan.readable & ~train.scan.constant], labels, competition.task,
                                       copies)
     if account["samplers"]:
@@ -222,12 +222,17 @@ def cells_by_file(competition: Competition, data_dir: Path, table: pd.DataFrame)
     return found if len(found) > 1 else {}
 
 
-def sampler_copies(labels: list[str], positives: np.ndarray) -> np.ndarray:
-    """(K,) int, what to try as `copies`: those of an experiment that names these labels, else what evens them out."""
+def sampler_copies(counts: pd.DataFrame) -> np.ndarray:
+    """(K,) int, what to try as `copies`: those of an experiment that names these labels, else what evens them out.
+
+    counts: labelstats.count_cells.
+    """
+    labels = counts["label"].tolist()
     for experiment in EXPERIMENTS.values():
         if experiment.copies and set(by_label("copies", experiment.copies)) <= set(labels):
             return np.array(for_labels("copies", experiment.copies, labels, "0"), int)
-    return copies_of_rare(positives)
+    rivals = counts["present"] if len(labels) > 1 else counts[["present", "absent"]].iloc[0]
+    return copies_of_rare(rivals.to_numpy())[:len(labels)]
 
 
 def known_labels(competition: Competition, data_dir: Path, parts: dict[str, PartData]) -> dict[str, np.ndarray]:

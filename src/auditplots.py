@@ -1,6 +1,7 @@
 """The audit's pictures: one function a plot, of arrays and frames, written as a PNG. Colours by Okabe and Ito."""
 
 import inspect
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -158,7 +159,7 @@ def plot_combinations(combinations: pd.DataFrame, distinct: int, path: Path) -> 
         axes.annotate(f"{count:,} ({share:.1%})", (count, row), (4, 0), textcoords="offset points", va="center",
                       fontsize=SMALL)
     axes.set_xlim(0, 1.2 * combinations["images"].max())
-    _name_rows(axes, combinations["combination"], longest=60)
+    _name_rows(axes, combinations["combination"].map(_two_lines), longest=125)
     _finish_bars(axes, f"Labels present together: {distinct:,} different combinations", "images", THOUSANDS)
     return _save(figure, path)
 
@@ -250,7 +251,8 @@ def plot_categories(name: str, categories: Sequence[str], rates: np.ndarray, cou
             axes.barh(rows, np.nan_to_num(rates[c]), height=0.9 * thick, color=SERIES[c], label=text)
         _name_rows(axes, labels)
         _finish_bars(axes, f"Positives among certain cells, by {name}", "", SHARE)
-        axes.legend(fontsize=SMALL, title="images", title_fontsize=SMALL)
+        figure.legend(loc="outside lower center", ncols=2, fontsize=SMALL, frameon=False, title="images",
+                      title_fontsize=SMALL)
         return _save(figure, path)
     figure = Figure(figsize=(3 + 0.55 * len(names), 2.6 + 0.34 * len(labels)), layout="constrained")
     axes = figure.subplots()
@@ -315,8 +317,8 @@ def plot_age_by_sex(name: str, ages: np.ndarray, sexes: np.ndarray, cells: np.nd
     axes.tick_params(axis="y", labelsize=SMALL)
     axes.set_xlim(-0.6, len(labels) - 0.4)
     _light_grid(axes, "y")
-    axes.legend(handles=[Patch(color=SERIES[number], label=sex) for number, sex in enumerate(kinds)], fontsize=SMALL,
-                ncols=max(1, len(kinds)))
+    figure.legend(handles=[Patch(color=SERIES[number], label=sex) for number, sex in enumerate(kinds)], fontsize=SMALL,
+                  loc="outside lower center", ncols=max(1, len(kinds)), frameon=False)
     return _save(figure, path)
 
 
@@ -471,6 +473,11 @@ def _rows_figure(rows: float, width: float, extra: float = 1.2, columns: int = 1
 def _name_rows(axes: Axes, names: Sequence[str], longest: int = LONGEST) -> None:
     axes.set_yticks(range(len(names)), shorten(names, longest), fontsize=SMALL)
     axes.set_ylim(len(names) - 0.4, -0.6)
+
+
+def _two_lines(name: str, longest: int = 60) -> str:
+    lines = textwrap.wrap(name, longest)
+    return "\n".join(lines if len(lines) < 3 else [lines[0], f"…{name[1 - longest:]}"])
 
 
 def _finish_bars(axes: Axes, title: str, unit: str, formatter: object) -> None:

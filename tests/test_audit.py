@@ -288,12 +288,19 @@ def test_what_each_sampler_shows_is_drawn_without_black_images(messy, home):
 
 
 def test_chexpert_is_copied_as_001_did_and_others_by_how_rare_a_label_is():
-    copies = audit.sampler_copies(list(descriptions.CHEXPERT_LABELS), np.ones(14))
+    def copies_of(labels: tuple, present: list, absent: int = 200) -> list:
+        return audit.sampler_copies(pd.DataFrame({"label": labels, "present": present, "absent": absent})).tolist()
+
+    copies = copies_of(descriptions.CHEXPERT_LABELS, [1] * 14)
     assert dict(zip(descriptions.CHEXPERT_LABELS, copies, strict=True)) == {
         "No Finding": 4, "Enlarged Cardiomediastinum": 1, "Cardiomegaly": 1, "Lung Opacity": 0, "Lung Lesion": 9,
         "Edema": 1, "Consolidation": 1, "Pneumonia": 1, "Atelectasis": 1, "Pneumothorax": 1, "Pleural Effusion": 0,
         "Pleural Other": 10, "Fracture": 8, "Support Devices": 0}
-    assert audit.sampler_copies(["a", "b", "c", "d"], np.array([100, 60, 24, 0])).tolist() == [1, 2, 4, 10]
+    assert copies_of(("a", "b", "c", "d"), [100, 60, 24, 0]) == [1, 2, 4, 10]
+    assert copies_of(("a",), [50]) == [4] and copies_of(("a",), [800]) == [1]  # against the images without it
+
+
+# ---- somebody's own split
 
 
 def test_a_split_that_shares_images_and_patients_lights_up(messy, undrawn, tmp_path):

@@ -30,10 +30,10 @@ def drawn(monkeypatch):
 def counts_of(labels: list[str], images: int, seed: int) -> pd.DataFrame:
     present = np.random.default_rng(seed).integers(0, images, len(labels))
     return pd.DataFrame({"label": labels, "present": present, "absent": images - present,
-                         "prevalence": present / images})
+                         "uncertain": 0, "blank": 0, "prevalence": present / images})
 
 
-def boxes(axes, texts: list) -> list:
+def boxes(texts: list) -> list:
     return [text.get_window_extent() for text in texts if text.get_visible() and text.get_text()]
 
 
@@ -45,7 +45,7 @@ def test_bars_of_many_labels_and_samplers_are_all_named_and_numbered(drawn, labe
     left, right = figure.axes
     width, height = figure.get_size_inches() * figure.dpi
     for axes, names in ((left, left.get_yticklabels()), (right, [])):
-        texts = boxes(axes, axes.texts) + boxes(axes, names)
+        texts = boxes(axes.texts) + boxes(names)
         assert len(axes.texts) == len(labels) * series
         assert all(box.x0 >= 0 and box.y0 >= 0 and box.x1 <= width and box.y1 <= height for box in texts)
         assert not any(a.overlaps(b) for a, b in itertools.combinations(texts, 2))
@@ -81,7 +81,32 @@ def test_the_scale_of_ages_is_that_of_the_ages(drawn):
     ages, cells = np.linspace(50, 80, 100), np.ones((100, 2))
     auditplots.plot_age_by_sex("age", ages, np.resize(["F", "M"], 100), cells, LABELS[:2], Path("x.png"))
     axes = drawn[0].axes[0]
-    assert axes.get_ylim()[0] > 40 and [text.get_text() for text in axes.get_legend().texts] == ["F", "M"]
+    assert axes.get_ylim()[0] > 40 and [text.get_text() for text in drawn[0].legends[0].texts] == ["F", "M"]
+
+
+@pytest.mark.parametrize("draw", [
+    lambda: auditplots.plot_prevalence({part: counts_of(LABELS, 900, 7) for part in ("train", "test")}, Path("x.png")),
+    lambda: auditplots.plot_categories("sex", ["F", "M"], np.full((2, 14), 0.5), np.array([5, 9]), LABELS,
+                                       Path("x.png")),
+    lambda: auditplots.plot_age_by_sex("age", np.linspace(0, 99, 99), np.resize(["F", "M"], 99), np.ones((99, 14)),
+                                       LABELS, Path("x.png"))])
+def test_a_legend_lies_over_no_bar(drawn, draw):
+    draw()
+    figure = drawn[0]
+    assert figure.axes[0].get_legend() is None
+    assert not figure.legends[0].get_window_extent().overlaps(figure.axes[0].get_window_extent())
+
+
+def test_long_combinations_that_differ_in_the_middle_can_be_told_apart(drawn):
+    names = [" + ".join(["Lung Opacity", "Edema", middle, "Pleural Effusion", "Support Devices", "Fracture"])
+             for middle in ("Pneumonia", "Atelectasis")] + [" + ".join(LABELS[:9]), " + ".join(LABELS[:10])]
+    auditplots.plot_combinations(pd.DataFrame({"combination": names, "images": 3, "share": 0.25}), 4, Path("x.png"))
+    ticks = drawn[0].axes[0].get_yticklabels()
+    texts = [text.get_text() for text in ticks]
+    assert [text.replace("\n", " ") for text in texts[:2]] == names[:2]
+    assert all(text.count("\n") == 1 for text in texts)
+    assert texts[2].startswith("Enlarged") and texts[2].endswith(names[2][-50:]) and "\n…" in texts[2]
+    assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes(ticks), 2))
 
 
 def test_both_halves_of_the_price_have_bars_as_thick(drawn):
