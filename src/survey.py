@@ -349,7 +349,7 @@ def glob_names(names: list[str]) -> str:
 
 def near_name(survey: Survey, ids: Sequence[str]) -> tuple[str, str] | None:
     """An id and the image that it seems to mean, where most ids differ from names in ending, case or zeros only."""
-    names = {_plain(name): name for names in survey.images.values() for name in names}
+    names = {_plain(name): name for names in survey.images.values() for name in names} if len(ids) else {}
     near = [(text, names[_plain(text)]) for text in ids if _plain(text) in names]
     return near[0] if 2 * len(near) > len(ids) else None
 

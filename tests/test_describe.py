@@ -646,7 +646,8 @@ def test_dicoms_without_an_ending_in_folders_of_patients_and_studies_are_found(h
     assert decode_image(table["path"].iloc[5], 3).shape == (12, 12, 3)
 
 
-@pytest.mark.parametrize("patients", [[f"p{k:03d}" for k in range(10)], [f"{k}ac{7 * k}" for k in range(10)]])
+@pytest.mark.parametrize("patients", [[f"p{k:03d}" for k in range(10)],
+                                      [f"{letter}{7 * k}" for k, letter in enumerate("abcdefghij")]])
 def test_folders_of_patients_in_class_folders_are_groups_and_no_classes(home, tmp_path, patients):
     for k, patient in enumerate(patients):
         for number in range(3):
@@ -656,6 +657,23 @@ def test_folders_of_patients_in_class_folders_are_groups_and_no_classes(home, tm
     assert competition.labels == ("ILL",) and competition.train.images == "train/*/*/*"
     assert (len(table), table["group"].nunique(), table["ILL"].sum()) == (30, 10, 15)
     assert asked(doubts, f"Is '{patients[0]}' in 'train/ILL/{patients[0]}/IM-0000' the patient")
+
+
+def test_class_folders_whose_file_names_begin_anew_are_no_patients(home, tmp_path):
+    competition, doubts = main([str(written(tmp_path, images=" ".join(
+        f"{name}/{k}.png" for name in ("nv", "mel", "bcc", "df") for k in range(4))))])
+    assert competition.labels == ("bcc", "df", "mel", "nv") and competition.group_pattern is None
+    assert asked(doubts, "Nothing in the file names says which images are of one patient")
+
+
+def test_files_without_an_ending_between_others_are_read(home, tmp_path):
+    for k in range(12):
+        write_image(tmp_path / "train" / "AB"[k % 2] / f"IM{k}{'.dcm' if k % 3 else ''}")
+    for k in range(20, 24):
+        (tmp_path / "train" / "A" / f"notes{k}").write_text("no image, though it has no ending either")
+    competition, _ = main([str(tmp_path)])
+    assert competition.train == Part(images="train/*/*", without=tuple(f"train/A/notes{k}" for k in range(20, 24)))
+    assert len(read_train(competition, tmp_path)[0]) == 12
 
 
 def test_folders_of_classes_in_folders_of_organs_are_taken_and_asked_about(home, tmp_path):
