@@ -535,6 +535,15 @@ def test_grey_images_in_three_channels_are_told_from_coloured_ones(tmp_path):
     assert look.coloured and look.sizes == ((40, 40), (40, 40)) and look.modes == {"L": 1, "RGB": 1}
 
 
+def test_pictures_too_large_for_a_first_look_are_not_decoded(tmp_path, monkeypatch):
+    for ending in ("png", "tif"):
+        write_image(tmp_path / f"a.{ending}")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 12)
+    monkeypatch.setattr("survey.decode_image", None)
+    look = look_at([tmp_path / "a.png", tmp_path / "a.tif"])
+    assert look.modes == {"very large": 2} and list(look.failed) == [tmp_path / "a.tif"] and look.coloured is None
+
+
 @pytest.mark.parametrize("text, name", [("RANZCR CLiP (2021)", "ranzcr_clip_2021"), ("2020", "set_2020"), ("é", "set")])
 def test_a_name_is_one_of_python(text, name):
     assert make_name(text) == name and name.isidentifier()
@@ -812,9 +821,21 @@ def test_a_file_of_meanings_names_the_classes_either_way_round(home, tmp_path, t
     assert competition.label_texts == (("0", "mild"), ("1", "severe"), ("2", "none"))
 
 
+@pytest.mark.parametrize("text", ["5", "null", '["a", "b"]', '{"a": 0, "b": 0, "c": 1, "d": 2}', '{"a": [0]}', "{"])
+def test_other_json_files_mean_nothing(home, tmp_path, text):
+    rows = "".join(f"{k},{k % 3}\n" for k in range(8))
+    (tmp_path / "classes.json").write_text(text)
+    competition, doubts = main([str(written(tmp_path, train="id,label\n" + rows, images=IMAGES))])
+    assert competition.labels == ("0", "1", "2") and asked(doubts, "classes in `label` are numbers")
+
+
 def test_a_folder_whose_name_means_something_in_a_description_is_named(home, tmp_path):
-    with pytest.raises(ValueError, match=r"the folder train \{x\} has \{, \} or \* in its name"):
-        main([str(labelled(tmp_path / "one", ["a", "b"], ["train {x}/a.png", "train {x}/b.png"]))])
+    said = r"The 2 images in train \{x\}/ are left alone: .* must be renamed"
+    folder = labelled(tmp_path / "one", ["a", "b"], ["train {x}/a.png", "train {x}/b.png"])
+    with pytest.raises(ValueError, match=f"holds no image .*{said}$"):
+        main([str(folder)])
+    competition, doubts = main([str(labelled(folder, ["a", "b"], ["train/a.png", "train/b.png"]))])
+    assert competition.train.images == "train/{id}.png" and asked(doubts, said)
     images = " ".join(f"train[1]/{'AB'[k % 2]}/{k}.png" for k in range(8))
     assert asked(main([str(written(tmp_path / "two", images=images))])[1], r"train\[1\]/\* has \[ in its name")
 
