@@ -45,6 +45,10 @@ def describe_survey(survey: Survey, name: str) -> tuple[Competition, Notes]:
         if near := near_name(survey, missing):
             notes.ask(f"`{one.column}` in {one.table.path} says {near[0]!r}, which is no image's name, but there is "
                       f"{near[1]!r}. Is it that? Then write the names as the files have them, and run this again.")
+        if one.place and one.place.images.endswith(".*") and (
+                whole := [text for text in one.rows[one.column].unique() if text in index.names]):
+            notes.ask(f"`{one.column}` in {one.table.path} is some files' whole name, {whole[0]!r}, and others' without "
+                      f"their ending. Reading knows one manner: write every file's whole name, and run this again.")
     if long := find_long(seen, index):
         fields = describe_long(survey, seen, *long, notes)
     else:

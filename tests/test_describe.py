@@ -774,6 +774,15 @@ def test_ids_that_nearly_name_the_images_are_an_error_that_says_so(home, tmp_pat
         main([str(labelled(tmp_path, ids, [f"train/{name}" for name in names]))])
 
 
+@pytest.mark.parametrize("name, called", [("{}.png", "{}.png"), ("{}", "{}")])
+def test_ids_that_are_some_files_whole_name_and_not_others_are_asked_about(home, tmp_path, name, called):
+    ids = [(name if k % 2 else "{}").format(f"x{k}") for k in range(8)]
+    files = [(called if k % 2 else "{}.png").format(f"train/x{k}") for k in range(8)]
+    competition, doubts = main([str(labelled(tmp_path, ids, files))])
+    assert competition.train.images == "train/{id}.*"
+    assert asked(doubts, f"`id` in train.csv is some files' whole name, '{re.escape(ids[1])}', and others' without")
+
+
 def test_ids_of_which_some_lost_their_zeros_are_asked_about(home, tmp_path):
     numbers = range(9990, 10030)
     folder = labelled(tmp_path, list(map(str, numbers)), [f"train/{number:05d}.png" for number in numbers])
