@@ -48,7 +48,7 @@ def describe_survey(survey: Survey, name: str) -> tuple[Competition, Notes]:
         if one.place and one.place.images.endswith(".*") and (
                 whole := [text for text in one.rows[one.column].unique() if text in index.names]):
             notes.ask(f"`{one.column}` in {one.table.path} is some files' whole name, {whole[0]!r}, and others' "
-                      f"without their ending. Reading knows one manner: write every file's whole name, and run this again.")
+                      f"without their ending. Reading knows one manner: write every file's whole name, and run again.")
     if long := find_long(seen, index):
         fields = describe_long(survey, seen, *long, notes)
     else:
