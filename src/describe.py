@@ -1,8 +1,8 @@
 """Describe a downloaded competition:  python src/describe.py DATA_DIR --name NAME
 
 Looks through the folder, says what was found, what it decided and why, and asks what only a person can answer; then
-writes the Competition literal to paste into competition.py. Of the images, the headers of fifty and the pixels of at
-most eight are read.
+writes the Competition literal to paste into competition.py. Of the images, the headers of fifty and the pixels of
+eight are read, and of what has no known ending the first bytes of a few files, since it may be DICOM.
 """
 
 import argparse

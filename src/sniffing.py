@@ -41,9 +41,14 @@ def describe_survey(survey: Survey, name: str) -> tuple[Competition, Notes]:
     _refuse_deep(survey, seen)
     _refuse_anew(seen)
     for one in seen:
-        if one.place and (near := near_name(survey, one.place.missing)):
+        missing = [text for text in one.place.missing if "/" not in text] if one.place else []
+        if near := near_name(survey, missing):
             notes.ask(f"`{one.column}` in {one.table.path} says {near[0]!r}, which is no image's name, but there is "
                       f"{near[1]!r}. Is it that? Then write the names as the files have them, and run this again.")
+        if one.place and one.place.images.endswith(".*") and (
+                whole := [text for text in one.rows[one.column].unique() if text in index.names]):
+            notes.ask(f"`{one.column}` in {one.table.path} is some files' whole name, {whole[0]!r}, and others' "
+                      f"without their ending. Reading knows one manner: write every file's whole name, and run again.")
     if long := find_long(seen, index):
         fields = describe_long(survey, seen, *long, notes)
     else:
@@ -82,9 +87,10 @@ def _nothing(survey: Survey, seen: list[Seen]) -> str:
 
 def _explain_names(survey: Survey, seen: list[Seen]) -> str:
     """Says which column would name the images if its cells were written otherwise; "" where none would."""
-    for one in seen:
+    for one in (one for one in seen if one.place is None):
         for column in one.rows.columns:
-            if near := near_name(survey, one.rows[column].unique()):
+            texts = one.rows[column].unique()
+            if len(texts) > 2 and (near := near_name(survey, texts)):
                 return (f"`{column}` in {one.table.path} says {near[0]!r} where the file is called {near[1]!r}: write "
                         f"names as the files have them, with or without the ending, and run this again. ")
     return ""

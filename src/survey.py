@@ -110,9 +110,9 @@ def survey_folder(folder: Path) -> Survey:
         images.setdefault(below, []).append(name)
         others[_ending(name)] -= 1
     others = +others
-    if braced := next((below for below in images if re.search(r"[{}*]", below)), None):
-        raise ValueError(f"the folder {braced} has {{, }} or * in its name, which stand for something else in a "
-                         f"description; rename it")
+    for braced in [below for below in images if re.search(r"[{}*]", below)]:
+        notes.append(f"The {len(images.pop(braced))} images in {braced}/ are left alone: {{, }} and * stand for "
+                     f"something else in a description, so the folder must be renamed")
     known = {name for names in images.values() for name in names}
     for path in sorted(found):
         read = _read_table(folder, path, known, notes)
@@ -125,7 +125,7 @@ def survey_folder(folder: Path) -> Survey:
                           for ending, count in others.most_common(5)) or "nothing else"
         raise ValueError(f"{folder} holds no image and no npz file (looked for {', '.join(sorted(IMAGE_ENDINGS))}, and "
                          f"for DICOM of any name; there are {len(found)} tables and {there}); unpack the archives that "
-                         f"were downloaded, or give another folder")
+                         f"were downloaded, or give another folder. {'. '.join(notes)}".rstrip(". "))
     return Survey(folder, {below: sorted(names) for below, names in sorted(images.items())}, tuple(tables), lists,
                   arrays, meanings, dict(others), tuple(notes))
 
@@ -284,7 +284,8 @@ def _read_meaning(path: Path) -> dict[str, str]:
     if flat:
         return content
     numbered = isinstance(content, dict) and len(content) > 1 and all(type(code) is int for code in content.values())
-    return {str(code): word for word, code in content.items()} if numbered else {}
+    words = {str(code): word for word, code in content.items()} if numbered else {}
+    return words if numbered and len(words) == len(content) else {}
 
 
 def _read_arrays(path: Path, notes: list[str]) -> dict[str, np.ndarray | tuple[int, ...]]:
@@ -349,7 +350,7 @@ def glob_names(names: list[str]) -> str:
 
 def near_name(survey: Survey, ids: Sequence[str]) -> tuple[str, str] | None:
     """An id and the image that it seems to mean, where most ids differ from names in ending, case or zeros only."""
-    names = {_plain(name): name for names in survey.images.values() for name in names}
+    names = {_plain(name): name for names in survey.images.values() for name in names} if len(ids) else {}
     near = [(text, names[_plain(text)]) for text in ids if _plain(text) in names]
     return near[0] if 2 * len(near) > len(ids) else None
 
@@ -507,6 +508,11 @@ def look_at(paths: list[Path]) -> Look:
         for path in paths:
             try:
                 mode, grey, size = _read_header(path)
+            except Image.DecompressionBombError as error:
+                modes["very large"] += 1
+                if path.suffix.lower() not in (".png", ".jpg", ".jpeg"):  # OpenCV decodes these
+                    failed[path] = str(error)
+                continue
             except DAMAGE:
                 odd.append(path)  # decoding says why, in words
                 continue

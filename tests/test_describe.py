@@ -535,6 +535,15 @@ def test_grey_images_in_three_channels_are_told_from_coloured_ones(tmp_path):
     assert look.coloured and look.sizes == ((40, 40), (40, 40)) and look.modes == {"L": 1, "RGB": 1}
 
 
+def test_pictures_too_large_for_a_first_look_are_not_decoded(tmp_path, monkeypatch):
+    for ending in ("png", "tif"):
+        write_image(tmp_path / f"a.{ending}")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 12)
+    monkeypatch.setattr("survey.decode_image", None)
+    look = look_at([tmp_path / "a.png", tmp_path / "a.tif"])
+    assert look.modes == {"very large": 2} and list(look.failed) == [tmp_path / "a.tif"] and look.coloured is None
+
+
 @pytest.mark.parametrize("text, name", [("RANZCR CLiP (2021)", "ranzcr_clip_2021"), ("2020", "set_2020"), ("é", "set")])
 def test_a_name_is_one_of_python(text, name):
     assert make_name(text) == name and name.isidentifier()
@@ -646,7 +655,8 @@ def test_dicoms_without_an_ending_in_folders_of_patients_and_studies_are_found(h
     assert decode_image(table["path"].iloc[5], 3).shape == (12, 12, 3)
 
 
-@pytest.mark.parametrize("patients", [[f"p{k:03d}" for k in range(10)], [f"{k}ac{7 * k}" for k in range(10)]])
+@pytest.mark.parametrize("patients", [[f"p{k:03d}" for k in range(10)],
+                                      [f"{letter}{7 * k}" for k, letter in enumerate("abcdefghij")]])
 def test_folders_of_patients_in_class_folders_are_groups_and_no_classes(home, tmp_path, patients):
     for k, patient in enumerate(patients):
         for number in range(3):
@@ -656,6 +666,23 @@ def test_folders_of_patients_in_class_folders_are_groups_and_no_classes(home, tm
     assert competition.labels == ("ILL",) and competition.train.images == "train/*/*/*"
     assert (len(table), table["group"].nunique(), table["ILL"].sum()) == (30, 10, 15)
     assert asked(doubts, f"Is '{patients[0]}' in 'train/ILL/{patients[0]}/IM-0000' the patient")
+
+
+def test_class_folders_whose_file_names_begin_anew_are_no_patients(home, tmp_path):
+    competition, doubts = main([str(written(tmp_path, images=" ".join(
+        f"{name}/{k}.png" for name in ("nv", "mel", "bcc", "df") for k in range(4))))])
+    assert competition.labels == ("bcc", "df", "mel", "nv") and competition.group_pattern is None
+    assert asked(doubts, "Nothing in the file names says which images are of one patient")
+
+
+def test_files_without_an_ending_between_others_are_read(home, tmp_path):
+    for k in range(12):
+        write_image(tmp_path / "train" / "AB"[k % 2] / f"IM{k}{'.dcm' if k % 3 else ''}")
+    for k in range(20, 24):
+        (tmp_path / "train" / "A" / f"notes{k}").write_text("no image, though it has no ending either")
+    competition, _ = main([str(tmp_path)])
+    assert competition.train == Part(images="train/*/*", without=tuple(f"train/A/notes{k}" for k in range(20, 24)))
+    assert len(read_train(competition, tmp_path)[0]) == 12
 
 
 def test_folders_of_classes_in_folders_of_organs_are_taken_and_asked_about(home, tmp_path):
@@ -747,6 +774,15 @@ def test_ids_that_nearly_name_the_images_are_an_error_that_says_so(home, tmp_pat
         main([str(labelled(tmp_path, ids, [f"train/{name}" for name in names]))])
 
 
+@pytest.mark.parametrize("name, called", [("{}.png", "{}.png"), ("{}", "{}")])
+def test_ids_that_are_some_files_whole_name_and_not_others_are_asked_about(home, tmp_path, name, called):
+    ids = [(name if k % 2 else "{}").format(f"x{k}") for k in range(8)]
+    files = [(called if k % 2 else "{}.png").format(f"train/x{k}") for k in range(8)]
+    competition, doubts = main([str(labelled(tmp_path, ids, files))])
+    assert competition.train.images == "train/{id}.*"
+    assert asked(doubts, f"`id` in train.csv is some files' whole name, '{re.escape(ids[1])}', and others' without")
+
+
 def test_ids_of_which_some_lost_their_zeros_are_asked_about(home, tmp_path):
     numbers = range(9990, 10030)
     folder = labelled(tmp_path, list(map(str, numbers)), [f"train/{number:05d}.png" for number in numbers])
@@ -794,9 +830,21 @@ def test_a_file_of_meanings_names_the_classes_either_way_round(home, tmp_path, t
     assert competition.label_texts == (("0", "mild"), ("1", "severe"), ("2", "none"))
 
 
+@pytest.mark.parametrize("text", ["5", "null", '["a", "b"]', '{"a": 0, "b": 0, "c": 1, "d": 2}', '{"a": [0]}', "{"])
+def test_other_json_files_mean_nothing(home, tmp_path, text):
+    rows = "".join(f"{k},{k % 3}\n" for k in range(8))
+    (tmp_path / "classes.json").write_text(text)
+    competition, doubts = main([str(written(tmp_path, train="id,label\n" + rows, images=IMAGES))])
+    assert competition.labels == ("0", "1", "2") and asked(doubts, "classes in `label` are numbers")
+
+
 def test_a_folder_whose_name_means_something_in_a_description_is_named(home, tmp_path):
-    with pytest.raises(ValueError, match=r"the folder train \{x\} has \{, \} or \* in its name"):
-        main([str(labelled(tmp_path / "one", ["a", "b"], ["train {x}/a.png", "train {x}/b.png"]))])
+    said = r"The 2 images in train \{x\}/ are left alone: .* must be renamed"
+    folder = labelled(tmp_path / "one", ["a", "b"], ["train {x}/a.png", "train {x}/b.png"])
+    with pytest.raises(ValueError, match=f"holds no image .*{said}$"):
+        main([str(folder)])
+    competition, doubts = main([str(labelled(folder, ["a", "b"], ["train/a.png", "train/b.png"]))])
+    assert competition.train.images == "train/{id}.png" and asked(doubts, said)
     images = " ".join(f"train[1]/{'AB'[k % 2]}/{k}.png" for k in range(8))
     assert asked(main([str(written(tmp_path / "two", images=images))])[1], r"train\[1\]/\* has \[ in its name")
 
