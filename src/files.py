@@ -5,6 +5,7 @@ import gzip
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,6 +17,12 @@ import pandas as pd
 def home() -> Path:
     """The folder that holds data/, folds/, runs/ and submissions/: $STARTER_HOME, or the repository's root."""
     return Path(os.environ.get("STARTER_HOME") or Path(__file__).resolve().parents[1])
+
+
+def split_ending(name: str) -> tuple[str, str]:
+    """A name without its ending, and the ending with its dot; a number is none: "1.2.840.113" has no ending."""
+    stem, dot, ending = name.rpartition(".")
+    return (stem, dot + ending) if stem and re.fullmatch(r"[A-Za-z]\w*", ending) else (name, "")
 
 
 @contextmanager

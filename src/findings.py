@@ -15,7 +15,7 @@ import pandas as pd
 import auditplots
 from competition import Competition
 from duplicates import MOST_BITS, conflicts, draw_pairs, exact_sets, near_pairs, pairs_between, pairs_of_sets
-from files import write_csv
+from files import split_ending, write_csv
 from leaks import match_split, split_overlaps
 from scan import Scan
 from tables import label_cells
@@ -172,10 +172,10 @@ def check_strays(report: Report, data_dir: Path, parts: dict[str, PartData], lef
         return
     paths = pd.concat([part.table["path"] for part in parts.values()] + [left_out["path"]])
     paths = paths[~paths.str.contains(".npz#", regex=False)]
-    named, endings = set(paths), {Path(path).suffix.lower() for path in paths}
+    named, endings = set(paths), {_ending(path) for path in paths}
     strays = [path.as_posix() for folder in sorted({path.rpartition("/")[0] for path in named})
               for path in Path(folder).iterdir()
-              if path.as_posix() not in named and path.suffix.lower() in endings and path.is_file()]
+              if path.as_posix() not in named and _ending(path.name) in endings and path.is_file()]
     strays = [Path(path).relative_to(data_dir.resolve()).as_posix() for path in sorted(strays)]
     report.account["stray_files"] = {"count": len(strays), "examples": strays[:20]}
     report.keep("strays", pd.DataFrame({"file": strays}))
@@ -184,6 +184,10 @@ def check_strays(report: Report, data_dir: Path, parts: dict[str, PartData], lef
         report.add("note" if chosen else "warning", f"{number_of(len(strays), 'file')} in the image folders that "
                    "no row names" + (" (rows that the description leaves out count here)" if chosen else ""),
                    "find out whether a table is incomplete; nothing uses them", strays)
+
+
+def _ending(path: str) -> str:
+    return split_ending(path.rpartition("/")[2])[1].lower()
 
 
 # ---- duplicates, and what parts share

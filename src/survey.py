@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from decoding import DAMAGE, decode_image
 from dicom import is_dicom
+from files import split_ending
 from tables import CELLS
 
 IMAGE_ENDINGS = {"png", "jpg", "jpeg", "jpe", "jfif", "gif", "bmp", "webp", "tif", "tiff", "pgm", "ppm", "pnm", "jp2",
@@ -148,12 +149,6 @@ def _ending(name: str) -> str:
     """The ending in small letters without its dot; "csv.gz" is one."""
     parts = name.lower().split(".")
     return ".".join(parts[-2:]) if parts[-1] == "gz" else split_ending(name)[1][1:].lower()
-
-
-def split_ending(name: str) -> tuple[str, str]:
-    """A name without its ending, and the ending with its dot; a number is none: "1.2.840.113" has no ending."""
-    stem, dot, ending = name.rpartition(".")
-    return (stem, dot + ending) if stem and re.fullmatch(r"[A-Za-z]\w*", ending) else (name, "")
 
 
 def _find_unnamed_dicoms(folder: Path, unknown: dict[str, list[str]], notes: list[str]) -> list[tuple[str, str]]:

@@ -18,7 +18,8 @@ from clues import (
     wanted_columns,
 )
 from competition import MEDMNIST, Part
-from survey import Index, Survey, images_pattern, index_images, place_table, split_ending
+from files import split_ending
+from survey import Index, Survey, images_pattern, index_images, place_table
 from tabular import loose_test, numbers_wanted
 
 # ---- a row a label

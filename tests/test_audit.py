@@ -337,6 +337,18 @@ def small(home, name: str, cells: dict, columns: tuple = ("image_id",), count: i
     return data
 
 
+def test_files_whose_names_end_in_numbers_are_strays_where_no_row_names_them(home, undrawn, monkeypatch):
+    register(monkeypatch, replace(MESSY, name="uids", test=None, group_column=None, train=Part(
+        table="train.csv", images="train/{image_id}")))
+    data = small(home, "uids", {"square": "1", "other": "0"}, count=4)
+    for number, path in enumerate(sorted((data / "train").iterdir())):
+        path.rename(path.with_name(f"1.2.840.{number}"))
+    rows = read_csv(data / "train.csv")
+    write_csv(data / "train.csv", rows.assign(image_id=[f"1.2.840.{number}" for number in range(4)])[:3])
+    assert said(run("uids", "--quick"), "1 file in the image folders that no row names")["examples"] == [
+        "train/1.2.840.3"]
+
+
 def test_two_images_without_test_part_and_patients(home, monkeypatch):
     register(monkeypatch, replace(MESSY, name="tiny", test=None, group_column=None))
     small(home, "tiny", {"square": ["1", "0"], "other": ["0", "0"]}, count=2)

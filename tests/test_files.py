@@ -5,11 +5,28 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from files import home, read_csv, read_json, replace_atomically, sha256, write_csv, write_json, write_text
+from files import (
+    home,
+    read_csv,
+    read_json,
+    replace_atomically,
+    sha256,
+    split_ending,
+    write_csv,
+    write_json,
+    write_text,
+)
 
 
 def names_in(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.parametrize(("name", "parts"), [
+    ("a.png", ("a", ".png")), ("a.b.JPG", ("a.b", ".JPG")), ("IM-0001", ("IM-0001", "")), (".hidden", (".hidden", "")),
+    ("1.2.840.113619.5", ("1.2.840.113619.5", "")), ("scan.jp2", ("scan", ".jp2")), ("a.", ("a.", ""))])
+def test_a_number_is_no_ending(name, parts):
+    assert split_ending(name) == parts
 
 
 def test_home_is_the_environments_folder_or_the_repository(tmp_path, monkeypatch):
