@@ -5,7 +5,8 @@ from pathlib import Path
 
 from clues import Notes, Seen, are_numbers, find_labels, wanted_columns
 from competition import Competition, Part
-from survey import Survey, Table, find_id, images_pattern, index_images, look_at, near_name, place_table
+from glance import look_at
+from survey import Survey, Table, find_id, images_pattern, index_images, near_name, place_table
 from tabular import describe_table, find_train
 from untabled import (
     describe_arrays,

@@ -27,7 +27,7 @@ demo arrays dicom decoding pixels scan duplicates tables weights
 folds device_input loader model anatomy precision heads features tiles autoencoder oddness oddplots outliers
 solvers runs checkpoints runmaps imageview measuring alarms
 lessons freezing optimizers engine training prediction manifest embeddings leaks probes labelstats auditplots findings
-survey clues tabular untabled sniffing decisions submission ledger gate reproduction commandline
+glance survey clues tabular untabled sniffing decisions submission ledger gate reproduction commandline
 kaggle_client agreement rehearsal forecastplot judging mapviews mappage
 curves svgcharts reportpage reported reportdata reportruns reportscores reportsights reportsent
 """.split()

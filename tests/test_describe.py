@@ -16,7 +16,8 @@ from clues import find_group_pattern, find_labels
 from competition import COMPETITIONS, Competition, Part
 from decoding import decode_image
 from describe import constant, main, make_name, write_literal
-from survey import IMAGE_ENDINGS, _find_unnamed_dicoms, find_id, look_at, survey_folder
+from glance import look_at
+from survey import IMAGE_ENDINGS, _find_unnamed_dicoms, find_id, survey_folder
 from tables import described_parts, label_cells, read_part, read_sample, read_train
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
@@ -539,7 +540,7 @@ def test_pictures_too_large_for_a_first_look_are_not_decoded(tmp_path, monkeypat
     for ending in ("png", "tif"):
         write_image(tmp_path / f"a.{ending}")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 12)
-    monkeypatch.setattr("survey.decode_image", None)
+    monkeypatch.setattr("glance.decode_image", None)
     look = look_at([tmp_path / "a.png", tmp_path / "a.tif"])
     assert look.modes == {"very large": 2} and list(look.failed) == [tmp_path / "a.tif"] and look.coloured is None
 
