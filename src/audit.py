@@ -209,7 +209,7 @@ def check_labels(report: Report, data_dir: Path, parts: dict[str, PartData]) -> 
 def cells_by_file(competition: Competition, data_dir: Path, table: pd.DataFrame) -> dict[str, np.ndarray]:
     """Label cells (n, K) of the training table's images by the file or folder that they are of; {} where it is one."""
     found = {}
-    for part in competition.train_parts:
+    for part in competition.train_parts if len(competition.train_parts) > 1 else ():
         try:
             ids = read_part(dataclasses.replace(competition, train=part), data_dir, "train")["image_id"]
         except FileNotFoundError:

@@ -226,7 +226,8 @@ def recommendation(name: str, gains: list[Gain], better: Gain | None, best: str)
         return f"Recommended: {name}_mean. No other way of blending gains credibly over it.{warning}"
     low, high = better.over_best_interval
     if low <= 0:
-        warning += f" Over {best} alone it gains {better.over_best:+.4f} ({low:+.4f} to {high:+.4f}), within noise."
+        noise = "within noise" if high >= 0 else f"so hand in {best} instead"
+        warning += f" Against {best} alone it scores {better.over_best:+.4f} ({low:+.4f} to {high:+.4f}), {noise}."
     return (f"Recommended: {name}_{better.method}, which gains {better.gain:+.4f} over the plain mean, fitted on other "
             f"folds; {better.low_of_all:+.4f} at least, though {len(gains) - 1} methods were tried.{warning}")
 

@@ -21,10 +21,15 @@ class ParsedColumns:
 
 
 def to_numbers(texts: pd.Series) -> pd.Series:
-    """Each cell as a number, or, where it is an age as DICOM has it (058Y, 006M), in years; NaN for any other text."""
+    """Each cell as a number, or, where it is an age as DICOM has it (058Y, 006M), in years; NaN for any other text.
+
+    Ages of fewer digits, 2M, are ages too where no cell is a bare number: beside such they may mean anything.
+    """
     texts = texts.astype(str).str.strip()
     numbers = pd.to_numeric(texts, errors="coerce").astype(float)
     ages = texts[numbers.isna() & (texts != "")].str.extract(f"^{AGE.pattern}$")
+    if numbers.notna().any():
+        ages = ages[ages[0].str.len() == 3]
     return numbers.fillna(ages[0].astype(float) * ages[1].map(YEARS))
 
 

@@ -2,7 +2,8 @@
 
 Looks through the folder, says what was found, what it decided and why, and asks what only a person can answer; then
 writes the Competition literal to paste into competition.py. Of the images, the headers of fifty and the pixels of
-eight are read, and of what has no known ending the first bytes of a few files, since it may be DICOM.
+eight are read, of those with an odd header too, and of what has no known ending the first bytes of some, since it may
+be DICOM.
 """
 
 import argparse
@@ -124,7 +125,7 @@ def show(survey: Survey, notes: Notes, trial: list[tuple[str, str]], known: list
     for path in survey.meanings:
         found.add_row(escape(path), "codes and their meaning")
     for ending, count in survey.others.items():
-        found.add_row(f"{count} {f'x .{escape(ending)}' if ending else 'files without an ending'}", "not looked at")
+        found.add_row(f"{count} {f'x .{escape(ending)}' if ending else 'without an ending'}", "not looked at")
     console.print(found)
     decided = Table("decided", "as", "because")
     for what, value, why in notes.decisions:

@@ -25,6 +25,7 @@ TABLE_ENDINGS = {"csv", "tsv", "txt", "csv.gz"}
 ROWS_AT_MOST, CELLS_AT_MOST, COLUMNS_AT_MOST = 250_000, 5_000_000, 300
 OPENED_AT_MOST, FOLDERS_AT_MOST = 20, 200  # files of unknown kind, of each of so many folders
 OTHER_PART = {"train": r"(?<![a-z])test", "test": r"train|(?<![a-z])val"}
+MEANING = r"class|label|categor|map|mean|code|index|name|grade"  # words of a file's name that holds such
 LESSER = re.compile(r"thumb|mask|segment|annot|small|resized|overlay|bbox|tfrec")  # copies and drawings of the images
 
 
@@ -274,7 +275,9 @@ def _read_meaning(path: Path) -> dict[str, str]:
     flat = isinstance(content, dict) and len(content) > 1 and all(isinstance(word, str) for word in content.values())
     if flat:
         return content
-    numbered = isinstance(content, dict) and len(content) > 1 and all(type(code) is int for code in content.values())
+    # the other way round only where the file's name says so: settings are words with numbers too
+    numbered = (isinstance(content, dict) and len(content) > 1 and re.search(MEANING, path.stem.lower())
+                and all(type(code) is int and re.search("[a-zA-Z]", word) for word, code in content.items()))
     words = {str(code): word for word, code in content.items()} if numbered else {}
     return words if numbered and len(words) == len(content) else {}
 
@@ -353,9 +356,7 @@ def _plain(name: str) -> str:
 
 
 def find_strays(survey: Survey, images: str) -> tuple[str, ...]:
-    """What a glob of any ending finds besides images, hidden files too: paths below the folder, sorted."""
-    if not images.endswith(("/*", ".*")) and images != "*":
-        return ()
+    """What a glob finds besides images, hidden files too: paths below the folder, sorted."""
     known = {f"{below}/{name}".lstrip("/") for below, names in survey.images.items() for name in names}
     there = (path.relative_to(survey.folder).as_posix() for path in survey.folder.glob(images) if path.is_file())
     return tuple(sorted(set(there) - known))
@@ -381,12 +382,12 @@ def _finder(values: list[str], index: Index) -> Callable[[str], list[tuple[str, 
     """A function of an id that gives the (folder, tail of the name) of each of its images."""
     def by_path(value: str) -> list[tuple[str, str]]:
         parent, _, name = value.rpartition("/")
-        found = [(folder, "") for folder in index.names.get(name, ())] or index.stems.get(name, [])
-        return [(folder, tail) for folder, tail in found
+        return [(folder, tail) for folder, tail in by_name(name)
                 if f"/{folder}".endswith(f"/{parent}") or f"/{parent}".endswith(f"/{folder}")]
 
     def by_name(value: str) -> list[tuple[str, str]]:
-        return [(folder, "") for folder in index.names.get(value, ())] or index.stems.get(value, [])
+        whole = [(folder, "") for folder in index.names.get(value, ())]
+        return list(dict.fromkeys([*whole, *index.stems.get(value, [])]))
 
     def by_prefix(value: str) -> list[tuple[str, str]]:
         return index.prefixes.get(value, [])

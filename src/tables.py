@@ -1,6 +1,7 @@
 """The organisers' files as tables: one row an image with `image_id`, `path`, `group` and one column a label."""
 
 import os
+import re
 from pathlib import Path
 from string import Formatter
 
@@ -9,7 +10,7 @@ import pandas as pd
 
 from arrays import open_array
 from competition import Competition, Part
-from files import read_csv
+from files import read_csv, split_ending
 from labels import scoring_targets
 
 CELLS = {"1": 1.0, "1.0": 1.0, "0": 0.0, "0.0": 0.0, "-1": -1.0, "-1.0": -1.0, "": np.nan}
@@ -293,14 +294,15 @@ def _find_below(part: Part, below: pd.Series, data_dir: Path) -> pd.Series:
         raise ValueError(f"images={part.images!r}: a * may stand for a folder that no column names, or at the end as "
                          f".* for a file's ending; {MEND}")
     by_stem, found = name.endswith(".*"), {}
-    for place in sorted(data_dir.glob(folder)) if folder else [data_dir]:
-        beside = f"{place.relative_to(data_dir).as_posix()}/" if folder else ""
-        for entry in _names(place):
-            key, here = entry.rpartition(".")[0] if by_stem else entry, beside + entry
-            if found.setdefault(key, here) != here:
-                raise ValueError(f"{found[key]} and {here} in {data_dir} could both be the image {key!r}; leave one")
     names = below.str.rpartition("/")[2]
     names = names.str.removesuffix(".*") if by_stem else names
+    wanted = set(names)
+    for place in sorted(data_dir.glob(re.sub(r"[\[?]", r"[\g<0>]", folder))) if folder else [data_dir]:
+        beside = f"{place.relative_to(data_dir).as_posix()}/" if folder else ""
+        for entry in _names(place):
+            key, here = split_ending(entry)[0] if by_stem else entry, beside + entry
+            if key in wanted and found.setdefault(key, here) != here:
+                raise ValueError(f"{found[key]} and {here} in {data_dir} could both be the image {key!r}; leave one")
     return names.map(found).fillna(below)
 
 

@@ -182,6 +182,11 @@ def describe_folders(survey: Survey, parts: dict[str, list[str]], classes: list[
     if len(above) > 1 and not above <= set(parts):
         notes.ask(f"The folders {', '.join(sorted(above)[:5])} hold the folders {', '.join(classes[:5])}, which are "
                   f"taken for the classes. Are they, or is it the folders above?")
+    below = {folder.split("/")[place + 1] for folders in parts.values() for folder in folders
+             if folder.count("/") > place}
+    if 2 <= len(below) <= 50:
+        notes.ask(f"The class folders {', '.join(classes[:5])} hold folders, {', '.join(sorted(below)[:5])}, which are "
+                  f"not taken for the classes. Is that right, or are they?")
     choice = "|".join(map(re.escape, sorted(classes, key=len, reverse=True)))
     fields["label_pattern"] = f"/({choice})/" if place else f"^({choice})/"
     if len(classes) == 2:

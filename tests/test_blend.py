@@ -121,9 +121,12 @@ def test_a_recommended_blend_that_is_ahead_of_its_best_member_within_noise_says_
     better = replace(mean, method="stacking", gain=0.012, low_of_all=0.001, over_best=0.004,
                      over_best_interval=(-0.006, 0.015))
     said = recommendation("blend", [mean, better], better, "lite0")
-    assert said.endswith(" Over lite0 alone it gains +0.0040 (-0.0060 to +0.0150), within noise.")
+    assert said.endswith(" Against lite0 alone it scores +0.0040 (-0.0060 to +0.0150), within noise.")
+    worse = replace(better, over_best=-0.018, over_best_interval=(-0.03, -0.006))
+    assert recommendation("blend", [mean, worse], worse, "lite0").endswith(
+        " Against lite0 alone it scores -0.0180 (-0.0300 to -0.0060), so hand in lite0 instead.")
     beyond = recommendation("blend", [mean, better], replace(better, over_best_interval=(0.001, 0.015)), "lite0")
-    assert "Over lite0" not in beyond
+    assert "Against lite0" not in beyond
 
 
 def test_runs_that_differ_in_seed_are_members_like_others(table):

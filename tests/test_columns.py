@@ -11,6 +11,8 @@ def test_ages_of_dicom_are_years_and_any_other_text_is_no_number():
     texts = pd.Series(["058Y", " 006M ", "014D", "010W", "60", "1e3", "", "58 Y", "Y58", "058y", "-1"])
     expected = [58, 0.5, 14 / 365.25, 70 / 365.25, 60, 1000, np.nan, np.nan, np.nan, np.nan, -1]
     np.testing.assert_allclose(to_numbers(texts), expected)
+    np.testing.assert_allclose(to_numbers(pd.Series(["58Y", "6M", ""])), [58, 0.5, np.nan])
+    np.testing.assert_allclose(to_numbers(pd.Series(["1", "2M", "3"])), [1, np.nan, 3])  # a stage, say
 
 
 def test_columns_are_sorted_by_what_they_hold():

@@ -358,7 +358,7 @@ def test_a_table_whose_rows_are_of_unequal_length_is_asked_about(home, tmp_path)
 def test_a_truncated_image_is_asked_about(home, tmp_path):
     written(tmp_path, train=LABELS, images=IMAGES)
     (tmp_path / "train" / "3.png").write_bytes((tmp_path / "train" / "3.png").read_bytes()[:20])
-    assert asked(main([str(tmp_path)])[1], 
+    assert asked(main([str(tmp_path)])[1],
                  r"1 of the 8 images looked at cannot be read: train/3\.png: cut short.*without=\('3',\).*audit\.py")
 
 
@@ -829,6 +829,32 @@ def test_a_file_of_meanings_names_the_classes_either_way_round(home, tmp_path, t
     (tmp_path / "classes.json").write_text(text)
     competition, _ = main([str(written(tmp_path, train="id,label\n" + rows, images=IMAGES))])
     assert competition.label_texts == (("0", "mild"), ("1", "severe"), ("2", "none"))
+
+
+def test_settings_beside_the_labels_are_no_meaning_of_theirs(home, tmp_path):
+    rows = "".join(f"{k},{k % 3}\n" for k in range(8))
+    folder = written(tmp_path, train="id,label\n" + rows, images=IMAGES)
+    (folder / "info.json").write_text('{"seed": 1, "version": 2, "folds": 0}')
+    (folder / "classes.json").write_text('{"0": 1, "1": 0, "2": 2}')
+    competition, doubts = main([str(folder)])
+    assert competition.labels == ("0", "1", "2") and asked(doubts, "classes in `label` are numbers")
+
+
+def test_pictures_go_before_dicom_of_the_same_name_without_an_ending(home, tmp_path):
+    names = [f"x{k}" for k in range(6)]
+    folder = labelled(tmp_path, names, [f"train/{name}.png" for name in names])
+    (folder / "raw").mkdir()
+    for name in names:
+        layouts.save_dicom(folder / "raw" / name, np.zeros((8, 8), np.uint8))
+    competition, doubts = main([str(folder)])
+    assert competition.train.images == "train/{id}.png" and asked(doubts, r"raw/\{id\}")
+
+
+def test_hidden_files_among_the_pictures_of_class_folders_are_left_out(home, tmp_path):
+    folder = written(tmp_path, images=" ".join(f"train/{'AB'[k % 2]}/{k}.png" for k in range(8)))
+    (folder / "train" / "A" / "._0.png").write_bytes(b"a Mac's notes")
+    competition, _ = main([str(folder)])
+    assert competition.train.without == ("train/A/._0.png",) and len(read_train(competition, folder)[0]) == 8
 
 
 @pytest.mark.parametrize("text", ["5", "null", '["a", "b"]', '{"a": 0, "b": 0, "c": 1, "d": 2}', '{"a": [0]}', "{"])

@@ -211,11 +211,20 @@ def test_only_the_scored_labels_count_in_the_headline():
     ("images_*/images/{image_id}.png", "images_001/images/1.png images_002/images/2.png"),
     ("train/{image_id}.*", "train/1.jpg train/2.jpeg"),
     ("part_*/{image_id}.*", "part_1/1.jpg part_2/2.PNG"),
+    ("train[1]/{image_id}.*", "train[1]/1.jpg train[1]/2.png"),  # a bracket is a bracket
 ])
 def test_a_star_stands_for_a_folder_or_an_ending(tmp_path, pattern, images):
     competition = replace(COLUMNS, train=Part(table="train.csv", images=pattern))
     table, _ = read_train(competition, write(tmp_path, train=LABELS, images=images))
     assert table["path"].tolist() == [str(tmp_path / image) for image in images.split()]
+
+
+def test_a_number_is_no_ending_and_files_that_no_row_names_may_be_double(tmp_path):
+    competition = replace(COLUMNS, train=Part(table="train.csv", images="train/{image_id}.*"))
+    images = ["train/1.2.840.1", "train/1.2.840.10.dcm"]
+    labels = LABELS.replace("\n1,", "\n1.2.840.1,").replace("\n2,", "\n1.2.840.10,")
+    data = write(tmp_path, train=labels, images=" ".join([*images, "train/LICENSE", "train/3.png", "train/3.jpg"]))
+    assert read_train(competition, data)[0]["path"].tolist() == [str(tmp_path / image) for image in images]
 
 
 def test_an_image_in_two_of_the_folders_is_refused(tmp_path):
