@@ -57,17 +57,12 @@ def plot_prevalence(by_part: dict[str, pd.DataFrame], path: Path) -> Path:
     """Share of positives among certain cells by label, a bar a part. by_part: part: labelstats.count_cells."""
     labels = next(iter(by_part.values()))["label"]
     figure, axes = _rows_figure(len(labels) * max(1, 0.55 * len(by_part)), 8, extra=1.5)
-    thick = 0.8 / len(by_part)
-    largest = np.nanmax([0.01, *(counts["prevalence"].max() for counts in by_part.values())])
-    for number, (part, counts) in enumerate(by_part.items()):
-        rows = np.arange(len(labels)) + (number - (len(by_part) - 1) / 2) * thick
-        rates = counts["prevalence"].to_numpy()
-        axes.barh(rows, np.nan_to_num(rates), height=thick * 0.92, color=SERIES[number % len(SERIES)],
-                  label=f"{part} ({int(counts.iloc[0][['present', 'absent', 'uncertain', 'blank']].sum()):,} images)")
-        for row, rate in zip(rows, rates, strict=True):
-            text = "not stated" if np.isnan(rate) else f"{100 * rate:.1f} %"
-            axes.text(np.nan_to_num(rate) + 0.01 * largest, row, text, va="center", fontsize=SMALL - 1)
-    axes.set_xlim(0, 1.16 * largest)
+    rates = {}
+    for part, counts in by_part.items():
+        images = int(counts.iloc[0][["present", "absent", "uncertain", "blank"]].sum())
+        rates[f"{part} ({images:,} images)"] = counts["prevalence"].to_numpy()
+    _bars_beside(axes, rates, _say_rates(rates))
+    axes.set_xlim(0, 1.16 * max(0.01, axes.dataLim.x1))
     _name_rows(axes, labels)
     _finish_bars(axes, "Positives among certain cells", "", SHARE)
     if len(by_part) > 1:  # below, where it hides no bar
@@ -83,28 +78,23 @@ def plot_counts(by_series: dict[str, pd.DataFrame], title: str, path: Path, with
     """
     labels = next(iter(by_series.values()))["label"]
     figure, (left, right) = _rows_figure(len(labels) * max(1, 0.55 * len(by_series)), 12, extra=1.7, columns=2)
-    thick = 0.84 / len(by_series)
-    for number, (name, counts) in enumerate(by_series.items()):
-        rows = np.arange(len(labels)) + (number - (len(by_series) - 1) / 2) * thick
-        present, stated = counts["present"].to_numpy(), (counts["present"] + counts["absent"]).to_numpy()
-        rates, style = counts["prevalence"].to_numpy(), {"height": 0.9 * thick}
-        if with_absent:
-            left.barh(rows, stated, color="0.88", **style)
-        left.barh(rows, present, color=SERIES[number % len(SERIES)], label=name, **style)
-        right.barh(rows, np.nan_to_num(rates), color=SERIES[number % len(SERIES)], **style)
-        for row, count, of, rate in zip(rows, present, stated, rates, strict=True):
-            text = f"{count:,.0f}" + (f" of {of:,.0f}" if with_absent else "")
-            for axes, end, words in ((left, of if with_absent else count, text),
-                                     (right, np.nan_to_num(rate),
-                                      "not stated" if np.isnan(rate) else f"{100 * rate:.1f} %")):
-                axes.annotate(words, (end, row), (3, 0), textcoords="offset points", va="center", fontsize=SMALL - 1)
+    present, rates = ({name: counts[kind].to_numpy() for name, counts in by_series.items()}
+                      for kind in ("present", "prevalence"))
+    stated = {name: present[name] + counts["absent"].to_numpy() for name, counts in by_series.items()}
+    texts = {name: [f"{count:,.0f}" + (f" of {of:,.0f}" if with_absent else "")
+                    for count, of in zip(present[name], stated[name], strict=True)] for name in by_series}
+    if with_absent:
+        _bars_beside(left, stated, texts, "0.88")
+    _bars_beside(left, present, None if with_absent else texts)
+    _bars_beside(right, rates, _say_rates(rates))
     figure.suptitle(title, fontsize=LARGE)
     for axes, words, formatter in ((left, "Positives", THOUSANDS), (right, "Positives among certain cells", SHARE)):
         _name_rows(axes, labels)
         _finish_bars(axes, words, "", formatter)
         axes.set_xlim(0, 1.2 * axes.dataLim.x1 or 1)
     right.tick_params(axis="y", labelleft=False)
-    figure.legend(loc="outside lower center", ncols=2, fontsize=SMALL, frameon=False)
+    figure.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=SMALL,
+                  frameon=False)
     return _save(figure, path)
 
 
@@ -245,10 +235,7 @@ def plot_categories(name: str, categories: Sequence[str], rates: np.ndarray, cou
     names = [f"{category or '(blank)'} ({count:,})" for category, count in zip(categories, counts, strict=True)]
     if len(names) <= 4:
         figure, axes = _rows_figure(max(3, len(labels) * 0.5 * len(names)), 8.5)
-        thick = 0.84 / len(names)
-        for c, text in enumerate(names):
-            rows = np.arange(len(labels)) + (c - (len(names) - 1) / 2) * thick
-            axes.barh(rows, np.nan_to_num(rates[c]), height=0.9 * thick, color=SERIES[c], label=text)
+        _bars_beside(axes, dict(zip(names, rates, strict=True)))
         _name_rows(axes, labels)
         _finish_bars(axes, f"Positives among certain cells, by {name}", "", SHARE)
         figure.legend(loc="outside lower center", ncols=2, fontsize=SMALL, frameon=False, title="images",
@@ -473,6 +460,25 @@ def _rows_figure(rows: float, width: float, extra: float = 1.2, columns: int = 1
 def _name_rows(axes: Axes, names: Sequence[str], longest: int = LONGEST) -> None:
     axes.set_yticks(range(len(names)), shorten(names, longest), fontsize=SMALL)
     axes.set_ylim(len(names) - 0.4, -0.6)
+
+
+def _bars_beside(axes: Axes, series: dict[str, np.ndarray], texts: dict[str, list[str]] | None = None,
+                 colour: str | None = None) -> None:
+    """In every row a bar of each of the series (K,), one below the other, a colour a series; NaN has none.
+
+    texts: what stands at the ends of the bars, (K,) of each series.
+    """
+    thick = 0.84 / len(series)
+    for number, (name, values) in enumerate(series.items()):
+        rows, ends = np.arange(len(values)) + (number - (len(series) - 1) / 2) * thick, np.nan_to_num(values)
+        axes.barh(rows, ends, height=0.9 * thick, color=colour or SERIES[number % len(SERIES)], label=name)
+        for row, end, text in zip(rows, ends, texts[name], strict=True) if texts else ():
+            axes.annotate(text, (end, row), (3, 0), textcoords="offset points", va="center", fontsize=SMALL - 1)
+
+
+def _say_rates(rates: dict[str, np.ndarray]) -> dict[str, list[str]]:
+    return {name: ["not stated" if np.isnan(rate) else f"{100 * rate:.1f} %" for rate in of]
+            for name, of in rates.items()}
 
 
 def _two_lines(name: str, longest: int = 60) -> str:

@@ -24,9 +24,12 @@ def count_cells(cells: np.ndarray, labels: list[str]) -> pd.DataFrame:
     """
     counts = {"present": cells == 1, "absent": cells == 0, "uncertain": cells == -1, "blank": np.isnan(cells)}
     frame = pd.DataFrame({"label": labels} | {name: found.sum(axis=0) for name, found in counts.items()})
-    certain = (frame["present"] + frame["absent"]).to_numpy(float)
-    frame["prevalence"] = np.divide(frame["present"], certain, out=np.full(len(labels), np.nan), where=certain > 0)
-    return frame
+    return frame.assign(prevalence=_prevalence(frame["present"], frame["absent"]))
+
+
+def _prevalence(present: pd.Series, absent: pd.Series) -> np.ndarray:
+    certain = (present + absent).to_numpy(float)
+    return np.divide(present, certain, out=np.full(len(certain), np.nan), where=certain > 0)
 
 
 def count_findings(cells: np.ndarray) -> np.ndarray:
@@ -87,9 +90,7 @@ def count_shown(cells: np.ndarray, labels: list[str], task: str, copies: np.ndar
         if task != "multiclass":
             without = expected @ ~positive_labels(targets, task).any(axis=1)
             frame.loc[len(frame)] = [none, without, expected.sum() - without]
-        stated = (frame["present"] + frame["absent"]).to_numpy()
-        frame["prevalence"] = np.divide(frame["present"], stated, out=np.full(len(frame), np.nan), where=stated > 0)
-        shown[sampler] = frame.assign(images=expected.sum())
+        shown[sampler] = frame.assign(prevalence=_prevalence(frame["present"], frame["absent"]), images=expected.sum())
     return shown
 
 
