@@ -19,17 +19,8 @@ from rich.markup import escape
 from rich.table import Table
 from tqdm import tqdm
 
-import auditplots
-from columns import ParsedColumns, is_age, is_sex, parse_columns
-from commandline import load_competition, make_console, make_parser
-from competition import Competition
-from decoding import decode_image
-from demo import read_truth
-from duplicates import duplicate_keys, near_sets
-from experiment import EXPERIMENTS
-from features import frozen_features
-from files import home, read_csv, replace_atomically, sha256, write_json
-from findings import (
+from auditing import plots
+from auditing.file_checks import (
     PartData,
     Report,
     check_duplicates,
@@ -40,9 +31,7 @@ from findings import (
     check_truth,
     number_of,
 )
-from folding import join_groups
-from hardware import count_cores, tune_process
-from labelstats import (
+from auditing.label_stats import (
     count_cells,
     count_combinations,
     count_findings,
@@ -56,8 +45,8 @@ from labelstats import (
     rates_by_category,
     top_combinations,
 )
-from leaks import copies_of_rare, price_of_leak, sample_groups, upsampling_mistake
-from probes import (
+from auditing.leakage import copies_of_rare, price_of_leak, sample_groups, upsampling_mistake
+from auditing.metadata_probes import (
     Probe,
     border_features,
     column_features,
@@ -67,9 +56,21 @@ from probes import (
     probe_labels,
     probe_parts,
 )
-from scan import scan_images
-from settings import by_label, for_labels
-from tables import described_parts, label_cells, read_columns, read_part, read_solution, read_train
+from commandline import load_competition, make_parser
+from common.console import make_console
+from common.files import home, read_csv, replace_atomically, sha256, write_json
+from common.hardware import count_cores, tune_process
+from common.settings import by_label, for_labels
+from competition import Competition
+from data.decoding import decode_image
+from data.demo import read_truth
+from data.duplicates import duplicate_keys, near_sets
+from data.image_scan import scan_images
+from data.metadata import ParsedColumns, is_age, is_sex, parse_columns
+from data.splitting import join_groups
+from data.tables import described_parts, label_cells, read_columns, read_part, read_solution, read_train
+from experiment import EXPERIMENTS
+from models.frozen_features import frozen_features
 
 FOLDS = 5
 MOST_PROBED, MOST_PRICED = 20_000, 4_000  # images; of more, whole patients are drawn at random
@@ -182,11 +183,11 @@ def check_labels(report: Report, data_dir: Path, parts: dict[str, PartData]) -> 
     rare, per_group = find_rare(cells, train.groups, labels, FOLDS), images_per_group(train.groups)
     means = mean_images(train.scan.thumbnails, cells, train.scan.readable & ~train.scan.constant)
     account = {"cells": counts, "rare": rare, "images_per_patient": per_group}
-    report.plot("label_cells", auditplots.plot_cells, counts["train"])
-    report.plot("label_prevalence", auditplots.plot_prevalence, counts)
+    report.plot("label_cells", plots.plot_cells, counts["train"])
+    report.plot("label_prevalence", plots.plot_prevalence, counts)
     if by_file := cells_by_file(competition, data_dir, train.table):
         account["train_files"] = {name: count_cells(of_file, labels) for name, of_file in by_file.items()}
-        report.plot("labels_by_file", lambda path: auditplots.plot_counts(
+        report.plot("labels_by_file", lambda path: plots.plot_counts(
             {f"{name} ({len(by_file[name]):,} images)": each for name, each in account["train_files"].items()},
             "Labels in each of the training part's files or folders", path, with_absent=True))
     copies = sampler_copies(counts["train"])
@@ -194,12 +195,12 @@ def check_labels(report: Report, data_dir: Path, parts: dict[str, PartData]) -> 
                                       copies)
     if account["samplers"]:
         account["copies"] = dict(zip(labels, copies, strict=True))
-        report.plot("label_samplers", auditplots.plot_counts,
+        report.plot("label_samplers", plots.plot_counts,
                     {f"{name}: {each['images'][0]:,.0f} images an epoch": each
                      for name, each in account["samplers"].items()}, "What an epoch shows under each sampler")
     if has_patients(competition):
-        report.plot("images_per_patient", auditplots.plot_images_per_group, per_group)
-    report.plot("mean_images", auditplots.plot_mean_images, means, labels)
+        report.plot("images_per_patient", plots.plot_images_per_group, per_group)
+    report.plot("mean_images", plots.plot_mean_images, means, labels)
     if competition.task == "multilabel" and len(labels) > 1:
         account |= check_combinations(report, cells, labels)
     report.account["labels"] = account
@@ -247,9 +248,9 @@ def check_combinations(report: Report, cells: np.ndarray, labels: list[str]) -> 
     """Which labels come together; returns their account."""
     findings, combinations, phi = count_findings(cells), count_combinations(cells, labels), phi_matrix(cells)
     top = top_combinations(combinations)
-    report.plot("label_findings", auditplots.plot_findings, findings)
-    report.plot("label_combinations", auditplots.plot_combinations, top, len(combinations))
-    report.plot("label_correlation", auditplots.plot_correlation, phi, labels)
+    report.plot("label_findings", plots.plot_findings, findings)
+    report.plot("label_combinations", plots.plot_combinations, top, len(combinations))
+    report.plot("label_correlation", plots.plot_correlation, phi, labels)
     report.keep("combinations", combinations)
     nested = find_nested(cells, labels)
     if nested:
@@ -323,10 +324,10 @@ def check_columns(report: Report, train: PartData, parsed: ParsedColumns) -> Non
     for column in list(parsed.numeric)[:MOST_COLUMNS]:
         of_patients = first if is_age(column) else None
         report.plot(f"column_{_file_name(column)}",
-                    lambda path, column=column, rows=of_patients: auditplots.plot_numbers(
+                    lambda path, column=column, rows=of_patients: plots.plot_numbers(
                         column, parsed.numeric[column].to_numpy(), cells, labels, path, rows))
     for column in list(parsed.categorical)[:MOST_COLUMNS]:
-        report.plot(f"column_{_file_name(column)}", auditplots.plot_categories, column,
+        report.plot(f"column_{_file_name(column)}", plots.plot_categories, column,
                     *rates_by_category(cells, parsed.categorical[column].to_numpy(str)), labels)
     for age in filter(is_age, list(parsed.numeric)[:MOST_COLUMNS]):
         _plot_age(report, train, parsed, age, cells)
@@ -345,11 +346,11 @@ def _plot_age(report: Report, train: PartData, parsed: ParsedColumns, age: str, 
     if np.isnan(ages).all():
         return
     name = _file_name(age)
-    report.plot(f"{name}_decades", auditplots.plot_decades, age, ages, train.groups)
+    report.plot(f"{name}_decades", plots.plot_decades, age, ages, train.groups)
     for sex in list(filter(is_sex, parsed.categorical))[:1]:
         sexes = parsed.categorical[sex].to_numpy(str)
-        report.plot(f"{name}_by_sex", auditplots.plot_age_by_sex, age, ages, sexes, cells, labels)
-        report.plot(f"{name}_histograms", auditplots.plot_age_histograms, age, ages, sexes, cells, labels)
+        report.plot(f"{name}_by_sex", plots.plot_age_by_sex, age, ages, sexes, cells, labels)
+        report.plot(f"{name}_histograms", plots.plot_age_histograms, age, ages, sexes, cells, labels)
 
 
 def _check_sexes(report: Report, train: PartData, column: str, values: pd.Series) -> None:
@@ -411,9 +412,9 @@ def draw_suspects(report: Report, train: PartData, exact: list[list[str]]) -> No
     plain_ones = np.flatnonzero(seen & scan.constant).tolist()
     suspects |= dict.fromkeys(plain_ones[:4], f"one colour, as {len(plain_ones):,} are")
     if suspects:
-        shown = [(f"{auditplots.shorten([scan.ids[row]], 26)[0]}\n{why}", _small_picture(scan.paths[row]))
+        shown = [(f"{plots.shorten([scan.ids[row]], 26)[0]}\n{why}", _small_picture(scan.paths[row]))
                  for row, why in list(suspects.items())[:24]]
-        report.plot("suspicious", auditplots.plot_montage, shown, len(suspects))
+        report.plot("suspicious", plots.plot_montage, shown, len(suspects))
 
 
 def _small_picture(path: str) -> np.ndarray:
@@ -442,7 +443,7 @@ def probe_train(report: Report, train: PartData, parsed: ParsedColumns) -> None:
                               list(competition.labels)) if len(rows) else []
         account[kind] = probes
         if probes:
-            report.plot(f"probe_{kind}", auditplots.plot_probes, [probe.name for probe in probes],
+            report.plot(f"probe_{kind}", plots.plot_probes, [probe.name for probe in probes],
                         [(probe.auc, probe.low, probe.high) for probe in probes], [_best(probe) for probe in probes],
                         f"Labels told by {by_what} alone")
         _warn_of_probes(report, kind, by_what, probes)
@@ -502,7 +503,7 @@ def probe_part(report: Report, train: PartData, other: PartData) -> None:
         return
     names = ["all together", *list(probe.families)[:12]]
     aucs = [(probe.auc, probe.low, probe.high), *((auc, np.nan, np.nan) for auc in list(probe.families.values())[:12])]
-    report.plot(f"probe_{other.name}", auditplots.plot_probes, names, aucs, [""] * len(names),
+    report.plot(f"probe_{other.name}", plots.plot_probes, names, aucs, [""] * len(names),
                 f"{other.name.capitalize()} images told from training images")
     if probe.auc > TELLING and probe.is_above_chance:
         report.add("warning", f"a classifier tells {other.name} from training images "
@@ -566,7 +567,7 @@ def _plot_price(report: Report, account: dict) -> None:
     if account["upsampling"] is not None:
         f1 = [(row["label"], row["false_f1"], row["true_f1"]) for row in account["upsampling"].to_dict("records")]
     if folds or f1:
-        report.plot("price_of_a_leak", auditplots.plot_price, folds, f1)
+        report.plot("price_of_a_leak", plots.plot_price, folds, f1)
 
 
 # ---- what a person and a machine read

@@ -14,19 +14,27 @@ from matplotlib.figure import Figure
 from rich.table import Table
 from tqdm import tqdm
 
-from blending import FITTED, METHODS, crossfit_blend, fit_blend, mean_blend, rank_mean_blend
-from commandline import add_experiment, load_competition, load_folded_table, make_console, make_parser, run_names
+from commandline import add_experiment, load_competition, load_folded_table, make_parser, run_names
+from common.console import make_console
+from common.files import replace_atomically, sha256
 from competition import Competition
-from decisions import policy_for, policy_inputs
-from files import replace_atomically, sha256
-from folds import Folds, fold_numbers, read_predicted_parts
-from gains import Gain, measure_gains
-from manifest import read_computed, read_images, run_inputs
-from metrics import METRICS, score
-from runs import Oof, read_oof, read_predictions, run_folder, train_command, write_blend, write_predictions
-from submission import is_written, read_template, submission_path, submit_probs, submitted_kind, template_inputs
-from tables import scored_targets, submitted_part
-from thresholds import judged_values
+from data.folds import Folds, fold_numbers, read_predicted_parts
+from data.tables import scored_targets, submitted_part
+from results.adopted_rules import policy_for, policy_inputs
+from results.runs import Oof, read_oof, read_predictions, run_folder, train_command, write_blend, write_predictions
+from scoring.blend_gain import Gain, measure_gains
+from scoring.blending import FITTED, METHODS, crossfit_blend, fit_blend, mean_blend, rank_mean_blend
+from scoring.metrics import METRICS, score
+from scoring.thresholds import judged_values
+from submitting.manifest import read_computed, read_images, run_inputs
+from submitting.submission import (
+    is_written,
+    read_template,
+    submission_path,
+    submit_probs,
+    submitted_kind,
+    template_inputs,
+)
 
 ALWAYS = ("mean", "rank_mean")  # are written in any case
 

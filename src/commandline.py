@@ -5,15 +5,14 @@ import difflib
 from pathlib import Path
 
 import pandas as pd
-from rich.console import Console
 
+from common.files import home
 from competition import COMPETITIONS, Competition
+from data.folds import Folds, add_folds, folds_path, make_folds, read_folds
+from data.pixel_store import open_store, pixel_settings
+from data.tables import read_train
 from experiment import EXPERIMENTS, Experiment
-from files import home
-from folds import Folds, add_folds, folds_path, make_folds, read_folds
-from metrics import METRICS
-from pixels import open_store, pixel_settings
-from tables import read_train
+from scoring.metrics import METRICS
 
 
 def make_parser(description: str) -> argparse.ArgumentParser:
@@ -73,7 +72,7 @@ def load_competition(args: argparse.Namespace) -> tuple[Competition, Path]:
         raise ValueError(f"competition {competition.name!r}: no metric {competition.metric!r}; "
                          f"there are {', '.join(METRICS)}")
     if competition.name == "demo" and args.data_dir is None and not (data_dir / "demo.json").exists():
-        from demo import DemoSettings, make_demo
+        from data.demo import DemoSettings, make_demo
 
         print(f"the demo's images are missing: drawing them into {data_dir}")
         make_demo(data_dir, DemoSettings())
@@ -89,9 +88,3 @@ def load_folded_table(competition: Competition, data_dir: Path) -> tuple[pd.Data
         make_folds(competition, table, store, n_folds=5, seed=0)
     folds = read_folds(competition)
     return add_folds(competition, table, folds), folds
-
-
-def make_console() -> Console:
-    """The screen; wide enough for any table of ours where the output is a file."""
-    console = Console()
-    return console if console.is_terminal else Console(width=180)

@@ -16,20 +16,27 @@ import pandas as pd
 from rich.table import Table
 from tqdm import tqdm
 
-from calibration import calibration_errors, draw_reliability
-from commandline import add_experiment, load_competition, load_folded_table, make_console, make_parser, run_names
+from commandline import add_experiment, load_competition, load_folded_table, make_parser, run_names
+from common.console import make_console
+from common.files import read_json, replace_atomically, write_json
 from competition import Competition
-from decisions import SHIFTS, decisions_path, made_from, policy_metric, predictions_hash
-from files import read_json, replace_atomically, write_json
-from folds import fold_numbers
-from metrics import METRICS, brier, f1_by_label, log_loss, prevalence
-from policies import Policy, make_policies
-from priorshift import class_weights, estimate_prevalence, misfit, prevalence_interval, shift_policy
-from runs import Oof, read_oof, read_predictions, run_folder, train_command
-from tables import read_part, read_solution, scored_targets, submitted_part
-from thresholds import CRITERIA, best_threshold, criterion
-from uncertainty import bootstrap_counts, bootstrap_scores, for_tests, percentile_interval, widen_differences
-from weighted import ROW_METRICS, make_scorer
+from data.folds import fold_numbers
+from data.tables import read_part, read_solution, scored_targets, submitted_part
+from results.adopted_rules import SHIFTS, decisions_path, made_from, policy_metric, predictions_hash
+from results.runs import Oof, read_oof, read_predictions, run_folder, train_command
+from scoring.bootstrap_metrics import ROW_METRICS, make_scorer
+from scoring.calibration import calibration_errors, draw_reliability
+from scoring.confidence_intervals import (
+    bootstrap_counts,
+    bootstrap_scores,
+    for_tests,
+    percentile_interval,
+    widen_differences,
+)
+from scoring.decision_rules import Policy, make_policies
+from scoring.label_shift import class_weights, estimate_prevalence, misfit, prevalence_interval, shift_policy
+from scoring.metrics import METRICS, brier, f1_by_label, log_loss, prevalence
+from scoring.thresholds import CRITERIA, best_threshold, criterion
 
 LIPTON_REPLICATES = 200
 

@@ -17,13 +17,13 @@ from rich.markup import escape
 from rich.table import Table
 
 import competition as competition_module
-from clues import Notes
-from commandline import make_console
+from common.console import make_console
+from common.files import write_text
 from competition import COMPETITIONS, Competition, Part
-from files import write_text
-from sniffing import describe_survey
-from survey import Survey, survey_folder
-from tables import described_parts, label_cells, read_part, read_sample, read_train
+from data.tables import described_parts, label_cells, read_part, read_sample, read_train
+from describing.infer import describe_survey
+from describing.inventory import Survey, survey_folder
+from describing.label_columns import Notes
 
 WIDTH = 120
 

@@ -4,8 +4,8 @@ import math
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Literal
 
+from common.settings import BY_LABEL, WITH_NUMBERS, by_label, check_value, read_value
 from competition import check_choices
-from settings import BY_LABEL, WITH_NUMBERS, by_label, check_value, read_value
 
 CHEXPERT_COPIES = (  # with which 001 trained; Lung Opacity, Pleural Effusion and Support Devices had none
     "No Finding=4", "Enlarged Cardiomediastinum=1", "Cardiomegaly=1", "Lung Lesion=9", "Edema=1", "Consolidation=1",
@@ -32,7 +32,7 @@ class Experiment:
     #                                      between; two_linear:500, two without one
     solver: Literal["gradient", "logistic", "svc", "knn"] = "gradient"  # all but the first fit the head at once on
     #                                      frozen features
-    per_task: bool = False               # one network a label, as 003 (see architectures.py) trained them
+    per_task: bool = False               # one network a label, as 003 (see models/architectures.py) trained them
     image_size: int = 64                 # pixels, square
     colour: Literal["competition", "grey", "rgb"] = "competition"  # what is stored and seen: grey, or red, green, blue
     fit: Literal["squash", "letterbox"] = "squash"  # into the square; letterbox keeps the aspect ratio, black beside it
@@ -63,7 +63,8 @@ class Experiment:
     max_grad_norm: float = 1.0
     precision: Literal["auto", "fp32", "bf16", "mixed"] = "auto"  # of training steps, predictions are always fp32;
     #                                      mixed: bf16, but depthwise convolutions in fp32; auto: a short trial says
-    uncertain: tuple[str, ...] = ("ignore",)  # what -1 means in training, scores never use it: a policy of labels.py
+    uncertain: tuple[str, ...] = ("ignore",)  # what -1 means in training, scores never use it: a policy of
+    #                                      data/labels.py
     #                                      for all labels and others by label, ("zeros", "Edema=uniform:0.55:0.85")
     blank: tuple[str, ...] = ("ignore",)  # what an empty cell means in training: "ignore" or "zeros", likewise
     black: Literal["drop", "one_per_label_vector", "keep"] = "drop"  # images of one grey value in training; they are
@@ -165,7 +166,8 @@ LITE0_FITTED = Experiment(network="tf_efficientnet_lite0", weights="imagenet", i
                           solver="logistic")
 PIXELS_FITTED = replace(LITE0_FITTED, network="pixels", weights="none", image_size=64)
 
-# what the reference systems trained with (see architectures.py and references.py), corrected as is said where they
+# what the reference systems trained with (models/architectures.py, models/reference_networks.py), corrected as is said
+# where they
 # were wrong; first Adam as they had it, without decay, warm-up and average
 PLAIN = replace(SCRATCH, optimizer="adam", schedule="constant", warmup=0.0, weight_decay=0.0, ema_decay=0.0)
 # 000. Corrected: images normalised as the weights expect, in prediction too; no flip; uncertain labels drawn anew every
@@ -191,7 +193,7 @@ RESNET_004 = replace(SCRATCH, network="resnet101", weights="imagenet", image_siz
                      stages=("head:20:1e-3",), epochs=20, ema_decay=0.0)
 
 EXPERIMENTS = {
-    # the networks of 003 (see architectures.py), each as one multi-label network
+    # the networks of 003 (see models/architectures.py), each as one multi-label network
     "cnn_a": replace(SCRATCH, network="cnn_a"),
     "cnn_b": replace(SCRATCH, network="cnn_b", epochs=15),
     "cnn_c": replace(SCRATCH, network="cnn_c"),

@@ -18,21 +18,22 @@ import numpy as np
 import pandas as pd
 from rich.table import Table
 
-from commandline import add_experiment, load_competition, load_folded_table, make_console, make_parser, run_names
+from commandline import add_experiment, load_competition, load_folded_table, make_parser, run_names
+from common.console import make_console
+from common.files import read_json, replace_atomically, sha256, write_csv, write_json
+from common.hardware import tune_process
 from competition import Competition
-from decisions import policy_for, policy_inputs
-from decoding import decode_image, fit_image
-from files import read_json, replace_atomically, sha256, write_csv, write_json
-from folds import Folds, fold_numbers, read_predicted_parts
-from hardware import tune_process
-from labels import scoring_targets
-from localisation import NEARLY, hottest_pixel, pointing_game
-from pixels import PixelSettings
-from policies import Fitted
-from runmaps import Member, explained_by, held_out_maps, largest_store, layer_name, open_members
-from runs import Oof, read_oof, run_folder
-from sheets import COLUMNS, NAMES, Panel, draw_sheet
-from tables import label_cells
+from data.decoding import decode_image, fit_image
+from data.folds import Folds, fold_numbers, read_predicted_parts
+from data.labels import scoring_targets
+from data.pixel_store import PixelSettings
+from data.tables import label_cells
+from explaining.heatmap_sheet import COLUMNS, NAMES, Panel, draw_sheet
+from explaining.held_out_maps import Member, explained_by, held_out_maps, largest_store, layer_name, open_members
+from explaining.pointing_game import NEARLY, hottest_pixel, pointing_game
+from results.adopted_rules import policy_for, policy_inputs
+from results.runs import Oof, read_oof, run_folder
+from scoring.decision_rules import Fitted
 
 OUTCOMES = {"true positives": (1, 1), "false positives": (0, 1), "false negatives": (1, 0),
             "true negatives": (0, 0)}  # target, decision
@@ -143,7 +144,7 @@ def find_image(competition: Competition, data_dir: Path, table: pd.DataFrame, fo
 def look_at(competition: Competition, data_dir: Path, name: str, table: pd.DataFrame, folds: Folds, part: str,
             images: pd.DataFrame, row: int) -> Path:
     """Writes one image's sheet; returns its path."""
-    from imageview import view_image
+    from explaining.image_view import view_image
 
     oof = read_explained(competition, name, table, folds)
     if oof.members and oof.kind != "mean":  # what the sheet shows of a blend is the mean of its members
@@ -167,7 +168,7 @@ def look_at(competition: Competition, data_dir: Path, name: str, table: pd.DataF
 def measure_run(competition: Competition, data_dir: Path, name: str, table: pd.DataFrame, folds: Folds,
                 count: int) -> list[Path]:
     """Measures the maps of images on which a label is there, one a group; returns the table's path."""
-    from measuring import measure_maps, summarise
+    from explaining.map_quality import measure_maps, summarise
 
     oof = read_explained(competition, name, table, folds)
     members = open_members(competition, oof, table)

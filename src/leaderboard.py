@@ -14,15 +14,19 @@ import pandas as pd
 from rich.table import Table
 from tqdm import tqdm
 
-from agreement import report_agreement
-from commandline import load_competition, load_folded_table, make_console, make_parser
+from commandline import load_competition, load_folded_table, make_parser
+from common.console import make_console
+from common.files import home, write_csv
 from competition import Competition
-from decisions import policy_for, untuned_policy
-from files import home, write_csv
-from folds import Folds, fold_numbers, read_holdout
-from judging import show_comparison, show_forecast
-from labels import scored_counts, scoring_targets
-from metrics import (
+from data.folds import Folds, fold_numbers, read_holdout
+from data.labels import scored_counts, scoring_targets
+from data.tables import label_cells, read_part, read_solution, scored_targets
+from reporting.run_comparison import show_comparison, show_forecast
+from results.adopted_rules import policy_for, untuned_policy
+from results.runs import Oof, list_runs, read_oof, read_predictions
+from scoring.confidence_intervals import score_interval
+from scoring.decision_rules import Policy
+from scoring.metrics import (
     METRICS,
     average_precision_by_label,
     brier,
@@ -33,11 +37,8 @@ from metrics import (
     score,
     undefined_labels,
 )
-from policies import Policy
-from runs import Oof, list_runs, read_oof, read_predictions
-from tables import label_cells, read_part, read_solution, scored_targets
-from thresholds import crossfit_decisions
-from uncertainty import score_interval
+from scoring.thresholds import crossfit_decisions
+from submitting.cv_lb import report_agreement
 
 
 def main(argv: list[str] | None = None) -> pd.DataFrame:
@@ -200,7 +201,7 @@ def _report_parts(competition: Competition, table: pd.DataFrame, oof: Oof, repor
 def _ceiling(competition: Competition, data_dir: Path, table: pd.DataFrame, solution: pd.DataFrame | None,
              reported: dict[str, pd.DataFrame]) -> pd.DataFrame:
     """What the demo's truth allows: the scores of every label's posterior probability given what was drawn."""
-    from demo import read_truth
+    from data.demo import read_truth
 
     truth = read_truth(data_dir).set_index("image_id")
     columns = [f"posterior_{label}" for label in competition.labels]

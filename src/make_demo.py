@@ -8,10 +8,10 @@ from pathlib import Path
 
 from sklearn.metrics import roc_auc_score
 
-from demo import DemoSettings, is_made, make_demo, read_truth
-from files import home
-from phantoms import LABELS
-from settings import override
+from common.files import home
+from common.settings import override
+from data.demo import DemoSettings, is_made, make_demo, read_truth
+from data.phantoms import LABELS
 
 
 def main(argv: list[str] | None = None) -> Path:

@@ -14,11 +14,11 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-from commandline import load_competition, make_console, make_parser, pick_experiment
+from commandline import load_competition, make_parser, pick_experiment
+from common.console import make_console
+from common.files import read_csv
 from competition import Competition
-from files import read_csv
-from folding import TOLERANCE, TOLERATED_IMAGES, FoldReport, fold_report, make_strata
-from folds import (
+from data.folds import (
     HELD_OUT,
     Folds,
     add_folds,
@@ -30,9 +30,10 @@ from folds import (
     read_folds,
     split_column,
 )
-from labels import scored_counts, scoring_targets
-from pixels import open_store, pixel_settings
-from tables import label_cells, read_columns, read_train
+from data.labels import scored_counts, scoring_targets
+from data.pixel_store import open_store, pixel_settings
+from data.splitting import TOLERANCE, TOLERATED_IMAGES, FoldReport, fold_report, make_strata
+from data.tables import label_cells, read_columns, read_train
 
 
 def main(argv: list[str] | None = None) -> Path:

@@ -21,19 +21,19 @@ from commandline import (
     pick_folds,
     run_names,
 )
+from common.files import sha256
+from common.hardware import pick_device, tune_process
 from competition import Competition
-from decisions import policy_for, policy_inputs
-from faults import among_models
-from files import sha256
-from folds import Folds, read_predicted_parts
-from gate import gate
-from hardware import pick_device, tune_process
-from manifest import describe_device, hash_images, model_name, read_computed, run_inputs
-from pixels import PixelStore, open_store, pixel_settings
-from prediction import as_kept, mean_of_models, predict_models, write_models
-from reproduction import reproduce
-from runs import Oof, read_oof, read_predictions, train_command, write_predictions
-from submission import (
+from data.folds import Folds, read_predicted_parts
+from data.pixel_store import PixelStore, open_store, pixel_settings
+from data.tables import submitted_part
+from results.adopted_rules import policy_for, policy_inputs
+from results.runs import Oof, read_oof, read_predictions, train_command, write_predictions
+from submitting.checks import gate
+from submitting.manifest import describe_device, hash_images, model_name, read_computed, run_inputs
+from submitting.prediction_checks import among_models
+from submitting.reproduce import reproduce
+from submitting.submission import (
     is_written,
     read_template,
     submission_path,
@@ -41,7 +41,7 @@ from submission import (
     submitted_kind,
     template_inputs,
 )
-from tables import submitted_part
+from training.prediction import as_kept, mean_of_models, predict_models, write_models
 
 
 def main(argv: list[str] | None = None) -> list[Path]:

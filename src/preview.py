@@ -14,16 +14,16 @@ import pandas as pd
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from augmentation import augment_batch, augmentation_seed, make_augmentation
 from commandline import add_experiment, load_competition, make_parser, pick_experiment, run_names
+from common.files import replace_atomically
+from common.hardware import tune_process
+from common.settings import override
 from competition import Competition
+from data.pixel_store import pixel_settings, stored_image
+from data.tables import label_cells, read_train
 from experiment import Experiment
-from files import replace_atomically
-from hardware import tune_process
-from pixels import pixel_settings, stored_image
-from runs import run_folder
-from settings import override
-from tables import label_cells, read_train
+from results.runs import run_folder
+from training.augmentation import augment_batch, augmentation_seed, make_augmentation
 
 IMAGES, EPOCHS = 6, 8   # rows and draws of the sheet
 DRAWS = 300             # that the figures are taken from

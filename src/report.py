@@ -16,19 +16,19 @@ import pandas as pd
 from tqdm import tqdm
 
 from commandline import add_experiment, load_competition, load_folded_table, make_parser, run_names
+from common.files import home, write_text
 from competition import Competition
-from files import home, write_text
-from folds import Folds
-from metrics import METRICS
-from reportdata import audit_part, folds_part
-from reported import BROKEN, Reported, number, pick_runs, span
-from reportpage import Markup, Part, Tile, commands, join, link, paragraph, render
-from reportpage import table as make_table
-from reportruns import board_part, gains_part, learning_part, read_board
-from reportscores import calibration_part, confusion_part, curves_part, thresholds_part
-from reportsent import forecast_part, submissions_part
-from reportsights import anomalies_part, errors_part, explain_part, map_part, shortcuts_part
-from tables import read_train
+from data.folds import Folds
+from data.tables import read_train
+from reporting.context import BROKEN, Reported, number, pick_runs, span
+from reporting.data_sections import audit_part, folds_part
+from reporting.html import Markup, Part, Tile, commands, join, link, paragraph, render
+from reporting.html import table as make_table
+from reporting.image_sections import anomalies_part, errors_part, explain_part, map_part, shortcuts_part
+from reporting.run_sections import board_part, gains_part, learning_part, read_board
+from reporting.score_sections import calibration_part, confusion_part, curves_part, thresholds_part
+from reporting.submission_sections import forecast_part, submissions_part
+from scoring.metrics import METRICS
 
 # title, what makes it, and the command that it is made by; the order of the page
 PARTS: tuple[tuple[str, Callable[[Reported], Part | None], str, str], ...] = (

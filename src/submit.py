@@ -15,18 +15,18 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from agreement import cross_validated
 from commandline import add_experiment, load_competition, load_folded_table, make_parser, run_names
+from common.files import sha256
 from competition import Competition
-from files import sha256
-from gate import gate
-from kaggle_client import PASSING, SITE, KaggleError, Standing, list_submissions, submit_file
-from ledger import Entry, append_entry, ledger_path, one_line, read_ledger
-from manifest import read_manifest
-from metrics import METRICS, score
-from runs import list_runs, read_oof
-from submission import read_submission, submission_path
-from tables import parse_texts, read_solution, scored_targets, submission_columns, submitted_part
+from data.tables import parse_texts, read_solution, scored_targets, submission_columns, submitted_part
+from results.runs import list_runs, read_oof
+from scoring.metrics import METRICS, score
+from submitting.checks import gate
+from submitting.cv_lb import cross_validated
+from submitting.kaggle_client import PASSING, SITE, KaggleError, Standing, list_submissions, submit_file
+from submitting.ledger import Entry, append_entry, ledger_path, one_line, read_ledger
+from submitting.manifest import read_manifest
+from submitting.submission import read_submission, submission_path
 
 TRIES = (5.0, 30.0)  # seconds before a second and a third try, where the fault may be over by then
 FIRST_PAUSE, LONGEST_PAUSE, PATIENCE = 5.0, 60.0, 1800.0  # seconds between two looks for the score, and in all

@@ -30,14 +30,14 @@ from commandline import (
     pick_folds,
     run_names,
 )
+from common.hardware import count_cores, pick_device, tune_process
+from common.settings import override
 from competition import Competition
-from distributed import first_alone, processes, processes_here, rank, world
+from data.folds import fold_numbers, read_folds
+from data.pixel_store import open_store, pixel_settings
 from experiment import Experiment
-from folds import fold_numbers, read_folds
-from hardware import count_cores, pick_device, tune_process
-from pixels import open_store, pixel_settings
-from runs import Run, open_run, open_snapshot, run_folder
-from settings import override
+from results.runs import Run, open_run, open_snapshot, run_folder
+from training.distributed import first_alone, processes, processes_here, rank, world
 
 
 @dataclass(frozen=True)
@@ -135,14 +135,14 @@ def _say(sentence: str) -> None:
 
 
 def _check(experiment: Experiment, competition: Competition) -> None:
-    from training import check_experiment
+    from training.fold import check_experiment
 
     for note in check_experiment(experiment, competition):
         _say(f"note: {note}")
 
 
 def _prepare(job: Job, table: pd.DataFrame, threads: int) -> None:
-    from training import prepare_run
+    from training.fold import prepare_run
 
     prepare_run(open_job(job), job.competition, table, threads)
 
@@ -215,7 +215,7 @@ def _prepare_process(parent: int, stop: Event) -> None:
 
 def train_job(job: Job, threads: int, talk: bool) -> dict:
     """Trains one job in this process; returns its result."""
-    from training import train_fold
+    from training.fold import train_fold
 
     table, _ = load_folded_table(job.competition, job.data_dir)
     return train_fold(open_job(job), job.competition, table, threads, talk, job.workers)

@@ -10,16 +10,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-import folds as folds_module
+from common.files import sha256, write_csv, write_json
 from competition import Competition, Part
+from data import folds as folds_module
+from data.folds import add_folds, folds_path, read_folds
+from data.tables import read_train
 from experiment import EXPERIMENTS
-from files import sha256, write_csv, write_json
-from folds import add_folds, folds_path, read_folds
-from manifest import read_computed, read_images, run_inputs
-from prediction import as_kept, mean_of_models, write_models
-from runs import open_run, probs_frame, read_oof, write_predictions, write_probs
-from submission import read_template, submit_probs, template_inputs
-from tables import read_train
+from results.runs import open_run, probs_frame, read_oof, write_predictions, write_probs
+from submitting.manifest import read_computed, read_images, run_inputs
+from submitting.submission import read_template, submit_probs, template_inputs
+from training.prediction import as_kept, mean_of_models, write_models
 
 FOLDS = 4
 MULTILABEL = Competition(name="multilabel", about="drawn", task="multilabel", labels=("mass", "nodule", "hernia"),

@@ -11,38 +11,28 @@ from pathlib import Path
 import pytest
 
 SRC = Path(__file__).resolve().parents[1] / "src"
-MODULES = sorted(path.stem for path in SRC.glob("*.py"))
-TREES = {name: ast.parse((SRC / f"{name}.py").read_text(encoding="utf-8")) for name in MODULES}
-SCRIPTS = [name for name in MODULES if '__name__ == "__main__"' in (SRC / f"{name}.py").read_text(encoding="utf-8")]
-
-# Each module may import only what stands before it; scripts come last and import no script.
-ORDER = """
-files hardware distributed
-settings competition experiment
-labels sampling metrics weighted uncertainty faults thresholds calibration policies priorshift
-delong comparing forecasting blending gains columns folding confident phantoms preprocessing augmentation tta mixing
-schedule watch losses
-layers architectures camlayers references ema saliency attribution sheets localisation nearest
-demo arrays dicom decoding pixels scan duplicates tables weights
-folds device_input loader model anatomy precision heads features tiles autoencoder oddness oddplots outliers
-solvers runs checkpoints runmaps imageview measuring alarms
-lessons freezing optimizers engine training prediction manifest embeddings leaks probes labelstats auditplots findings
-glance survey clues tabular untabled sniffing decisions submission ledger gate reproduction commandline
-kaggle_client agreement rehearsal forecastplot judging mapviews mappage
-curves svgcharts reportpage reported reportdata reportruns reportscores reportsights reportsent
-""".split()
+# Each folder imports only folders that stand before it; competition.py stands before all of them, experiment.py before
+# `data`, and commandline.py behind them.
+FOLDERS = ("common", "scoring", "data", "describing", "models", "results", "training", "auditing", "explaining",
+           "submitting", "reporting")
+PATHS = {path.relative_to(SRC).as_posix(): path for path in sorted(SRC.rglob("*.py"))}
+MODULES = list(PATHS)
+TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in PATHS.items()}
+TOP = [name for name in MODULES if "/" not in name]
+SCRIPTS = [name for name in TOP if '__name__ == "__main__"' in PATHS[name].read_text(encoding="utf-8")]
+READ_FIRST = {"competition.py", "experiment.py", "commandline.py"}
 
 
 def imported_by(name: str) -> set[str]:
-    """Our own modules that a module imports, inside its functions too."""
+    """The folders and top-level modules of ours that a module imports, inside its functions too."""
     found = set()
     for node in ast.walk(TREES[name]):
         if isinstance(node, ast.Import):
             found |= {alias.name.partition(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{name}.py line {node.lineno}: src is flat, a relative import leads nowhere"
+            assert node.level == 0, f"{name} line {node.lineno}: import from src by the folder's name"
             found.add(node.module.partition(".")[0])
-    return found & set(MODULES)
+    return found & {*FOLDERS, *(top.removesuffix(".py") for top in TOP)}
 
 
 def public_definitions(name: str) -> list[ast.AST]:
@@ -50,24 +40,33 @@ def public_definitions(name: str) -> list[ast.AST]:
             if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_")]
 
 
-@pytest.mark.parametrize("name", [name for name in MODULES if name not in SCRIPTS])
-def test_a_module_imports_only_what_stands_before_it(name):
-    assert name in ORDER, f"{name}.py has no place in the order of imports; give it one in this test"
-    later = imported_by(name) - set(ORDER[:ORDER.index(name)])
-    assert not later, f"{name}.py imports {sorted(later)}, which do not stand before it"
+def test_folders_lie_one_level_below_the_scripts():
+    assert {name.rpartition("/")[0] for name in MODULES} == {"", *FOLDERS}
+    assert set(TOP) == {*SCRIPTS, *READ_FIRST}
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if "/" in name])
+def test_a_folder_imports_only_folders_before_it(name):
+    folder = name.partition("/")[0]
+    allowed = {*FOLDERS[:FOLDERS.index(folder) + 1], "competition"}
+    if FOLDERS.index(folder) >= FOLDERS.index("data"):
+        allowed.add("experiment")
+    assert imported_by(name) <= allowed, f"{name} imports {sorted(imported_by(name) - allowed)}"
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_no_script_imports_a_script(name):
-    assert not imported_by(name) & set(SCRIPTS)
+    assert not {f"{module}.py" for module in imported_by(name)} & set(SCRIPTS)
 
 
-def test_src_is_flat():
-    assert [path.name for path in SRC.iterdir() if path.is_dir() and path.name != "__pycache__"] == []
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_an_init_is_one_sentence(folder):
+    body = TREES[f"{folder}/__init__.py"].body
+    assert len(body) == 1 and isinstance(body[0], ast.Expr)
 
 
-@pytest.mark.parametrize("name", MODULES)
-def test_no_module_hides_a_library(name):
+@pytest.mark.parametrize("name", [*FOLDERS, *(top.removesuffix(".py") for top in TOP)])
+def test_no_name_of_ours_hides_a_library(name):
     ours = (SRC, SRC.parent, SRC.parent / "tests")
     others = [entry for entry in sys.path if Path(entry or ".").resolve() not in ours]
     assert name not in sys.stdlib_module_names
@@ -84,7 +83,7 @@ def test_modules_and_public_functions_say_what_they_are(name):
 
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_a_script_names_its_command(name):
-    assert f"python src/{name}.py" in ast.get_docstring(TREES[name])
+    assert f"python src/{name}" in ast.get_docstring(TREES[name])
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -102,12 +101,12 @@ def test_no_code_swallows_errors(name):
         if isinstance(node, ast.ExceptHandler):
             caught = "everything" if node.type is None else ast.unparse(node.type)
             if caught in ("everything", "Exception", "BaseException"):  # may clean up or explain, must raise
-                assert isinstance(node.body[-1], ast.Raise), f"{name}.py line {node.lineno} catches {caught}"
+                assert isinstance(node.body[-1], ast.Raise), f"{name} line {node.lineno} catches {caught}"
 
 
 @pytest.mark.parametrize("name", MODULES)
 def test_no_code_is_of_a_kind_we_do_not_want(name):
-    text = (SRC / f"{name}.py").read_text(encoding="utf-8")
+    text = PATHS[name].read_text(encoding="utf-8")
     unwanted = re.compile(r"parse_known_args|^\s*global |\bexec\(|\beval\(\w|import \*|filterwarnings|simplefilter|"
                           r"pickle\.(?:load|dump)|# *(?:TODO|FIXME)", re.MULTILINE)
     assert unwanted.findall(text) == []
@@ -130,7 +129,8 @@ def run_python(arguments: list[str], folder: Path) -> subprocess.CompletedProces
 
 
 def test_importing_everything_prints_nothing_and_makes_no_file(tmp_path):
-    done = run_python(["-W", "error", "-c", IMPORT_ALL, *MODULES], tmp_path)
+    names = [name.removesuffix(".py").replace("/", ".") for name in MODULES]
+    done = run_python(["-W", "error", "-c", IMPORT_ALL, *names], tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert list(tmp_path.iterdir()) == []
 
@@ -149,13 +149,13 @@ assert not heavy, f"--help imports {heavy}"
 
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_help_comes_without_importing_torch(name, tmp_path):
-    done = run_python(["-c", HELP, str(SRC / f"{name}.py")], tmp_path)
+    done = run_python(["-c", HELP, str(SRC / name)], tmp_path)
     assert done.returncode == 0, done.stderr
-    assert f"python src/{name}.py" in done.stdout
+    assert f"python src/{name}" in done.stdout
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_an_unknown_flag_is_an_error(name, tmp_path):
-    done = run_python([str(SRC / f"{name}.py"), "--no-such-flag"], tmp_path)
+    done = run_python([str(SRC / name), "--no-such-flag"], tmp_path)
     assert done.returncode == 2 and "--no-such-flag" in done.stderr

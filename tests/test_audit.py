@@ -11,12 +11,12 @@ import pytest
 
 import audit
 import competition as descriptions
+from auditing.file_checks import Report
+from common.files import home as home_folder
+from common.files import read_csv, write_csv
 from competition import Competition, Part
-from files import home as home_folder
-from files import read_csv, write_csv
-from findings import Report
-from scan import Scan
-from tables import read_train
+from data.image_scan import Scan
+from data.tables import read_train
 
 N = 48
 REAL = Path(__file__).parents[2] / "shared" / "data"
@@ -138,8 +138,8 @@ def test_a_search_for_near_duplicates_that_was_cut_short_says_so(messy, undrawn,
     draw(messy / "train" / "i20.png", cv2.add(noise(21), 1))
     account = run("messy", "--quick")
     assert account["duplicates"]["near_pairs"] == 1 and account["duplicates"]["hash_distance_searched"] == 84
-    monkeypatch.setattr("duplicates.CHECKS", 0)
-    monkeypatch.setattr("duplicates.FREE_CHECKS", 0)
+    monkeypatch.setattr("data.duplicates.CHECKS", 0)
+    monkeypatch.setattr("data.duplicates.FREE_CHECKS", 0)
     account = run("messy", "--quick")
     finding = said(account, "up to a hash distance of 24 of 256 bits only")
     assert finding["severity"] == "note" and account["duplicates"]["near_pairs"] == 1

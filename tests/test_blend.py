@@ -13,14 +13,11 @@ from scipy.special import expit, softmax
 import blend
 import predict
 from blend import blend_runs, pick_best, predict_blends, recommendation
-from blending import METHODS
+from common.files import read_json, write_json
 from competition import Competition, Part
+from data.folds import Folds
 from experiment import EXPERIMENTS
-from files import read_json, write_json
-from folds import Folds
-from gains import Gain, measure_gains
-from metrics import METRICS
-from runs import (
+from results.runs import (
     list_runs,
     open_run,
     probs_frame,
@@ -31,6 +28,9 @@ from runs import (
     write_predictions,
     write_probs,
 )
+from scoring.blend_gain import Gain, measure_gains
+from scoring.blending import METHODS
+from scoring.metrics import METRICS
 
 N, HASH = 240, "f" * 64
 FOLDS = Folds(Path("folds.csv"), HASH, 4, {})

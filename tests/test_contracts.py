@@ -8,19 +8,19 @@ import torch
 from torch.optim import SGD, Adam
 from torch.optim.lr_scheduler import LambdaLR
 
-from augmentation import AUGMENTATIONS, make_augmentation
-from checkpoints import build_from_recipe, load_model, save_weights
+from common.files import write_json
 from competition import COMPETITIONS, Competition, Part
-from ema import EMA
-from engine import predict_logits, train_one_epoch
 from experiment import EXPERIMENTS, Experiment
-from files import write_json
-from losses import CROSS_ENTROPY, PROBS
-from metrics import METRICS, decide, score
-from model import OURS, build_model, check_network, count_parameters, head_modules, weight_layers
-from references import LAYOUTS
-from runs import open_run, read_run
-from tta import VIEWS
+from models.classifier import OURS, build_model, check_network, count_parameters, head_modules, weight_layers
+from models.reference_networks import LAYOUTS
+from results.checkpoints import build_from_recipe, load_model, save_weights
+from results.runs import open_run, read_run
+from scoring.metrics import METRICS, decide, score
+from training.augmentation import AUGMENTATIONS, make_augmentation
+from training.ema import EMA
+from training.loop import predict_logits, train_one_epoch
+from training.losses import CROSS_ENTROPY, PROBS
+from training.tta import VIEWS
 
 LABELS = ("a", "b", "c")
 GENERATOR = torch.Generator()

@@ -12,16 +12,16 @@ import blend
 import decide
 import leaderboard
 import make_folds
-import priorshift
 from commandline import load_folded_table
+from common.files import read_json, write_json
 from competition import COMPETITIONS, Competition, Part
-from decisions import decisions_path, policy_for
 from experiment import EXPERIMENTS
-from files import read_json, write_json
-from metrics import METRICS
-from runs import open_run, probs_frame, read_oof, write_predictions, write_probs
-from submission import read_submission, submission_path
-from thresholds import crossfit_decisions, fit_thresholds
+from results.adopted_rules import decisions_path, policy_for
+from results.runs import open_run, probs_frame, read_oof, write_predictions, write_probs
+from scoring import label_shift
+from scoring.metrics import METRICS
+from scoring.thresholds import crossfit_decisions, fit_thresholds
+from submitting.submission import read_submission, submission_path
 
 LABELS = ("a", "b", "c")
 MINE = Competition(name="mine", about="drawn here", task="multilabel", labels=LABELS, metric="f1_macro",
@@ -40,7 +40,7 @@ def decide_mine(*words: str) -> dict:
 def mine(home, monkeypatch, request):
     """120 images of 60 patients to train on, 60 to test, and two runs with scores off the scale of 0.5."""
     monkeypatch.setattr(decide, "LIPTON_REPLICATES", 20)
-    monkeypatch.setattr(priorshift, "REPLICATES", 20)
+    monkeypatch.setattr(label_shift, "REPLICATES", 20)
     competition = TASKS[getattr(request, "param", "hard")]
     rng, data, count = np.random.default_rng(0), home / "data" / "mine", len(competition.labels)
     (data / "images").mkdir(parents=True)

@@ -12,13 +12,13 @@ import pytest
 from PIL import Image
 
 import layouts
-from clues import find_group_pattern, find_labels
 from competition import COMPETITIONS, Competition, Part
-from decoding import decode_image
+from data.decoding import decode_image
+from data.tables import described_parts, label_cells, read_part, read_sample, read_train
 from describe import constant, main, make_name, write_literal
-from glance import look_at
-from survey import IMAGE_ENDINGS, _find_unnamed_dicoms, find_id, survey_folder
-from tables import described_parts, label_cells, read_part, read_sample, read_train
+from describing.image_headers import look_at
+from describing.inventory import IMAGE_ENDINGS, _find_unnamed_dicoms, find_id, survey_folder
+from describing.label_columns import find_group_pattern, find_labels
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 needs_data = pytest.mark.skipif(not DATA.exists(), reason="the real images are not here")
@@ -540,7 +540,7 @@ def test_pictures_too_large_for_a_first_look_are_not_decoded(tmp_path, monkeypat
     for ending in ("png", "tif"):
         write_image(tmp_path / f"a.{ending}")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 12)
-    monkeypatch.setattr("glance.decode_image", None)
+    monkeypatch.setattr("describing.image_headers.decode_image", None)
     look = look_at([tmp_path / "a.png", tmp_path / "a.tif"])
     assert look.modes == {"very large": 2} and list(look.failed) == [tmp_path / "a.tif"] and look.coloured is None
 
@@ -592,7 +592,7 @@ def test_nothing_is_written_without_being_asked_for(home, tmp_path):
 
 
 def test_a_long_table_and_many_files_are_described_without_listing_them_twice(home, tmp_path, monkeypatch):
-    monkeypatch.setattr("survey.ROWS_AT_MOST", 5)
+    monkeypatch.setattr("describing.inventory.ROWS_AT_MOST", 5)
     survey = survey_folder(written(tmp_path, train=LABELS, images=IMAGES))
     assert len(survey.tables[0].rows) == 5 and not survey.tables[0].whole
     assert asked(main([str(tmp_path)])[1], "Only the first 5 rows of train.csv")
@@ -696,7 +696,8 @@ def test_folders_of_classes_in_folders_of_organs_are_taken_and_asked_about(home,
 
 def test_only_a_few_of_many_files_without_an_ending_are_opened(tmp_path, monkeypatch):
     opened = []
-    monkeypatch.setattr("survey._has_mark", lambda path: bool(opened.append(path)) or path.name.startswith("IM"))
+    monkeypatch.setattr("describing.inventory._has_mark",
+                        lambda path: bool(opened.append(path)) or path.name.startswith("IM"))
     many = {f"train/{k:05d}": [f"IM-{j}" for j in range(3)] + ["notes"] for k in range(3000)}
     found = _find_unnamed_dicoms(tmp_path, many, notes := [])
     assert len(found) == 9000 and len(opened) <= 40 and notes == []

@@ -16,9 +16,9 @@ import make_demo
 import make_folds
 import predict
 import train
-from checkpoints import load_model
 from competition import COMPETITIONS
-from runs import read_run
+from results.checkpoints import load_model
+from results.runs import read_run
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 LABELS = list(COMPETITIONS["demo"].labels)

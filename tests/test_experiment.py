@@ -7,8 +7,8 @@ from typing import Literal
 
 import pytest
 
+from common.settings import BY_LABEL, by_label, for_labels, override, read_value
 from experiment import EXPERIMENTS, Experiment, Stage, from_recipe, to_recipe
-from settings import BY_LABEL, by_label, for_labels, override, read_value
 
 
 @pytest.mark.parametrize("assignment, name, value", [

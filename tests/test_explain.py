@@ -11,23 +11,23 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from scipy.stats import beta
 
-import attribution
 import competition as descriptions
 import explain
-from checkpoints import build_from_recipe, load_model, save_weights
+from common.files import write_csv, write_json
 from competition import Competition, Part
+from data.folds import add_folds, make_folds, read_folds
+from data.pixel_store import PixelSettings, open_store
+from data.tables import read_train
 from experiment import Experiment, to_recipe
 from explain import explain_run, pick_examples
-from files import write_csv, write_json
-from folds import add_folds, make_folds, read_folds
-from imageview import make_columns, pick_labels, say_truth
-from localisation import distance_to_mask, hottest_pixel, pointing_game
-from measuring import GUESSES
-from pixels import PixelSettings, open_store
-from runmaps import held_out_maps, open_members
-from runs import Oof, open_run, probs_frame, read_oof, run_folder, write_blend, write_probs
-from sheets import Panel, draw_sheet, heat_colours
-from tables import read_train
+from explaining import attribution
+from explaining.heatmap_sheet import Panel, draw_sheet, heat_colours
+from explaining.held_out_maps import held_out_maps, open_members
+from explaining.image_view import make_columns, pick_labels, say_truth
+from explaining.map_quality import GUESSES
+from explaining.pointing_game import distance_to_mask, hottest_pixel, pointing_game
+from results.checkpoints import build_from_recipe, load_model, save_weights
+from results.runs import Oof, open_run, probs_frame, read_oof, run_folder, write_blend, write_probs
 
 SIZE, N = 24, 40
 SQUARES = Competition(name="squares", about="Bright squares.", task="multilabel", labels=("square", "other"),
@@ -342,7 +342,7 @@ def test_any_network_is_explained_by_occlusion(squares, monkeypatch):
 
 @pytest.mark.parametrize("network", ["cnn_b", "mlp_a"])
 def test_images_asked_for_get_a_sheet_each(squares, network, monkeypatch):
-    monkeypatch.setattr("attribution.SAMPLES", 24)
+    monkeypatch.setattr("explaining.attribution.SAMPLES", 24)
     fabricate(squares, "toy", network)
     sheets = explain.main(["--competition", "squares", "--experiment", "toy", "--image", "i01", "i38"])
     assert [path.name for path in sheets] == ["look_i01.png", "look_i38.png"]
@@ -379,7 +379,7 @@ def test_a_sheet_of_a_blend_decides_by_the_mean_that_it_shows(squares, monkeypat
         decided.append(fitted.rule(0))
         return Figure()
 
-    monkeypatch.setattr("imageview.view_image", keep)
+    monkeypatch.setattr("explaining.image_view.view_image", keep)
     write_blend_of(table, "both", ("toy",), "rank_mean")  # 0.5 for all images
     explain.main(["--competition", "squares", "--experiment", "both", "toy", "--image", "i01"])
     assert decided[0] == decided[1] != "p ≥ 0.500"
@@ -394,7 +394,7 @@ def test_labels_that_are_there_come_first_then_the_most_probable():
 
 
 def test_maps_are_measured_beside_guesses_one_image_a_group(squares, monkeypatch, capsys):
-    monkeypatch.setattr("attribution.SAMPLES", 24)
+    monkeypatch.setattr("explaining.attribution.SAMPLES", 24)
     fabricate(squares, "toy")
     path, = explain.main(["--competition", "squares", "--experiment", "toy", "--measure", "2"])
     summary = pd.read_csv(path).set_index("method")
@@ -420,9 +420,9 @@ def test_a_blend_is_measured_by_the_mean_of_maps_and_of_probabilities(squares, m
         torch.nn.init.normal_(model.network.output.weight)
         return model
 
-    monkeypatch.setattr("measuring.load_model", load_answering)
-    monkeypatch.setattr("measuring.METHODS", ("gradcam", "occlusion"))
-    monkeypatch.setattr("attribution.GRID", 4)
+    monkeypatch.setattr("explaining.map_quality.load_model", load_answering)
+    monkeypatch.setattr("explaining.map_quality.METHODS", ("gradcam", "occlusion"))
+    monkeypatch.setattr("explaining.attribution.GRID", 4)
     fabricate(squares, "toy")
     fabricate(squares, "plain", "mlp_a")
     table = fabricate(squares, "twin")

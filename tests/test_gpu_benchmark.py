@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-import precision
+from training import precision
 
 
 @pytest.fixture

@@ -9,12 +9,12 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-import augmentation
 import preview as module
-from augmentation import AUGMENTATIONS, augment_batch, make_augmentation
 from competition import COMPETITIONS, Competition, Part
 from experiment import EXPERIMENTS, Experiment
 from preview import Preview, choose_images, destroyed_share, main, measure, preview
+from training import augmentation
+from training.augmentation import AUGMENTATIONS, augment_batch, make_augmentation
 
 CHEST = Competition(name="chest", about="Made for a test.", task="multilabel", labels=("a", "b"), metric="roc_auc",
                     train=Part(table="train.csv", images="train/{image_id}.png"), group_column="patient")

@@ -14,9 +14,9 @@ import leaderboard
 import make_folds
 import predict
 import train
+from common.files import read_csv, read_json
 from competition import COMPETITIONS, MEDMNIST
-from files import read_csv, read_json
-from tables import label_cells, read_part, read_train, submitted_part
+from data.tables import label_cells, read_part, read_train, submitted_part
 
 NIH_SAMPLE = Path(__file__).parents[2] / "shared" / "data" / "nih1000"
 LAYOUTS = {

@@ -17,16 +17,14 @@ from sklearn.metrics import average_precision_score, precision_recall_curve, roc
 import decide
 import leaderboard
 import report
+from common.files import sha256, write_json
 from competition import COMPETITIONS, Competition, Part
-from curves import GRID, f1_at, precision_recall_curves, roc_curves
-from demo import DemoSettings, make_demo
-from files import sha256, write_json
-from folds import Folds, make_folds
-from ledger import Entry, append_entry
-from metrics import f1_by_label
-from pixels import PixelSettings, open_store
-from reported import Reported, compact, number, pick_runs, span
-from reportpage import (
+from data.demo import DemoSettings, make_demo
+from data.folds import Folds, make_folds
+from data.pixel_store import PixelSettings, open_store
+from data.tables import read_train
+from reporting.context import Reported, compact, number, pick_runs, span
+from reporting.html import (
     MOST_BYTES,
     Figure,
     Markup,
@@ -37,11 +35,13 @@ from reportpage import (
     render,
     table,
 )
-from reportpage import Part as PagePart
-from runs import Oof, read_run, write_blend
-from svgcharts import Chart, interval_bar, nice_ticks
-from tables import read_train
-from uncertainty import bootstrap_counts
+from reporting.html import Part as PagePart
+from reporting.svg import Chart, interval_bar, nice_ticks
+from results.runs import Oof, read_run, write_blend
+from scoring.confidence_intervals import bootstrap_counts
+from scoring.curves import GRID, f1_at, precision_recall_curves, roc_curves
+from scoring.metrics import f1_by_label
+from submitting.ledger import Entry, append_entry
 from untrained import write_untrained
 
 DEMO = COMPETITIONS["demo"]
@@ -52,8 +52,8 @@ HOSTILE = "<script>alert(1)</script>\"'&"
 
 
 def draw_few(monkeypatch) -> None:
-    monkeypatch.setattr("curves.REPLICATES", 40)
-    monkeypatch.setattr("curves.BANDS", 40)
+    monkeypatch.setattr("scoring.curves.REPLICATES", 40)
+    monkeypatch.setattr("scoring.curves.BANDS", 40)
 
 
 def noise(path: Path, side: int = 40, seed: int = 0) -> Path:
@@ -199,7 +199,8 @@ MADE = {"audit", "explanations", "map", "label-errors", "anomalies", "forecast",
 def test_a_part_is_there_if_its_inputs_are_and_else_its_command_is(small):
     page, _ = read_page()
     assert page.parts() == ALWAYS
-    for command in ("audit.py", "explain.py", "neighbours.py", "anomaly.py", "leaderboard.py --competition demo --for"):
+    for command in ("audit.py", "explain.py", "show_neighbours.py", "find_anomalies.py",
+                    "leaderboard.py --competition demo --for"):
         assert f"python src/{command}" in page.text
 
 
@@ -429,7 +430,7 @@ def test_large_pictures_shrink_and_are_named_if_even_that_is_too_much(tmp_path, 
     whole = render("t", Markup(""), [], [], [part], Markup(""))
     limit = len(whole) - 100_000 if side == 700 else 20_000
     assert len(whole) < MOST_BYTES and whole.count("<img") == 2
-    monkeypatch.setattr("reportpage.MOST_BYTES", limit)
+    monkeypatch.setattr("reporting.html.MOST_BYTES", limit)
     less = render("t", Markup(""), [], [], [part], Markup(""))
     if side == 700:
         assert len(less.encode()) <= limit and less.count("<img") == 2 and 'width="600"' in less

@@ -11,21 +11,20 @@ import numpy as np
 import pandas as pd
 import pytest
 
-import gate
-import kaggle_client
 import leaderboard
 import make_demo
 import make_folds
 import submit
+from common.files import read_json, sha256
 from competition import COMPETITIONS
-from files import read_json, sha256
-from kaggle_client import KaggleError, Standing, explain
 from kaggle_server import listed, serve
-from ledger import Entry, ledger_path, read_ledger
-from manifest import write_manifest
-from metrics import roc_auc
-from runs import run_folder
-from submission import read_template, submission_path, submit_probs, template_inputs
+from results.runs import run_folder
+from scoring.metrics import roc_auc
+from submitting import checks, kaggle_client
+from submitting.kaggle_client import KaggleError, Standing, explain
+from submitting.ledger import Entry, ledger_path, read_ledger
+from submitting.manifest import write_manifest
+from submitting.submission import read_template, submission_path, submit_probs, template_inputs
 from untrained import write_untrained
 
 DEMO = COMPETITIONS["demo"]
@@ -424,4 +423,4 @@ def test_a_file_is_compared_with_what_was_sent_and_not_with_itself_or_the_ledger
     change(path, "0.", "0.0")  # predicted again: what was sent does not stand there any more
     assert submit.last_sent(DEMO, path, sha256(path.read_bytes())) is None
     path.write_bytes(raw)
-    assert gate._newest_other(DEMO, path) != ledger_path(DEMO)
+    assert checks._newest_other(DEMO, path) != ledger_path(DEMO)

@@ -9,16 +9,16 @@ import numpy as np
 import pandas as pd
 import torch
 
-from checkpoints import build_from_recipe, load_model, save_weights
+from common.files import home, sha256, write_json
 from competition import Competition, Part
+from data.folds import Folds, add_folds, read_folds
+from data.tables import read_train
 from experiment import EXPERIMENTS, Experiment
-from files import home, sha256, write_json
-from folds import Folds, add_folds, read_folds
-from heads import head_name, put_head
-from model import Classifier
-from runs import Oof, Run, open_run, probs_frame, read_oof, read_run, write_probs
-from solvers import Examples, fit_head
-from tables import read_train
+from models.classifier import Classifier
+from models.heads import head_name, put_head
+from results.checkpoints import build_from_recipe, load_model, save_weights
+from results.runs import Oof, Run, open_run, probs_frame, read_oof, read_run, write_probs
+from training.fitted_heads import Examples, fit_head
 
 
 def write_untrained(competition: Competition, name: str, seed: int = 0, experiment: str = "cnn_b",

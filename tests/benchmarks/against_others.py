@@ -27,7 +27,7 @@ sys.path.insert(0, str(SRC))
 
 import numpy as np  # noqa: E402
 
-NETWORKS = ("cnn_a", "cnn_b", "cnn_c", "cnn_d", "cnn_e", "lstm", "mlp_a", "mlp_b")  # of 003, see architectures.py
+NETWORKS = ("cnn_a", "cnn_b", "cnn_c", "cnn_d", "cnn_e", "lstm", "mlp_a", "mlp_b")  # models/architectures.py
 FOLDS = "ours, a fold a thread"
 LIBRARIES = {"ours": "torch", FOLDS: "torch", "plain PyTorch": "torch", "Keras fp32": "tensorflow",
              "Keras mixed bf16": "tensorflow", "fastai": "fastai", "Lightning": "lightning"}
@@ -181,19 +181,19 @@ Train = Callable[[int], None]
 
 
 def ours(order: dict, images: np.ndarray, targets: np.ndarray) -> tuple[Train, int, str]:
-    from hardware import tune_process
+    from common.hardware import tune_process
 
     tune_process()
     import torch
     from torch.optim.lr_scheduler import LambdaLR
 
-    from ema import EMA
-    from engine import train_one_epoch
-    from loader import training_batches
-    from losses import masked_bce
-    from model import build_model, count_parameters
-    from optimizers import build_optimizer
-    from precision import Step, choose_precision
+    from models.classifier import build_model, count_parameters
+    from training.batches import training_batches
+    from training.ema import EMA
+    from training.loop import train_one_epoch
+    from training.losses import masked_bce
+    from training.optimizers import build_optimizer
+    from training.precision import Step, choose_precision
 
     class MemoryStore:
         """What the loader asks of a pixel store."""
@@ -221,8 +221,8 @@ def plain_network(order: dict):
     """The network with torch's own layers, ReLU before pooling, and its normalisation; and its number of parameters."""
     from torch import nn
 
-    from architectures import NETWORKS as BUILDERS
-    from layers import BitDropout, PooledReLU, UnfoldConv2d
+    from models.architectures import NETWORKS as BUILDERS
+    from models.layers import BitDropout, PooledReLU, UnfoldConv2d
 
     network = BUILDERS[order["network"]](1, order["size"], OUTPUTS)
     for name, layer in list(network.named_children()):
@@ -292,7 +292,7 @@ def fastai(order: dict, images: np.ndarray, targets: np.ndarray) -> tuple[Train,
 
 
 def lightning(order: dict, images: np.ndarray, targets: np.ndarray) -> tuple[Train, int, str]:
-    from hardware import import_torchvision
+    from common.hardware import import_torchvision
 
     import_torchvision()
     import lightning

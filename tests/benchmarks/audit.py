@@ -18,11 +18,11 @@ sys.path.insert(0, str(SRC))
 from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402
 
-from demo import DemoSettings, make_demo  # noqa: E402
-from hardware import count_cores  # noqa: E402
+from common.hardware import count_cores  # noqa: E402
+from data.demo import DemoSettings, make_demo  # noqa: E402
 
 LOOK = ("import sys; sys.path.insert(0, sys.argv[1]); from pathlib import Path; from competition import DEMO; "
-        "from scan import scan_images; from tables import read_train; "
+        "from data.image_scan import scan_images; from data.tables import read_train; "
         "scan_images('demo-train', read_train(DEMO, Path(sys.argv[2]))[0])")
 
 

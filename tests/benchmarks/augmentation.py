@@ -21,7 +21,7 @@ import torch  # noqa: E402
 from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402
 
-from augmentation import Warp, albumentations, solt  # noqa: E402
+from training.augmentation import Warp, albumentations, solt  # noqa: E402
 
 
 def make_images(count: int, size: int, channels: int) -> list[np.ndarray]:

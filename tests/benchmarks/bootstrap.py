@@ -20,8 +20,8 @@ from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402
 from scipy.special import expit  # noqa: E402
 
-from metrics import METRICS  # noqa: E402
-from uncertainty import bootstrap_counts, bootstrap_scores  # noqa: E402
+from scoring.confidence_intervals import bootstrap_counts, bootstrap_scores  # noqa: E402
+from scoring.metrics import METRICS  # noqa: E402
 
 ROWS, PATIENTS, SAMPLE = 25_000, 7_000, 2
 NIH_RATES = (0.103, 0.025, 0.042, 0.021, 0.119, 0.022, 0.015, 0.002, 0.177, 0.052, 0.056, 0.030, 0.013, 0.047)

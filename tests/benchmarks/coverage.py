@@ -23,11 +23,11 @@ from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402
 from scipy.special import expit, logit  # noqa: E402
 
-from comparing import bootstrap_p, swapped_p  # noqa: E402
-from delong import macro_auc_difference  # noqa: E402
-from phantoms import draw_severities, posterior  # noqa: E402
-from uncertainty import bootstrap_chunks, bounded_interval, percentile_interval, widen_differences  # noqa: E402
-from weighted import make_scorer  # noqa: E402
+from data.phantoms import draw_severities, posterior  # noqa: E402
+from scoring.bootstrap_metrics import make_scorer  # noqa: E402
+from scoring.confidence_intervals import bootstrap_chunks, bounded_interval, percentile_interval, widen_differences  # noqa: E402
+from scoring.delong import macro_auc_difference  # noqa: E402
+from scoring.model_comparison import bootstrap_p, swapped_p  # noqa: E402
 
 NOISE, REPLICATES, POPULATION = 2.0, 1000, 1_000_000
 LABELS = {"one label": [1], "three labels": [0, 1, 2]}

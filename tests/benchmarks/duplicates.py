@@ -48,7 +48,7 @@ def make_picture(rng: np.random.Generator, side: int) -> np.ndarray:
 
 
 def measure_scan(folder: Path, count: int) -> None:
-    from scan import scan_images
+    from data.image_scan import scan_images
 
     rng = np.random.default_rng(0)
     paths = [folder / f"{i:06d}.png" for i in range(count)]
@@ -62,9 +62,9 @@ def measure_scan(folder: Path, count: int) -> None:
 
 def measure_pairs(folder: Path, count: int) -> None:
     """COPIES of the thumbnails are others' copies, recompressed or shifted."""
-    import duplicates
-    from scan import SIDE as THUMBNAIL
-    from scan import Scan, perceptual_hash
+    from data import duplicates
+    from data.image_scan import SIDE as THUMBNAIL
+    from data.image_scan import Scan, perceptual_hash
 
     rng = np.random.default_rng(0)
     thumbnails = np.lib.format.open_memmap(folder / "thumbnails.npy", "w+", np.uint8, (count, THUMBNAIL, THUMBNAIL))

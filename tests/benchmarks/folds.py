@@ -17,7 +17,7 @@ from rich.table import Table  # noqa: E402
 from sklearn.model_selection import GroupKFold, StratifiedGroupKFold  # noqa: E402
 
 from competition import CHEXPERT_LABELS, NIH_LABELS  # noqa: E402
-from folding import fold_report, grouped_folds, holdout_mask, make_strata  # noqa: E402
+from data.splitting import fold_report, grouped_folds, holdout_mask, make_strata  # noqa: E402
 
 FOLDS, SEED = 5, 0
 NIH_TABLE = Path(__file__).resolve().parents[3] / "shared" / "data" / "nih_labels" / "Data_Entry_2017_v2020.csv.gz"

@@ -21,7 +21,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "src"))
 
-from hardware import count_cores, tune_process  # noqa: E402
+from common.hardware import count_cores, tune_process  # noqa: E402
 
 tune_process()
 
@@ -33,24 +33,24 @@ from torch import Tensor, nn  # noqa: E402
 from torch.optim import AdamW  # noqa: E402
 from torch.optim.lr_scheduler import LambdaLR  # noqa: E402
 
+from common.files import home  # noqa: E402
 from competition import COMPETITIONS, Competition  # noqa: E402
-from demo import DemoSettings, make_demo  # noqa: E402
-from ema import EMA  # noqa: E402
-from engine import predict_logits, train_one_epoch  # noqa: E402
+from data.demo import DemoSettings, make_demo  # noqa: E402
+from data.labels import scoring_targets  # noqa: E402
+from data.pixel_store import PixelStore, open_store, pixel_settings  # noqa: E402
+from data.splitting import grouped_folds  # noqa: E402
+from data.tables import label_cells, read_train  # noqa: E402
 from experiment import EXPERIMENTS, Experiment  # noqa: E402
-from features import open_features  # noqa: E402
-from files import home  # noqa: E402
-from folding import grouped_folds  # noqa: E402
-from heads import FeatureClassifier, head_name  # noqa: E402
-from labels import scoring_targets  # noqa: E402
-from loader import ordered_batches, training_batches  # noqa: E402
-from losses import CROSS_ENTROPY, PROBS  # noqa: E402
-from metrics import roc_auc  # noqa: E402
-from model import Classifier, build_model  # noqa: E402
-from optimizers import weight_groups  # noqa: E402
-from pixels import PixelStore, open_store, pixel_settings  # noqa: E402
-from schedule import warmup_cosine  # noqa: E402
-from tables import label_cells, read_train  # noqa: E402
+from models.classifier import Classifier, build_model  # noqa: E402
+from models.frozen_features import open_features  # noqa: E402
+from models.heads import FeatureClassifier, head_name  # noqa: E402
+from scoring.metrics import roc_auc  # noqa: E402
+from training.batches import ordered_batches, training_batches  # noqa: E402
+from training.ema import EMA  # noqa: E402
+from training.loop import predict_logits, train_one_epoch  # noqa: E402
+from training.losses import CROSS_ENTROPY, PROBS  # noqa: E402
+from training.optimizers import weight_groups  # noqa: E402
+from training.schedule import warmup_cosine  # noqa: E402
 
 PREDICT_BATCH = 64
 FOLDS = 5

@@ -22,12 +22,12 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[2] / name) for name in ("sr
 import numpy as np  # noqa: E402
 from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402
+from test_mutations import CASES, FAULTS, plant, says  # noqa: E402
 from tqdm import trange  # noqa: E402
 
-from gate import gate  # noqa: E402
-from submission import check_submission, read_submission, read_template  # noqa: E402
 from submitted import COMPETITIONS, RATES, World, make_world  # noqa: E402
-from test_mutations import CASES, FAULTS, plant, says  # noqa: E402
+from submitting.checks import gate  # noqa: E402
+from submitting.submission import check_submission, read_submission, read_template  # noqa: E402
 
 CONSOLE = Console(width=150)
 

@@ -20,7 +20,7 @@ from types import SimpleNamespace
 SRC = Path(__file__).resolve().parents[2] / "src"
 sys.path.insert(0, str(SRC))
 
-from hardware import count_cores, device_name, pick_device, tune_process  # noqa: E402
+from common.hardware import count_cores, device_name, pick_device, tune_process  # noqa: E402
 
 tune_process()
 
@@ -31,15 +31,15 @@ from rich.table import Table  # noqa: E402
 from torch.optim.lr_scheduler import LambdaLR  # noqa: E402
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
-from architectures import NETWORKS  # noqa: E402
-from device_input import DevicePixels  # noqa: E402
-from ema import EMA  # noqa: E402
-from engine import train_one_epoch  # noqa: E402
-from loader import training_batches  # noqa: E402
-from losses import masked_bce  # noqa: E402
-from model import build_model  # noqa: E402
-from optimizers import build_optimizer  # noqa: E402
-from precision import Step, choose_precision  # noqa: E402
+from models.architectures import NETWORKS  # noqa: E402
+from models.classifier import build_model  # noqa: E402
+from training.batches import training_batches  # noqa: E402
+from training.device_input import DevicePixels  # noqa: E402
+from training.ema import EMA  # noqa: E402
+from training.loop import train_one_epoch  # noqa: E402
+from training.losses import masked_bce  # noqa: E402
+from training.optimizers import build_optimizer  # noqa: E402
+from training.precision import Step, choose_precision  # noqa: E402
 
 CASES = ("cnn_e:64", "tf_efficientnet_lite0:64", "tf_efficientnet_lite0:128", "tf_efficientnet_lite0:224",
          "densenet121:224")

@@ -19,20 +19,21 @@ from rich.table import Table  # noqa: E402
 from torch import nn  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
-from camlayers import CLASS_BLOCKS, METHODS, map_sides  # noqa: E402
-from checkpoints import load_model  # noqa: E402
-from commandline import add_experiment, load_competition, load_folded_table, make_console, make_parser  # noqa: E402
+from commandline import add_experiment, load_competition, load_folded_table, make_parser  # noqa: E402
+from common.console import make_console  # noqa: E402
+from common.hardware import tune_process  # noqa: E402
+from data.folds import fold_numbers  # noqa: E402
+from data.labels import scoring_targets  # noqa: E402
+from data.tables import label_cells  # noqa: E402
 from explain import read_masks  # noqa: E402
-from folds import fold_numbers  # noqa: E402
-from hardware import tune_process  # noqa: E402
-from labels import scoring_targets  # noqa: E402
-from loader import ordered_batches  # noqa: E402
-from localisation import hottest_pixel  # noqa: E402
-from measuring import mean_interval, share_inside  # noqa: E402
-from runmaps import Member, open_members  # noqa: E402
-from runs import read_oof  # noqa: E402
-from saliency import grad_cam  # noqa: E402
-from tables import label_cells  # noqa: E402
+from explaining.held_out_maps import Member, open_members  # noqa: E402
+from explaining.map_quality import mean_interval, share_inside  # noqa: E402
+from explaining.pointing_game import hottest_pixel  # noqa: E402
+from explaining.saliency import grad_cam  # noqa: E402
+from models.cam_layers import CLASS_BLOCKS, METHODS, map_sides  # noqa: E402
+from results.checkpoints import load_model  # noqa: E402
+from results.runs import read_oof  # noqa: E402
+from training.batches import ordered_batches  # noqa: E402
 
 NAMES = ["cnn_a", "cnn_b", "cnn_c", "cnn_d", "cnn_e", "lite0"]
 LEAST = (2, 4, 5, 6, 7, 8, 12, 16, 32)  # cells a side

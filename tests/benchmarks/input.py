@@ -18,7 +18,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "src"))
 
-from hardware import count_cores, import_torchvision, tune_process  # noqa: E402
+from common.hardware import count_cores, import_torchvision, tune_process  # noqa: E402
 
 tune_process()
 
@@ -28,8 +28,8 @@ from pixel_store import make_jpegs, make_table  # noqa: E402
 from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402
 
-from loader import training_batches  # noqa: E402
-from pixels import PixelSettings, PixelStore, open_store  # noqa: E402
+from data.pixel_store import PixelSettings, PixelStore, open_store  # noqa: E402
+from training.batches import training_batches  # noqa: E402
 
 FOLDS = 5
 

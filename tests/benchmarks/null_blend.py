@@ -20,9 +20,9 @@ from rich.table import Table  # noqa: E402
 from scipy.special import expit  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
-from blending import METHODS, crossfit_blend, fit_blend  # noqa: E402
-from gains import Gain, measure_gains  # noqa: E402
-from metrics import roc_auc  # noqa: E402
+from scoring.blend_gain import Gain, measure_gains  # noqa: E402
+from scoring.blending import METHODS, crossfit_blend, fit_blend  # noqa: E402
+from scoring.metrics import roc_auc  # noqa: E402
 
 MEMBERS, LABELS, FOLDS, FURTHER = 6, 2, 5, 20_000
 KNOWN = {  # how much of each of the two signals that make a label a member's logit has

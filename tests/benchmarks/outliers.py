@@ -19,13 +19,13 @@ from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
+from auditing.ood import SIZE, find_outliers, odd_features, odd_store  # noqa: E402
+from common.files import sha256  # noqa: E402
 from competition import COMPETITIONS, Competition  # noqa: E402
-from decoding import decode_image, fit_image  # noqa: E402
-from demo import DemoSettings, make_demo  # noqa: E402
-from features import frozen_features  # noqa: E402
-from files import sha256  # noqa: E402
-from outliers import SIZE, find_outliers, odd_features, odd_store  # noqa: E402
-from tables import read_part  # noqa: E402
+from data.decoding import decode_image, fit_image  # noqa: E402
+from data.demo import DemoSettings, make_demo  # noqa: E402
+from data.tables import read_part  # noqa: E402
+from models.frozen_features import frozen_features  # noqa: E402
 
 PLANTED = (1, 5, 50)  # images among the test part
 REPLACED = 50         # kept of each kind

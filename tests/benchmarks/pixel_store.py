@@ -21,8 +21,8 @@ from PIL import Image  # noqa: E402
 from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402
 
-from hardware import count_cores  # noqa: E402
-from pixels import PixelSettings, PixelStore, open_store  # noqa: E402
+from common.hardware import count_cores  # noqa: E402
+from data.pixel_store import PixelSettings, PixelStore, open_store  # noqa: E402
 
 BATCH = 64
 SUFFIXES = {".jpg", ".jpeg", ".png"}

@@ -23,10 +23,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "src"))
 
 from competition import COMPETITIONS  # noqa: E402
 from decide import Known, rehearse  # noqa: E402
-from decisions import SHIFTS  # noqa: E402
-from policies import make_policies  # noqa: E402
-from priorshift import estimate_prevalence, misfit, prevalence_interval, shift_policy  # noqa: E402
-from runs import Oof  # noqa: E402
+from results.adopted_rules import SHIFTS  # noqa: E402
+from results.runs import Oof  # noqa: E402
+from scoring.decision_rules import make_policies  # noqa: E402
+from scoring.label_shift import estimate_prevalence, misfit, prevalence_interval, shift_policy  # noqa: E402
 
 WAYS = {"no shift": (0.7, 0.0), "label shift": (0.25, 0.0), "moved scores": (0.25, 0.7)}
 

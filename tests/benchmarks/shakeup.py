@@ -31,12 +31,12 @@ from sklearn.neighbors import KNeighborsClassifier  # noqa: E402
 from sklearn.tree import DecisionTreeClassifier  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
-from demo import DemoSettings, plan_images  # noqa: E402
-from forecasting import Forecast, fold_mean_gain, forecast  # noqa: E402
-from labels import scoring_targets  # noqa: E402
-from metrics import METRICS, score  # noqa: E402
-from phantoms import LABELS  # noqa: E402
-from thresholds import fit_thresholds, judged_values  # noqa: E402
+from data.demo import DemoSettings, plan_images  # noqa: E402
+from data.labels import scoring_targets  # noqa: E402
+from data.phantoms import LABELS  # noqa: E402
+from scoring.metrics import METRICS, score  # noqa: E402
+from scoring.score_forecast import Forecast, fold_mean_gain, forecast  # noqa: E402
+from scoring.thresholds import fit_thresholds, judged_values  # noqa: E402
 
 FOLDS, SHARE, REPLICATES, JUNK = 5, 0.3, 1000, 150
 POSTERIOR = {"noise 1.0": 1.0, "noise 1.1": 1.1, "noise 1.5": 1.5, "noise 3.0": 3.0}

@@ -1,7 +1,7 @@
 """The shortcut alarm judged where the truth is known:  python tests/benchmarks/shortcuts.py
 
 Every competition is the demo's phantoms with a seed of its own, on which a small network is trained and then probed as
-src/shortcuts.py probes runs, on images of other patients. "token": the letter in the corner follows the first label, by
+find_shortcuts.py probes runs on images of other patients. "token": a letter in the corner follows the first label, by
 the strength from 0 (not at all) to 1 (always). "site": so many of the images whose hospital is not what the first label
 says are left out, so that a machine's grey values tell the label.
 
@@ -31,7 +31,12 @@ from sklearn.metrics import roc_auc_score, roc_curve  # noqa: E402
 from torch import nn  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
-from alarms import (  # noqa: E402
+from common.console import make_console  # noqa: E402
+from common.files import home, read_json, replace_atomically, write_json  # noqa: E402
+from data.demo import IMAGE_STREAM, PATIENT_STREAM, DemoSettings, plan_images  # noqa: E402
+from data.phantoms import LABELS, SITES, draw_phantom  # noqa: E402
+from explaining.attribution import explain_images  # noqa: E402
+from explaining.shortcut_signals import (  # noqa: E402
     THRESHOLDS,
     Evidence,
     judge_answers,
@@ -40,14 +45,9 @@ from alarms import (  # noqa: E402
     probe,
     zone_excess,
 )
-from attribution import explain_images  # noqa: E402
-from augmentation import augment_batch  # noqa: E402
-from commandline import make_console  # noqa: E402
-from delong import auc_covariance  # noqa: E402
-from demo import IMAGE_STREAM, PATIENT_STREAM, DemoSettings, plan_images  # noqa: E402
-from files import home, read_json, replace_atomically, write_json  # noqa: E402
-from model import Classifier  # noqa: E402
-from phantoms import LABELS, SITES, draw_phantom  # noqa: E402
+from models.classifier import Classifier  # noqa: E402
+from scoring.delong import auc_covariance  # noqa: E402
+from training.augmentation import augment_batch  # noqa: E402
 
 SIZE, TRAIN, HELD_OUT, EPOCHS, MAPS = 64, 600, 400, 12, 100
 CLEAN = ("token", 0.0)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "src"))
 
-from hardware import tune_process  # noqa: E402
+from common.hardware import tune_process  # noqa: E402
 
 tune_process()
 
@@ -26,12 +26,12 @@ from pixel_store import megabytes, sampled_peak  # noqa: E402
 from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402
 
-from ema import EMA  # noqa: E402
-from loader import training_batches  # noqa: E402
-from losses import masked_bce  # noqa: E402
-from model import build_model  # noqa: E402
-from optimizers import weight_groups  # noqa: E402
-from pixels import PixelStore  # noqa: E402
+from data.pixel_store import PixelStore  # noqa: E402
+from models.classifier import build_model  # noqa: E402
+from training.batches import training_batches  # noqa: E402
+from training.ema import EMA  # noqa: E402
+from training.losses import masked_bce  # noqa: E402
+from training.optimizers import weight_groups  # noqa: E402
 
 SIZE, LABELS, BATCH = 64, 14, 64
 

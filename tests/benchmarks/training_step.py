@@ -15,7 +15,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "src"))
 
-from hardware import count_cores, tune_process  # noqa: E402
+from common.hardware import count_cores, tune_process  # noqa: E402
 
 tune_process()
 
@@ -26,14 +26,14 @@ from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402
 from torch import nn  # noqa: E402
 
-from ema import EMA  # noqa: E402
-from layers import BitDropout, PooledReLU, UnfoldConv2d  # noqa: E402
-from loader import training_batches  # noqa: E402
-from losses import masked_bce  # noqa: E402
-from model import build_model  # noqa: E402
-from optimizers import build_optimizer  # noqa: E402
-from pixels import PixelSettings, open_store  # noqa: E402
-from precision import Step, autocast, choose_precision  # noqa: E402
+from data.pixel_store import PixelSettings, open_store  # noqa: E402
+from models.classifier import build_model  # noqa: E402
+from models.layers import BitDropout, PooledReLU, UnfoldConv2d  # noqa: E402
+from training.batches import training_batches  # noqa: E402
+from training.ema import EMA  # noqa: E402
+from training.losses import masked_bce  # noqa: E402
+from training.optimizers import build_optimizer  # noqa: E402
+from training.precision import Step, autocast, choose_precision  # noqa: E402
 
 
 def plain_version(network: str, size: int) -> nn.Module:

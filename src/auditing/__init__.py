@@ -1,0 +1,1 @@
+"""Checks images and labels before training, and finds anomalies and label errors."""

@@ -1,0 +1,127 @@
+"""Test images that are unlike all training images, told by a frozen network's features; no label has a say."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy.stats import binomtest
+
+from auditing.anomaly_scores import LEAST, fit_distance
+from common.files import home
+from competition import Competition
+from data.pixel_store import PixelSettings, PixelStore, kept_store, open_store
+from data.tables import read_part, read_train, submitted_part
+from models.frozen_features import frozen_features, kept_features
+
+SIZE = 64      # pixels of the images that anomalies and outliers are looked for in
+MOST = 4000    # training images that are compared with
+FAR = 0.99     # share of held-out training images that are not called far
+MARGIN = 2     # test images may be far so much more often: images of one patient come together
+CHANCE = 1e-3
+STRAY = 1.2    # times as far as any training image: far enough for a single one to be named
+NAMED = 5      # ids in a warning
+
+
+def odd_store(competition: Competition, part: str, table: pd.DataFrame) -> PixelStore:
+    """A part's images as anomalies are looked for in, 64 pixels; built where there is no such store yet."""
+    return open_store(f"{competition.name}-{part}", table, PixelSettings(SIZE, competition.channels))
+
+
+def odd_features(store: PixelStore) -> np.ndarray:
+    """(N, D) of all images of a store, computed once: about a second for a hundred."""
+    return frozen_features(_name(store), store.pixels, store.folder.name)
+
+
+def _name(store: PixelStore) -> str:
+    return store.folder.name.rpartition(f"-{SIZE}px-")[0]
+
+
+@dataclass(frozen=True)
+class Outliers:
+    """Test images that are farther from the training images than those are from each other."""
+
+    rows: np.ndarray      # where they stand among the images that were judged, the farthest first
+    share: float          # of them
+    expected: float       # the share of held-out training images that are as far
+    is_alarm: bool
+
+
+def find_outliers(train: np.ndarray, groups: np.ndarray, test: np.ndarray, seed: int = 0) -> Outliers:
+    """Judges features (n, D) of test images by those of training images (N, D).
+
+    Two halves of the training images, whole groups, measure each other and both measure the test images. Far is what
+    lies beyond 99 % of the held-out training images. It is an alarm where so many test images are far that chance does
+    it less than once in a thousand even if twice as many were to be expected, or where one is 1.2 times as far as any
+    training image.
+    """
+    half = _halves(groups, seed)
+    by_training, by_test = np.empty(len(train)), np.zeros(len(test))
+    for side in (half, ~half):
+        distance = fit_distance(train[side], seed)
+        held = distance(train[~side])
+        by_training[~side] = held / np.median(held)
+        by_test += distance(test) / np.median(held) / 2
+    threshold = np.quantile(by_training, FAR)
+    far = np.flatnonzero(by_test > threshold)
+    far = far[np.argsort(-by_test[far], kind="stable")]
+    expected = float((by_training > threshold).mean())
+    chance = binomtest(len(far), len(test), MARGIN * expected, alternative="greater").pvalue if len(test) else 1.0
+    stray = far[by_test[far] > STRAY * by_training.max()]
+    return Outliers(far if chance < CHANCE else stray, len(far) / max(1, len(test)), expected,
+                    bool(chance < CHANCE or len(stray)))
+
+
+def outlier_warnings(competition: Competition, data_dir: Path) -> list[str]:
+    """A warning where images to submit are unlike all training images, else none; never computes a feature.
+
+    It looks where find_anomalies.py, or whoever asked for the same features, has kept them, and is silent where
+    there are
+    none. Black images are left out. What is damaged is said in a warning too.
+    """
+    if (part := submitted_part(competition)) is None:
+        return []
+    if not any((home() / "data" / "features").glob(f"{competition.name}-train-*.npy")):  # before anything is read
+        return []
+    try:
+        tables = {"train": read_train(competition, data_dir)[0], part: read_part(competition, data_dir, part)}
+        kept = {name: _read_kept(competition, name, table) for name, table in tables.items()}
+    except FileNotFoundError:  # a submission can be checked where the images are not
+        return []
+    except ValueError as error:
+        return [f"the images of the {part} part could not be compared with the training images: {error}"]
+    if None in kept.values():
+        return []
+    (train, training), (test, judged) = kept["train"], kept[part]
+    if len(train) < 2 * LEAST or training["group"].nunique() < 2:
+        return []
+    found = find_outliers(train, training["group"].to_numpy(str), test)
+    if not found.is_alarm:
+        return []
+    first = ", ".join(map(repr, judged["image_id"].to_numpy()[found.rows[:NAMED]].tolist()))
+    return [f"{len(found.rows)} of {len(test)} images of the {part} part are unlike the training images in a frozen "
+            f"network's features (as far are {found.expected:.0%} of held-out training images), the farthest first: "
+            f"{first}; look at them: inverted, turned, or not of this kind?"]
+
+
+def _read_kept(competition: Competition, part: str, table: pd.DataFrame) -> tuple[np.ndarray, pd.DataFrame] | None:
+    """Features (n, D) of a part's images that are not black, of 4,000 training images at most, and their rows."""
+    store = kept_store(f"{competition.name}-{part}", table, PixelSettings(SIZE, competition.channels))
+    kept = None if store is None else kept_features(_name(store), store.pixels, store.folder.name)
+    if kept is None:
+        return None
+    rows = store.rows(table["image_id"])
+    shown = np.flatnonzero(~store.constant[rows])
+    if part == "train":
+        shown = np.sort(np.random.default_rng(0).permutation(shown)[:MOST])
+    # where all are judged they stay on the disk, and are read part by part
+    is_all = np.array_equal(rows[shown], np.arange(len(kept)))
+    return kept if is_all else kept[rows[shown]], table.iloc[shown]
+
+
+def _halves(groups: np.ndarray, seed: int) -> np.ndarray:
+    """(N,) bool: whole groups, as near to half of the images as they go."""
+    names, group_of_row = np.unique(groups, return_inverse=True)
+    order = np.random.default_rng(seed).permutation(len(names))
+    reached = np.cumsum(np.bincount(group_of_row, minlength=len(names))[order])
+    return np.isin(group_of_row, order[:max(1, np.searchsorted(reached, len(groups) / 2))])

@@ -1,0 +1,1 @@
+"""What every part uses: files, the machine, settings and the terminal."""

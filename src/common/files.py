@@ -1,0 +1,122 @@
+"""Where things live, and writing them so that nothing is ever half-written."""
+
+import csv
+import gzip
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pandas as pd
+
+
+def home() -> Path:
+    """The folder that holds data/, folds/, runs/ and submissions/: $STARTER_HOME, or the repository's root."""
+    return Path(os.environ.get("STARTER_HOME") or Path(__file__).resolve().parents[2])
+
+
+def split_ending(name: str) -> tuple[str, str]:
+    """A name without its ending, and the ending with its dot; a number is none: "1.2.840.113" has no ending."""
+    stem, dot, ending = name.rpartition(".")
+    return (stem, dot + ending) if stem and re.fullmatch(r"[A-Za-z]\w*", ending) else (name, "")
+
+
+@contextmanager
+def replace_atomically(path: Path) -> Iterator[Path]:
+    """Yields a temporary path beside `path` (for a file or a folder), renamed to `path` when the block ends well.
+
+    When the block raises, the temporary file is removed and whatever stood at `path` before is still there, whole.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")  # the process id keeps two writers apart
+    _remove(temporary)
+    try:
+        yield temporary
+        if path.is_dir() and temporary.exists():
+            shutil.rmtree(path)  # a folder cannot be renamed over a folder that has something in it
+        temporary.replace(path)
+    except BaseException:
+        _remove(temporary)
+        raise
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> Path:
+    """Writes a text file as a whole; returns its path."""
+    with replace_atomically(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return path
+
+
+def write_json(path: Path, content: dict) -> Path:
+    """Writes an object as JSON; returns the path."""
+    return write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def read_json(path: Path) -> dict:
+    """The object in a JSON file. Raises ValueError where the file is not JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not valid JSON ({error}); delete it and make it again") from error
+
+
+def write_csv(path: Path, frame: pd.DataFrame, float_format: str | None = None) -> Path:
+    """Writes a table without its index, lines ending in \\n everywhere; returns the path."""
+    with replace_atomically(path) as temporary:
+        frame.to_csv(temporary, index=False, float_format=float_format, lineterminator="\n")
+    return path
+
+
+def read_csv(path: Path, header: Sequence[str] = (), separator: str = ",") -> pd.DataFrame:
+    """The table in a CSV file, every cell as text, an empty one as "": id 001 stays 001, and nothing is guessed.
+
+    header: the names of the columns, where the file has none;  separator: " " stands for any number of blanks. A file
+    called .gz is unpacked.
+    Raises FileNotFoundError where there is no such file, and ValueError where it is empty or not text, a column stands
+    twice, or a row is longer or shorter than the header, as the last row of a file that was cut off is.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"there is no {path}")
+    rows, header = [], list(header)
+    try:
+        with (gzip.open if path.suffix == ".gz" else open)(path, "rt", newline="", encoding="utf-8-sig") as file:
+            lines = (line.split() for line in file) if separator == " " else (
+                csv.reader(file, strict=True, delimiter=separator))
+            for number, row in enumerate(lines, start=1):
+                if not row:
+                    continue
+                if not header:
+                    header = row
+                    continue
+                if len(row) != len(header):
+                    number = getattr(lines, "line_num", number)  # a quoted cell may go over several lines
+                    raise ValueError(f"{path}: line {number} has {len(row)} cells, but the header has "
+                                     f"{len(header)}; the file is cut off or damaged: fetch or make it again")
+                rows.append(row)
+    except (csv.Error, UnicodeDecodeError, EOFError, gzip.BadGzipFile) as error:
+        raise ValueError(f"{path} is not a table of comma-separated text in UTF-8 ({error})") from error
+    if not header:
+        raise ValueError(f"{path} is empty; fetch or make it again")
+    if len(set(header)) < len(header):
+        raise ValueError(f"{path}: a column stands twice in the header {', '.join(map(repr, header))}")
+    return pd.DataFrame(rows, columns=header, dtype=str)
+
+
+def sha256(*parts: bytes | str) -> str:
+    """The hash of all parts, each with its length, so that moving a byte from one part to the next changes it."""
+    digest = hashlib.sha256()
+    for part in parts:
+        raw = part.encode() if isinstance(part, str) else part
+        digest.update(len(raw).to_bytes(8, "little") + raw)
+    return digest.hexdigest()

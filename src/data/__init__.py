@@ -1,0 +1,1 @@
+"""A competition's files as tables, pixels, groups and folds."""

@@ -1,0 +1,210 @@
+"""One tolerant look at every image: what can be read, its size, brightness, hashes and a thumbnail."""
+
+import hashlib
+import re
+import shutil
+import uuid
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import cv2
+import imagehash
+import numpy as np
+import pandas as pd
+from PIL import Image, UnidentifiedImageError
+from tqdm import tqdm
+
+from common.files import home, sha256
+from common.hardware import count_cores
+from data.decoding import DAMAGE, decode_file, fit_image
+from data.pixel_store import hash_files, map_in_order, single_threaded_opencv
+
+FORMAT = 1  # part of every key: raise it when something else comes to be measured
+SIDE = 64  # pixels, height and width of a thumbnail
+HASH_SIDE = 16  # of the perceptual hash: 256 bits
+CHUNK = 32  # images a thread hands over at once
+GREY_MODES = {"1", "L", "LA", "La", "I", "F", "I;16", "I;16B", "I;16L"}
+# what is kept of an image beside its thumbnail: the type it has on disk
+FIELDS = {"height": np.int32, "width": np.int32, "mode": "U12", "file_bytes": np.int64, "mean": np.float32,
+          "std": np.float32, "constant": bool, "pixel_hash": "S32", "phash": (np.uint64, 4)}
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What was found of N images, all arrays in the table's order. Nothing is known of those that have a reason."""
+
+    folder: Path
+    paths: tuple[str, ...]  # (N,) as the table has them now
+    ids: np.ndarray  # (N,) str
+    reason: np.ndarray  # (N,) str, "" = readable, else what is wrong
+    height: np.ndarray  # (N,) int32, pixels of the upright image; 0 = unknown
+    width: np.ndarray  # (N,) int32
+    mode: np.ndarray  # (N,) str, Pillow's word (L, RGB, I;16), or DICOM, npz; "" = unknown
+    file_bytes: np.ndarray  # (N,) int64; of an image within an npz file: of its pixels
+    mean: np.ndarray  # (N,) float32 of the grey image, 0 to 255
+    std: np.ndarray  # (N,) float32
+    constant: np.ndarray  # (N,) bool: one colour throughout
+    pixel_hash: np.ndarray  # (N,) str, equal where all upright pixels are; colour counts, how it was stored does not
+    phash: np.ndarray  # (N, 4) uint64, 256 bits, near where pictures look alike
+
+    @property
+    def readable(self) -> np.ndarray:
+        """(N,) bool."""
+        return self.reason == ""
+
+    @cached_property
+    def thumbnails(self) -> np.ndarray:
+        """(N, 64, 64) uint8, mapped and read-only: the grey image squashed; black where there is none."""
+        return np.load(self.folder / "thumbnails.npy", mmap_mode="r")
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+def scan_images(name: str, table: pd.DataFrame, workers: int | None = None) -> Scan:
+    """Looks at all images of a table (`image_id`, `path`); an image that cannot be read has a reason, never an error.
+
+    Kept in data/scans/<name>-<key>/, and the key is made of every image's id, file name, size and time of change: a
+    second look costs nothing. workers: threads, by default one a core.
+    Raises ValueError where the table is empty or an id stands twice.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9_.-]+", name):
+        raise ValueError(f"a scan cannot be called {name!r}: use letters, digits, '-', '_' and '.'")
+    ids, paths = table["image_id"].tolist(), table["path"].tolist()
+    if not ids:
+        raise ValueError(f"the table {name!r} is empty: there is no image to look at")
+    twice = table["image_id"][table["image_id"].duplicated()].unique()
+    if len(twice):
+        raise ValueError(f"{len(twice)} image ids stand more than once in the table {name!r}: "
+                         f"{', '.join(map(repr, twice[:5]))}; every image needs an id of its own")
+    folder = home() / "data" / "scans" / f"{name}-{sha256(hash_files(ids, paths), str(FORMAT))[:10]}"
+    if not folder.is_dir():
+        _build_scan(folder, name, ids, paths, workers or count_cores())
+        for other in folder.parent.glob(f"{name}-*"):
+            if other != folder and re.fullmatch(r"[0-9a-f]{10}", other.name.removeprefix(f"{name}-")):
+                shutil.rmtree(other, ignore_errors=True)  # of the same images before they changed
+    return _open_scan(folder, paths)
+
+
+def _open_scan(folder: Path, paths: list[str]) -> Scan:
+    try:
+        with np.load(folder / "index.npz", allow_pickle=False) as index:
+            arrays = {field: index[field] for field in FIELDS}
+            ids, reasons = index["ids"], dict(zip(index["unreadable"].tolist(), index["reasons"].tolist(),
+                                                  strict=True))
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(f"the scan {folder} is damaged ({error}); delete the folder, and it is made again") from error
+    reason = np.array([reasons.get(row, "") for row in range(len(ids))], dtype=str)
+    arrays["pixel_hash"] = arrays["pixel_hash"].astype(str)
+    return Scan(folder=folder, paths=tuple(paths), ids=ids, reason=reason, **arrays)
+
+
+def _build_scan(folder: Path, name: str, ids: list[str], paths: list[str], workers: int) -> None:
+    """Written as files and not through a mapping, and with few chunks in flight: memory grows by the index only."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    # beside its place, under a name of its own: another process may be looking at the same images just now
+    temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.part")
+    temporary.mkdir()
+    index = {field: np.zeros(len(ids), kind) for field, kind in FIELDS.items()}
+    unreadable = {}
+    try:
+        jobs = ((paths[first:first + CHUNK],) for first in range(0, len(paths), CHUNK))
+        with (single_threaded_opencv(), (temporary / "thumbnails.npy").open("wb") as file,
+              tqdm(total=len(paths), desc=f"{name}, looking at every image", unit="image", disable=None) as bar):
+            header = {"descr": "|u1", "fortran_order": False, "shape": (len(ids), SIDE, SIDE)}
+            np.lib.format.write_array_header_1_0(file, header)
+            row = 0
+            for looks in map_in_order(_look_at_chunk, jobs, workers):
+                for look, thumbnail in looks:
+                    if reason := look.pop("reason", ""):
+                        unreadable[row] = reason
+                    for field, value in look.items():
+                        index[field][row] = value
+                    file.write(thumbnail.data)
+                    row += 1
+                bar.update(len(looks))
+        np.savez(temporary / "index.npz", ids=np.array(ids, dtype=str), reasons=np.array([*unreadable.values()], str),
+                 unreadable=np.array([*unreadable], np.int64), **index)
+        try:
+            temporary.rename(folder)
+        except OSError:
+            if not folder.is_dir():  # another process was faster, and its scan has the same key
+                raise
+            shutil.rmtree(temporary)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def _look_at_chunk(paths: list[str]) -> list[tuple[dict, np.ndarray]]:
+    return [_look_at(path) for path in paths]
+
+
+def _look_at(path: str) -> tuple[dict, np.ndarray]:
+    """The fields of one image, or its `reason`, and its thumbnail."""
+    look, nothing = {"file_bytes": _file_bytes(path), "mode": _find_mode(path)}, np.zeros((SIDE, SIDE), np.uint8)
+    try:
+        image, _ = decode_file(path, 1 if look["mode"] in GREY_MODES else 3, None)
+    except ValueError as error:
+        return look | {"reason": str(error).removeprefix(f"{path}: ")}, nothing
+    image = _without_needless_colour(image)
+    grey = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    if look["mode"] == "npz":
+        look["file_bytes"] = image.nbytes
+    mean, std = cv2.meanStdDev(grey)
+    thumbnail = fit_image(grey, SIDE)
+    look |= {"height": grey.shape[0], "width": grey.shape[1], "mean": mean.item(), "std": std.item(),
+             "constant": all(image[..., c].min() == image[..., c].max() for c in range(image.shape[2]))
+             if image.ndim == 3 else bool(grey.min() == grey.max()),
+             "pixel_hash": hash_pixels(image), "phash": perceptual_hash(thumbnail)}
+    return look, np.ascontiguousarray(thumbnail)
+
+
+def _file_bytes(path: str) -> int:
+    try:
+        return Path(path).stat().st_size
+    except OSError:
+        return 0
+
+
+def _find_mode(path: str) -> str:
+    """From the file's head alone, without decoding."""
+    if ".npz#" in str(path):
+        return "npz"
+    try:
+        with Image.open(path) as image:
+            return image.mode
+    except UnidentifiedImageError:
+        return "DICOM" if _is_dicom(path) else ""
+    except DAMAGE:
+        return ""
+
+
+def _is_dicom(path: str) -> bool:
+    with Path(path).open("rb") as file:
+        return file.read(132)[128:] == b"DICM"
+
+
+def _without_needless_colour(image: np.ndarray) -> np.ndarray:
+    """(H, W) where three channels say the same, so that a grey picture is one however it was stored."""
+    if image.ndim == 3 and all(np.array_equal(image[..., 0], image[..., c]) for c in (1, 2)):
+        return np.ascontiguousarray(image[..., 0])
+    return image
+
+
+def hash_pixels(image: np.ndarray) -> str:
+    """32 hexadecimal digits of the pixels and the shape of a uint8 image."""
+    digest = hashlib.sha256(str(image.shape).encode())
+    digest.update(np.ascontiguousarray(image).data)
+    return digest.hexdigest()[:32]
+
+
+def perceptual_hash(thumbnail: np.ndarray) -> np.ndarray:
+    """(4,) uint64, imagehash's pHash of 256 bits: the signs of the 16x16 slowest cosine waves about their median.
+
+    thumbnail: (64, 64) uint8. imagehash shrinks every picture to this size first, so it costs the same for all.
+    Source: Zauner 2010, Implementation and Benchmarking of Perceptual Image Hash Functions
+    """
+    bits = imagehash.phash(Image.fromarray(thumbnail), hash_size=HASH_SIDE).hash
+    return np.packbits(bits).view(np.uint64)

@@ -1,0 +1,450 @@
+"""The pixel store: every image decoded and resized once, in one memory-mapped uint8 array."""
+
+import errno
+import json
+import os
+import re
+import shutil
+import time
+import uuid
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import cv2
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from common.files import home, read_json, sha256, write_csv, write_json
+from common.hardware import count_cores
+from competition import Competition, check_choices
+from data.decoding import decode_file, decode_image, fit_image
+from data.npz import file_of
+from data.preprocessing import PREPROCESSING, apply_steps, check_steps
+from experiment import Experiment
+
+FORMAT = 1  # part of every key: raise it when decoding or fitting comes to give other pixels
+
+CHUNK_BYTES = 4 << 20  # stored pixels a decoding thread hands over at once
+MOST_MENDED = 0.1  # share of a store's images that may be unreadable and counted as black: more is no accident
+MAKE_ROOM = "make room, choose a smaller image size, or set STARTER_HOME to a folder on another disk"
+LEFTOVER_SECONDS = 3600  # a half-built store that nobody has written to for so long belongs to a killed process
+
+
+@dataclass(frozen=True)
+class PixelSettings:
+    """What is done to an image before it is stored. Every field goes into the store's key."""
+
+    size: int                    # pixels, height and width
+    channels: int                # 1: grey, 3: RGB
+    fit: Literal["squash", "letterbox"] = "squash"  # into the square; letterbox keeps the aspect ratio, black beside it
+    steps: tuple[str, ...] = ()  # keys of PREPROCESSING, in this order before the fitting and in this order after it
+
+    def __post_init__(self):
+        object.__setattr__(self, "steps", tuple(self.steps))  # JSON has lists
+        check_choices(self)
+        check_steps(self.steps)
+        if self.size < 1:
+            raise ValueError(f"an image size of {self.size} pixels; it must be 1 or more")
+        if self.channels not in (1, 3):
+            raise ValueError(f"{self.channels} channels; images are stored with 1 (grey) or 3 (RGB)")
+
+
+def image_channels(competition: Competition, experiment: Experiment) -> int:
+    """Channels that an experiment's images have, stored and in the network: 1 (grey) or 3 (RGB)."""
+    return {"competition": competition.channels, "grey": 1, "rgb": 3}[experiment.colour]
+
+
+def pixel_settings(competition: Competition, experiment: Experiment) -> PixelSettings:
+    """How an experiment wants a competition's images stored."""
+    return PixelSettings(experiment.image_size, image_channels(competition, experiment), experiment.fit,
+                         experiment.preprocessing)
+
+
+class PixelStore:
+    """A finished store: `pixels` (N, H, W) or (N, H, W, 3), mapped and read-only, and arrays (N,) that describe them.
+
+    Pickled as its folder's name, so handing it to another process costs nothing.
+    Raises ValueError where a file in the folder is missing or not what store.json says.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = Path(folder)
+        try:
+            account = read_json(self.folder / "store.json")
+            self.settings = PixelSettings(**account["settings"])
+            self.pixels = np.load(self.folder / "pixels.npy", mmap_mode="r")
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"the pixel store {self.folder} is damaged ({error}); delete the folder, and it is built "
+                             "again") from error
+        if self.pixels.shape != _store_shape(account["images"], self.settings) or self.pixels.dtype != np.uint8:
+            raise ValueError(f"the pixel store {self.folder} is damaged (pixels.npy is {self.pixels.dtype} "
+                             f"{self.pixels.shape}); delete the folder, and it is built again")
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def __reduce__(self):
+        return PixelStore, (self.folder,)
+
+    @cached_property
+    def ids(self) -> np.ndarray:
+        """(N,) str, the image ids in the order of the table the store was built from."""
+        return self._read_index("ids")
+
+    @cached_property
+    def hashes(self) -> np.ndarray:
+        """(N,) str, equal where the stored pixels and the file's height and width are equal."""
+        return self._read_index("hashes").astype(str)
+
+    @cached_property
+    def constant(self) -> np.ndarray:
+        """(N,) bool, True where the whole image has one grey value."""
+        return self._read_index("constant")
+
+    @cached_property
+    def shapes(self) -> np.ndarray:
+        """(N, 2) int, height and width of the upright image before it was resized."""
+        return self._read_index("shapes")
+
+    def rows(self, image_ids: Iterable[str]) -> np.ndarray:
+        """(n,) int, where these images stand in the store. Raises ValueError naming the ids that it does not have."""
+        # tolist: numpy's own strings take three times the memory of Python's
+        image_ids = pd.Index(image_ids.tolist() if hasattr(image_ids, "tolist") else list(image_ids), dtype=object)
+        rows = self._rows_by_id.get_indexer(image_ids)
+        if (rows < 0).any():
+            missing = image_ids[rows < 0]
+            raise ValueError(f"{len(missing)} of {len(image_ids)} images are not in the store {self.folder.name}: "
+                             f"{', '.join(map(repr, missing[:5]))}; was it built from another table?")
+        return rows
+
+    def read(self, rows: Iterable[int]) -> np.ndarray:
+        """A fresh, writable copy of these rows: uint8 (n, H, W) or (n, H, W, 3), in the order asked for."""
+        rows = np.asarray(rows, np.int64)
+        if rows.size and not (0 <= rows.min() and rows.max() < len(self)):
+            raise IndexError(f"rows {rows.min()} to {rows.max()} of a store of {len(self)} images")
+        images = np.empty((len(rows), *self.pixels.shape[1:]), np.uint8)
+        order = np.argsort(rows, kind="stable")  # in the order of the file: a cold disk is read in one sweep
+        for i, row in zip(order.tolist(), rows[order].tolist(), strict=True):
+            self._copy_row(row, images[i])
+        return images
+
+    def _copy_row(self, row: int, image: np.ndarray) -> None:
+        """Read as a file and not through the mapping.
+
+        Mapped pages count as this process's memory until they are given back, and giving them back in time made random
+        reading three times slower than this; and a broken disk is an error here, where a mapping kills the process.
+        """
+        if not hasattr(os, "preadv"):  # Windows
+            image[...] = self.pixels[row]
+        elif os.preadv(self._descriptor, (image,), self.pixels.offset + row * image.nbytes) != image.nbytes:
+            raise OSError(f"{self.folder / 'pixels.npy'} ends before image {row}; delete the folder to build it again")
+
+    @cached_property
+    def _descriptor(self) -> int:
+        descriptor = os.open(self.folder / "pixels.npy", os.O_RDONLY)
+        weakref.finalize(self, os.close, descriptor)
+        return descriptor
+
+    @cached_property
+    def _rows_by_id(self) -> pd.Index:
+        return pd.Index(self.ids.tolist(), dtype=object)
+
+    def _read_index(self, name: str) -> np.ndarray:
+        with np.load(self.folder / "index.npz", allow_pickle=False) as index:
+            return index[name]
+
+
+def open_store(name: str, table: pd.DataFrame, settings: PixelSettings, workers: int | None = None,
+               unreadable: Literal["error", "black"] = "error") -> PixelStore:
+    """The store of all images of a table (`image_id`, `path`), in its order; built where there is none yet.
+
+    It stands in data/pixels/<name>-<size>px-<key>/, and the key is made of the settings and of every image's id, file
+    name, size and time of change: moving the data's folder does not build it again, changing a file or the table does.
+    workers: decoding threads, by default one a core;  unreadable: "black" takes an image that cannot be read for a
+    black one, in a store of its own, as long as that is one in ten or fewer.
+    Raises ValueError where an id stands twice or an image cannot be read (all of them are named), OSError where the
+    disk has no room.
+    """
+    _check_table(name, table)
+    ids, paths = table["image_id"].tolist(), table["path"].tolist()
+    settings_key, files_key = _hash_settings(settings), hash_files(ids, paths)
+    may_mend = unreadable == "black"
+    stem = f"{name}{'-mended' if may_mend else ''}-{settings.size}px-{settings_key}"
+    folder = home() / "data" / "pixels" / f"{stem}{files_key}"
+    if not folder.is_dir():
+        _build_store(folder, name, ids, paths, settings, workers or count_cores(), may_mend)
+        _remove_stale(folder, stem)
+    return PixelStore(folder)
+
+
+def kept_store(name: str, table: pd.DataFrame, settings: PixelSettings) -> PixelStore | None:
+    """The store that `open_store` would open, None where it would have to build it first."""
+    folder = home() / "data" / "pixels" / (f"{name}-{settings.size}px-{_hash_settings(settings)}"
+                                           f"{hash_files(table['image_id'].tolist(), table['path'].tolist())}")
+    return PixelStore(folder) if folder.is_dir() else None
+
+
+def _check_table(name: str, table: pd.DataFrame) -> None:
+    if not re.fullmatch(r"[A-Za-z0-9_.-]+", name):
+        raise ValueError(f"a pixel store cannot be called {name!r}: use letters, digits, '-', '_' and '.'")
+    if len(table) == 0:
+        raise ValueError(f"the table for the pixel store {name!r} is empty: there is no image to store")
+    twice = table["image_id"][table["image_id"].duplicated()].unique()
+    if len(twice):
+        raise ValueError(f"{len(twice)} image ids stand more than once in the table for the pixel store {name!r}: "
+                         f"{', '.join(map(repr, twice[:5]))}; every image needs an id of its own")
+
+
+def _hash_settings(settings: PixelSettings) -> str:
+    """A step counts with all its settings. What came later and is not used is left out: older stores keep their key."""
+    parts = {"size": settings.size, "channels": settings.channels}
+    if settings.fit != "squash":
+        parts["fit"] = settings.fit
+    if settings.steps:
+        parts["steps"] = _describe_steps(settings)
+    return sha256(json.dumps(parts, sort_keys=True))[:6]
+
+
+def _describe_steps(settings: PixelSettings) -> list[str]:
+    return [repr(PREPROCESSING[name]) for name in settings.steps]
+
+
+def hash_files(ids: list[str], paths: list[str]) -> str:
+    """A file that is missing counts as one without a size: the build finds it, and all others that cannot be read.
+
+    A row of an array counts by its row and the whole array's file.
+    """
+    parts = [f"format {FORMAT}, {len(ids)} images"]
+    images = tqdm(ids, "looking at the files", unit="image", disable=None, delay=1)
+    for image_id, path in zip(images, map(Path, paths), strict=True):
+        try:
+            status = file_of(path).stat()
+            parts.append(json.dumps([image_id, path.name, status.st_size, status.st_mtime_ns]))
+        except OSError:
+            parts.append(json.dumps([image_id, path.name]))
+    return sha256(*parts)[:10]
+
+
+# ---- building it
+
+
+@dataclass
+class _Chunk:
+    """Consecutive images, decoded: what a thread hands over."""
+    pixels: np.ndarray  # (n, H, W) or (n, H, W, 3)
+    hashes: list[str]
+    constant: list[bool]
+    shapes: list[tuple[int, int]]
+    unreadable: list[tuple[int, str]]  # row in the table, reason
+
+
+def _build_store(folder: Path, name: str, ids: list[str], paths: list[str], settings: PixelSettings,
+                 workers: int, may_mend: bool) -> None:
+    started = time.perf_counter()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    _remove_leftovers(folder.parent)
+    _check_room(folder.parent, len(ids), settings)
+    # beside its place, under a name of its own: another process may be building the same store just now
+    temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.part")
+    temporary.mkdir()
+    try:
+        with _explain_full_disk(temporary):
+            index, unreadable = _write_pixels(temporary / "pixels.npy", name, paths, settings, workers, may_mend)
+            _refuse_unreadable(folder.parent / f"{name}-unreadable.csv", name, ids, paths, unreadable, may_mend)
+            index["constant"][[row for row, _ in unreadable]] = True
+            np.savez(temporary / "index.npz", ids=np.array(ids, dtype=str), **index)
+            _write_account(temporary / "store.json", name, settings, index, time.perf_counter() - started)
+        _move_into_place(temporary, folder)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def _write_pixels(path: Path, name: str, paths: list[str], settings: PixelSettings, workers: int,
+                  may_mend: bool) -> tuple[dict[str, np.ndarray], list[tuple[int, str]]]:
+    """Decodes all images into one .npy file; returns the arrays describing them, and (row, reason) of the unreadable.
+
+    Written as a file and not through a mapping, and with few chunks in flight, so memory does not grow with N.
+    """
+    shape = _store_shape(len(paths), settings)
+    index = {"hashes": np.empty(len(paths), "S32"), "constant": np.empty(len(paths), bool),
+             "shapes": np.empty((len(paths), 2), np.int32)}
+    unreadable = []
+    step = int(np.clip(CHUNK_BYTES // np.prod(shape[1:]), 1, 32))
+    jobs = ((first, paths[first:first + step], settings) for first in range(0, len(paths), step))
+    with (single_threaded_opencv(), path.open("wb") as file,
+          tqdm(total=len(paths), desc=f"{name}, {settings.size} px", unit="image", disable=None) as bar):
+        np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+        done = 0
+        for chunk in map_in_order(_decode_chunk, jobs, workers):
+            rows = slice(done, done + len(chunk.hashes))
+            for field, array in index.items():
+                array[rows] = getattr(chunk, field)
+            unreadable += chunk.unreadable
+            if may_mend or not unreadable:  # otherwise the rest is only looked at, to name every bad file at once
+                file.write(chunk.pixels.data)
+            done = rows.stop
+            bar.update(len(chunk.hashes))
+        file.flush()
+        os.fsync(file.fileno())  # or a power cut after the renaming could leave a whole store full of zeros
+    return index, unreadable
+
+
+def map_in_order(function: Callable, jobs: Iterable[tuple], workers: int) -> Iterator:
+    """The results in the order of the jobs, computed in threads, at most two a worker waiting at any time."""
+    pool, waiting = ThreadPoolExecutor(workers), deque()
+    try:
+        for job in jobs:
+            waiting.append(pool.submit(function, *job))
+            if len(waiting) > 2 * workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _decode_chunk(first: int, paths: list[str], settings: PixelSettings) -> _Chunk:
+    chunk = _Chunk(np.zeros(_store_shape(len(paths), settings), np.uint8), [], [], [], [])
+    for i, path in enumerate(paths):
+        hashed, constant, shape = "", False, (0, 0)
+        try:
+            image, shape = decode_file(path, settings.channels, _decoding_target(settings))
+            chunk.pixels[i] = _prepare(image, settings)
+            constant = _is_constant(image)
+            if constant and image.shape[:2] != shape:  # a single bright dot may have vanished in a reduced decode
+                constant = _is_constant(decode_image(path, settings.channels))
+            hashed = sha256(chunk.pixels[i].tobytes(), f"{shape[0]}x{shape[1]}")[:32]
+        except ValueError as error:
+            chunk.unreadable.append((first + i, str(error).removeprefix(f"{path}: ")))
+        chunk.hashes.append(hashed)
+        chunk.constant.append(constant)
+        chunk.shapes.append(shape)
+    return chunk
+
+
+def stored_image(path: str | Path, settings: PixelSettings) -> np.ndarray:
+    """One image as a store of these settings holds it: uint8 (size, size) or (size, size, 3) RGB.
+
+    Raises ValueError with the path and the reason where it cannot be read.
+    """
+    return _prepare(decode_image(path, settings.channels, _decoding_target(settings)), settings)
+
+
+def _prepare(image: np.ndarray, settings: PixelSettings) -> np.ndarray:
+    image = apply_steps(image, settings.steps, before_fitting=True)
+    image = fit_image(image, settings.size, settings.fit)
+    return apply_steps(image, settings.steps, before_fitting=False)
+
+
+def _decoding_target(settings: PixelSettings) -> int | None:
+    """What is left after a step before the fitting may be small: it needs the whole picture."""
+    return None if any(PREPROCESSING[name].before_fitting for name in settings.steps) else settings.size
+
+
+def _is_constant(image: np.ndarray) -> bool:
+    return bool(image.min() == image.max())
+
+
+def _store_shape(images: int, settings: PixelSettings) -> tuple[int, ...]:
+    return (images, settings.size, settings.size) + (() if settings.channels == 1 else (settings.channels,))
+
+
+def _refuse_unreadable(path: Path, name: str, ids: list[str], paths: list[str],
+                       unreadable: list[tuple[int, str]], may_mend: bool) -> None:
+    if not unreadable:
+        path.unlink(missing_ok=True)  # of an earlier attempt
+        return
+    rows = [(ids[row], paths[row], reason) for row, reason in unreadable]
+    write_csv(path, pd.DataFrame(rows, columns=["image_id", "path", "reason"]))
+    shown = "\n".join(f"  {image_id}: {reason} ({where})" for image_id, where, reason in rows[:20])
+    more = f"\n  and {len(rows) - 20:,} more" if len(rows) > 20 else ""
+    if may_mend and len(rows) <= MOST_MENDED * len(ids):
+        print(f"warning: {len(rows):,} of the {len(ids):,} images of {name} cannot be read and count as black:\n"
+              f"{shown}{more}")
+        return
+    raise ValueError(f"{len(rows):,} of the {len(ids):,} images of {name} cannot be read:\n{shown}{more}\n"
+                     f"The whole list is in {path}. Fetch these files again, or name "
+                     "them in `without` in competition.py.")
+
+
+def _write_account(path: Path, name: str, settings: PixelSettings, index: dict[str, np.ndarray],
+                   seconds: float) -> None:
+    images, shapes = len(index["shapes"]), index["shapes"]
+    size, colours = settings.size, "grey" if settings.channels == 1 else "RGB"
+    write_json(path, {
+        "about": f"{images:,} images of {name} in {colours}, {size}x{size} pixels, made from files of "
+                 f"{shapes[:, 0].min()} to {shapes[:, 0].max()} rows and {shapes[:, 1].min()} to {shapes[:, 1].max()} "
+                 f"columns; {index['constant'].sum():,} have one grey value throughout. This folder may be deleted at "
+                 "any time: it is built again.",
+        "settings": asdict(settings), "steps": _describe_steps(settings), "images": images,
+        "bytes": int(np.prod(_store_shape(images, settings))),
+        "seconds": round(seconds, 1), "images_per_second": round(images / seconds), "format": FORMAT})
+
+
+def _move_into_place(temporary: Path, folder: Path) -> None:
+    """Renames; where another process was faster its store stays, which has the same key and may be in use."""
+    try:
+        temporary.rename(folder)
+    except OSError:
+        if not folder.is_dir():
+            raise
+        shutil.rmtree(temporary)
+
+
+def _remove_stale(folder: Path, stem: str) -> None:
+    """Removes stores of the same name and settings made from other files. Stores of other settings stay.
+
+    A process that has one of them mapped keeps it until it ends. On Windows such files cannot be removed: they stay.
+    """
+    for other in folder.parent.glob(f"{stem}*"):
+        if other != folder and re.fullmatch(r"[0-9a-f]{10}", other.name.removeprefix(stem)):
+            shutil.rmtree(other, ignore_errors=True)
+
+
+def _remove_leftovers(parent: Path) -> None:
+    """Removes half-built stores of processes that were killed."""
+    for part in parent.glob(".*.part"):
+        try:
+            written = max(path.stat().st_mtime for path in [part, *part.glob("*")])
+        except FileNotFoundError:  # its process is alive, and moved it into place just now
+            continue
+        if time.time() - written > LEFTOVER_SECONDS:
+            shutil.rmtree(part, ignore_errors=True)
+
+
+def _check_room(parent: Path, images: int, settings: PixelSettings) -> None:
+    needed, free = int(np.prod(_store_shape(images, settings))), shutil.disk_usage(parent).free
+    if needed > free:
+        raise OSError(errno.ENOSPC, f"the pixel store needs {needed / 1e9:.2f} GB, and {free / 1e9:.2f} GB are free; "
+                      f"{MAKE_ROOM}", str(parent))
+
+
+@contextmanager
+def _explain_full_disk(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        raise OSError(error.errno, f"the pixel store could not be written ({error.strerror}); {MAKE_ROOM}",
+                      str(path)) from error
+
+
+@contextmanager
+def single_threaded_opencv() -> Iterator[None]:
+    """The images are what is done in parallel; OpenCV's own threads would fight for the same cores."""
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(0)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(threads)

@@ -1,0 +1,486 @@
+"""The organisers' files as tables: one row an image with `image_id`, `path`, `group` and one column a label."""
+
+import os
+import re
+from pathlib import Path
+from string import Formatter
+
+import numpy as np
+import pandas as pd
+
+from common.files import read_csv, split_ending
+from competition import Competition, Part
+from data.labels import scoring_targets
+from data.npz import open_array
+
+CELLS = {"1": 1.0, "1.0": 1.0, "0": 0.0, "0.0": 0.0, "-1": -1.0, "-1.0": -1.0, "": np.nan}
+SHORT = {"1.0": "1", "0.0": "0", "-1.0": "-1"}  # as pandas writes a column of labels that has a blank cell somewhere
+MEND = "mend the description in competition.py"
+
+
+def read_train(competition: Competition, data_dir: Path,
+               refuse_shared: bool = True) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The training table, and the rows left out of it because their group also stands in the test or expert part.
+
+    Columns `image_id`, `path` (absolute), `group` and the labels: 1, 0, -1 (uncertain), NaN (blank).
+    refuse_shared: False keeps such rows in the table where the competition says "error" of them, for whoever looks
+    at data and trains nothing.
+    Raises FileNotFoundError or ValueError where a file, a column, an image or a label cell is not as described.
+    """
+    table = read_part(competition, data_dir, "train")
+    if competition.shared_groups == "distinct" or (competition.shared_groups == "error" and not refuse_shared):
+        return table, table.iloc[:0]
+    shared = pd.Series(False, index=table.index)
+    for part, groups in _kept_apart_groups(competition, data_dir).items():
+        here = table["group"].isin(groups)
+        if here.any() and competition.shared_groups == "error":
+            examples = ", ".join(table.loc[here, "group"].unique()[:5])
+            raise ValueError(f"{here.sum()} training images have a group that is in the {part} part too ({examples}); "
+                             f"say in competition.py what that means: shared_groups='drop' or 'distinct'")
+        shared |= here
+    return table[~shared].reset_index(drop=True), table[shared]
+
+
+def read_part(competition: Competition, data_dir: Path, part: str) -> pd.DataFrame:
+    """The table of "train", "test" or "expert" as the files have it; without label columns where they are unknown."""
+    return _read_part(competition, data_dir, part)[0]
+
+
+def read_columns(competition: Competition, data_dir: Path, part: str) -> pd.DataFrame:
+    """All other columns that the part's files have, age or view, say: text, "" where empty, indexed by `image_id`.
+
+    Neither ids nor labels; the group's column is among them. No column at all where the part has no table.
+    """
+    return _read_part(competition, data_dir, part)[1]
+
+
+def described_parts(competition: Competition) -> list[str]:
+    """Those of "train", "test" and "expert" that the competition has."""
+    return [part for part in ("train", "test", "expert") if getattr(competition, part) is not None]
+
+
+def submitted_part(competition: Competition) -> str | None:
+    """The part a submission is about: the test part; where there is none, the expert part; None without either."""
+    return next((part for part in ("test", "expert") if getattr(competition, part) is not None), None)
+
+
+def read_solution(competition: Competition, data_dir: Path) -> pd.DataFrame | None:
+    """Labels of the submitted part, where they are known: `image_id`, the labels, `usage`. For reporting only.
+
+    `usage` is Public or Private as Kaggle's solution files say, or Test or Expert where that part carries its labels
+    itself.
+    """
+    if competition.solution and (path := data_dir / competition.solution).exists():
+        rows = _read_csv(competition, path)
+        _need_columns(rows, [competition.id_column], path)
+        _refuse_duplicates(rows[competition.id_column], path)
+        table = pd.DataFrame({"image_id": rows[competition.id_column]})
+        cells = _label_cells(competition, rows.assign(image_id=table["image_id"]), path)
+        if competition.task == "multiclass":
+            _refuse_not_one_class(table["image_id"], cells, path)
+        table[list(competition.labels)] = cells
+        table["usage"] = rows["Usage"] if "Usage" in rows else "Test"
+        return table[table["usage"] != "Ignored"].reset_index(drop=True)  # Kaggle's word for rows that do not count
+    name = submitted_part(competition)
+    if name and getattr(competition, name).labelled:
+        return read_part(competition, data_dir, name).drop(columns=["path", "group"]).assign(usage=name.capitalize())
+    return None
+
+
+def read_sample(competition: Competition, data_dir: Path) -> pd.DataFrame | None:
+    """The sample submission, every cell as text in the file's order; None where the competition has none."""
+    if competition.sample_submission is None:
+        return None
+    path = data_dir / competition.sample_submission
+    sample = _read_csv(competition, path)
+    _need_columns(sample, [competition.id_column, *submission_columns(competition)], path)
+    _refuse_duplicates(sample[competition.id_column], path)
+    return sample
+
+
+def submission_columns(competition: Competition) -> tuple[str, ...]:
+    """The columns that a submission fills: one a label, or the one that says the labels as text."""
+    if competition.submission == "text":
+        return (competition.submission_column or competition.joined_column,)
+    return label_columns(competition)
+
+
+def label_columns(competition: Competition) -> tuple[str, ...]:
+    """The names that the labels have in the organisers' files."""
+    return competition.label_columns or competition.labels
+
+
+def label_cells(competition: Competition, table: pd.DataFrame) -> np.ndarray:
+    """The label cells of a table: (N, K), 1, 0, -1 or NaN, in the order of `competition.labels`."""
+    return table[list(competition.labels)].to_numpy(np.float64, copy=True)
+
+
+def headline_targets(competition: Competition, targets: np.ndarray) -> np.ndarray:
+    """A copy of the targets (N, K) with NaN for the labels that the competition's metric does not count."""
+    counted = np.isin(competition.labels, competition.scored or competition.labels)
+    return np.where(counted, targets, np.nan)
+
+
+def scored_targets(competition: Competition, table: pd.DataFrame) -> np.ndarray:
+    """(N, K) what a table's images are scored on: 1 and 0, NaN for uncertain and blank cells and uncounted labels."""
+    return headline_targets(competition, scoring_targets(label_cells(competition, table)))
+
+
+def label_texts(competition: Competition) -> dict[str, str]:
+    """What the texts of `joined_column` or `label_pattern` mean: the label, or "" for none of them."""
+    meaning = dict(competition.label_texts) or {label: label for label in competition.labels}
+    return meaning | dict.fromkeys(competition.ignored_labels, "")
+
+
+def parse_texts(competition: Competition, texts: pd.Series, image_ids: pd.Series, where: Path | str) -> np.ndarray:
+    """(N, K) of 0 and 1 out of cells that say an image's labels, "Effusion|Mass".
+
+    Raises ValueError naming image and text where a text means nothing here, or a class is not exactly one.
+    """
+    meaning, joined_by = label_texts(competition), competition.joined_by
+    cells = np.zeros((len(texts), len(competition.labels)))
+    column = {label: k for k, label in enumerate(competition.labels)}
+    known = {}  # most cells repeat a few texts
+    for text in texts.unique():
+        names = text.split() if joined_by == " " else [name.strip() for name in text.split(joined_by)]
+        names = [text.strip()] if text.strip() in meaning else [name for name in names if name]
+        if strangers := [name for name in names if name not in meaning]:
+            image_id = image_ids[texts == text].iloc[0]
+            raise ValueError(f"{where}: image {image_id!r} has the unknown label {strangers[0]!r}; add it to labels, "
+                             f"label_texts or ignored_labels in competition.py. Known are "
+                             f"{', '.join(map(repr, list(meaning)[:20]))}")
+        known[text] = [column[meaning[name]] for name in names if meaning[name]]
+    for row, text in enumerate(texts):
+        cells[row, known[text]] = 1
+    return cells
+
+
+# ---- parts
+
+
+def _read_part(competition: Competition, data_dir: Path, name: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The table, and the other columns."""
+    described = competition.train_parts if name == "train" else [getattr(competition, name)]
+    if described[0] is None:
+        raise ValueError(f"competition {competition.name!r} has no {name} part")
+    if not data_dir.is_dir():
+        raise FileNotFoundError(f"there is no folder {data_dir}; give the data's with --data-dir")
+    read = [_read_one(competition, part, data_dir, name == "train") for part in described
+            if not part.optional or _is_there(part, data_dir)]
+    if not read:
+        raise FileNotFoundError(f"none of the files of {competition.name!r}'s {name} part is in {data_dir}; give the "
+                                f"data's folder with --data-dir")
+    tables, others = zip(*read, strict=True)
+    table = pd.concat(tables, ignore_index=True)
+    _refuse_duplicates(table["image_id"], f"{data_dir}: the {name} part")
+    other = pd.concat(others) if any(frame.shape[1] for frame in others) else others[0].reindex(table["image_id"])
+    return table, other.fillna("")  # a column that only some of the parts have
+
+
+def _is_there(part: Part, data_dir: Path) -> bool:
+    return any(True for pattern in part.tables or (part.images,) for _ in data_dir.glob(pattern))
+
+
+def _read_one(competition: Competition, part: Part, data_dir: Path,
+              is_train: bool) -> tuple[pd.DataFrame, pd.DataFrame]:
+    if part.arrays:
+        rows, where = _read_arrays(part, data_dir)
+    elif part.tables:
+        rows, where = _read_rows(competition, part, data_dir)
+    else:
+        rows, where = _list_images(part, data_dir)
+    rows = _keep_rows(part, rows, data_dir, where)
+    if not part.arrays:
+        _refuse_missing(rows, where)
+    table = pd.DataFrame({"image_id": rows["image_id"], "path": rows["path"]})
+    table["group"] = _groups(competition, rows, where, is_train)
+    used = {"image_id", "path", "below", competition.id_column, competition.joined_column, *label_columns(competition)}
+    if part.labelled:
+        table[list(competition.labels)] = (_label_array if part.arrays else _label_cells)(competition, rows, where)
+    table, rows = _merge_repeated(competition, part, table, rows, where)
+    if part.labelled and competition.task == "multiclass":
+        _refuse_not_one_class(table["image_id"], label_cells(competition, table), where)
+    other = rows.iloc[:, :0] if part.arrays else rows.drop(columns=[column for column in rows if column in used])
+    return table, other.set_axis(pd.Index(table["image_id"], name="image_id"))
+
+
+def _merge_repeated(competition: Competition, part: Part, table: pd.DataFrame, rows: pd.DataFrame,
+                    where: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """One row an image: it has what any of its rows has; else it is uncertain, absent, not stated, in this order."""
+    if part.repeated_rows == "error":
+        _refuse_duplicates(table["image_id"], where)
+        return table, rows
+    first = ~table["image_id"].duplicated()
+    if first.all():
+        return table, rows
+    if len(table[["image_id", "group"]].drop_duplicates()) > first.sum():
+        by_image = table.groupby("image_id")["group"].nunique()
+        raise ValueError(f"{where}: the rows of image {by_image[by_image > 1].index[0]!r} name several groups")
+    if part.labelled:
+        rank = {1.0: 3, -1.0: 2, 0.0: 1}  # and 0 for a blank cell
+        ranks = table[list(competition.labels)].apply(lambda column: column.map(rank).fillna(0))
+        best = ranks.groupby(table["image_id"], sort=False).max()
+        meaning = {rank: cell for cell, rank in rank.items()} | {0: np.nan}
+        table = table.assign(**{label: table["image_id"].map(best[label]).map(meaning)
+                                for label in competition.labels})
+    return table[first].reset_index(drop=True), rows[first].reset_index(drop=True)
+
+
+def _read_csv(competition: Competition, path: Path, part: Part | None = None) -> pd.DataFrame:
+    """A label file; a * in its name stands for the one file that is there."""
+    if "*" in path.name:
+        found = sorted(path.parent.glob(path.name))
+        if len(found) > 1:
+            raise ValueError(f"{path} could be {' or '.join(file.name for file in found)}; leave one of them there")
+        path = found[0] if found else path
+    if not path.exists():
+        is_demo = competition.name == "demo"
+        raise FileNotFoundError(f"there is no {path}; " + ("make it with: python src/make_demo.py" if is_demo else
+                                                           "give the data's folder with --data-dir"))
+    return read_csv(path) if part is None else read_csv(path, part.header, part.separator)
+
+
+def _read_rows(competition: Competition, part: Part, data_dir: Path) -> tuple[pd.DataFrame, Path]:
+    path = data_dir / part.tables[0]
+    rows = _read_csv(competition, path, part)
+    for other in part.tables[1:]:
+        rows = _join(competition, rows, _read_csv(competition, data_dir / other, part), path, data_dir / other)
+    template = [(text, field) for text, field, _, _ in Formatter().parse(part.images)]
+    _need_columns(rows, [competition.id_column, *(column for column, _ in part.where),
+                         *(field for _, field in template if field)], path)
+    for column, values in part.where:
+        if not (kept := rows[column].isin(values)).any():
+            there = ", ".join(map(repr, rows[column].unique()[:10]))
+            raise ValueError(f"{path} has no row with {column!r} one of {values}; it has {there}: {MEND}")
+        rows = rows[kept]
+    rows = rows.reset_index(drop=True)
+    rows["image_id"] = rows[competition.id_column]
+    if (blank := rows["image_id"].str.strip() == "").any():
+        raise ValueError(f"{path}: {blank.sum()} rows have no {competition.id_column}")
+    below = pd.Series("", index=rows.index)
+    for text, field in template:
+        below = below + text + (rows[field] if field else "")
+    if "*" in part.images:
+        below = _find_below(part, below, data_dir)
+    rows["below"] = below
+    rows["path"] = f"{data_dir.resolve().as_posix()}/" + below
+    return rows, path
+
+
+def _join(competition: Competition, rows: pd.DataFrame, more: pd.DataFrame, path: Path, other: Path) -> pd.DataFrame:
+    """The rows with the columns of a second file about the same ids. What both say must be the same."""
+    for frame, where in ((rows, path), (more, other)):
+        _need_columns(frame, [competition.id_column], where)
+    _refuse_duplicates(more[competition.id_column], other)
+    more = more.set_index(competition.id_column)
+    absent = rows.loc[~rows[competition.id_column].isin(more.index), competition.id_column]
+    if len(absent):
+        raise ValueError(f"{len(absent)} ids of {path} are not in {other}, the first is {absent.iloc[0]!r}; both must "
+                         f"be about the same images")
+    more = more.loc[rows[competition.id_column]].set_axis(rows.index)
+    for column in more.columns.intersection(rows.columns):
+        if (differs := rows[column].replace(SHORT) != more[column].replace(SHORT)).any():
+            row = differs.idxmax()
+            raise ValueError(f"{path} and {other} disagree about {column!r} of {differs.sum()} images, the first is "
+                             f"{rows.loc[row, competition.id_column]!r}: {rows.loc[row, column]!r} and "
+                             f"{more.loc[row, column]!r}; find out which is right and mend the other")
+    return rows.join(more[more.columns.difference(rows.columns, sort=False)])
+
+
+def _find_below(part: Part, below: pd.Series, data_dir: Path) -> pd.Series:
+    """The paths with each * replaced by what stands there: a folder, or the ending of a file's name."""
+    folder, _, name = part.images.rpartition("/")
+    if "{" in folder or ("*" in name and not name.endswith(".*")):
+        raise ValueError(f"images={part.images!r}: a * may stand for a folder that no column names, or at the end as "
+                         f".* for a file's ending; {MEND}")
+    by_stem, found = name.endswith(".*"), {}
+    names = below.str.rpartition("/")[2]
+    names = names.str.removesuffix(".*") if by_stem else names
+    wanted = set(names)
+    for place in sorted(data_dir.glob(re.sub(r"[\[?]", r"[\g<0>]", folder))) if folder else [data_dir]:
+        beside = f"{place.relative_to(data_dir).as_posix()}/" if folder else ""
+        for entry in _names(place):
+            key, here = split_ending(entry)[0] if by_stem else entry, beside + entry
+            if key in wanted and found.setdefault(key, here) != here:
+                raise ValueError(f"{found[key]} and {here} in {data_dir} could both be the image {key!r}; leave one")
+    return names.map(found).fillna(below)
+
+
+def _list_images(part: Part, data_dir: Path) -> tuple[pd.DataFrame, Path]:
+    below = sorted(path.relative_to(data_dir).as_posix() for path in data_dir.glob(part.images) if path.is_file())
+    if not below:
+        raise FileNotFoundError(f"no file matches {data_dir / part.images}; give the data's folder with --data-dir")
+    rows = pd.DataFrame({"below": below})
+    rows["image_id"] = rows["below"]  # the whole path, since class folders may hold files of the same name
+    rows["path"] = f"{data_dir.resolve().as_posix()}/" + rows["below"]
+    return rows, data_dir / part.images
+
+
+def _archive(part: Part, data_dir: Path) -> tuple[Path, str]:
+    """The npz file and the name of its arrays."""
+    found = sorted(data_dir.glob(part.images))
+    if len(found) != 1:
+        what = f"{', '.join(path.name for path in found)}: leave one of them there" if found else "no file"
+        raise FileNotFoundError(f"{data_dir / part.images} matches {what}; give the data's folder with --data-dir")
+    return found[0], part.arrays
+
+
+def _read_arrays(part: Part, data_dir: Path) -> tuple[pd.DataFrame, Path]:
+    path, name = _archive(part, data_dir)
+    rows = pd.DataFrame({"array": name, "row": np.arange(len(open_array(path, f"{name}_images")))})
+    number = rows["row"].astype(str)
+    rows["image_id"] = f"{name}-" + number
+    rows["below"] = f"{path.relative_to(data_dir).as_posix()}#{name}_images#" + number
+    rows["path"] = f"{data_dir.resolve().as_posix()}/" + rows["below"]
+    return rows, path
+
+
+def _keep_rows(part: Part, rows: pd.DataFrame, data_dir: Path, where: Path) -> pd.DataFrame:
+    """The rows that a list names, without those known to be lost."""
+    kept = ~rows["image_id"].isin(part.without)
+    if part.listed:
+        path = data_dir / part.listed
+        if not path.exists():
+            raise FileNotFoundError(f"there is no {path}; give the data's folder with --data-dir")
+        listed = set(filter(None, map(str.strip, path.read_text(encoding="utf-8-sig").splitlines())))
+        if strangers := sorted(listed - set(rows["image_id"])):
+            raise ValueError(f"{path}: {len(strangers)} ids are not in {where}, the first is {strangers[0]!r}")
+        kept &= rows["image_id"].isin(listed)
+    if not kept.any():
+        raise ValueError(f"{where} has no row that is kept; {MEND}")
+    return rows[kept].reset_index(drop=True)
+
+
+# ---- checks
+
+
+def _need_columns(rows: pd.DataFrame, columns: list[str], path: Path) -> None:
+    missing = [column for column in dict.fromkeys(columns) if column not in rows]
+    if missing:
+        raise ValueError(f"{path} has no column {', '.join(map(repr, missing))}; it has "
+                         f"{', '.join(map(repr, rows.columns))}: {MEND}")
+
+
+def _refuse_duplicates(ids: pd.Series, path: Path | str) -> None:
+    repeated = ids[ids.duplicated()].unique()
+    if len(repeated):
+        raise ValueError(f"{path}: {len(repeated)} ids stand there more than once, for example "
+                         f"{', '.join(repeated[:5])}; every image must have one row, unless the description says "
+                         f"repeated_rows='any'")
+
+
+def _refuse_missing(rows: pd.DataFrame, path: Path) -> None:
+    """Every image must be there. Folders are listed once, since asking for 200,000 files one by one is slow."""
+    folders = rows["path"].str.rpartition("/")[0].unique()
+    present = {f"{folder}/{name}" for folder in folders for name in _names(folder)}
+    missing = rows.loc[~rows["path"].isin(present), ["image_id", "path"]]
+    if len(missing):
+        todo = (f"{MEND}, where `images` says place and ending" if len(missing) == len(rows) else
+                "fetch them, or name them in `without` in competition.py if they are lost")
+        raise FileNotFoundError(f"{len(missing)} of the {len(rows)} images in {path} have no file; the first is "
+                                f"{missing['image_id'].iloc[0]!r}, looked for at {missing['path'].iloc[0]}: {todo}")
+
+
+def _names(folder: str | Path) -> list[str]:
+    """The names of the files in a folder, sorted; none where there is no such folder."""
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entry.name for entry in entries if entry.is_file())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _refuse_not_one_class(image_ids: pd.Series, cells: np.ndarray, where: Path) -> None:
+    if (wrong := (cells == 1).sum(axis=1) != 1).any():
+        raise ValueError(f"{where}: {wrong.sum()} images do not have exactly one class, the first is "
+                         f"{image_ids[wrong].iloc[0]!r}; mend the rows, or say task='multilabel' in competition.py")
+
+
+# ---- groups and labels
+
+
+def _groups(competition: Competition, rows: pd.DataFrame, where: Path, is_train: bool) -> pd.Series:
+    if competition.group_pattern:
+        return _find(competition.group_pattern, rows["below"], where)
+    if competition.group_column and (is_train or competition.group_column in rows):
+        _need_columns(rows, [competition.group_column], where)
+        groups = rows[competition.group_column]
+        if (blank := groups.str.strip() == "").any():
+            raise ValueError(f"{where}: {blank.sum()} of {len(rows)} rows have no {competition.group_column!r}, the "
+                             f"first is image {rows.loc[blank, 'image_id'].iloc[0]!r}; a blank patient cannot be kept "
+                             f"in one fold: fill the cells, or name another group_column in competition.py")
+        return groups.str.strip()  # or "7 " would be another patient than "7", in another fold
+    return rows["image_id"]
+
+
+def _kept_apart_groups(competition: Competition, data_dir: Path) -> dict[str, set[str]]:
+    """The groups of the test and expert parts, where they are known."""
+    groups = {}
+    for name in described_parts(competition)[1:]:
+        part, column = getattr(competition, name), competition.group_column
+        if part.optional and not _is_there(part, data_dir):
+            continue
+        if competition.group_pattern is None and (
+                column is None or not part.tables
+                or column not in _read_csv(competition, data_dir / part.tables[0], part)):
+            continue
+        groups[name] = set(read_part(competition, data_dir, name)["group"])
+    return groups
+
+
+def _find(pattern: str, below: pd.Series, where: Path) -> pd.Series:
+    found = below.str.extract(pattern, expand=False)
+    if found.isna().any():
+        raise ValueError(f"{where}: the pattern {pattern!r} finds nothing in {found.isna().sum()} paths, the first is "
+                         f"{below[found.isna()].iloc[0]!r}; {MEND}")
+    return found
+
+
+def _label_cells(competition: Competition, rows: pd.DataFrame, where: Path) -> np.ndarray:
+    """(N, K) label cells from columns, from one joined column or out of the path."""
+    if competition.label_pattern:
+        texts = _find(competition.label_pattern, rows["below"], where)
+        if strangers := set(texts) - set(label_texts(competition)):
+            raise ValueError(f"{where}: the paths name the labels {sorted(strangers)}, which label_texts does not "
+                             f"explain; {MEND}")
+        return parse_texts(competition, texts, rows["image_id"], where)
+    if competition.joined_column:
+        _need_columns(rows, [competition.joined_column], where)
+        return parse_texts(competition, rows[competition.joined_column], rows["image_id"], where)
+    return _cells_of_columns(competition, rows, where)
+
+
+def _label_array(competition: Competition, rows: pd.DataFrame, where: Path) -> np.ndarray:
+    """(n, K) label cells from an npz file's array of labels: (N, K) of 0 and 1, or (N, 1) of a class's number."""
+    key = f"{rows['array'].iloc[0]}_labels"
+    with np.load(where, allow_pickle=False) as archive:
+        if key not in archive:
+            raise ValueError(f"{where} has no array {key!r}; it has {', '.join(archive)}: {MEND}")
+        labels = archive[key]
+    classes = len(competition.labels)
+    count = len(open_array(where, key.replace("_labels", "_images")))
+    labels = labels[:, None] if labels.ndim == 1 else labels
+    if labels.shape != (count, 1 if competition.task == "multiclass" else classes):
+        raise ValueError(f"{where}: {key} is {labels.shape} for {count} images and {classes} labels; {MEND}")
+    highest = classes - 1 if competition.task == "multiclass" else 1
+    if (wrong := (labels < 0) | (labels > highest)).any():
+        raise ValueError(f"{where}: {key} holds {labels[wrong][0]}, but must be 0 to {highest}; {MEND}")
+    cells = np.eye(classes)[labels[:, 0].astype(int)] if competition.task == "multiclass" else labels.astype(np.float64)
+    return cells[rows["row"]]
+
+
+def _cells_of_columns(competition: Competition, rows: pd.DataFrame, where: Path) -> np.ndarray:
+    columns = list(label_columns(competition))
+    _need_columns(rows, columns, where)
+    cells = np.empty((len(rows), len(columns)))
+    for k, column in enumerate(columns):
+        texts = rows[column].str.strip()
+        strange = ~texts.isin(CELLS)
+        if strange.any():
+            raise ValueError(f"{where}: column {column!r} holds {texts[strange].iloc[0]!r} for the image "
+                             f"{rows.loc[strange, 'image_id'].iloc[0]!r}; a label cell is 1, 0, -1 (uncertain) or "
+                             f"empty. Where one column of words or codes says the labels, describe it with "
+                             f"joined_column and label_texts in competition.py; of several columns write 1 and 0 in "
+                             f"their place")
+        cells[:, k] = texts.map(CELLS).to_numpy(np.float64)
+    return cells

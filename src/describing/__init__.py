@@ -1,0 +1,1 @@
+"""Infers a Competition from a downloaded folder."""

@@ -1,0 +1,383 @@
+"""A competition whose labels stand in a table: its parts, its submission, and what else lies beside."""
+
+import re
+
+import pandas as pd
+
+from competition import Part
+from data.tables import CELLS, SHORT
+from describing.inventory import Index, Survey, Table
+from describing.label_columns import (
+    LABEL_NAME,
+    PARTS,
+    VIEW_NAME,
+    Notes,
+    Seen,
+    distinct_texts,
+    find_groups,
+    glob_part,
+    is_other,
+    label_fields,
+    split_labels,
+    wanted_columns,
+)
+
+YES_NO = ({"yes", "no"}, {"y", "n"}, {"true", "false"}, {"t", "f"}, {"positive", "negative"}, {"pos", "neg"},
+          {"present", "absent"})
+READER_NAME = re.compile(r"^(rad|reader|annotator|rater|doctor|expert)", re.IGNORECASE)
+
+
+def find_train(seen: list[Seen], sample: Seen | None) -> Seen | None:
+    """The table whose labels are trained on: has what a submission asks for, is called so, names most images."""
+    wanted = wanted_columns(sample)
+
+    def score(one: Seen) -> tuple:
+        name = one.table.path.lower()
+        return (8 * all(column in one.rows for column in wanted) * bool(wanted) + 4 * (one.role == "train")
+                + 2 * bool(re.search(r"label|truth|ground|metadata|data_entry|class", name))
+                - 6 * bool(re.search(r"bbox|box|annot|segment|mask|detail", name)) - 2 * one.role.startswith("val"),
+                one.place.found)
+
+    usable = [one for one in seen if one.labels and one.role not in ("sample", "solution", "test")]
+    return max(usable, key=score, default=None)
+
+
+def describe_table(survey: Survey, index: Index, seen: list[Seen], train: Seen, sample: Seen | None,
+                   notes: Notes) -> dict:
+    """The fields of a competition whose labels stand in a table."""
+    rows, ids = train.rows, train.rows[train.column]
+    notes.decide("train", train.table.path, f"names {train.place.found} images and has label columns")
+    notes.decide("id_column", train.column, f"its cells name images: {train.place.images}")
+    if train.table.flaw:
+        notes.ask(f"{train.table.path}: {train.table.flaw}; reading will refuse it. Can you fetch it again or mend it?")
+    if not train.table.whole:
+        notes.ask(f"Only the first {len(rows)} rows of {train.table.path} were looked at. Are the others alike?")
+    if train.table.header:
+        notes.ask(f"{train.table.path} has no header; its columns were called {', '.join(train.table.header)}. Is that "
+                  f"what they are?")
+    _ask_place(train, notes)
+    if "_" in train.place.images.rpartition("}")[2]:
+        _ask_tails(index, rows, train, notes)
+    fields = {"id_column": train.column, **label_fields(survey, rows, ids, train.labels, notes)}
+    files = train.files() | {"images": train.place.images}
+    if ids.duplicated().any():
+        files["repeated_rows"] = "any"
+        _ask_repeated(rows, ids, train, notes)
+    if missing := train.place.missing:
+        few = len(missing) <= 20 and len(missing) <= 0.05 * train.place.found
+        files["without"] = missing if few else ()
+        notes.ask(f"{len(missing)} ids of {train.table.path} have no image, the first is {missing[0]!r}. "
+                  + ("Are they lost? They are left out (without)." if few else
+                     "Is the download complete? Reading will refuse them."))
+    if train.labels.kind == "single" and fields["task"] != "multilabel" and "joined_column" in fields:
+        column = train.labels.columns[0]
+        if blank := int((rows[column].str.strip() == "").sum()):
+            files["where"] = ((column, tuple(text for text in rows[column].unique() if text.strip())),)
+            notes.ask(f"{blank} rows have no `{column}`. Why? They are left out (where).")
+    files = _join_tables(seen, train, files, notes)
+    fields |= _find_parts(survey, seen, train, sample, files, notes)
+    _ask_unnamed(survey, train, fields, notes)
+    fields |= _find_submission(sample, seen, train, fields, notes)
+    fields |= find_groups(survey, seen, train, fields, notes)
+    _ask_columns(train, notes)
+    _ask_others(seen, sample, fields, notes)
+    return fields
+
+
+def _ask_unnamed(survey: Survey, train: Seen, fields: dict, notes: Notes) -> None:
+    """Images beside those of the training part that no row is about."""
+    folder, _, tail = train.place.images.rpartition("/")
+    test = fields.get("test")
+    if "{" in folder or "_" in tail.rpartition("}")[2] or (test and test.images.rpartition("/")[0] == folder):
+        return
+    pattern = re.compile(re.escape(folder).replace(r"\*", "[^/]*"))
+    there = sum(len(names) for below, names in survey.images.items() if pattern.fullmatch(below))
+    if there > train.place.found and train.table.whole and isinstance(fields["train"], Part):
+        notes.ask(f"{there - train.place.found} of the {there} images in {folder or 'the folder'} stand in no row of "
+                  f"{train.table.path}. Are they to be left alone?")
+
+
+def _ask_place(train: Seen, notes: Notes) -> None:
+    if train.place.also:
+        notes.ask(f"The same images also stand at {', '.join(train.place.also)}. Are those copies, other sizes or "
+                  f"masks? {train.place.images} is taken.")
+    images = train.place.images
+    if "*" in images.rpartition("/")[0]:
+        notes.decide("images", images, "the images are spread over several folders")
+    if images.endswith(".*"):
+        notes.decide("images", images, "the files have several endings")
+
+
+def _ask_tails(index: Index, rows: pd.DataFrame, train: Seen, notes: Notes) -> None:
+    tails = sorted({tail for _, tail in index.prefixes.get(rows[train.column].iloc[0], ())})
+    if len(tails) > 1:
+        notes.ask(f"Every id has {len(tails)} files ({', '.join(tails)}). A description reads one file an image: "
+                  f"{train.place.images} is taken. Would files put together beforehand, as colours of one image, be "
+                  f"better?")
+
+
+def _ask_repeated(rows: pd.DataFrame, ids: pd.Series, train: Seen, notes: Notes) -> None:
+    reader = next((column for column in rows if READER_NAME.match(column) and rows[column].nunique() > 1), None)
+    notes.decide("repeated_rows", "any", f"{ids.duplicated().sum()} rows are about images that stand there before")
+    notes.ask(f"Images have up to {ids.value_counts().iloc[0]} rows in {train.table.path}. Does an image have what any "
+              f"of its rows says? It is taken so"
+              + (f", though `{reader}` names {rows[reader].nunique()} readers who may disagree." if reader else "."))
+
+
+def _join_tables(seen: list[Seen], train: Seen, files: dict, notes: Notes) -> dict:
+    """Joins tables about exactly the same ids that agree with this one."""
+    ids = set(train.rows[train.column])
+    tables = [files["table"]]
+    for one in seen:
+        other = one.rows
+        if (one is train or one.role in ("sample", "solution", "test") or train.column not in other
+                or one.table.header != train.table.header or one.table.separator != train.table.separator
+                or one.table.flaw or other[train.column].duplicated().any()
+                or set(other[train.column]) != ids):
+            continue
+        first = train.rows.drop_duplicates(train.column).set_index(train.column)
+        second = other.set_index(train.column).loc[first.index]
+        both = first.columns.intersection(second.columns)
+        if (first[both].replace(SHORT) == second[both].replace(SHORT)).all(axis=None):
+            tables.append(one.table.path)
+            notes.decide("table", one.table.path, f"is about the same ids, and adds "
+                                                  f"{', '.join(second.columns.difference(first.columns, sort=False))}")
+            merged = train.rows.merge(other[[train.column, *other.columns.difference(train.rows.columns, sort=False)]],
+                                      on=train.column)
+            train.table = Table(train.table.path, merged, train.table.header, train.table.separator)
+        else:
+            notes.ask(f"{one.table.path} is about the same ids but disagrees with {train.table.path}. Which is right?")
+    return files | {"table": tuple(tables) if len(tables) > 1 else tables[0]}
+
+
+# ---- parts
+
+
+def _find_parts(survey: Survey, seen: list[Seen], train: Seen, sample: Seen | None, files: dict,
+                notes: Notes) -> dict:
+    """train, test and expert."""
+    if split := _find_split(train.rows):
+        return _split_parts(train.rows, split, files, notes)
+    if listed := _listed_parts(survey, train, files, notes):
+        return listed
+    parts, trains = {}, [Part(**files)]
+    columns = set(train.labels.columns)
+    for one in seen:
+        if one.role == "valid" and one.place and one is not train and columns <= set(one.rows) and (
+                one.column == train.column):
+            part = Part(**one.files(), images=one.place.images,
+                        repeated_rows="any" if one.rows[one.column].duplicated().any() else "error")
+            if _is_read_otherwise(train, one, train.labels.columns):
+                parts["expert"] = part
+                notes.decide("expert", one.table.path, "an official validation part without the training part's hedged "
+                                                       "or blank cells, so read by other people")
+                notes.ask(f"{one.table.path} looks better read than {train.table.path}. Keep it apart, predicted and "
+                          f"reported only, or put it with the training part?")
+            else:
+                trains.append(part)
+                notes.decide("train", one.table.path, "an official validation part, put with the training part")
+                notes.ask(f"{one.table.path} is put with the training part, since folds validate. Or keep it apart as "
+                          f"`expert`?")
+    parts["train"] = trains[0] if len(trains) == 1 else tuple(trains)
+    if test := _find_test(survey, seen, train, sample, notes):
+        parts["test"] = test
+    return parts
+
+
+def _is_read_otherwise(train: Seen, valid: Seen, columns: tuple[str, ...]) -> bool:
+    def hedged(rows: pd.DataFrame) -> bool:
+        return rows[list(columns)].isin(("", "-1", "-1.0")).to_numpy().any()
+
+    return train.labels.kind == "columns" and hedged(train.rows) and not hedged(valid.rows)
+
+
+def _find_split(rows: pd.DataFrame) -> str | None:
+    """A column that says train, valid and test."""
+    for column in rows.columns:
+        values = {text.strip().lower() for text in rows[column].unique()}
+        if 1 < len(values) <= 4 and values <= set(PARTS) and {"train", "training"} & values:
+            return column
+    return None
+
+
+def _split_parts(rows: pd.DataFrame, column: str, files: dict, notes: Notes) -> dict:
+    of = {text: PARTS[text.strip().lower()] for text in rows[column].unique()}
+    train = tuple(text for text in of if of[text] != "test")
+    test = tuple(text for text in of if of[text] == "test")
+    notes.decide("train, test", f"`{column}` in {train}, {test}", f"the column `{column}` says the part")
+    if "valid" in of.values():
+        notes.ask(f"Is the validation part of `{column}` to be put with the training part, as it is here, since folds "
+                  f"validate; or kept apart as `expert`?")
+    where = files.get("where", ())
+    parts = {"train": Part(**files | {"where": (*where, (column, train))})}
+    if test:
+        parts["test"] = Part(**files | {"where": (*where, (column, test))})
+    return parts
+
+
+def _listed_parts(survey: Survey, train: Seen, files: dict, notes: Notes) -> dict:
+    """Parts out of text files of ids."""
+    ids, lists = set(train.rows[train.column]), {}
+    for path, words in survey.lists.items():
+        if words and sum(word in ids for word in words) >= 0.9 * len(words):
+            name = path.rpartition("/")[2].lower()
+            part = "test" if re.search(r"(?<![a-z])test", name) else (
+                "train" if "train" in name else "valid" if re.search(r"(?<![a-z])val", name) else "")
+            if part:
+                lists.setdefault(part, path)
+                if strangers := len(words) - sum(word in ids for word in words):
+                    notes.ask(f"{strangers} ids of {path} are not in {train.table.path}; reading will refuse that. "
+                              f"Which is right?")
+    if "train" not in lists:
+        return {}
+    for part, path in lists.items():
+        notes.decide("train" if part == "valid" else part, path, "a list of ids")
+    trains = tuple(Part(**files, listed=lists[part]) for part in ("train", "valid") if part in lists)
+    if len(trains) > 1:
+        notes.ask(f"{lists['valid']} is put with the training part, since folds validate. Or keep it apart as "
+                  f"`expert`?")
+    parts = {"train": trains if len(trains) > 1 else trains[0]}
+    if "test" in lists:
+        parts["test"] = Part(**files, listed=lists["test"])
+    return parts
+
+
+def _find_test(survey: Survey, seen: list[Seen], train: Seen, sample: Seen | None,
+               notes: Notes) -> Part | None:
+    column, training = train.column, set(train.rows[train.column])
+    tables = [one for one in seen if one.role == "test"] + ([sample] if sample else [])
+    for one in tables:
+        if one.place is None or one.column != column:
+            continue
+        if one.place.missing:
+            notes.ask(f"{len(one.place.missing)} of {len(set(one.rows[column]))} ids of {one.table.path} have no "
+                      f"image, the first is {one.place.missing[0]!r}. Is the download complete?")
+        labelled = one.role == "test" and set(train.labels.columns) <= set(one.rows) and _have_labels(train, one)
+        notes.decide("test", one.table.path, f"names {one.place.found} images at {one.place.images}; "
+                     + ("its labels are known" if labelled else "its labels are not known"))
+        if labelled:
+            notes.ask(f"{one.table.path} has labels. Are they the truth, and not placeholders?")
+        if shared := len(training & set(one.rows[column])):
+            notes.ask(f"{shared} ids of {one.table.path} are training ids too. Are they other images?")
+        repeated = "any" if one.rows[column].duplicated().any() else "error"
+        return Part(**one.files(), images=one.place.images, labelled=labelled, repeated_rows=repeated)
+    for one in tables:
+        notes.ask(f"{one.table.path} does not name images by `{column}` "
+                  f"({', '.join(map(repr, one.rows.columns[:6]))}). How are its rows about images?")
+    return loose_test(survey, train.place.images.rpartition("/")[0], notes)
+
+
+def _have_labels(train: Seen, test: Seen) -> bool:
+    """True where the cells are no placeholders: they differ, and are of the training part's kind."""
+    cells = test.rows[list(train.labels.columns)]
+    kinds = {text for column in train.labels.columns for text in train.rows[column].unique()}
+    return bool((cells.nunique() > 1).any() and cells.isin(kinds).mean(axis=None) > 0.5)
+
+
+def loose_test(survey: Survey, train_folder: str, notes: Notes) -> Part | None:
+    """Test images that no table names, in a folder that is not the training part's."""
+    for folder, names in survey.images.items():
+        if re.search(r"(?<![a-z])test", folder.lower()) and folder != train_folder:
+            part = glob_part(survey, folder, names, notes, labelled=False)
+            notes.decide("test", part.images, "a folder of that name; no table names its images")
+            notes.ask(f"No table names the images in {folder}/. Is it the test part? Its ids are the paths, as "
+                      f"described here.")
+            return part
+    return None
+
+
+def _find_submission(sample: Seen | None, seen: list[Seen], train: Seen, fields: dict, notes: Notes) -> dict:
+    found = {}
+    for one in seen:
+        columns = {fields.get("joined_column")} if fields.get("joined_column") else set(fields["labels"])
+        if one.role == "solution" and train.column in one.rows and columns <= set(one.rows):
+            found["solution"] = one.table.path
+            notes.decide("solution", one.table.path, "has ids, labels and perhaps Usage; only reported")
+    if sample is None:
+        notes.ask("There is no sample submission. What must be handed in, if anything?")
+        return found
+    path, wanted = sample.table.path, [column for column in sample.rows if column != train.column]
+    if train.column not in sample.rows:
+        notes.ask(f"{path} asks for `{sample.rows.columns[0]}` and not for `{train.column}`. What is a row of it "
+                  f"about? That cannot be described; predictions must be turned into it by hand.")
+        return found
+    cells = sample.rows[wanted]
+    joined, labels = fields.get("joined_column"), fields["labels"]
+    if joined is None and set(labels) <= set(wanted) or (set(labels) == set(wanted)):
+        found |= {"sample_submission": path, "submission": numbers_wanted(cells[list(labels)], path, notes)}
+    elif len(wanted) == 1 and joined and _says_labels(cells[wanted[0]], fields):
+        notes.decide("submission", "text", f"`{wanted[0]}` in {path} says labels as `{joined}` does")
+        found |= {"sample_submission": path, "submission": "text"}
+        found |= {} if wanted[0] == joined else {"submission_column": wanted[0]}
+    elif len(wanted) == 1 and len(labels) == 1 and cells[wanted[0]].str.fullmatch(r"[01](\.\d+)?").all():
+        found |= {"sample_submission": path, "label_columns": (wanted[0],),
+                  "submission": numbers_wanted(cells, path, notes)}
+        if joined is None:
+            texts = distinct_texts(train.rows[labels[0]])
+            found |= {"joined_column": labels[0],
+                      "label_texts": tuple((text, labels[0] if CELLS.get(text) == 1 else "") for text in texts)}
+            notes.ask(f"{path} calls `{labels[0]}` `{wanted[0]}`. Is it the same?")
+    else:
+        example = sample.rows[wanted[0]].iloc[0] if wanted and len(sample.rows) else ""
+        notes.ask(f"{path} asks for `{', '.join(wanted)}` ({example!r}): boxes, several rows or something else that is "
+                  f"no label of an image? That cannot be described; predictions must be turned into it by hand.")
+    return found
+
+
+def _says_labels(cells: pd.Series, fields: dict) -> bool:
+    known = {text for text, _ in fields.get("label_texts") or ()} or set(fields["labels"])
+    known |= set(fields.get("ignored_labels", ()))
+    separator = fields.get("joined_by", "|")
+    return all(text in known or all(name in known for name in split_labels(text, separator))
+               for text in cells.str.strip().unique())
+
+
+def numbers_wanted(cells: pd.DataFrame, path: str, notes: Notes) -> str:
+    """probs or labels, by the cells of a sample submission."""
+    texts = set(cells.to_numpy().ravel())
+    if any(re.search(r"\.\d*[1-9]", text) for text in texts):
+        notes.decide("submission", "probs", f"the cells of {path} are no whole numbers")
+        return "probs"
+    if len(texts) > 1:
+        notes.decide("submission", "labels", f"the cells of {path} are 0 and 1")
+        notes.ask(f"The cells of {path} are 0 and 1. Are hard labels wanted, or probabilities?")
+        return "labels"
+    notes.decide("submission", "probs", "the usual; the sample's cells are all the same")
+    notes.ask(f"All cells of {path} are {' '.join(texts) or 'absent'}. Are probabilities wanted (submission='probs', "
+              f"as written), or hard labels (submission='labels')? The metric decides.")
+    return "probs"
+
+
+# ---- questions about columns and files
+
+
+def _ask_columns(train: Seen, notes: Notes) -> None:
+    rows = train.rows
+    for column in rows.columns:
+        values = [text for text in distinct_texts(rows[column]) if text]
+        if VIEW_NAME.search(column) and 2 <= len(values) <= 12:
+            counts = rows[column].str.strip().value_counts()
+            notes.ask(f"`{column}` holds {', '.join(f'{value} ({counts[value]})' for value in values)}. Train on all "
+                      f"of them, as written, or on one kind: where=(({column!r}, ({counts.index[0]!r},)),)?")
+    labels = rows[list(train.labels.columns)]
+    for column in rows.columns.drop([train.column, *labels.columns]):
+        texts = [text for text in distinct_texts(rows[column]) if text]
+        if len(texts) == 2 and {text.lower() for text in texts} in YES_NO:
+            notes.ask(f"`{column}` holds {' and '.join(texts)}. Is it a label too? It is left out: write 1 and 0 in "
+                      f"their place, and it is one column of labels more.")
+        if len(labels.columns) == 1 and LABEL_NAME.match(column) and not is_other(column):
+            notes.ask(f"`{column}` looks like a label as well ({', '.join(distinct_texts(rows[column])[:5])}). Is "
+                      f"`{labels.columns[0]}` the one to predict?")
+
+
+def _ask_others(seen: list[Seen], sample: Seen | None, fields: dict, notes: Notes) -> None:
+    used = {name for part in ("test", "expert") if fields.get(part) for name in fields[part].tables}
+    trains = fields["train"] if isinstance(fields["train"], tuple) else (fields["train"],)
+    used |= {name for part in trains for name in part.tables} | {fields.get("solution")}
+    for one in seen:
+        if one.table.path in used or one is sample:
+            continue
+        if one.place:
+            repeats = one.rows[one.column].duplicated().any()
+            notes.ask(f"{one.table.path} ({', '.join(one.rows.columns[:6])}) is about {one.place.found} of the images "
+                      f"too" + (", several rows an image" if repeats else "") + ", and is not used. Is it needed?")

@@ -1,0 +1,1 @@
+"""Heat maps, embeddings and shortcut signals."""

@@ -1,0 +1,124 @@
+"""Maps by the models of a run or a blend: of held-out images, each by the model that never saw its group."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from common.hardware import pick_device
+from competition import Competition
+from data.folds import fold_numbers
+from data.pixel_store import PixelStore, open_store, pixel_settings
+from results.runs import Oof, Run
+
+if TYPE_CHECKING:
+    from torch import nn
+
+BATCH = 32  # of images whose maps are made together
+
+
+@dataclass(frozen=True)
+class Member:
+    """A run by itself or one of a blend: its folds' runs, and the images as its networks take them."""
+
+    name: str
+    runs: tuple[Run, ...]
+    store: PixelStore
+
+
+def open_members(competition: Competition, oof: Oof, table: pd.DataFrame, part: str = "train") -> list[Member]:
+    """A blend's members, or the run alone, with the store of a part's images."""
+    by_name: dict[str, list[Run]] = {}
+    for run in oof.runs:
+        by_name.setdefault(run.folder.parent.name, []).append(run)
+    return [Member(name, tuple(runs), open_store(f"{competition.name}-{part}", table,
+                                                 pixel_settings(competition, runs[0].experiment)))
+            for name, runs in by_name.items()]
+
+
+def largest_store(members: list[Member]) -> PixelStore:
+    """The store whose images are the largest: in their size a blend's maps are shown."""
+    return max((member.store for member in members), key=lambda store: store.settings.size)
+
+
+def explained_by(members: list[Member], method: str) -> tuple[list[Member], list[str]]:
+    """The members that a method can explain, and the names of the others."""
+    from explaining.attribution import methods_for
+    from results.checkpoints import load_model
+
+    able = [member for member in members if method in methods_for(load_model(member.runs[0]))]
+    return able, [member.name for member in members if member not in able]
+
+
+def layer_name(member: Member, method: str) -> str:
+    """The layer that Grad-CAM or HiResCAM looks at; empty where there is none, and for other methods."""
+    from explaining.saliency import classifier_of
+    from results.checkpoints import load_model
+
+    return classifier_of(load_model(member.runs[0]), 0)[0].cam_layers.get(method, "")
+
+
+def held_out_maps(members: list[Member], table: pd.DataFrame, wanted: set[tuple[int, int]],
+                  method: str) -> Iterator[tuple[int, int, np.ndarray, bool]]:
+    """Label, row, heat map (S, S) and whether it is empty, of all (label, row) wanted; of several members the mean.
+
+    The maps of one member are not kept: there may be many.
+    """
+    total = len(wanted) * len(members)
+    with tqdm(total=total, desc=f"maps by {method}", unit="map", leave=False, disable=None) as bar:
+        if len(members) == 1:
+            yield from _maps_of(members[0], table, wanted, method, bar)
+            return
+        size, sums = largest_store(members).settings.size, {}
+        for member in members:
+            for k, row, heat, _ in _maps_of(member, table, wanted, method, bar):
+                sums[k, row] = sums.get((k, row), 0) + fit_heat(heat, size)
+        for (k, row), heat in sums.items():
+            yield k, row, *relative(heat)
+
+
+def _maps_of(member: Member, table: pd.DataFrame, wanted: set[tuple[int, int]], method: str,
+             bar: tqdm) -> Iterator[tuple[int, int, np.ndarray, bool]]:
+    from results.checkpoints import load_model
+
+    device, places = pick_device(), member.store.rows(table["image_id"])
+    folds = fold_numbers(table, member.runs[0].experiment.split)
+    for run in member.runs:
+        rows = [row for _, row in wanted if folds[row] == run.recipe["fold"]]
+        model = load_model(run, device) if rows else None
+        for k in sorted({k for k, _ in wanted}) if rows else ():
+            mine = np.array(sorted(row for label, row in wanted if label == k and row in {*rows}), int)
+            for row, heat, is_empty in maps_of_rows(model, member, places, mine, k, method, bar):
+                yield k, row, heat, is_empty
+
+
+def maps_of_rows(model: "nn.Module", member: Member, places: np.ndarray, rows: np.ndarray, k: int, method: str,
+                 bar: tqdm | None = None) -> Iterator[tuple[int, np.ndarray, bool]]:
+    """Row, heat (S, S) and whether it is empty, of a table's rows by one model. places: (N,) the rows in the store."""
+    from explaining.attribution import explain_images
+    from models.cam_layers import METHODS
+    from training.batches import ordered_batches
+
+    device, task = next(model.parameters()).device, member.runs[0].recipe["task"]
+    step = BATCH if method in METHODS else 1  # the others make their own batches of one image, and a bar should move
+    for images, _, stored in ordered_batches(member.store, places[rows], step) if len(rows) else ():
+        maps = explain_images(method, model, images.to(device), k, task)
+        done, rows = rows[:len(stored)], rows[len(stored):]
+        yield from zip(done.tolist(), maps.heat.cpu().numpy(), maps.empty.tolist(), strict=True)
+        if bar is not None:
+            bar.update(len(done))
+
+
+def fit_heat(heat: np.ndarray, size: int) -> np.ndarray:
+    """Heat (S, S) as (size, size)."""
+    return heat if len(heat) == size else cv2.resize(heat, (size, size), interpolation=cv2.INTER_LINEAR)
+
+
+def relative(heat: np.ndarray) -> tuple[np.ndarray, bool]:
+    """Heat (S, S) divided by its own maximum, and whether it is empty."""
+    peak = heat.max()
+    return (heat, True) if peak <= 0 else (heat / peak, False)

@@ -1,0 +1,123 @@
+"""One image as all models of a run or a blend see it: every method beside the other, and every fold or member."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from tqdm import tqdm
+
+from common.hardware import pick_device
+from competition import Competition
+from data.folds import fold_numbers
+from explaining.attribution import METHODS, explain_images, flip_map, methods_for, probs_without
+from explaining.heatmap_sheet import NAMES, Panel, draw_grid
+from explaining.held_out_maps import Member, fit_heat, largest_store, relative
+from results.checkpoints import load_model
+from results.runs import Run
+from scoring.decision_rules import Fitted
+from training.batches import ordered_batches
+
+LABELS = 3  # on a sheet: those stated, then the most probable
+FLIPS = "Without\na square"
+CAPTION = ("What speaks for the label, by method and model. Heat is relative to the map's own maximum. Below: how far "
+           "the probability falls behind a black square,\noutlined: where that flips the decision. Outlined in the "
+           "image: the finding as it was drawn. R²: how well LIME foretells hidden parts it was not fitted to.")
+
+
+@dataclass(frozen=True)
+class Column:
+    """What stands below each other: the maps of some models, in the mean."""
+
+    title: str
+    models: tuple[tuple[Member, Run], ...]
+
+
+def make_columns(members: list[Member], table: pd.DataFrame, row: int, is_training: bool) -> list[Column]:
+    """A run's folds; of a blend its members: of a training image those that never saw it, of others all folds."""
+    columns = []
+    for member in members:
+        fold = fold_numbers(table, member.runs[0].experiment.split)[row] if is_training else None
+        if len(members) > 1:
+            unseen = tuple((member, run) for run in member.runs if fold in (None, run.recipe["fold"]))
+            columns += [Column(member.name, unseen)] if unseen else []
+            continue
+        for run in member.runs:
+            how = "" if fold is None else "held out" if run.recipe["fold"] == fold else "trained on it"
+            columns.append(Column(f"fold {run.recipe['fold']}  {how}", ((member, run),)))
+    return columns
+
+
+def view_image(competition: Competition, name: str, members: list[Member], table: pd.DataFrame, row: int,
+               cells: np.ndarray | None, fitted: Fitted, masks: dict[int, np.ndarray]) -> Figure:
+    """The sheet of a table's image. cells: (K,) its training labels, None where it has none;  fitted: what decides;
+    masks: label to (S, S) in the size of the largest store, where the finding is drawn.
+    """
+    device, image_id = pick_device(), table["image_id"].iloc[row]
+    columns = make_columns(members, table, row, cells is not None)
+    looks = [[(load_model(run, device), run.recipe["task"], _image_of(member, image_id).to(device))
+              for member, run in column.models] for column in columns]
+    probs = np.stack([np.mean([probs_without(model, image, task) for model, task, image in look], axis=0)
+                      for look in looks])                                                 # (columns, 1 + squares, K)
+    probs = np.concatenate([probs, probs.mean(axis=0, keepdims=True)])
+    labels = pick_labels(cells, probs[-1, 0])
+    store = largest_store(members)
+    shown, size = store.read(store.rows([image_id]))[0], store.settings.size
+    titles, rows = [*(column.title for column in columns), "mean of all"], []
+    with tqdm(total=len(labels) * len(METHODS), desc=f"maps of {image_id}", unit="row", leave=False,
+              disable=None) as bar:
+        for k in labels:
+            head = f"{competition.labels[k]}: {say_truth(cells, k)}   ({fitted.rule(k)})"
+            for method in METHODS:
+                heats, texts = _maps_by(looks, method, k, size)
+                texts = [f"p {prob:.3f}{text}" for prob, text in zip(probs[:, 0, k], texts, strict=True)]
+                rows.append((head, NAMES[method], [None if heat is None else Panel(text, shown, *relative(heat), None)
+                                                  for heat, text in zip(heats, texts, strict=True)]))
+                bar.update()
+            rows.append((head, FLIPS, [_without(probs[number], fitted, k, shown, size)
+                                       for number in range(len(titles))]))
+    return draw_grid(f"{competition.name} / {name} / {image_id}", CAPTION, titles, shown,
+                     [masks.get(k) for k in labels], rows)
+
+
+def pick_labels(cells: np.ndarray | None, probs: np.ndarray) -> list[int]:
+    """At most LABELS labels: those that are stated to be there, then the most probable. probs: (K,)."""
+    stated = np.zeros(len(probs), bool) if cells is None else cells == 1
+    return np.lexsort((-probs, ~stated))[:LABELS].tolist()
+
+
+def say_truth(cells: np.ndarray | None, k: int) -> str:
+    """What is stated about a label, in a word or two. cells: (K,) of 1, 0, -1 for uncertain, NaN for not stated."""
+    if cells is None:
+        return "truth not known"
+    return {1: "true", 0: "not there", -1: "uncertain"}.get(cells[k], "not stated")
+
+
+def _image_of(member: Member, image_id: str) -> torch.Tensor:
+    """(1, C, S, S) as the member's networks take it."""
+    return next(iter(ordered_batches(member.store, member.store.rows([image_id]), 1)))[0]
+
+
+def _maps_by(looks: list[list], method: str, k: int, size: int) -> tuple[list[np.ndarray | None], list[str]]:
+    """A label's heat (S, S) by column and, last, in the mean of all; None where no model of a column can be explained
+    so. And what is to be said of each.
+    """
+    heats, texts = [], []
+    for look in looks:
+        maps = [explain_images(method, model, image, k, task)
+                for model, task, image in look if method in methods_for(model)]
+        heats.append(np.mean([fit_heat(each.heat[0].cpu().numpy(), size) for each in maps], axis=0) if maps else None)
+        fits = [each.fit.item() for each in maps]
+        texts.append(f",  R² {np.mean(fits):.2f}" if fits and np.isfinite(fits).all() else "")
+    there = [heat for heat in heats if heat is not None]
+    return [*heats, np.mean(there, axis=0) if there else None], [*texts, ""]
+
+
+def _without(probs: np.ndarray, fitted: Fitted, k: int, shown: np.ndarray, size: int) -> Panel:
+    """How far the probability falls without each square, and where the decision flips. probs: (1 + squares, K)."""
+    decisions = fitted.apply(probs)[:, k]
+    falls, flips = flip_map(probs[:, k], decisions, size)
+    turns = f"turns to {'no' if decisions[0] else 'yes'}" if flips.any() else "flips nowhere"
+    text = f"−{max(falls.max(), 0):.3f}, {turns}"
+    return Panel(text, shown, *relative(np.maximum(falls, 0)), flips)

@@ -1,0 +1,222 @@
+"""How good are maps of heat, beside chance and a guess that looks at no image?
+
+Inside the finding, deletion and insertion, and whether they change when the weights are drawn anew.
+"""
+
+import copy
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import pandas as pd
+import torch
+from scipy.stats import spearmanr
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from tqdm import tqdm
+
+from common.hardware import pick_device
+from data.folds import fold_numbers
+from explaining.attribution import BATCH, METHODS, explain_images, log_odds, methods_for
+from explaining.held_out_maps import Member, fit_heat, largest_store, relative
+from explaining.pointing_game import hottest_pixel
+from results.checkpoints import load_model
+from training.batches import ordered_batches
+
+GUESSES = ("chance", "centre of lungs")  # maps that look at no image
+STEPS = 16          # of the deletion and insertion curves
+BLUR = 1 / 8        # of the image's side: the standard deviation of what stands where a pixel is not shown
+DRAWS = 2000        # of the bootstrap
+DRAWN_ANEW = 8      # images of a label whose maps are compared with those of weights drawn anew
+NORM_IMAGES = 64    # by which the batch norms of a network drawn anew normalise
+LUNGS = ((0.45, 0.3), (0.45, 0.7))  # row and column of the middles of two lungs in most chest films, of the side
+SPREAD = 0.15       # of the side: the standard deviation around them
+MEASURES = ("inside", "share_inside", "deletion", "insertion", "randomised")
+
+
+@dataclass(frozen=True)
+class Look:
+    """A model, a copy of it with weights drawn anew, and how it takes an image: (1, C, S, S)."""
+
+    model: nn.Module
+    drawn: nn.Module
+    image: Tensor
+
+
+def measure_maps(members: list[Member], table: pd.DataFrame, rows: dict[int, list[int]],
+                 masks: dict[int, dict[int, np.ndarray]]) -> pd.DataFrame:
+    """A row an image, label and method, of held-out images, each by the models that never saw its group.
+
+    rows: label to the table's rows;  masks: label to row to the finding (S, S) in the size of the largest store,
+    missing where it is not known. Of several members the mean of their maps is judged by the mean of their
+    probabilities; a member that a method cannot explain has no part in its maps.
+    inside: the hottest pixel is in the finding;  share_inside: the share of heat there, both NaN without a mask, and an
+    empty map has neither;  area: the finding's share of the image;  deletion, insertion: see `curves`;  randomised: the
+    rank correlation with the map of the same network with weights drawn anew, of a label's first DRAWN_ANEW images:
+    it takes as long as all else.
+    """
+    size, task = largest_store(members).settings.size, members[0].runs[0].recipe["task"]
+    places = [member.store.rows(table["image_id"]) for member in members]
+    folds = np.stack([fold_numbers(table, member.runs[0].experiment.split) for member in members], axis=1)
+    wanted, measured = [(k, row) for k in rows for row in rows[k]], []
+    with tqdm(total=len(wanted), desc="measuring maps", unit="image", leave=False, disable=None) as bar:
+        for held_out in np.unique(folds[[row for _, row in wanted]], axis=0):  # by each member, on its own split
+            models = [_models_of(*each) for each in zip(members, places, held_out, strict=True)]
+            for k, row in ((k, row) for k, row in wanted if (folds[row] == held_out).all()):
+                looks = [Look(*pair, _read(member, where[row])) for pair, member, where in
+                         zip(models, members, places, strict=True)]
+                about = {"image_id": table["image_id"].iloc[row], "label": k}
+                is_compared = row in rows[k][:DRAWN_ANEW]
+                for method, heat, other in _all_maps(looks, k, task, size, about["image_id"], is_compared):
+                    measured.append(about | {"method": method} | _measure(looks, k, task, heat, other,
+                                                                          masks.get(k, {}).get(row)))
+                bar.update()
+    return pd.DataFrame(measured)
+
+
+def _models_of(member: Member, places: np.ndarray, fold: int) -> tuple[nn.Module, nn.Module]:
+    """The model that held a fold out, and the same with weights drawn anew. places: (N,) the images in the store."""
+    run, = (run for run in member.runs if run.recipe["fold"] == fold)
+    model = load_model(run, pick_device())
+    some = np.random.default_rng(0).permutation(places)[:NORM_IMAGES]
+    return model, draw_weights_anew(model, _read(member, *some))
+
+
+def _read(member: Member, *places: int) -> Tensor:
+    """(n, C, S, S) images of the member's store."""
+    return next(iter(ordered_batches(member.store, np.array(places), len(places))))[0].to(pick_device())
+
+
+def _all_maps(looks: list[Look], k: int, task: str, size: int, image_id: str,
+              is_compared: bool) -> Iterator[tuple[str, np.ndarray, np.ndarray | None]]:
+    """Method, heat (size, size) and the heat of the networks drawn anew; None of a guess, and where not asked for."""
+    for method in METHODS:
+        if able := [look for look in looks if method in methods_for(look.model)]:
+            pairs, drawn = ([(getattr(look, which), look.image) for look in able] for which in ("model", "drawn"))
+            yield method, _mean_heat(method, pairs, k, task, size), (
+                _mean_heat(method, drawn, k, task, size) if is_compared else None)
+    yield GUESSES[0], random_heat(size, seed=zlib.crc32(f"{image_id} {k}".encode())), None
+    yield GUESSES[1], lung_heat(size), None
+
+
+def _mean_heat(method: str, pairs: list[tuple[nn.Module, Tensor]], k: int, task: str, size: int) -> np.ndarray:
+    heats = [explain_images(method, model, image, k, task).heat[0].cpu().numpy() for model, image in pairs]
+    return relative(np.mean([fit_heat(heat, size) for heat in heats], axis=0))[0]
+
+
+def _measure(looks: list[Look], k: int, task: str, heat: np.ndarray, other: np.ndarray | None,
+             mask: np.ndarray | None) -> dict[str, float]:
+    drawn = [curves(look.model, look.image, k, task, fit_heat(heat, look.image.shape[-1])) for look in looks]
+    deletion, insertion = np.mean(drawn, axis=0)
+    is_empty, known = heat.max() <= 0, mask is not None
+    return {
+        "empty": is_empty,
+        "inside": float(not is_empty and mask[hottest_pixel(heat)]) if known else np.nan,
+        "share_inside": share_inside(heat, mask) if known else np.nan,
+        "area": mask.mean() if known else np.nan,
+        "deletion": deletion.mean(),
+        "insertion": insertion.mean(),
+        "randomised": np.nan if other is None else rank_correlation(heat, other),
+    }
+
+
+def share_inside(heat: np.ndarray, mask: np.ndarray) -> float:
+    """The share of the heat (S, S) that lies in the finding; 0 of an empty map."""
+    return float(heat[mask].sum() / heat.sum()) if heat.sum() > 0 else 0.0
+
+
+def random_heat(size: int, seed: int) -> np.ndarray:
+    """(size, size) smooth noise in [0, 1]: 8 x 8 random cells, as coarse as most maps."""
+    cells = np.random.default_rng(seed).random((8, 8), dtype=np.float32)
+    return np.clip(cv2.resize(cells, (size, size), interpolation=cv2.INTER_LINEAR), 0, 1)
+
+
+def lung_heat(size: int) -> np.ndarray:
+    """(size, size) in [0, 1]: hot in the middle of both lungs, the same for every image."""
+    row, column = (np.indices((size, size)) + 0.5) / size
+    bumps = [np.exp(-((row - top) ** 2 + (column - left) ** 2) / (2 * SPREAD**2)) for top, left in LUNGS]
+    return np.maximum(*bumps).astype(np.float32)
+
+
+def curves(model: nn.Module, image: Tensor, k: int, task: str, heat: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(1 + STEPS,) probabilities of the label as the hottest pixels are taken away first, and as they come first.
+
+    A pixel that is not shown is that of the image blurred. A map that found what matters has a small mean of the first
+    and a large one of the second. Equal heat is ordered by chance, always the same.
+    Source: Petsiuk et al. 2018, https://arxiv.org/abs/1806.07421, section 3.3; blurred in both, so that neither is
+    judged by images with holes.
+    """
+    size = heat.shape[0]
+    ties = np.random.default_rng(0).permutation(heat.size)
+    order = ties[np.argsort(-heat.ravel()[ties], kind="stable")]
+    rank = np.empty(heat.size, int)
+    rank[order] = np.arange(heat.size)
+    limits = np.round(np.linspace(0, heat.size, STEPS + 1)).astype(int)
+    hot = torch.from_numpy(np.stack([rank < limit for limit in limits]).reshape(-1, 1, size, size)).to(image.device)
+    whole, blurred = image.float(), blur(image)
+    shown = torch.cat([torch.where(hot, blurred, whole), torch.where(hot, whole, blurred)])
+    answers = torch.cat([log_odds(model, part, k, task) for part in shown.split(BATCH)])
+    deletion, insertion = answers.sigmoid().double().cpu().numpy().reshape(2, -1)
+    return deletion, insertion
+
+
+def blur(image: Tensor) -> Tensor:
+    """(1, C, S, S) float, blurred until no finding is left."""
+    planes = [cv2.GaussianBlur(plane, (0, 0), BLUR * image.shape[-1], borderType=cv2.BORDER_REPLICATE)
+              for plane in image[0].float().cpu().numpy()]
+    return torch.from_numpy(np.stack(planes))[None].to(image.device)
+
+
+def draw_weights_anew(model: nn.Module, images: Tensor, seed: int = 0) -> nn.Module:
+    """A copy of a network whose layers all have new random weights. images: some (B, C, S, S), as the model takes them.
+
+    A map that stays as it was shows the image, not what the network has learned. Matrices and kernels are drawn as He
+    et al. 2015 propose, and batch norms normalise by what the images then give: by torch's own draws the signal of a
+    deep network dies on its way, it answers alike to all images, and its maps are empty.
+    Source: Adebayo et al. 2018, https://arxiv.org/abs/1810.03292, section 3: all layers at once, the cascade's end.
+    """
+    drawn = copy.deepcopy(model).eval()
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(seed)
+        for module in drawn.modules():
+            if hasattr(module, "reset_parameters"):
+                module.reset_parameters()
+            if isinstance(module, (nn.Conv2d, nn.Linear)):
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+        norms = [module for module in drawn.modules() if isinstance(module, _BatchNorm)]
+        for norm in norms:
+            norm.momentum = None  # so that the statistics are those of these images alone
+            norm.train()
+        drawn(images)
+    return drawn.eval()
+
+
+def rank_correlation(heat: np.ndarray, other: np.ndarray) -> float:
+    """Spearman's, of two maps (S, S). NaN where one is the same everywhere: an empty map is no verdict, good or bad."""
+    if np.ptp(heat) == 0 or np.ptp(other) == 0:
+        return np.nan
+    return float(spearmanr(heat.ravel(), other.ravel()).statistic)
+
+
+def summarise(measured: pd.DataFrame) -> pd.DataFrame:
+    """A row a method: images, empty maps, and of every measure the mean and its 95 % interval by bootstrap."""
+    summary = []
+    for method, part in measured.groupby("method", sort=False):
+        row = {"method": method, "images": len(part), "empty": int(part["empty"].sum()), "area": part["area"].mean(),
+               "randomised_images": int(part["randomised"].notna().sum())}
+        for name in MEASURES:
+            row |= dict(zip((name, f"{name}_low", f"{name}_high"), mean_interval(part[name].to_numpy(float)),
+                            strict=True))
+        summary.append(row)
+    return pd.DataFrame(summary)
+
+
+def mean_interval(values: np.ndarray) -> tuple[float, float, float]:
+    """The mean and the ends of its 95 % interval, by bootstrap; NaN where there is nothing. values: (N,)."""
+    values = values[~np.isnan(values)]
+    if not len(values):
+        return np.nan, np.nan, np.nan
+    drawn = np.random.default_rng(0).integers(0, len(values), (DRAWS, len(values)))
+    return (values.mean(), *np.quantile(values[drawn].mean(axis=1), (0.025, 0.975)))

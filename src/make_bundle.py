@@ -1,0 +1,273 @@
+"""A folder for a code competition on Kaggle, and its rehearsal:  python src/make_bundle.py --experiment cnn_e --user ME
+
+Writes submissions/<competition>-<experiment>-bundle/: a kernel that `kaggle kernels push` takes, and in dataset/ the
+code, the trained models and the folds that it predicts with. --rehearse runs it as Kaggle will: without network, in an
+empty folder, on unseen ids, with a corrupt and a black image, on ten times as many images; and reckons the time.
+"""
+
+import argparse
+import json
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from commandline import add_experiment, load_competition, load_folded_table, make_parser, run_names
+from common.files import home, replace_atomically, write_json, write_text
+from competition import Competition
+from data.folds import folds_path
+from data.tables import submitted_part
+from results.adopted_rules import SHIFTS, decisions_path, read_adopted
+from results.runs import Oof, read_oof, run_folder, train_command
+from submitting.kernel_rehearsal import rehearse
+from training.prediction import refuse_other_weights
+
+# What a prediction imports and Kaggle's image is not known to hold; a wheel is installed there only where the module is
+# missing. By Kaggle/docker-python's kaggle_requirements.txt (commit 01d659bb) the image adds pydicom, ImageHash,
+# scikit-learn and matplotlib to Google Colab's; that Colab's own has torch, OpenCV, pandas, rich and timm was not
+# verified, and timm is small. solt and albumentations augment training images and are not needed here.
+WHEELS = {"iterstrat": "iterative-stratification", "gdcm": "python-gdcm", "timm": "timm"}  # module: package
+KEPT_FILES = ("recipe.json", "result.json", "oof.csv", "weights.safetensors")  # of a fold; logs and checkpoints are not
+LONGEST_SLUG = 50  # characters that Kaggle allows, and six at least
+SRC = Path(__file__).resolve().parent
+LEFTOVER_SECONDS = 3600  # a half-made bundle that nobody has written to for so long belongs to a killed process
+
+ENTRY = '''"""Predicts the test images and writes submission.csv. Made by make_bundle.py; attach its dataset."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from importlib.util import find_spec
+from pathlib import Path
+
+INPUT = Path(os.environ.get("BUNDLE_INPUT", "/kaggle/input"))
+OUTPUT = Path(os.environ.get("BUNDLE_OUTPUT", "/kaggle/working"))
+HOME = Path(os.environ.get("BUNDLE_HOME", "/tmp/bundle_home"))  # roomier than OUTPUT, and not kept
+
+
+def find(pattern: str) -> Path:
+    """The folder, four levels below INPUT at most, from which the pattern finds a file."""
+    for depth in range(1, 5):
+        for path in INPUT.glob("*/" * depth + pattern):
+            return path.parents[pattern.count("/")]
+    raise FileNotFoundError(f"{INPUT} holds no {pattern}: attach the dataset and the competition's data")
+
+
+def main() -> None:
+    root = find("bundle.json")
+    said = json.loads((root / "bundle.json").read_text())
+    for name in ("src", "runs", "folds", "wheels"):  # Kaggle may hand folders on as they are or packed
+        if (root / name).is_dir():
+            shutil.copytree(root / name, HOME / name, dirs_exist_ok=True)
+        elif (root / f"{name}.zip").exists():
+            zipfile.ZipFile(root / f"{name}.zip").extractall(HOME / name)
+    wheels = sorted((HOME / "wheels").glob("*.whl"))
+    missing = [package for module, package in said["wheels"].items() if find_spec(module) is None
+               and any(wheel.name.lower().startswith(package.replace("-", "_") + "-") for wheel in wheels)]
+    if missing:
+        subprocess.run([sys.executable, "-m", "pip", "install", "--no-index", "--no-deps", "--find-links",
+                        str(HOME / "wheels"), *missing], check=True)
+    os.environ.update(STARTER_HOME=str(HOME), HF_HUB_OFFLINE="1", NO_ALBUMENTATIONS_UPDATE="1")
+    sys.path.insert(0, str(HOME / "src"))
+    data_dir = find(said["marker"])
+    where = ["--competition", said["competition"], "--data-dir", str(data_dir)]
+    runs = said["members"] or [said["experiment"]]
+
+    import predict
+
+    predict.main([*where, "--experiment", *runs, "--unreadable", "black"])
+    if said["members"]:
+        blend_members(said, data_dir)
+    shutil.copyfile(HOME / "submissions" / f"{said['competition']}-{said['experiment']}.csv",
+                    OUTPUT / "submission.csv")
+
+
+def blend_members(said: dict, data_dir: Path) -> None:
+    from blend import predict_blends
+    from commandline import load_folded_table
+    from competition import COMPETITIONS
+    from results.runs import read_oof
+    from data.tables import read_part, submitted_part
+
+    competition = COMPETITIONS[said["competition"]]
+    table, folds = load_folded_table(competition, data_dir)
+    blended, *members = (read_oof(competition, name, table, folds.hash)
+                         for name in (said["experiment"], *said["members"]))
+    part = submitted_part(competition)
+    predict_blends(competition, data_dir, table, folds.hash, members, [blended], part,
+                   read_part(competition, data_dir, part)["image_id"])
+
+
+if __name__ == "__main__":
+    main()
+'''
+
+
+def main(argv: list[str] | None = None) -> list[Path]:
+    """Writes, and rehearses, the bundle of every run or blend that is named; returns their folders."""
+    parser = make_parser(__doc__)
+    add_experiment(parser)
+    parser.add_argument("--user", metavar="NAME", help="your name on Kaggle, as in kaggle.com/NAME")
+    parser.add_argument("--wheels", metavar="PYTHON", help="also download the packages that Kaggle may lack, for its "
+                                                           "Python: 3.11")
+    parser.add_argument("--rehearse", action="store_true", help="run the bundle as Kaggle will")
+    parser.add_argument("--hours", type=float, default=9.0, help="that the kernel may take; default: 9")
+    args = parser.parse_args(argv)
+    check_wishes(args)
+    competition, data_dir = load_competition(args)
+    if submitted_part(competition) is None:
+        raise ValueError(f"competition {competition.name!r} has no test or expert part that is submitted")
+    table, folds = load_folded_table(competition, data_dir)
+    bundles = []
+    for name in run_names(args):
+        oof = read_whole(competition, read_oof(competition, name, table, folds.hash))
+        bundle = write_bundle(competition, oof, args.user, args.wheels)
+        if args.rehearse:
+            rehearse(competition, data_dir, bundle, args.hours)
+        say_next(competition, bundle)
+        bundles.append(bundle)
+    return bundles
+
+
+def check_wishes(args: argparse.Namespace) -> None:
+    """Raises ValueError where a flag's value cannot be meant."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9-]*", args.user or ""):
+        raise ValueError(f"--user {args.user or 'is missing'}: give your name on Kaggle as in kaggle.com/NAME, "
+                         "letters, digits and hyphens")
+    if args.wheels and not re.fullmatch(r"3\.\d+", args.wheels):
+        raise ValueError(f"--wheels {args.wheels!r}: name the Python that Kaggle has, 3.11 or the like")
+    if not args.hours > 0:
+        raise ValueError(f"--hours {args.hours:g} must be more than 0")
+
+
+def read_whole(competition: Competition, oof: Oof) -> Oof:
+    """The run or blend, if all its models are there and are what was trained. Raises with the command that helps."""
+    if not oof.is_whole:
+        raise FileNotFoundError(f"run {oof.name!r} lacks the folds {list(oof.folds_missing)}; run: "
+                                f"{train_command(competition, oof)}")
+    if nested := [name for name in oof.members if (run_folder(competition, name) / "blend.json").exists()]:
+        raise ValueError(f"{oof.name!r} has the blend {nested[0]!r} for a member, and a kernel blends runs only; blend "
+                         "the runs themselves: python src/blend.py --experiment "
+                         f"{' '.join(dict.fromkeys(run.folder.parent.name for run in oof.runs))}")
+    if shifts := SHIFTS.keys() & {each["policy"] for each in read_adopted(competition, oof).values()}:
+        raise ValueError(f"{oof.name!r} is decided by {min(shifts)}, estimated from the test images that are known "
+                         f"here, and a kernel sees others; run: python src/decide.py --competition {competition.name} "
+                         f"--experiment {oof.name} --use default")
+    for run in oof.runs:
+        refuse_other_weights(run)
+    return oof
+
+
+def write_bundle(competition: Competition, oof: Oof, user: str, python: str | None = None) -> Path:
+    """Writes the bundle as a whole, in the place of an earlier one; returns its folder.
+
+    python: the version that wheels are downloaded for, None: no wheels.  Raises OSError where the disk is full.
+    """
+    folder = home() / "submissions" / f"{competition.name}-{oof.name}-bundle"
+    _remove_leftovers(folder)
+    files = list_files(competition, oof)
+    needed, free = sum(path.stat().st_size for path in files), shutil.disk_usage(_existing(folder)).free
+    if needed > free:
+        raise OSError(f"{folder} needs {needed / 1e6:.0f} MB, and {free / 1e6:.0f} MB are free; make room")
+    try:
+        with replace_atomically(folder) as temporary:
+            dataset = temporary / "dataset"
+            for path in files:
+                target = dataset / path.relative_to(SRC.parent if SRC in path.parents else home())
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(path, target)
+            if python:
+                download_wheels(dataset / "wheels", python)
+            write_json(dataset / "bundle.json", describe(competition, oof))
+            write_metadata(temporary, competition, oof.name, user)
+            write_text(temporary / "predict_kernel.py", ENTRY)
+    except OSError as error:
+        raise OSError(error.errno, f"the bundle could not be written ({error.strerror or error}); make room and run "
+                      "the command again. An earlier bundle is as it was", str(folder)) from error
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    print(f"wrote {folder}: {len(oof.runs)} models, {size / 1e6:.1f} MB")
+    return folder
+
+
+def list_files(competition: Competition, oof: Oof) -> list[Path]:
+    """All that predicting needs: code, folds, of every fold's folder what is no log, and what policy was adopted."""
+    files = sorted(SRC.rglob("*.py"))
+    files += [folds_path(competition), folds_path(competition).with_suffix(".json")]
+    files += [run.folder / name for run in oof.runs for name in KEPT_FILES]
+    if oof.members:
+        files += [run_folder(competition, oof.name) / name for name in ("blend.json", "oof.csv")]
+    if (adopted := decisions_path(competition, oof.name)).exists():
+        files.append(adopted)
+    return files
+
+
+def describe(competition: Competition, oof: Oof) -> dict:
+    """What the kernel reads: which run, and by which file it knows the competition's data."""
+    part = getattr(competition, submitted_part(competition))
+    marker = part.tables[0] if part.tables else competition.sample_submission or part.images
+    return {"competition": competition.name, "experiment": oof.name, "members": list(oof.members),
+            "marker": marker, "wheels": WHEELS, "python": sys.version.split()[0], "weights": oof.made_of}
+
+
+def write_metadata(folder: Path, competition: Competition, name: str, user: str) -> None:
+    """kernel-metadata.json and dataset/dataset-metadata.json, as Kaggle's client wants them."""
+    kernel, dataset = (make_slug(competition.name, name, word) for word in ("predict", "models"))
+    write_json(folder / "dataset" / "dataset-metadata.json", {
+        "title": dataset.replace("-", " "), "id": f"{user}/{dataset}", "licenses": [{"name": "other"}]})
+    write_json(folder / "kernel-metadata.json", {
+        "id": f"{user}/{kernel}", "title": kernel.replace("-", " "), "code_file": "predict_kernel.py",
+        "language": "python", "kernel_type": "script", "is_private": True, "enable_gpu": True,
+        "enable_internet": False, "dataset_sources": [f"{user}/{dataset}"],
+        "competition_sources": [competition.kaggle] if competition.kaggle else []})
+
+
+def make_slug(*words: str) -> str:
+    """A name as it stands in Kaggle's addresses: ("demo", "cnn_e", "models") -> demo-cnn-e-models.
+
+    Where it is too long, the last word is kept whole.
+    """
+    *first, last = (re.sub(r"[^a-z0-9]+", "-", word.lower()).strip("-") for word in words)
+    return "-".join(first)[:LONGEST_SLUG - len(last) - 1].strip("-") + "-" + last
+
+
+def download_wheels(folder: Path, python: str) -> None:
+    """Wheels of WHEELS for Linux and that Python. Raises RuntimeError with what pip said where one is not to be had."""
+    folder.mkdir(parents=True)
+    done = subprocess.run([sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:",
+                           "--python-version", python, "--platform", "manylinux2014_x86_64", "--platform",
+                           "manylinux_2_28_x86_64", "--dest", str(folder), *WHEELS.values()],
+                          capture_output=True, text=True, timeout=1800)
+    if done.returncode:
+        raise RuntimeError(f"pip could not download {', '.join(WHEELS.values())} for Python {python}:\n"
+                           f"{done.stderr.strip()[-1000:]}")
+
+
+def say_next(competition: Competition, bundle: Path) -> None:
+    """Prints what to run to bring the bundle up."""
+    if not competition.kaggle:
+        print(f"it cannot go up yet: competition {competition.name!r} does not say what it is called on Kaggle; write "
+              "kaggle='NAME' into its description in competition.py and run this again")
+        return
+    kernel = json.loads((bundle / "kernel-metadata.json").read_text())["id"]
+    print(f"bring it up: kaggle datasets create -p {bundle / 'dataset'} --dir-mode zip\n"
+          f"             kaggle kernels push -p {bundle}\n"
+          f"             kaggle competitions submit {competition.kaggle} -k {kernel} -v 1 -f submission.csv -m TEXT")
+
+
+def _existing(path: Path) -> Path:
+    return next(each for each in (path, *path.parents) if each.is_dir())
+
+
+def _remove_leftovers(folder: Path) -> None:
+    for part in folder.parent.glob(f".{folder.name}.*.part"):
+        if time.time() - part.stat().st_mtime > LEFTOVER_SECONDS:
+            shutil.rmtree(part, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Networks, heads, pretrained weights and frozen features."""

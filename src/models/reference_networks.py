@@ -1,0 +1,158 @@
+"""Networks of 000, 001, 002 and 004 that timm lacks: images (B, C, S, S) -> raw logits (B, outputs).
+
+000: notebooks on CheXpert, a network of six backbones among them. 001: VGG-16, ResNet-50 and DenseNet-121 on
+CheXpert-small with a hidden layer behind. 002: a small CNN, DarkNet-19, VGG-19 and Xception for normal, pneumonia and
+tuberculosis. 004: ResNets on a Kaggle pneumonia set. Layers and sizes are theirs; what is trained with them stands in
+experiment.py. The counts given are of parameters, at the channels and outputs that the reference had.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import count
+
+import torch
+from torch import Tensor, nn
+
+from common.settings import read_value
+from models.architectures import KERAS_BATCH_NORM, Network, require_size
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Which networks of timm stand beside each other, without their classifiers, and how they are read."""
+
+    backbones: tuple[str, ...]
+    flat: tuple[str, ...] = ()  # of these the whole last map, of the others its mean
+    front: bool = False         # a convolution to three channels stands before them
+
+
+class Headed(nn.Module):
+    """Features of timm's networks, side by side, then a head of ours: images (B, C, S, S) -> logits (B, K)."""
+
+    def __init__(self, backbones: list[nn.Module], flat: list[bool], head: Network, front: nn.Module | None = None):
+        super().__init__()
+        self.front = front or nn.Identity()
+        self.backbones = nn.ModuleList(backbones)
+        self.flat = tuple(flat)
+        self.head = head
+
+    @property
+    def num_prefix_tokens(self) -> int:
+        """Tokens that stand for no place in the image, in the network that Grad-CAM looks at: the first."""
+        return getattr(self.backbones[0], "num_prefix_tokens", 0)
+
+    def features(self, images: Tensor) -> list[Tensor]:
+        """(B, D) of each backbone."""
+        images, read = self.front(images), []
+        for backbone, flat in zip(self.backbones, self.flat, strict=True):
+            last = backbone.forward_features(images)
+            read.append(last.flatten(1) if flat else backbone.forward_head(last, pre_logits=True))
+        return read
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(torch.cat(self.features(images), dim=1))
+
+
+def make_head(head: str, features: int, outputs: int, dropout: float) -> Network:
+    """What stands behind D features: `head` as in an experiment. Dropout is the last thing before the last layer."""
+    kind, widths = read_value(head)
+    width = int(widths[0]) if widths else features
+    before = {"linear": {},
+              "hidden": {"hidden": nn.Linear(features, width), "relu": nn.ReLU()},
+              "two_linear": {"linear": nn.Linear(features, width)}}[kind]
+    return Network({**before, "dropout": nn.Dropout(dropout), "output": nn.Linear(width, outputs)})
+
+
+def make_front(channels: int) -> nn.Conv2d:
+    """A 3x3 convolution to three channels, which starts as a copy: of colours, or of grey into all three.
+
+    The reference only says that there is one; drawn at random it would hand pretrained filters noise.
+    """
+    front = nn.Conv2d(channels, 3, 3, padding=1)
+    nn.init.zeros_(front.bias)
+    nn.init.zeros_(front.weight)
+    with torch.no_grad():
+        front.weight[:, :, 1, 1] = torch.eye(3) if channels == 3 else 1 / channels
+    return front
+
+
+def cnn_002(channels: int, image_size: int, outputs: int) -> Network:
+    """Four convolutions with batch norm behind their ReLU, then a map a class: 101,103 parameters.
+
+    Keras counts 480 moving statistics too: 101,583. The reference's last convolution had three filters, as it had
+    classes; here it has as many as there are outputs, three at least.
+    """
+    require_size("cnn_002", image_size, least=16)
+    maps = max(3, outputs)
+    return Network({                                            # 256 pixels:
+        "conv1": nn.Conv2d(channels, 16, 3, padding=1),         # 16 x 256 x 256
+        "relu1": nn.ReLU(),
+        "norm1": nn.BatchNorm2d(16, **KERAS_BATCH_NORM),
+        "pool1": nn.MaxPool2d(2),                               # 16 x 128 x 128
+        "conv2": nn.Conv2d(16, 32, 3, padding=1),               # 32 x 128 x 128
+        "relu2": nn.ReLU(),
+        "norm2": nn.BatchNorm2d(32, **KERAS_BATCH_NORM),
+        "pool2": nn.MaxPool2d(2),                               # 32 x 64 x 64
+        "conv3": nn.Conv2d(32, 64, 3, padding=1),               # 64 x 64 x 64
+        "relu3": nn.ReLU(),
+        "norm3": nn.BatchNorm2d(64, **KERAS_BATCH_NORM),
+        "pool3": nn.MaxPool2d(2),                               # 64 x 32 x 32
+        "conv4": nn.Conv2d(64, 128, 3, padding=1),              # 128 x 32 x 32
+        "relu4": nn.ReLU(),
+        "norm4": nn.BatchNorm2d(128, **KERAS_BATCH_NORM),
+        "pool4": nn.MaxPool2d(2),                               # 128 x 16 x 16
+        "conv5": nn.Conv2d(128, maps, 3, padding=1),            # 3 x 16 x 16
+        "relu5": nn.ReLU(),
+        "mean": nn.AdaptiveAvgPool2d(1),                        # 3 x 1 x 1
+        "flatten": nn.Flatten(),                                # 3
+        "output": nn.Linear(maps, outputs),
+    })
+
+
+# (channels, kernel) of each convolution; a group's map has half the side of that of the group before
+DARKNET_GROUPS = (
+    ((32, 3),),
+    ((64, 3),),
+    ((128, 3), (64, 1), (128, 3)),
+    ((256, 3), (128, 1), (256, 3)),
+    ((512, 3), (256, 1), (512, 3), (256, 1), (512, 3)),
+    ((1024, 3), (512, 1), (1024, 3), (256, 1), (512, 3)),
+)
+
+
+def darknet19_002(channels: int, image_size: int, outputs: int) -> Network:
+    """Nineteen convolutions, each with batch norm behind its leaky ReLU; 16,022,159 parameters.
+
+    Keras counts the moving statistics too: 16,035,023. A map an output before the last layer, as in `cnn_002`.
+    """
+    require_size("darknet19_002", image_size, least=32)
+    stages, number, before = {}, count(1), channels
+    for group, convolutions in enumerate(DARKNET_GROUPS):
+        if group > 0:
+            stages[f"pool{group}"] = nn.MaxPool2d(2)
+        for width, kernel in convolutions:
+            n = next(number)
+            stages |= {f"conv{n}": nn.Conv2d(before, width, kernel, padding=kernel // 2),
+                       f"leaky{n}": nn.LeakyReLU(0.1),
+                       f"norm{n}": nn.BatchNorm2d(width, **KERAS_BATCH_NORM)}
+            before = width
+    maps = max(3, outputs)
+    return Network({**stages, "linear": nn.Conv2d(before, maps, 1), "mean": nn.AdaptiveAvgPool2d(1),
+                    "flatten": nn.Flatten(), "output": nn.Linear(maps, outputs)})
+
+
+FROM_SCRATCH: dict[str, Callable[[int, int, int], Network]] = {  # (channels, image size, outputs) -> network
+    "cnn_002": cnn_002,
+    "darknet19_002": darknet19_002,
+}
+
+SIX = ("densenet121", "densenet169", "densenet201", "mnasnet_100", "vgg19_bn", "vgg19")
+LAYOUTS: dict[str, Layout] = {
+    # 56,064 features at 224 pixels, 89 % of them the maps of the two VGGs: 81,478,262 parameters with 14 outputs
+    "combined_000": Layout(SIX, flat=("vgg19_bn", "vgg19")),
+    # the same with means of all maps, 6,912 features
+    "combined_pooled_000": Layout(SIX),
+    # 32,768 features at 256 pixels
+    "vgg19_002": Layout(("vgg19",), flat=("vgg19",)),
+    "resnet18_front_004": Layout(("resnet18",), front=True),
+}

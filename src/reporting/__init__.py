@@ -1,0 +1,1 @@
+"""Comparisons of runs, score forecasts and the HTML report."""

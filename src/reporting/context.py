@@ -1,0 +1,240 @@
+"""What a report is about: a competition, its runs from the best on, and which of them are shown."""
+
+import shlex
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from common.files import home, read_csv
+from competition import Competition
+from data.folds import Folds, fold_numbers
+from data.labels import scoring_targets
+from data.tables import label_cells, scored_targets
+from reporting.html import COLOURS, Figure, Markup, Part, check_picture, paragraph
+from results.adopted_rules import judged_by_policy
+from results.runs import Oof, Run, list_runs, read_oof, run_folder
+from scoring.metrics import METRICS
+from submitting.cv_lb import cross_validated
+
+SAME = 1e-5      # by which a score may differ from the same in a CSV, which has six digits
+SHA_SHOWN = 12   # digits
+BEST = 3         # runs that are shown where none is named
+# what reading a file raises that is cut off, of another program, or of another version of this one
+BROKEN = (ValueError, OSError, KeyError, IndexError, TypeError, AttributeError)
+
+
+@dataclass(frozen=True)
+class Reported:
+    """All that the parts of a report are made of. board: leaderboard.csv as text, None where there is none.
+
+    oofs: the whole runs and blends shown, the best first;  failed: those asked for that cannot be shown, and why.
+    """
+
+    competition: Competition
+    data_dir: Path
+    where: str  # the flags that name competition and data folder, for the commands
+    table: pd.DataFrame
+    folds: Folds
+    board: pd.DataFrame | None
+    oofs: dict[str, Oof] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+    is_best: bool = True  # False: they are those that were named
+
+    @cached_property
+    def targets(self) -> np.ndarray:
+        """(N, K) 0, 1, or NaN where a cell is not scored."""
+        return scoring_targets(label_cells(self.competition, self.table))
+
+    @cached_property
+    def groups(self) -> np.ndarray:
+        """(N,) str."""
+        return self.table["group"].to_numpy(str)
+
+    @cached_property
+    def scores(self) -> dict[str, tuple[float, float, float]]:
+        """The competition's metric of every run shown, cross-validated, and its 95 % interval over groups."""
+        return {name: cross_validated(self.competition, self.table, oof) for name, oof in self.oofs.items()}
+
+    @property
+    def metric(self) -> str:
+        """The metric's name for people."""
+        return METRICS[self.competition.metric].title
+
+    @property
+    def colours(self) -> dict[str, str]:
+        """The style of each run shown, the same in all parts; of the first ones where they are more than colours."""
+        return dict(zip(self.oofs, COLOURS, strict=False))
+
+    @cached_property
+    def folds_of(self) -> dict[str, tuple[Run, ...]]:
+        """The folds of every run shown and of every member of a blend shown, each once, without the blends."""
+        found = {}
+        for name, oof in self.oofs.items():
+            for member in oof.members or (name,):
+                found.setdefault(member, tuple(run for run in oof.runs if run.folder.parent.name == member))
+        return found
+
+    def read(self, name: str) -> Oof:
+        """Any run or blend as it is now. Raises ValueError where it cannot be read."""
+        return self.oofs.get(name) or read_oof(self.competition, name, self.table, self.folds.hash)
+
+    def folder(self, name: str = "") -> Path:
+        """runs/<competition>/<name>."""
+        return run_folder(self.competition, name)
+
+    def command(self, script: str, more: str = "") -> str:
+        """A command of one of the scripts for this competition."""
+        return f"python src/{script}.py {self.where} {more}".rstrip()
+
+    def makers(self, names: Sequence[str]) -> tuple[str, ...]:
+        """The commands that make runs or blends, and the one that makes this page of them."""
+        commands = []
+        for name in names:
+            oof = self.oofs.get(name)
+            if oof and oof.members:
+                given = f"--experiment {' '.join(map(shlex.quote, oof.members))}"
+                stem = name.removesuffix(f"_{oof.kind}")
+                commands.append(self.command("blend", given + ("" if stem == "blend" else f" --name {stem}")
+                                             + ("" if oof.kind in ("mean", "rank_mean") else f" --method {oof.kind}")))
+            else:
+                known = [run.recipe.get("command", "") for run in self.folds_of[name]][:1]
+                commands.append("".join(known) or self.command("train", f"--experiment {shlex.quote(name)}"))
+        return (*dict.fromkeys(commands), self.command("report", f"--experiment {' '.join(map(shlex.quote, names))}"))
+
+    def holders(self, pattern: str) -> tuple[list[str], list[str]]:
+        """Runs that have such a file: those to show, and others. Shown are the runs that the report is about and their
+        members; where none of them has it, the best run that has.
+        """
+        have = [name for name in self.ranked if any(self.folder(name).glob(pattern))]
+        mine = [name for name in (*self.oofs, *self.folds_of) if name in have]
+        shown = list(dict.fromkeys(mine))[:BEST] or have[:1]
+        return shown, [name for name in have if name not in shown]
+
+    @cached_property
+    def ranked(self) -> list[str]:
+        """All runs and blends on the disk in the order of the leaderboard, those that are not on it last."""
+        return rank_names(self.competition, self.board)
+
+
+def rank_names(competition: Competition, board: pd.DataFrame | None) -> list[str]:
+    """All runs and blends on the disk in the order of the leaderboard, those that are not on it last."""
+    there = list_runs(competition)
+    known = [] if board is None else [name for name in board["run"] if name in there]
+    return list(dict.fromkeys([*known, *there]))
+
+
+def pick_runs(competition: Competition, table: pd.DataFrame, folds_hash: str, board: pd.DataFrame | None,
+              names: Sequence[str] | None) -> tuple[dict[str, Oof], dict[str, str]]:
+    """The whole runs and blends to show, best first, and why others are not shown.
+
+    names: None for the BEST, by the leaderboard or, without one, by their scores; the last of them is a run where all
+    would be blends. Raises ValueError where a name is no run's.
+    """
+    ranked, oofs, scores, failed = rank_names(competition, board), {}, {}, {}
+    targets, metric = scored_targets(competition, table), METRICS[competition.metric]
+    if names and (unknown := [name for name in names if name not in (*ranked, *competition.experiments)]):
+        raise ValueError(f"there is no run {unknown[0]!r} in {run_folder(competition, '')}; there are "
+                         f"{', '.join(ranked) or 'none yet'}")
+    is_ordered = board is not None and set(ranked) <= set(board["run"])
+    for name in names or ranked:
+        if not names and is_ordered and len(oofs) >= BEST and any(not oof.members for oof in oofs.values()):
+            break
+        if name not in ranked:
+            failed[name] = "it is not trained yet"
+            continue
+        try:
+            oof = read_oof(competition, name, table, folds_hash)
+            if not oof.is_whole:
+                failed[name] = f"lacks the folds {', '.join(map(str, oof.folds_missing))}"
+                continue
+            values = judged_by_policy(competition, oof, targets, fold_numbers(table, oof.split))
+            score = metric.score(targets, values, competition.task)
+            if np.isnan(score):
+                failed[name] = "has no score: one class only"
+            elif oof.made_of:  # reads every result, which others rely on
+                oofs[name], scores[name] = oof, score
+        except BROKEN as error:
+            failed[name] = str(error) if isinstance(error, (ValueError, OSError)) else (
+                f"a file of it is not as this program writes it ({type(error).__name__} {error})")
+    ordered = sorted(oofs, key=scores.get, reverse=metric.greater_is_better)
+    if not names:
+        best = ordered[:BEST]
+        if best and all(oofs[name].members for name in best):
+            best = best[:BEST - 1] + [name for name in ordered if not oofs[name].members][:1]
+        ordered = best
+    return {name: oofs[name] for name in ordered}, failed
+
+
+@contextmanager
+def noting(part: Part, path: Path, again: str = "") -> Iterator[None]:
+    """What cannot be read within the block becomes a note of the part. again: the command that makes the file anew."""
+    try:
+        yield
+    except BROKEN as error:
+        said = str(error) if isinstance(error, (ValueError, OSError)) else (
+            f"it is not as this program writes it: {type(error).__name__} {error}")
+        named = said if path.name in said else f"{shorten(path)}: {said}"
+        part.notes.append(named + (f". Make it again: {again}" if again and again not in named else ""))
+
+
+def read_rows(path: Path, columns: Sequence[str], may_be_empty: bool = False) -> list[dict]:
+    """The rows of a CSV, cells as text. Raises ValueError where a column, every row or the last line's end is lacking.
+    """
+    frame = read_csv(path)
+    if not path.read_bytes().endswith(b"\n"):
+        raise ValueError(f"{path} ends within a line; it is cut off")
+    if missing := [column for column in columns if column not in frame]:
+        raise ValueError(f"{path} has no column {missing[0]!r}; it is cut off or another program's")
+    if frame.empty and not may_be_empty:
+        raise ValueError(f"{path} has no row; it is cut off")
+    return frame.to_dict("records")
+
+
+def add_picture(part: Part, path: Path, caption: str, command: str) -> None:
+    """Adds a PNG to a part; a missing or damaged one becomes a note."""
+    with noting(part, path, command):
+        part.blocks.append(Figure(check_picture(path), caption, (command,)))
+
+
+def shorten(path: Path) -> str:
+    """A path below the home folder, as a person would say it."""
+    return str(path.relative_to(home())) if path.is_relative_to(home()) else str(path)
+
+
+def number(value: float | str | None, decimals: int = 4, sign: str = "") -> str:
+    """A number as it stands in tables; - where there is none."""
+    try:
+        value = float(value)
+    except (TypeError, ValueError):
+        return "-"
+    return "-" if not np.isfinite(value) else f"{value:{sign},.{decimals}f}"
+
+
+def span(low: float | str, high: float | str, decimals: int = 4, sign: str = "") -> str:
+    """An interval; - where there is none."""
+    ends = number(low, decimals, sign), number(high, decimals, sign)
+    return "-" if "-" in ends else f"{ends[0]} to {ends[1]}"
+
+
+def compact(value: float | str | None) -> str:
+    """A large count in thousands or millions."""
+    if number(value) == "-":
+        return "-"
+    for unit, name in ((1e6, " M"), (1e3, " k")):
+        if float(value) >= unit:
+            return f"{float(value) / unit:.3g}{name}"
+    return f"{float(value):.0f}"
+
+
+def others_too(names: Sequence[str], shown: Reported) -> list[Markup]:
+    """A sentence on runs that have the same and are not shown."""
+    if not names:
+        return []
+    return [paragraph(f"Also made for {', '.join(names)}: ", Markup("<code>"),
+                      shown.command("report", f"--experiment {' '.join(map(shlex.quote, names[:BEST]))}"),
+                      Markup("</code>"), style="lead")]

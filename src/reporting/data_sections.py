@@ -1,0 +1,145 @@
+"""Parts of a report about the data: what the audit found, and how the folds came out."""
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+from auditing.file_checks import number_of
+from common.files import home, read_json
+from competition import Competition
+from data.labels import scored_counts
+from data.tables import label_cells
+from reporting.context import SHA_SHOWN, Reported, add_picture, noting
+from reporting.html import Figure, Markup, Part, folded, join, paragraph, table, text
+from reporting.svg import interval_bar
+
+SEVERITIES = ("error", "warning", "note")
+FIRST_PLOTS = ("label_prevalence.png", "images.png", "mean_images.png", "suspicious.png")  # the others are folded
+
+
+def audit_part(competition: Competition, command: str) -> Part | None:
+    """What audit.py found. command: the one that audits."""
+    folder = home() / "runs" / competition.name / "audit"
+    if not folder.exists():
+        return None
+    part = Part("audit", "Data audit", "What is wrong with images and labels, before a network sees them: the worst "
+                "first.")
+    path = folder / "audit.json"
+    with noting(part, path, command):
+        account = read_json(path)
+        findings = sorted(account["findings"], key=lambda finding: SEVERITIES.index(finding["severity"]))
+        items = []
+        for finding in findings:
+            shown = "; ".join(map(str, finding["examples"]))
+            more = join(Markup(f"<small>{text(each)}</small>") for each in (shown, finding["todo"]) if each)
+            items.append(f'<li class="{text(finding["severity"])}"><b>{text(finding["severity"])}</b>'
+                         f'{text(finding["what"])}{more}</li>')
+        part.blocks.append(Markup(f'<ul class="findings">{"".join(items)}</ul>') if items
+                           else paragraph("Nothing was found."))
+        counted = Counter(finding["severity"] for finding in findings)
+        part.warning = ", ".join(number_of(counted[severity], severity) for severity in SEVERITIES[:2]
+                                 if counted[severity])
+        rows = [[name, f"{each['images']:,}"] for name, each in account["inputs"]["parts"].items()]
+        part.blocks.append(table(["part", "images"], rows))
+        plots = [str(name) for name in account["plots"]]
+        _add_plots(part, folder, plots, command)
+    return part
+
+
+def _add_plots(part: Part, folder: Path, plots: list[str], command: str) -> None:
+    first = [name for name in FIRST_PLOTS if name in plots]
+    for name in first:
+        add_picture(part, folder / name, _say_plot(name), command)
+    more = Part("", "")
+    for name in plots:
+        if name not in first:
+            add_picture(more, folder / name, _say_plot(name), command)
+    part.notes += more.notes
+    if more.blocks:
+        part.blocks += folded(f"{len(more.blocks)} more plots of the audit", more.blocks)
+
+
+PLOTS = {
+    "images": "Brightness, contrast, size and shape of the images by part: parts that differ here come from elsewhere.",
+    "label_cells": "What the cells say of each label: present, absent, uncertain, not stated.",
+    "label_prevalence": "How common each label is, by part: where parts differ, thresholds that fit one do not fit the "
+                        "other.",
+    "labels_by_file": "How common each label is in each of the training part's files.",
+    "label_samplers": "What an epoch shows of each label under each `sampler` of an experiment: balance changes what a "
+                      "probability means.",
+    "images_per_patient": "How many images a patient has: the longer the tail, the more folds by image would leak.",
+    "mean_images": "The mean image of each label, and by how much it differs from the mean of the others.",
+    "label_findings": "How many labels an image has.",
+    "label_combinations": "Which labels come together most often.",
+    "label_correlation": "Correlation (phi) of each pair of labels: near 1 they say the same.",
+    "suspicious": "Images to look at first: of one colour, twins, odd in size.",
+    "near_duplicates": "Pairs that show nearly the same picture: in two folds they would leak.",
+    "probe_metadata": "AUC of telling each label from other columns alone, without the picture: right of the line is "
+                      "more than chance.",
+    "probe_order": "AUC of telling each label from the order of the files alone.",
+    "probe_border": "AUC of telling each label from the picture's border and corners alone: a network may learn this.",
+    "probe_test": "AUC of telling test from training images: away from 0.5 they are others.",
+    "price_of_a_leak": "What splitting by image instead of by patient would add to a score that is not there.",
+}
+
+AGES = {
+    "_decades": "Images by ten years of age, and how many images patients of that age have.",
+    "_by_sex": "Age in the images with each label, by sex.",
+    "_histograms": "How often each label is there at which age, by sex.",
+}
+
+
+def _say_plot(name: str) -> str:
+    stem = name.removesuffix(".png")
+    if stem in PLOTS:
+        return PLOTS[stem]
+    for ending, caption in AGES.items():
+        if stem.endswith(ending):
+            return caption
+    kind, _, words = stem.replace("_", " ").partition(" ")
+    if kind == "near":
+        return f"Pictures of {words} that training images nearly show too: its score is too good."
+    return f"How common each label is by {words}." if kind == "column" else f"{kind} {words}."
+
+
+def folds_part(shown: Reported) -> Part:
+    """How images, groups and labels lie in the folds, and how these came about."""
+    account = shown.folds.account
+    made = account.get("made_by", "given")  # or how they were dealt
+    part = Part("folds", "Folds", "Each fold is predicted by a model trained on the others. All images of a patient or "
+                "group, exact twins among them, lie in one fold.")
+    part.blocks.append(Figure(_fold_table(shown), "Positives of the cells that are certain. Each dot is a fold, the "
+                              "line their range: the closer the dots, the more alike the folds. A label that is "
+                              "missing in a fold has no score there.", (shown.command("make_folds"),)))
+    facts = [["rule", made, "not drawn here"]]
+    if isinstance(made, dict):
+        facts = [["rule", made["rule"], "even in " + ", ".join(["labels", *made.get("stratify", [])])],
+                 ["seed", made["seed"], ""]]
+    facts += [["splits", shown.folds.splits, "of the same images, folds drawn anew"],
+              ["held out altogether", f"{shown.folds.held_out:,}", "images, never trained on"],
+              ["sets of equal images", f"{len(account.get('duplicates', [])):,}", "each in one fold"],
+              ["black images", f"{len(account.get('black', [])):,}", "of one colour, predicted by the prior"],
+              ["hash", shown.folds.hash[:SHA_SHOWN], "of folds, labels and images; stands on every run"]]
+    if account.get("split_groups_allowed"):
+        part.notes.append("Groups that lie in several folds were allowed: scores may be too good.")
+    part.blocks.append(table(["", "", ""], facts))
+    return part
+
+
+def _fold_table(shown: Reported) -> Markup:
+    """Images, groups and positives by fold, a line a label, since folds are few and labels may be many."""
+    cells, folds = label_cells(shown.competition, shown.table), shown.table["fold"].to_numpy()
+    of_fold = {fold: folds == fold for fold in sorted(set(folds.tolist()))} | {"all": np.ones(len(folds), bool)}
+    counts = np.stack([scored_counts(cells[rows]) for rows in of_fold.values()])  # (folds and all, K, 2)
+    shares = counts[:, :, 1] / np.maximum(counts[:, :, 0], 1)
+    top = max(0.02, 1.05 * float(shares.max()))
+    rows = [["images", *(f"{rows.sum():,}" for rows in of_fold.values()), "", ""],
+            ["groups", *(f"{len(np.unique(shown.groups[rows])):,}" for rows in of_fold.values()), "", ""]]
+    for k, label in enumerate(shown.competition.labels):
+        by_fold = shares[:-1, k]
+        rows.append([label, *(f"{positive:,} of {certain:,}" for certain, positive in counts[:, k]),
+                     f"{shares[-1, k]:.3f}", Markup(interval_bar(by_fold.min(), np.nan, by_fold.max(), (0, top),
+                                                                 [(share, "c0") for share in by_fold]))])
+    return table(["", *(f"fold {fold}" if fold != "all" else "all" for fold in of_fold), "share",
+                  f"by fold, 0 to {top:.2f}"], rows)

@@ -1,0 +1,287 @@
+"""A run's folder, runs/<competition>/<name>/fold<k>/: its recipe, its result and its out-of-fold predictions."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from common.files import home, read_csv, read_json, sha256, write_csv, write_json
+from competition import Competition
+from data.folds import fold_numbers
+from data.pixel_store import image_channels
+from experiment import Experiment, from_recipe, to_recipe
+from scoring.blending import Blend, from_json
+
+PROBS_FORMAT = "%.9g"  # enough digits to read a float32 back exactly
+
+
+@dataclass(frozen=True)
+class Run:
+    """One fold of one experiment on one competition."""
+
+    folder: Path
+    recipe: dict
+
+    @property
+    def experiment(self) -> Experiment:
+        return from_recipe(self.recipe["experiment"])
+
+    @property
+    def is_done(self) -> bool:
+        return (self.folder / "result.json").exists()
+
+    @property
+    def result(self) -> dict:
+        return read_json(self.folder / "result.json")
+
+
+def run_folder(competition: Competition, name: str) -> Path:
+    """Where the folds of a run stand: runs/<competition>/<name>."""
+    return home() / "runs" / competition.name / name
+
+
+def open_run(competition: Competition, name: str, fold: int, experiment: Experiment, folds_hash: str,
+             command: str = "") -> Run:
+    """The run's folder, new or taken up again. `command`: what trains it, for whoever finds the folder.
+
+    Raises ValueError where it cannot be called so, or this fold or another one of the run has another recipe or folds.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.=-]*", name):
+        raise ValueError(f"a run cannot be called {name!r}: it names a folder, so use letters, digits and _ . = -")
+    if name == "ledger":
+        raise ValueError("a run cannot be called 'ledger': its submission would stand where the ledger does")
+    folder = run_folder(competition, name) / f"fold{fold}"
+    wanted = {**_described(competition, experiment), "folds_sha256": folds_hash, "experiment": to_recipe(experiment)}
+    for path in sorted(folder.parent.glob("fold*/recipe.json")):
+        recipe = _completed(read_json(path))
+        if differs := [key for key in wanted if recipe.get(key) != wanted[key]]:
+            raise ValueError(f"{path.parent} holds a run with another {_difference(recipe, wanted, differs[0])}; give "
+                             f"the new one a --name of its own, or delete {folder.parent}")
+    if not (folder / "recipe.json").exists():
+        write_json(folder / "recipe.json", {**wanted, "fold": fold, "command": command})
+    return read_run(folder)
+
+
+def open_snapshot(run: Run, epoch: int) -> Run:
+    """Where what the run knows after an epoch is kept: the same fold of a run of its own, NAME_epoch8.
+
+    Raises ValueError where something else is called so.
+    """
+    name = run.folder.parent.name
+    folder = run.folder.parent.with_name(f"{name}_epoch{epoch}") / run.folder.name
+    path, experiment = folder / "recipe.json", {**run.recipe["experiment"], "snapshots": []}
+    wanted = {**run.recipe, "experiment": experiment, "snapshot": {"of": name, "epoch": epoch}}
+    if path.exists() and _completed(read_json(path)) | {"command": wanted["command"]} != wanted:
+        raise ValueError(f"{folder} holds something else than epoch {epoch} of {name} as it is trained now; delete "
+                         f"{folder.parent}, or give this run a --name of its own")
+    write_json(path, wanted)
+    return read_run(folder)
+
+
+def _completed(recipe: dict) -> dict:
+    """The recipe with the defaults of fields that came after it was written."""
+    return {**recipe, "experiment": to_recipe(from_recipe(recipe["experiment"]))}
+
+
+def _described(competition: Competition, experiment: Experiment) -> dict:
+    """What a network is made for."""
+    return {"competition": competition.name, "task": competition.task, "labels": list(competition.labels),
+            "channels": image_channels(competition, experiment)}
+
+
+def _difference(recipe: dict, wanted: dict, key: str) -> str:
+    if key == "folds_sha256":
+        return "folds file"
+    if key != "experiment":
+        return f"{key} ({recipe.get(key)} there, {wanted[key]} now)"
+    there, now = recipe["experiment"], wanted["experiment"]
+    names = [name for name in {**there, **now} if there.get(name) != now.get(name)]
+    return "recipe (" + ", ".join(f"{name}: {there.get(name)} there, {now.get(name)} now" for name in names) + ")"
+
+
+def read_run(folder: Path) -> Run:
+    """The run in a folder. Raises FileNotFoundError where there is none."""
+    if not (folder / "recipe.json").exists():
+        raise FileNotFoundError(f"there is no run in {folder}")
+    return Run(folder, _completed(read_json(folder / "recipe.json")))
+
+
+def probs_frame(competition: Competition, image_ids: pd.Series, probs: np.ndarray) -> pd.DataFrame:
+    """`image_id` and one column a label."""
+    frame = pd.DataFrame(probs, columns=list(competition.labels))
+    frame.insert(0, "image_id", image_ids.to_numpy())
+    return frame
+
+
+def write_probs(path: Path, frame: pd.DataFrame) -> Path:
+    """Writes what `probs_frame` gave; returns the path."""
+    return write_csv(path, frame, float_format=PROBS_FORMAT)
+
+
+def read_probs(path: Path, competition: Competition, image_ids: pd.Series, subset: bool = False) -> np.ndarray:
+    """Probabilities (N, K) of `image_ids`, joined by id; `subset`: the file may hold others too.
+
+    Raises ValueError where the ids or columns are not the same, an id stands twice or a cell is not a probability.
+    """
+    frame = read_csv(path)
+    again = f"delete {path.parent if path.name == 'oof.csv' else path} and make it again"
+    if missing := [label for label in ("image_id", *competition.labels) if label not in frame]:
+        raise ValueError(f"{path} has no column {missing[0]!r}; {again}")
+    frame = frame.set_index("image_id")
+    odd = set(image_ids) - set(frame.index) if subset else set(frame.index) ^ set(image_ids)
+    if odd:
+        raise ValueError(f"{path} is not about the same images: {len(odd)} ids differ, for example {sorted(odd)[:3]}; "
+                         f"{again}")
+    if not frame.index.is_unique:
+        raise ValueError(f"{path} has the image {frame.index[frame.index.duplicated()][0]!r} more than once; {again}")
+    cells = frame.loc[image_ids, list(competition.labels)]
+    probs = np.column_stack([pd.to_numeric(cells[label], errors="coerce") for label in cells]).astype(np.float64)
+    if (wrong := ~((probs >= 0) & (probs <= 1))).any():
+        row, k = np.argwhere(wrong)[0]
+        raise ValueError(f"{path}: {cells.iloc[row, k]!r} for image {cells.index[row]!r} is not a probability; {again}")
+    return probs
+
+
+@dataclass(frozen=True)
+class Oof:
+    """Out-of-fold predictions of a run or a blend: probs (N, K) in the table's order, NaN where the fold is missing.
+
+    Those of a fitted blend are cross-fitted, every fold blended by what was fitted on the others; `fit` is fitted on
+    all rows, and is what the members' predictions of other images are blended with.
+    """
+
+    name: str
+    probs: np.ndarray
+    runs: tuple[Run, ...]  # the folds that are there; of a blend: those of all its members
+    folds_missing: tuple[int, ...]
+    members: tuple[str, ...] = ()  # of a blend
+    kind: str = ""  # of a blend, one of METHODS
+    fit: Blend | None = None  # of a blend
+
+    @property
+    def is_whole(self) -> bool:
+        return not self.folds_missing
+
+    @property
+    def split(self) -> int:
+        """The split that all its runs were trained on; 0 for a blend of runs on several splits."""
+        splits = {run.experiment.split for run in self.runs}
+        return splits.pop() if len(splits) == 1 else 0
+
+    @property
+    def made_of(self) -> dict[str, str]:
+        """Hashes of the weights that predicted, by run and fold: what is made from other weights is out of date.
+
+        Of a fitted blend also that of what was fitted, as "fit".
+        """
+        weights = {f"{run.folder.parent.name}/{run.folder.name}": run.result["weights_sha256"] for run in self.runs}
+        fitted = self.fit.arrays if self.fit else ()
+        return weights | ({"fit": sha256(*(array.tobytes() for array in fitted))} if fitted else {})
+
+
+def read_oof(competition: Competition, name: str, table: pd.DataFrame, folds_hash: str) -> Oof:
+    """All held-out predictions of a run or a blend.
+
+    Every image was predicted by a model that saw neither it nor its group, in the split that the run was trained on.
+    So was it in a blend of runs on several splits; only, which model that was differs from member to member.
+    Raises ValueError where they come from another split or description, or the folds from different recipes.
+    """
+    if (blend := run_folder(competition, name) / "blend.json").exists():
+        return _read_blend(competition, blend, table, folds_hash)
+    probs, runs, missing = np.full((len(table), len(competition.labels)), np.nan), [], []
+    folds = fold_numbers(table, _split_of(competition, name))
+    for fold in sorted(set(folds.tolist())):
+        folder = run_folder(competition, name) / f"fold{fold}"
+        if not (folder / "result.json").exists():
+            missing.append(fold)
+            continue
+        run = read_run(folder)
+        if run.recipe["folds_sha256"] != folds_hash:
+            raise ValueError(f"{folder} was trained on another folds file than folds/{competition.name}.csv; delete "
+                             f"{folder.parent} and train it again")
+        wanted = {**_described(competition, run.experiment),
+                  "experiment": (runs[0] if runs else run).recipe["experiment"]}
+        if differs := [key for key in wanted if run.recipe.get(key) != wanted[key]]:
+            raise ValueError(f"{folder} was trained with another {_difference(run.recipe, wanted, differs[0])}; delete "
+                             f"{folder} and train it again")
+        held_out = folds == fold
+        probs[held_out] = read_probs(folder / "oof.csv", competition, table.loc[held_out, "image_id"])
+        runs.append(run)
+    return Oof(name, probs, tuple(runs), tuple(missing))
+
+
+def _split_of(competition: Competition, name: str) -> int:
+    """The split of a run's first fold; 0 where there is none yet."""
+    first = next(iter(sorted(run_folder(competition, name).glob("fold*/recipe.json"))), None)
+    return 0 if first is None else read_run(first.parent).experiment.split
+
+
+def _read_blend(competition: Competition, path: Path, table: pd.DataFrame, folds_hash: str) -> Oof:
+    said, again = read_json(path), "delete that folder and blend again"
+    if missing := [key for key in ("kind", "members", "folds_sha256", "made_of", "oof_sha256") if key not in said]:
+        raise ValueError(f"{path} does not say {missing[0]!r}; {again}")
+    if said["folds_sha256"] != folds_hash:
+        raise ValueError(f"{path.parent} was blended on another folds file than folds/{competition.name}.csv; {again}")
+    try:
+        fit = from_json(said["kind"], said.get("fit", {}), said["members"], competition.labels)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}; {again}") from error
+    runs = [run for member in said["members"] for run in read_oof(competition, member, table, folds_hash).runs]
+    blend = Oof(path.parent.name, read_probs(path.parent / "oof.csv", competition, table["image_id"]), tuple(runs), (),
+                tuple(said["members"]), said["kind"], fit)
+    if said["made_of"].get("fit") != blend.made_of.get("fit"):
+        raise ValueError(f"{path}: what it says was fitted is not what its predictions were blended with; {again}")
+    if said["made_of"] != blend.made_of or said["oof_sha256"] != sha256((path.parent / "oof.csv").read_bytes()):
+        raise ValueError(f"{path.parent} was blended from other models than its members have now; {again}")
+    return blend
+
+
+def write_blend(competition: Competition, blend: Oof, image_ids: pd.Series, folds_hash: str) -> None:
+    """Writes a blend's oof.csv and blend.json, from which `read_oof` reads it."""
+    folder = run_folder(competition, blend.name)
+    path = write_probs(folder / "oof.csv", probs_frame(competition, image_ids, blend.probs))
+    fit = blend.fit.to_json(blend.members, competition.labels) if blend.fit else {}
+    write_json(folder / "blend.json", {
+        "kind": blend.kind, "members": list(blend.members), "folds_sha256": folds_hash, "made_of": blend.made_of,
+        "oof_sha256": sha256(path.read_bytes()),
+        **({"oof": "every fold blended by a fit on the other folds", "fit_on": "all folds", "fit": fit} if fit else {}),
+    })
+
+
+def train_command(competition: Competition, oof: Oof) -> str:
+    """The command that trains what a run lacks."""
+    known = f"python src/train.py --competition {competition.name} --experiment {oof.name}"
+    command = oof.runs[0].recipe.get("command") or known if oof.runs else known
+    return f"{command} --fold {' '.join(map(str, oof.folds_missing))}"
+
+
+def write_predictions(competition: Competition, oof: Oof, part: str, image_ids: pd.Series, probs: np.ndarray,
+                      images: str = "", account: dict | None = None) -> None:
+    """Writes a run's or blend's predictions of a part ("test", "expert", "holdout"), and what they are made of.
+
+    images: what tells these images from others with the same ids, the name of their pixel store;  account: what else
+    is to be known about them.
+    """
+    folder = run_folder(competition, oof.name)
+    write_probs(folder / f"{part}.csv", probs_frame(competition, image_ids, probs))
+    write_json(folder / f"{part}.json", {"made_of": oof.made_of, "images": images, **(account or {})})
+
+
+def read_predictions(competition: Competition, oof: Oof, part: str, image_ids: pd.Series,
+                     images: str | None = None) -> np.ndarray | None:
+    """Probabilities (n, K) of `image_ids`; None where there are none of the models, and images, as they are now."""
+    path = run_folder(competition, oof.name) / f"{part}.json"
+    said = read_json(path) if path.exists() else {}
+    if said.get("made_of", said) != oof.made_of:  # once the file said nothing else
+        return None
+    if images is not None and said.get("images", images) != images:
+        return None
+    return read_probs(path.with_suffix(".csv"), competition, image_ids, subset=True)
+
+
+def list_runs(competition: Competition) -> list[str]:
+    """Names of all runs of a competition, finished or not, and of all blends."""
+    return sorted(path.name for path in run_folder(competition, "").glob("*")
+                  if any(path.glob("fold*/recipe.json")) or (path / "blend.json").exists())

@@ -1,0 +1,1 @@
+"""Metrics, intervals, thresholds, calibration and blending; arrays in, numbers out."""

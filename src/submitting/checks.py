@@ -1,0 +1,236 @@
+"""The gate before upload: everything that can be told of a submission file from what stands on this disk."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from auditing.ood import outlier_warnings
+from common.files import home, sha256
+from competition import Competition
+from data.folds import add_folds, folds_path, read_folds
+from data.tables import read_train, submitted_part
+from results.runs import Oof, read_oof, read_predictions, run_folder
+from submitting.ledger import ledger_path
+from submitting.manifest import model_name, read_manifest
+from submitting.prediction_checks import against_oof, against_other, against_own, among_models, in_itself, unfilled_rows
+from submitting.submission import (
+    Template,
+    check_submission,
+    read_submission,
+    read_template,
+    read_values,
+    submission_path,
+)
+from training.prediction import mean_of_models, read_models
+
+OTHER_KINDS = {b"\x1f\x8b": "packed with gzip", b"PK\x03\x04": "a zip or Excel file", b"\xff\xfe": "text in UTF-16",
+               b"\xfe\xff": "text in UTF-16"}
+
+
+@dataclass(frozen=True)
+class Known:
+    """What a submission can be compared with; None where there is no such thing. (n, K) in the template's order."""
+
+    means: np.ndarray | None = None   # (K,) of the values that were submitted, on held-out images
+    oof: np.ndarray | None = None     # (N, K) probabilities
+    own: np.ndarray | None = None     # (n, K) what the run or blend itself predicted
+    models: np.ndarray | None = None  # (F, n, K) what its models did
+    model_names: tuple[str, ...] = ()
+    is_own: bool = False  # False: means and oof are those behind the last submission, of another file
+    is_as_written: bool = False  # the file has the hash that its manifest says
+
+
+def gate(competition: Competition, data_dir: Path, path: Path, last: Path | None = None) -> tuple[list[str], list[str]]:
+    """Errors and warnings about a submission file; with an error it must not go up.
+
+    Reads what it compares with from disk, as far as it is there: the sample, the file's manifest, the run's or blend's
+    own predictions, its models' and its oof predictions, and the submission that went up last.
+    last: that file; None: the newest other submission of the competition.
+    Raises FileNotFoundError where there is no such file.
+    """
+    errors, warnings = check_bytes(path)
+    if errors:
+        return errors, warnings
+    try:
+        frame = read_submission(path)
+    except ValueError as error:
+        return [str(error)], warnings
+    template = read_template(competition, data_dir)
+    if errors := check_submission(competition, template, frame)[0]:
+        return errors, warnings
+    last = last or _newest_other(competition, path)
+    known, unknown = find_known(competition, data_dir, path, template, last)
+    warnings += [*unknown, *check_cells(template, frame),
+                 *check_submission(competition, template, frame, known.means)[1]]
+    values = read_values(competition, template, frame)
+    errors, found = compare(competition, template, values, known)
+    warnings += [*found, *outlier_warnings(competition, data_dir)]
+    if last and not errors:
+        warnings += _against_last(competition, template, values, last)
+    return errors, list(dict.fromkeys(warnings))
+
+
+def check_bytes(path: Path) -> tuple[list[str], list[str]]:
+    """Errors and warnings about a file as such: its kind, its encoding, its line ends.
+
+    Raises FileNotFoundError where there is none.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    raw = path.read_bytes()
+    if path.suffix == ".gz":
+        return [], []
+    for start, kind in OTHER_KINDS.items():
+        if raw.startswith(start):
+            return [f"{path} is {kind}, whatever its name says; write it as plain text in UTF-8"], []
+    if not raw.strip():
+        return [f"{path} is empty"], []
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        return [f"{path} is not UTF-8: line {line} has the byte {raw[error.start]:#x}"], []
+    warnings = []
+    if text.startswith("\ufeff"):
+        warnings.append("the file begins with a byte order mark, which some readers take for part of the first "
+                        "column's name; write it without")
+    if "\r" in text:
+        warnings.append("the lines end in \\r\\n as on Windows; write them with \\n")
+    if last := text.rpartition("\n")[2]:
+        warnings.append(f"the last line has no end: {last!r} may be cut off")
+    header = text.partition("\n")[0]
+    if "," not in header and (other := next((mark for mark in (";", "\t", "|") if mark in header), None)):
+        return [f"the cells are separated by {other!r}, but must be by commas"], warnings
+    return [], warnings
+
+
+def check_cells(template: Template, frame: pd.DataFrame) -> list[str]:
+    """Warnings about how numbers are written, where they are numbers nevertheless."""
+    warnings = []
+    for column in template.columns:
+        cells = frame[column]
+        if (blank := cells.str.strip() != cells).any():
+            warnings.append(f"column {column!r}: {blank.sum()} cells have blanks around them")
+        if (power := cells.str.fullmatch(r"\s*[0-9.]+[eE][-+]?\d+\s*")).any():
+            warnings.append(f"column {column!r}: {power.sum()} numbers are written with a power of ten, the first "
+                            f"{cells[power].iloc[0]!r}")
+    return warnings
+
+
+def compare(competition: Competition, template: Template, values: np.ndarray,
+            known: Known) -> tuple[list[str], list[str]]:
+    """Errors and warnings about the values (n, K) of a submission whose form is right."""
+    columns = competition.labels if competition.submission == "text" else template.columns
+    errors, warnings = [], []
+    if competition.submission == "probs":
+        errors, warnings = in_itself(columns, values, known.oof)
+        sample = template.frame[list(columns)].apply(pd.to_numeric, errors="coerce").to_numpy(np.float64)
+        if known.own is None or not np.array_equal(known.own.round(6), values):
+            warnings += unfilled_rows(values, sample)
+        if known.oof is not None and not errors:
+            # what a calibration made of the predictions is distributed in its own way
+            is_predicted = known.is_as_written and known.own is not None
+            warnings += against_oof(columns, known.own if is_predicted else values, known.oof, known.is_own)
+    if known.own is not None and not errors:
+        errors, found = against_own(columns, values, known.own)
+        warnings += [] if known.is_as_written else found  # which is what was decided when it was written
+    if known.models is not None:
+        warnings += among_models(columns, known.models, list(known.model_names))
+    return errors, warnings
+
+
+def find_known(competition: Competition, data_dir: Path, path: Path, template: Template,
+               last: Path | None = None) -> tuple[Known, list[str]]:
+    """What a submission can be compared with, and warnings about what should be there and is not.
+
+    The file is known by the manifest beside it, by one in submissions/ that has its hash, or by its name. Of a file
+    that nobody here made, the oof predictions are those behind the last submission.
+    """
+    said, warnings = _find_manifest(competition, path)
+    name = (said or {}).get("inputs", {}).get("run") or path.stem.removeprefix(f"{competition.name}-")
+    is_own = run_folder(competition, name).is_dir() and (said is not None or path.stem != name)
+    if not is_own and last is not None:
+        said, _ = _find_manifest(competition, last)
+        name = (said or {}).get("inputs", {}).get("run") or last.stem.removeprefix(f"{competition.name}-")
+    means = (said or _manifest_of(competition, name)).get("oof", {}).get("means")
+    known = Known(means=means and np.array([means[label] for label in competition.labels]), is_own=is_own,
+                  is_as_written=is_own and said is not None)
+    if not (folds_path(competition).exists() and run_folder(competition, name).is_dir()):
+        return known, warnings
+    try:
+        folds = read_folds(competition)
+        table = add_folds(competition, read_train(competition, data_dir)[0], folds)
+        oof = read_oof(competition, name, table, folds.hash)
+    except (ValueError, FileNotFoundError) as error:
+        return known, [*warnings, f"it could not be compared with its run: {error}"]
+    known = replace(known, oof=oof.probs[~np.isnan(oof.probs).any(axis=1)])
+    if not len(known.oof):
+        known = replace(known, oof=None)
+    if competition.submission == "probs" and known.means is None and known.oof is not None:
+        known = replace(known, means=known.oof.mean(axis=0))
+    return (_with_own(competition, template, known, oof, said, warnings) if is_own else known), warnings
+
+
+def _with_own(competition: Competition, template: Template, known: Known, oof: Oof, said: dict | None,
+              warnings: list[str]) -> Known:
+    """Adds the predictions of the run itself, where they are by the weights that the submission was made from."""
+    now = oof.made_of
+    weights = (said or {}).get("inputs", {}).get("weights", now)
+    if any(now.get(model) != digest for model, digest in weights.items()):
+        warnings.append(f"{oof.name} was trained again since this file was made; predict again")
+        return known
+    part, ids = submitted_part(competition), template.frame[template.id_column]
+    names = tuple(map(model_name, oof.runs))
+    models = None if oof.members else read_models(competition, oof, part, ids)
+    if len(weights) < len(now):
+        wanted = [names.index(model) for model in weights]
+        own = None if models is None else mean_of_models(models[wanted].astype(np.float64))
+        return replace(known, own=own)
+    return replace(known, own=read_predictions(competition, oof, part, ids), models=models, model_names=names)
+
+
+def _find_manifest(competition: Competition, path: Path) -> tuple[dict | None, list[str]]:
+    """The manifest of a file, and warnings about it."""
+    digest = sha256(path.read_bytes())
+    beside, warnings = path.with_suffix(".json"), []
+    for manifest in (beside, *sorted((home() / "submissions").glob(f"{competition.name}-*.json"))):
+        if not manifest.exists():
+            continue
+        try:
+            said = read_manifest(manifest)
+        except ValueError as error:
+            if manifest == beside:
+                warnings.append(str(error))
+            continue
+        if said["competition"] == competition.name and said["sha256"] == digest:
+            return said, warnings
+        if manifest == beside:
+            warnings.append(f"{manifest.name} was written for another file: this one was changed since, or copied here")
+    return None, warnings
+
+
+def _manifest_of(competition: Competition, name: str) -> dict:
+    """The manifest of a run's submission, whatever file it is about; {} where there is none that can be read."""
+    try:
+        return read_manifest(submission_path(competition, name).with_suffix(".json"))
+    except (FileNotFoundError, ValueError):
+        return {}
+
+
+def _newest_other(competition: Competition, path: Path) -> Path | None:
+    others = [other for other in (home() / "submissions").glob(f"{competition.name}-*.csv")
+              if other.resolve() not in (path.resolve(), ledger_path(competition).resolve())]
+    return max(others, key=lambda other: other.stat().st_mtime, default=None)
+
+
+def _against_last(competition: Competition, template: Template, values: np.ndarray, last: Path) -> list[str]:
+    try:
+        frame = read_submission(last)
+    except (ValueError, FileNotFoundError) as error:
+        return [f"it could not be compared with the last submission: {error}"]
+    if check_submission(competition, template, frame)[0]:
+        return [f"it could not be compared with the last submission, {last.name}, which is not sound itself"]
+    columns = competition.labels if competition.submission == "text" else template.columns
+    return against_other(columns, values, read_values(competition, template, frame), last.name)

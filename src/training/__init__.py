@@ -1,0 +1,1 @@
+"""Trains one fold: targets, batches, losses, the loop and predictions."""

@@ -1,0 +1,166 @@
+"""What a network is taught while one fold is held out, all of it from the others: images, targets, how often."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+
+from common.files import read_json
+from common.settings import for_labels
+from competition import Competition
+from data.folds import fold_numbers
+from data.labels import first_of_each_vector, redraw_targets, scoring_targets, training_targets
+from data.splitting import holdout_mask
+from data.tables import label_cells
+from experiment import Experiment
+from results.runs import Run, read_oof, run_folder, train_command
+from scoring.metrics import prevalence, undefined_labels
+from training.losses import best_constant, label_weights
+from training.sampling import expected_counts
+
+
+@dataclass(frozen=True)
+class Lessons:
+    """What a network is taught while one fold is held out: the n chosen images in the table's order."""
+
+    image_ids: np.ndarray           # (n,) str
+    groups: np.ndarray              # (n,) str
+    cells: np.ndarray               # (n, K) as they stand in the table
+    targets: np.ndarray             # (n, K) float32, NaN where nothing is taught; the mean of what epochs draw
+    expected: np.ndarray            # (n,) how often an epoch shows each
+    weights: torch.Tensor | None    # for the loss
+    taught_by: dict[str, str]       # hashes of the weights whose predictions are targets, by run and fold
+    inner_ids: np.ndarray           # (m,) str, of the images that are set apart to be scored after every epoch
+    inner_targets: np.ndarray       # (m, K) as they are scored, see labels.scoring_targets
+
+    def draw_targets(self, competition: Competition, experiment: Experiment, epoch: int) -> np.ndarray:
+        """(n, K) the targets of one epoch."""
+        uncertain = for_labels("uncertain", experiment.uncertain, competition.labels, "ignore")
+        return redraw_targets(self.targets, self.cells, uncertain, self.image_ids, competition.labels, experiment.seed,
+                              epoch)
+
+
+def prepare_lessons(run: Run, competition: Competition, table: pd.DataFrame) -> Lessons:
+    """What the run's fold is trained with; everything is counted in the other folds only.
+
+    Raises ValueError or FileNotFoundError where there is nothing to train on, or a run that gives targets is not whole.
+    """
+    experiment, task, fold = run.experiment, competition.task, run.recipe["fold"]
+    predictions, taught_by = read_given_targets(run, competition, table)
+    cells, ids, groups = label_cells(competition, table), *(table[name].to_numpy(str) for name in ("image_id", "group"))
+    used, targets = choose_training_rows(competition, table, experiment, fold, predictions)
+    inner = choose_inner_rows(cells, groups, experiment, fold_numbers(table, experiment.split) != fold)
+    used &= ~inner
+    targets = targets[used]
+    copies = [int(number) for number in for_labels("copies", experiment.copies, competition.labels, "0")]
+    return Lessons(ids[used], groups[used], cells[used], targets,
+                   expected_counts(experiment.sampler, targets, task, copies),
+                   label_weights(experiment.loss_weights, targets, task), taught_by, ids[inner],
+                   scoring_targets(cells[inner]))
+
+
+def choose_inner_rows(cells: np.ndarray, groups: np.ndarray, experiment: Experiment, outside: np.ndarray) -> np.ndarray:
+    """(N,) bool, rows of whole groups that are set apart in the training folds to be scored; none without `inner`.
+
+    cells: (N, K);  groups: (N,);  outside: (N,) bool, the rows of the training folds. A function of the experiment's
+    seed. Raises ValueError where there are too few groups.
+    """
+    inner = np.zeros(len(outside), bool)
+    if experiment.inner:
+        targets, advice = scoring_targets(cells[outside]), "set a larger inner, or patience=0 and another schedule"
+        try:
+            inner[outside] = holdout_mask(targets, groups[outside], experiment.inner, 1, experiment.seed)
+        except ValueError as error:
+            raise ValueError(f"inner={experiment.inner:g}: the training folds have too few groups to set any apart; "
+                             f"{advice}") from error
+        if undefined_labels(scoring_targets(cells[inner])).all():
+            raise ValueError(f"inner={experiment.inner:g}: the {inner.sum()} images set apart cannot be scored, since "
+                             f"no label has both kinds there; {advice}")
+    return inner
+
+
+def read_given_targets(run: Run, competition: Competition,
+                       table: pd.DataFrame) -> tuple[np.ndarray | None, dict[str, str]]:
+    """Out-of-fold predictions (N, K) of the runs that "self:RUN" names, and the hashes of the weights they come from.
+
+    None and nothing where the recipe names none. Raises ValueError where such a run is this one, lacks a fold, was
+    trained on another split, or has been trained anew since another fold of this run was taught with it.
+    """
+    policies = for_labels("uncertain", run.experiment.uncertain, competition.labels, "ignore")
+    if not (named := teachers(policies)):
+        return None, {}
+    predictions, taught_by = np.full((len(table), len(policies)), np.nan), {}
+    for teacher in named:
+        oof = read_oof(competition, teacher, table, run.recipe["folds_sha256"])
+        where = f"uncertain=self:{teacher}"
+        if run.folder.parent in (run_folder(competition, teacher), *(each.folder.parent for each in oof.runs)):
+            raise ValueError(f"{where}: a run cannot be taught with its own predictions; name one that was trained "
+                             "with another policy")
+        if oof.folds_missing:
+            raise ValueError(f"{where}: that run lacks the folds {list(oof.folds_missing)}; run: "
+                             f"{train_command(competition, oof)}")
+        if other := {each.experiment.split for each in oof.runs} - {run.experiment.split}:
+            raise ValueError(f"{where}: that run was trained on split {min(other)}, this one is on split "
+                             f"{run.experiment.split}; name a run of the same split")
+        columns = [policy == f"self:{teacher}" for policy in policies]
+        predictions[:, columns] = oof.probs[:, columns]
+        taught_by |= oof.made_of
+    for path in sorted(run.folder.parent.glob("fold*/result.json")):
+        if read_json(path).get("taught_by", {}) != taught_by:
+            raise ValueError(f"{path.parent} was taught with other models than {', '.join(named)} has now; "
+                             f"delete {run.folder.parent} and train it again")
+    return predictions, taught_by
+
+
+def teachers(policies: tuple[str, ...]) -> list[str]:
+    """The runs that "self:RUN" names."""
+    return sorted({policy.partition(":")[2] for policy in policies if policy.startswith("self:")})
+
+
+def choose_training_rows(competition: Competition, table: pd.DataFrame, experiment: Experiment, fold: int,
+                         predictions: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """(N,) bool, which of the table's images are trained on where `fold` is held out; and all targets (N, K).
+
+    predictions: (N, K) for cells whose policy is "self:RUN".
+    """
+    labels, cells = competition.labels, label_cells(competition, table)
+    outside = fold_numbers(table, experiment.split) != fold
+    targets = training_targets(cells, for_labels("uncertain", experiment.uncertain, labels, "ignore"),
+                               for_labels("blank", experiment.blank, labels, "ignore"), outside, predictions,
+                               competition.task == "multiclass")
+    used = outside & ~np.isnan(targets).all(axis=1)  # without a stated label an image teaches nothing
+    black = table["black"].to_numpy()
+    if experiment.black == "one_per_label_vector":
+        some = np.flatnonzero(used & black)
+        black = black.copy()
+        black[some[first_of_each_vector(cells[some], table["image_id"].iloc[some])]] = False
+    if experiment.black != "keep":
+        used &= ~black
+    if not used.any():
+        raise ValueError(f"no image outside fold {fold} has a label to train on")
+    return used, targets
+
+
+def fold_prior(competition: Competition, table: pd.DataFrame, run: Run, lessons: Lessons) -> np.ndarray:
+    """(K,) what black images get: the training folds' prevalence, moved as sampler and loss weights move the rest."""
+    targets = scoring_targets(label_cells(competition, table))
+    prior = np.nan_to_num(prevalence(targets[fold_numbers(table, run.experiment.split) != run.recipe["fold"]]), nan=0.5)
+    if run.experiment.sampler != "natural" or lessons.weights is not None:
+        prior = prior_as_trained(prior, lessons, competition.task)
+    return prior
+
+
+def prior_as_trained(prior: np.ndarray, lessons: Lessons, task: str) -> np.ndarray:
+    """(K,) the prior as a network says it to which sampler and loss weights showed other frequencies than there are.
+
+    Left as it is, the prior of black images would stand too low or too high among such a network's probabilities. The
+    odds are changed as they were for the best constant prediction.
+    """
+    plain, seen = (np.clip(best_constant(lessons.targets, task, weights, counts), 1e-6, 1 - 1e-6)
+                   for weights, counts in ((None, None), (lessons.weights, lessons.expected)))
+    if task == "multiclass":
+        parts = prior * seen / plain
+        return parts / parts.sum()
+    parts = prior * seen / plain
+    return parts / (parts + (1 - prior) * (1 - seen) / (1 - plain))

@@ -1,0 +1,139 @@
+"""What can be told without the picture: probes that find what was planted and nothing else."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from auditing.metadata_probes import (
+    _auc,
+    border_features,
+    column_features,
+    file_features,
+    histogram_features,
+    order_features,
+    probe_labels,
+    probe_parts,
+)
+from data.metadata import parse_columns
+
+N = 240
+
+
+def make_scan(**fields):
+    """A stand-in with the fields of a Scan that probes read."""
+    rng = np.random.default_rng(0)
+    given = {"height": np.full(N, 64), "width": np.full(N, 64), "mode": np.full(N, "L"),
+             "file_bytes": rng.integers(1000, 2000, N), "mean": rng.normal(100, 10, N), "std": rng.normal(50, 5, N),
+             "thumbnails": rng.integers(0, 256, (N, 64, 64), dtype=np.uint8)} | fields
+
+    class Fake(SimpleNamespace):
+        def __len__(self):
+            return len(self.height)
+
+    return Fake(**given)
+
+
+def test_a_column_that_is_sometimes_blank_tells_something():
+    parsed = parse_columns(pd.DataFrame({"device": ["tube", "", "tube", ""]}))
+    assert column_features(parsed)["device"].tolist() == [[0, 1], [1, 0], [0, 1], [1, 0]]
+
+
+def test_features_of_files_ids_and_borders_are_what_they_say():
+    images = np.zeros((2, 64, 64), np.uint8)
+    images[1, :8, :8] = 255
+    scan = make_scan(height=np.array([10, 0]), width=np.array([20, 0]), mode=np.array(["L", "RGB"]),
+                     file_bytes=np.array([5, 6]), mean=np.zeros(2), std=np.zeros(2), thumbnails=images)
+    files = file_features(scan)
+    np.testing.assert_allclose(files["aspect"][:, 0], [2, np.nan])
+    assert files["mode"].tolist() == [[1, 0], [0, 1]]
+    border = border_features(scan)
+    assert border["corners"][0].tolist() == [0] * 8
+    assert border["corners"][1].tolist() == [255, 0, 0, 0, 255, 0, 0, 0]
+    assert border["border"][0, 4:].tolist() == [1, 0] and border["border"][1, 5] > 0
+    np.testing.assert_allclose(histogram_features(scan)["grey value histogram"].sum(axis=1), 1)
+    order = order_features(np.array(["p7_v012", "none"]))
+    np.testing.assert_allclose(order["number in the id"][:, 0], [12, np.nan])
+    assert order["row order"][:, 0].tolist() == [0, 1] and order["id length"][:, 0].tolist() == [7, 4]
+
+
+def test_the_auc_is_scikit_learns():
+    rng = np.random.default_rng(0)
+    target, scores = rng.integers(0, 2, 200), rng.integers(0, 9, 200) / 8
+    assert _auc(target, scores) == pytest.approx(roc_auc_score(target, scores), abs=1e-12)
+
+
+def test_a_column_that_tells_the_label_is_found_and_named():
+    rng = np.random.default_rng(0)
+    label = rng.integers(0, 2, N).astype(float)
+    features = {"noise": rng.normal(size=(N, 1)), "site": (label + rng.normal(0, 0.3, N))[:, None]}
+    probe = probe_labels(features, label[:, None], np.arange(N).astype(str), ["finding"])[0]
+    assert probe.best == "site" and probe.auc > 0.9 and probe.is_above_chance
+    assert probe.low < probe.auc < probe.high and probe.families["noise"] < 0.65
+    assert (probe.images, probe.positives) == (N, int(label.sum()))
+
+
+def test_a_column_that_tells_by_its_middle_is_found_too():
+    rng = np.random.default_rng(0)
+    values = rng.uniform(-1, 1, N)
+    probe = probe_labels({"size": values[:, None]}, (np.abs(values) < 0.5).astype(float)[:, None],
+                         np.arange(N).astype(str), ["finding"])[0]
+    assert probe.families["size"] > 0.9
+
+
+def test_noise_tells_nothing_however_alike_the_images_of_a_patient_are():
+    """A number a patient would tell the label if a patient's images stood in two folds."""
+    above = 0
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        patient = np.arange(N) // 8
+        label, mark = rng.integers(0, 2, N // 8)[patient], rng.normal(size=N // 8)[patient]
+        probe = probe_labels({"mark": mark[:, None]}, label.astype(float)[:, None], patient.astype(str), ["finding"])[0]
+        above += probe.auc > 0.6 and probe.is_above_chance
+    assert above == 0
+
+
+def test_uncertain_and_blank_cells_do_not_count():
+    rng = np.random.default_rng(0)
+    label = rng.integers(0, 2, N).astype(float)
+    cells = np.where(np.arange(N) % 4 == 0, np.where(np.arange(N) % 8 == 0, -1, np.nan), label)
+    features = {"a": rng.normal(size=(N, 1))}
+    assert probe_labels(features, cells[:, None], np.arange(N).astype(str), ["finding"])[0].images == N * 3 // 4
+
+
+@pytest.mark.parametrize("cells", [np.zeros(N), np.full(N, np.nan), (np.arange(N) < 9).astype(float)])
+def test_with_too_few_patients_nothing_is_said(cells):
+    probe = probe_labels({"a": np.arange(N, dtype=float)[:, None]}, cells[:, None], np.arange(N).astype(str), ["x"])[0]
+    assert np.isnan(probe.auc) and probe.families == {} and probe.best == "" and not probe.is_above_chance
+
+
+def test_two_images_or_one_patient_are_no_error():
+    for groups in (["a", "b"], ["a", "a"]):
+        probe = probe_labels({"a": np.array([[1.0], [2.0]])}, np.array([[0.0], [1.0]]), np.array(groups), ["x"])[0]
+        assert np.isnan(probe.auc)
+
+
+def test_columns_of_one_value_or_without_any_are_left_out():
+    rng = np.random.default_rng(0)
+    features = {"same": np.ones((N, 1)), "nothing": np.full((N, 1), np.nan), "good": rng.normal(size=(N, 1))}
+    label = rng.integers(0, 2, N).astype(float)
+    assert set(probe_labels(features, label[:, None], np.arange(N).astype(str), ["x"])[0].families) == {"good"}
+
+
+def test_test_images_from_another_scanner_are_told_from_training_images():
+    rng = np.random.default_rng(0)
+    sides = [{"brightness": rng.normal(mean, 1, (N, 1)), "age": rng.normal(size=(N, 1))} for mean in (0, 3)]
+    sides[0]["only here"] = rng.normal(size=(N, 1))
+    groups = [np.array([f"{part} {i}" for i in range(N)]) for part in ("train", "test")]
+    probe = probe_parts(*sides, *groups)
+    assert probe.best == "brightness" and probe.low > 0.9 and set(probe.families) == {"brightness", "age"}
+    assert probe.families["age"] < 0.65
+
+
+def test_the_same_probe_twice_is_the_same():
+    rng = np.random.default_rng(0)
+    features, label = {"a": rng.normal(size=(N, 2))}, rng.integers(0, 2, N).astype(float)
+    one, other = (probe_labels(features, label[:, None], np.arange(N).astype(str), ["x"])[0] for _ in range(2))
+    assert one == other

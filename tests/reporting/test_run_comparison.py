@@ -1,0 +1,141 @@
+"""What a person is told of several runs, on fabricated runs: verdicts, seeds, forecasts, and what is refused."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import leaderboard
+from common.files import write_json
+from competition import Competition, Part
+from experiment import Experiment
+from reporting.run_comparison import find_twins, show_comparison, show_forecast
+from results.runs import open_run, probs_frame, run_folder, write_predictions, write_probs
+from scoring.metrics import METRICS
+
+MINE = Competition(name="mine", about="made up", task="multilabel", labels=("a", "b"), metric="roc_auc",
+                   train=Part(table="train.csv", images="{image_id}.png"), group_column="patient",
+                   test=Part(images="test/*.png", labelled=False))
+NO_TEST = replace(MINE, test=None)
+HASH, FOLDS = "folds", 3
+
+
+@pytest.fixture
+def table(home) -> pd.DataFrame:
+    """240 images of 80 patients in three folds."""
+    rng = np.random.default_rng(0)
+    patients = np.arange(240) // 3
+    cells = (rng.random((240, 2)) < 0.4).astype(float)
+    cells[rng.random(cells.shape) < 0.05] = np.nan
+    return pd.DataFrame({"image_id": [f"i{number:03}" for number in range(240)], "group": patients.astype(str),
+                         "fold": patients % FOLDS, "a": cells[:, 0], "b": cells[:, 1], "black": False})
+
+
+def fabricate(table: pd.DataFrame, name: str, skill: float, folds: int = FOLDS, seed: int = 0,
+              competition: Competition = MINE) -> np.ndarray:
+    """A run whose out-of-fold probabilities tell the labels as well as `skill` says; returns them."""
+    rng = np.random.default_rng([seed, round(10 * skill)])
+    truth = np.nan_to_num(table[["a", "b"]].to_numpy())
+    probs = 1 / (1 + np.exp(-(skill * (truth - 0.5) + rng.normal(size=truth.shape))))
+    for fold in range(folds):
+        run = open_run(competition, name, fold, Experiment(network="cnn_d", seed=seed), HASH)
+        rows = (table["fold"] == fold).to_numpy()
+        write_probs(run.folder / "oof.csv", probs_frame(competition, table.loc[rows, "image_id"], probs[rows]))
+        write_json(run.folder / "result.json", {"weights_sha256": f"{name}{fold}"})
+    return probs
+
+
+def test_the_better_run_is_named_and_noise_is_called_noise(table, capsys):
+    fabricate(table, "good", 3), fabricate(table, "bad", 0.5), fabricate(table, "alike", 3, seed=1)
+    frame = show_comparison(MINE, table, HASH, ["good", "bad", "alike"]).set_index("against")
+    said = capsys.readouterr().out
+    assert frame.loc["bad", "winner"] == 1 and frame.loc["alike", "winner"] == 0
+    assert "good is better" in said and "no difference beyond noise" in said and "more patients" in said
+    assert show_comparison(MINE, table, HASH, ["bad", "good"])["winner"].tolist() == [-1]
+    assert "p (Holm)" in said and "p (Holm)" not in capsys.readouterr().out
+
+
+def test_seeds_are_found_by_their_recipes_and_one_seed_is_said_to_be_one(table, capsys):
+    fabricate(table, "once", 2), fabricate(table, "again", 2, seed=1)
+    assert find_twins(MINE, "once") == ["again"]
+    show_comparison(MINE, table, HASH, ["once", "again"])
+    assert "(2 seeds)" in (said := capsys.readouterr().out) and "--set seed=1" not in said
+    fabricate(table, "half", 2, seed=2, folds=2)  # a twin without all folds does not count
+    show_comparison(MINE, table, HASH, ["once", "again"])
+    assert "(2 seeds)" in capsys.readouterr().out
+    for fold in range(FOLDS):
+        write_json(run_folder(MINE, "again") / f"fold{fold}" / "recipe.json",
+                   {**open_run(MINE, "once", fold, Experiment(network="cnn_d"), HASH).recipe,
+                    "experiment": {"network": "cnn_e"}})
+    show_comparison(MINE, table, HASH, ["once", "again"])
+    assert "python src/train.py --competition mine --experiment once --set seed=1" in capsys.readouterr().out
+
+
+def test_a_run_that_is_not_there_or_not_whole_is_named(table):
+    fabricate(table, "whole", 2), fabricate(table, "part", 2, folds=2, seed=1)
+    with pytest.raises(ValueError, match="two runs or more"):
+        show_comparison(MINE, table, HASH, ["whole", "whole"])
+    with pytest.raises(ValueError, match=r"no run 'whol'.*part, whole"):
+        show_comparison(MINE, table, HASH, ["whole", "whol"])
+    with pytest.raises(ValueError, match=r"'part' lacks the folds \[2\].*--fold 2"):
+        show_comparison(MINE, table, HASH, ["whole", "part"])
+
+
+@pytest.mark.parametrize("metric", ["roc_auc", "log_loss", "f1_macro"])
+def test_a_forecast_is_written_drawn_and_told_best_first(table, home, capsys, metric):
+    mine = replace(NO_TEST, metric=metric)
+    for seed, (name, skill) in enumerate((("bad", 0.5), ("good", 3), ("middling", 2))):
+        fabricate(table, name, skill, seed=seed)
+    frame = show_forecast(mine, home, table, HASH, None, [400, 0.25])
+    assert frame["run"].tolist() == ["good", "middling", "bad"]
+    assert (frame["public_low"] < frame["cv"]).all() and (frame["cv"] < frame["public_high"]).all()
+    assert (frame["private_high"] - frame["private_low"] < frame["public_high"] - frame["public_low"]).all()
+    assert frame["is_best"].sum() == pytest.approx(1) and frame["is_best"].is_monotonic_decreasing
+    said = capsys.readouterr().out
+    assert METRICS[metric].title in said and "n 100" in said and "n 300" in said and "Select good and middling" in said
+    assert (run_folder(mine, "") / "forecast.png").stat().st_size > 10_000
+    assert pd.read_csv(run_folder(mine, "") / "forecast.csv")["run"].tolist() == frame["run"].tolist()
+
+
+def test_known_scores_stand_beside_the_forecast_and_change_nothing_in_it(table, home):
+    fabricate(table, "good", 3)
+    without = show_forecast(NO_TEST, home, table, HASH, None, [100, 0.5])
+    rng = np.random.default_rng(1)
+    solution = pd.DataFrame({"image_id": [f"t{number}" for number in range(100)], "a": rng.integers(0, 2, 100),
+                             "b": rng.integers(0, 2, 100), "usage": ["Public", "Private"] * 50})
+    oof = SimpleNamespace(name="good", made_of={f"good/fold{fold}": f"good{fold}" for fold in range(FOLDS)})
+    write_predictions(MINE, oof, "test", solution["image_id"], solution[["a", "b"]].to_numpy(float))
+    beside = show_forecast(MINE, home, table, HASH, solution, [])
+    assert without["fold_mean"].isna().all() and beside["fold_mean"].notna().all()
+    assert beside[["public_was", "private_was"]].iloc[0].tolist() == [1, 1]
+    turned = solution.assign(a=1 - solution["a"], b=1 - solution["b"])
+    other = show_forecast(MINE, home, table, HASH, turned, [])
+    assert other[["public_was", "private_was"]].iloc[0].tolist() == [0, 0]
+    pd.testing.assert_frame_equal(beside[without.columns], other[without.columns])
+
+
+@pytest.mark.parametrize(("numbers", "message"), [
+    ([], "say how many images"), ([1], "2 or more"), ([0.3], "2 or more"), ([100, 3], "needs an image"),
+    ([100, 0.3, 1], "takes the number of test images")])
+def test_sizes_that_cannot_be_are_refused(table, home, numbers, message):
+    fabricate(table, "good", 3)
+    with pytest.raises(ValueError, match=message):
+        show_forecast(NO_TEST, home, table, HASH, None, numbers)
+
+
+def test_a_forecast_without_a_whole_run_says_what_to_do(table, home, capsys):
+    fabricate(table, "part", 2, folds=2)
+    with pytest.raises(ValueError, match="python src/train.py --competition mine"):
+        show_forecast(NO_TEST, home, table, HASH, None, [100])
+    assert "lacks the folds [2]" in capsys.readouterr().out
+
+
+def test_the_leaderboard_compares_and_forecasts_when_asked(table, home, monkeypatch, capsys):
+    fabricate(table, "good", 3), fabricate(table, "bad", 0.5)
+    monkeypatch.setattr(leaderboard, "load_competition", lambda args: (NO_TEST, home))
+    monkeypatch.setattr(leaderboard, "load_folded_table", lambda *_: (table, SimpleNamespace(hash=HASH)))
+    assert leaderboard.main(["--compare", "good", "bad"])["winner"].tolist() == [1]
+    assert leaderboard.main(["--forecast", "100"])["run"].tolist() == ["good", "bad"]
+    assert "n 30" in capsys.readouterr().out

@@ -1,0 +1,202 @@
+"""Thresholds: no cut of any data set is better than the one found, and nothing is fitted on what it decides."""
+
+from itertools import product
+
+import numpy as np
+import pytest
+import sklearn.metrics as sk
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from scoring.bootstrap_metrics import make_scorer
+from scoring.metrics import METRICS, decide
+from scoring.thresholds import best_threshold, criterion, crossfit_decisions, fit_thresholds
+
+REFERENCES = {
+    "f1": lambda targets, decided: sk.f1_score(targets, decided, zero_division=0),
+    "accuracy": sk.accuracy_score,
+    "balanced_accuracy": sk.balanced_accuracy_score,
+}
+EDGE_SCORES = [0.0, 5e-324, 0.25, 0.5, np.nextafter(0.5, 1), 0.75, np.nextafter(1.0, 0), 1.0]
+ROWS = st.lists(st.tuples(st.sampled_from([0.0, 1.0]), st.sampled_from(EDGE_SCORES) | st.floats(0, 1)), min_size=2,
+                max_size=12)
+
+
+def brute_force(metric: str, targets: np.ndarray, probs: np.ndarray) -> float:
+    """The best score of any cut: a score is the lowest that is decided "yes", or none is."""
+    return max(REFERENCES[metric](targets, probs >= cut) for cut in [*probs, 2.0])
+
+
+@pytest.mark.parametrize("metric", REFERENCES)
+@settings(max_examples=150, deadline=None, database=None, derandomize=True)
+@given(rows=ROWS)
+def test_no_other_cut_is_better(metric, rows):
+    targets, probs = np.array(rows).T
+    if len(set(targets)) < 2:
+        assert best_threshold(targets, probs, metric) == 0.5
+        return
+    found = best_threshold(targets, probs, metric)
+    assert REFERENCES[metric](targets, probs >= found) == pytest.approx(brute_force(metric, targets, probs), abs=1e-12)
+
+
+def test_the_threshold_lies_midway_between_its_neighbours():
+    assert best_threshold(np.array([0, 0, 1, 1.0]), np.array([0.1, 0.2, 0.3, 0.9])) == pytest.approx(0.25)
+
+
+def test_of_equally_good_cuts_the_one_nearest_to_a_half_is_taken():
+    # two of three are right at the cuts 0.1 (yes everywhere) and 0.5
+    targets, probs = np.array([1, 0, 1.0]), np.array([0.2, 0.4, 0.6])
+    assert best_threshold(targets, probs, "accuracy") == pytest.approx(0.5)
+
+
+def test_equal_scores_are_never_separated():
+    targets, probs = np.array([1, 0, 1, 0.0]), np.array([0.3, 0.3, 0.3, 0.1])
+    assert 0.1 < best_threshold(targets, probs) <= 0.3
+
+
+def test_deciding_no_everywhere_is_possible_at_a_score_of_one():
+    targets, probs = np.array([0, 0, 0, 1.0]), np.array([1, 1, 1, 0.5])
+    assert not (probs >= best_threshold(targets, probs, "accuracy")).any()
+
+
+@pytest.mark.parametrize("targets", [[0, 0], [1, 1], [np.nan, np.nan]])
+def test_a_label_with_one_class_says_nothing(targets):
+    assert best_threshold(np.array(targets, dtype=float), np.array([0.8, 0.9])) == 0.5
+
+
+def test_nan_cells_are_left_out():
+    targets, probs = np.array([0, 1, np.nan, np.nan]), np.array([0.2, 0.4, 0.3, 0.9])
+    assert best_threshold(targets, probs) == pytest.approx(0.3)
+
+
+def test_every_label_gets_its_own_threshold():
+    targets = np.array([[0, 0], [1, 0], [1, 1.0]])
+    probs = np.array([[0.1, 0.1], [0.3, 0.5], [0.5, 0.9]])
+    assert fit_thresholds(targets, probs) == pytest.approx([0.2, 0.7])
+
+
+def test_float32_probabilities_are_decided_as_they_were_fitted():
+    rng = np.random.default_rng(0)
+    targets, probs = (rng.random(500) < 0.2).astype(float), rng.random(500).astype(np.float32)
+    found = best_threshold(targets, probs)
+    fitted = sk.f1_score(targets, probs >= np.float64(found))
+    assert fitted == pytest.approx(brute_force("f1", targets, probs.astype(float)), abs=1e-12)
+
+
+def test_an_unknown_criterion_is_refused():
+    with pytest.raises(ValueError, match="'recall'.*choose f1"):
+        best_threshold(np.array([0, 1.0]), np.array([0.2, 0.4]), "recall")
+
+
+def crossfit_example() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    targets = (rng.random((300, 2)) < 0.2).astype(float)
+    return targets, 0.6 * rng.random((300, 2)) + 0.2 * targets, rng.integers(3, size=300)
+
+
+def test_a_folds_decisions_do_not_depend_on_its_own_targets():
+    targets, probs, folds = crossfit_example()
+    changed = np.where((folds == 1)[:, None], 1 - targets, targets)
+    before, after = (crossfit_decisions(t, probs, folds, "multilabel") for t in (targets, changed))
+    assert (before[folds == 1] == after[folds == 1]).all()
+    assert (before[folds != 1] != after[folds != 1]).any()
+
+
+def test_a_folds_decisions_are_made_at_the_thresholds_of_the_others():
+    targets, probs, folds = crossfit_example()
+    decisions = crossfit_decisions(targets, probs, folds, "multilabel", "accuracy")
+    for fold in range(3):
+        thresholds = fit_thresholds(targets[folds != fold], probs[folds != fold], "accuracy")
+        assert (decisions[folds == fold] == (probs[folds == fold] >= thresholds)).all()
+
+
+def test_multiclass_needs_no_thresholds():
+    probs = np.array([[0.1, 0.6, 0.3], [0.5, 0.2, 0.3]])
+    assert crossfit_decisions(np.eye(3)[:2], probs, np.array([0, 0]), "multiclass").tolist() == [[0, 1, 0], [1, 0, 0]]
+
+
+def test_one_fold_has_no_others_to_fit_on():
+    with pytest.raises(ValueError, match="only one fold"):
+        crossfit_decisions(np.ones((2, 1)), np.ones((2, 1)), np.zeros(2, dtype=int), "binary")
+
+
+# ---- metrics that do not fall apart into labels
+
+
+def every_choice(targets: np.ndarray, probs: np.ndarray, metric: str, class_weights=None) -> float:
+    """The best score of all combinations of cuts."""
+    cuts = [[*probs[:, k], 2.0] for k in range(probs.shape[1])]
+    choices = [(probs >= np.array(each)).astype(int) for each in product(*cuts)]
+    ones, task = np.ones((1, len(probs))), "binary" if probs.shape[1] == 1 else "multilabel"
+    return max(make_scorer(metric, targets, each, task, class_weights)(ones)[0] for each in choices)
+
+
+def few_rows(seed: int, rows: int = 7, labels: int = 3) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    targets = (rng.random((rows, labels)) < rng.choice([0.1, 0.4, 0.8], labels)).astype(float)
+    return targets, rng.integers(0, 5, (rows, labels)) / 4  # ties, and certain ones
+
+
+@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("metric", ["f1_macro", "f1_weighted", "f1_micro", "balanced_accuracy"])
+def test_no_other_cuts_of_all_labels_are_better(metric, seed):
+    targets, probs = few_rows(seed)
+    if metric == "f1_micro":
+        targets[seed % 7, seed % 3] = np.nan
+    decided = decide(probs, fit_thresholds(targets, probs, metric), "multilabel")
+    found = METRICS[metric].score(targets, decided, "multilabel")
+    assert found == pytest.approx(every_choice(targets, probs, metric), abs=1e-12, nan_ok=True)
+
+
+@pytest.mark.parametrize("metric", ["f1_macro", "f1_micro", "accuracy"])
+def test_weighed_classes_are_fitted_as_they_count(metric):
+    class_weights = np.array([[0.5, 3.0], [2.0, 1.0]])
+    for seed in range(6):
+        targets, probs = few_rows(seed, labels=2)
+        targets[:2] = [[0, 0], [1, 1]]  # a label of one class is not fitted
+        decided = decide(probs, fit_thresholds(targets, probs, metric, class_weights), "multilabel")
+        found = make_scorer(metric, targets, decided, "multilabel", class_weights)(np.ones((1, 7)))[0]
+        assert found == pytest.approx(every_choice(targets, probs, metric, class_weights), abs=1e-12)
+
+
+@pytest.mark.parametrize("metric", ["f1_samples", "subset_accuracy"])
+def test_the_search_over_rows_never_ends_below_its_start_and_nearly_always_at_the_best(metric):
+    reached = []
+    for seed in range(12):
+        targets, probs = few_rows(seed)
+        targets[0, 0] = np.nan if seed % 2 else targets[0, 0]
+        start = fit_thresholds(targets, probs, "f1_macro" if metric == "f1_samples" else "accuracy")
+        scores = [METRICS[metric].score(targets, decide(probs, thresholds, "multilabel"), "multilabel")
+                  for thresholds in (fit_thresholds(targets, probs, metric), start)]
+        assert scores[0] >= scores[1] - 1e-12
+        reached.append(scores[0] == pytest.approx(every_choice(targets, probs, metric), abs=1e-12))
+    assert np.mean(reached) > 0.5
+
+
+@pytest.mark.parametrize("metric", ["quadratic_kappa", "f1_samples", "subset_accuracy", "f1_micro", "f1_weighted"])
+def test_one_label_is_fitted_exactly_for_every_metric(metric):
+    for seed in range(10):
+        targets, probs = few_rows(seed, labels=1)
+        targets[:2] = [[0], [1]]
+        decided = decide(probs, fit_thresholds(targets, probs, metric), "binary")
+        found = METRICS[metric].score(targets, decided, "binary")
+        assert found == pytest.approx(every_choice(targets, probs, metric), abs=1e-12)
+
+
+def test_micro_f1_says_no_to_a_label_that_nobody_has():
+    targets, probs = few_rows(0)
+    targets[:, 1] = 0
+    assert not (probs[:, 1] >= fit_thresholds(targets, probs, "f1_micro")[1]).any()
+    assert fit_thresholds(np.zeros((3, 2)), probs[:3, :2], "f1_micro").tolist() == [0.5, 0.5]
+
+
+def test_every_metric_of_decisions_has_thresholds_that_fit_it():
+    targets, probs = few_rows(1)
+    for metric in METRICS.values():
+        assert criterion(metric.name) == (metric.name if metric.uses == "decisions" else "f1_macro")
+        assert fit_thresholds(targets, probs, criterion(metric.name)).shape == (3,)
+
+
+def test_a_metric_without_thresholds_is_refused():
+    with pytest.raises(ValueError, match="'roc_auc'; choose f1_micro"):
+        fit_thresholds(*few_rows(0), "roc_auc")

@@ -1,0 +1,148 @@
+"""The ledger: nothing written is ever lost, whoever else writes and wherever a writer is killed."""
+
+import csv
+import errno
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from competition import COMPETITIONS
+from submitting import ledger
+from submitting.ledger import COLUMNS, Entry, append_entry, ledger_path, one_line, read_ledger
+
+DEMO = COMPETITIONS["demo"]
+SRC = Path(__file__).resolve().parents[2] / "src"
+HASH = "0123456789abcdef" * 4
+
+
+def entry(**changes) -> Entry:
+    return Entry(**{"id": changes.get("run", "cnn_b"), "state": "sent", "run": "cnn_b", "metric": "roc_auc",
+                    "sha256": HASH, **changes})
+
+
+def test_an_entry_comes_back_as_it_was(home):
+    sent = entry(cv=0.8125, low=0.79, high=0.83, message='Ünïcode, "quoted", 中文 🫁', submission="demo-cnn_b.csv",
+                 ref="7")
+    append_entry(DEMO, sent)
+    assert read_ledger(DEMO) == [sent]
+
+
+def test_the_newest_line_of_a_submission_counts_and_no_line_is_ever_changed(home):
+    first, other = entry(), entry(run="mlp_a")
+    append_entry(DEMO, first)
+    before = ledger_path(DEMO).read_bytes()
+    append_entry(DEMO, other)
+    append_entry(DEMO, replace(first, state="scored", public=0.75))
+    assert [(each.run, each.state, each.public) for each in read_ledger(DEMO)] == [
+        ("cnn_b", "scored", 0.75), ("mlp_a", "sent", None)]
+    assert ledger_path(DEMO).read_bytes().startswith(before)
+
+
+def test_no_ledger_is_an_empty_one(home):
+    assert read_ledger(DEMO) == [] and not ledger_path(DEMO).exists()
+
+
+def test_an_odd_message_stays_on_its_line(home):
+    append_entry(DEMO, entry(message='a\r\nb\x00c\u2028d\udc80e\n"f",=g'))
+    assert read_ledger(DEMO)[0].message == one_line('a\r\nb\x00c\u2028d\udc80e\n"f",=g') == 'a b c d e "f",=g'
+    assert ledger_path(DEMO).read_bytes().count(b"\n") == 2
+
+
+WRITER = """
+import sys
+from competition import COMPETITIONS
+from submitting.ledger import Entry, append_entry
+for i in range(200):
+    name = f"{sys.argv[1]}-{i}"
+    append_entry(COMPETITIONS["demo"], Entry(id=name, state="sent", run=name, metric="roc_auc",
+                                             message="x" * (i * 7 % 300), sha256="0" * 64))
+"""
+
+
+def test_two_processes_that_append_200_lines_each_lose_none(home):
+    environment = {**os.environ, "PYTHONPATH": str(SRC), "PYTHONDONTWRITEBYTECODE": "1"}
+    writers = [subprocess.Popen([sys.executable, "-c", WRITER, name], env=environment) for name in "ab"]
+    assert [writer.wait(timeout=60) for writer in writers] == [0, 0]
+    with ledger_path(DEMO).open(encoding="utf-8", newline="") as file:
+        rows = list(csv.reader(file, strict=True))
+    assert len(rows) == 401 and {len(row) for row in rows} == {len(COLUMNS)}
+    runs = [each.run for each in read_ledger(DEMO)]
+    for name in "ab":  # each writer's lines in its own order
+        assert [run for run in runs if run.startswith(name)] == [f"{name}-{i}" for i in range(200)]
+
+
+def test_a_kill_at_any_byte_of_the_last_line_loses_nothing_before_it(home, capsys, monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # a few hundred times; what it is for is not tested here
+    append_entry(DEMO, entry(run="whole"))
+    path = ledger_path(DEMO)
+    whole = path.read_bytes()
+    append_entry(DEMO, entry(run="cut", message='half, "way" 中'))
+    both = path.read_bytes()
+    for end in range(len(both) + 1):
+        path.write_bytes(both[:end])
+        broken = path.with_name(path.name + ".broken")
+        broken.unlink(missing_ok=True)
+        lines = both[:end].count(b"\n") + (end in (whole.index(b"\n"), len(whole) - 1, len(both) - 1))
+        kept = ["whole", "cut"][:max(0, lines - 1)]
+        assert [each.run for each in read_ledger(DEMO)] == kept, end
+        append_entry(DEMO, entry(run="next"))
+        assert [each.run for each in read_ledger(DEMO)] == [*kept, "next"], end
+        tail = both[:end].rpartition(b"\n")[2]
+        is_half = end not in (0, whole.index(b"\n"), len(whole) - 1, len(both) - 1) and tail
+        said = capsys.readouterr().out
+        assert ("half a line" in said) == bool(is_half), end
+        assert (broken.read_bytes() == tail + b"\n") if is_half else not broken.exists(), end
+
+
+def test_a_full_disk_leaves_the_ledger_as_it_was(home, monkeypatch):
+    append_entry(DEMO, entry())
+    before, write = ledger_path(DEMO).read_bytes(), os.write
+    monkeypatch.setattr(ledger.os, "write", lambda descriptor, raw: write(descriptor, raw[:20]))
+    with pytest.raises(OSError, match="the disk took 20 of .* make room"):
+        append_entry(DEMO, entry())
+    assert ledger_path(DEMO).read_bytes() == before
+
+    def refuse(descriptor, raw):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(ledger.os, "write", refuse)
+    with pytest.raises(OSError, match="demo-ledger.csv: the disk took 0 of .*No space left.* make room"):
+        append_entry(DEMO, entry())
+    assert ledger_path(DEMO).read_bytes() == before
+
+
+@pytest.mark.parametrize(("old", "new", "message"), [
+    ("sent", "lost", "line 2 is not a ledger's line .*the state of a submission is one of"),
+    ("0.8", "o.8", "line 2 .*could not convert"),
+    ("roc_auc,", "roc_auc,,", "line 2 .*it has 16 cells, not 15"),
+    ("state", "stat", "has the columns id, date, stat, "),
+    (HASH, HASH[:-1], "line 2 .*is not a SHA-256"),
+])
+def test_a_line_changed_by_hand_is_named(home, old, new, message):
+    append_entry(DEMO, entry(cv=0.8))
+    append_entry(DEMO, entry())
+    path = ledger_path(DEMO)
+    path.write_text(path.read_text().replace(old, new, 1))
+    with pytest.raises(ValueError, match=message):
+        read_ledger(DEMO)
+
+
+def test_a_ledger_saved_with_windows_line_ends_is_read(home):
+    append_entry(DEMO, entry())
+    path = ledger_path(DEMO)
+    path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
+    append_entry(DEMO, entry(run="next"))
+    assert [each.run for each in read_ledger(DEMO)] == ["cnn_b", "next"]
+
+
+@pytest.mark.parametrize("raw", [b'"abc"d,x\n', b"\xff\xfe,x\n"])
+def test_what_another_program_made_of_it_is_said(home, raw):
+    append_entry(DEMO, entry())
+    with ledger_path(DEMO).open("ab") as file:
+        file.write(raw)
+    with pytest.raises(ValueError, match="is not a table of comma-separated text in UTF-8"):
+        read_ledger(DEMO)

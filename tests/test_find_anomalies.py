@@ -1,0 +1,280 @@
+"""Anomalies: what is normal, scores in units of held-out normal images, kept folds, outliers of a test part."""
+
+import json
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy.stats import norm
+from sklearn.covariance import LedoitWolf
+from sklearn.metrics import roc_curve
+
+import find_anomalies
+from auditing import anomaly_scores, autoencoder, ood
+from auditing.anomaly_scores import Scale, detection, fit_density, fit_distance, hold_out, sensitivity_at, tell_normal
+from auditing.autoencoder import Autoencoder, errors_and_codes, train_autoencoder
+from auditing.ood import find_outliers, outlier_warnings
+from competition import Competition, Part
+from data.folds import make_folds
+from data.pixel_store import PixelSettings, open_store
+from data.tables import read_train
+
+SIDE = 64
+
+
+def competition_of(task="binary", labels=("ill",), **fields):
+    return Competition(name="toy", about="", task=task, labels=labels, metric="roc_auc",
+                       train=Part(table="train.csv", images="images/{image_id}.png"), **fields)
+
+
+def cells(*rows, labels):
+    return pd.DataFrame(rows, columns=list(labels), dtype=float)
+
+
+# ---- which images are normal
+
+
+def test_without_a_normal_label_an_image_is_normal_that_has_no_finding_for_certain():
+    labels = ("a", "b")
+    odd, said = tell_normal(competition_of("multilabel", labels),
+                            cells([0, 0], [0, 1], [0, -1], [1, np.nan], [0, np.nan], labels=labels))
+    np.testing.assert_array_equal(odd, [0, 1, np.nan, 1, np.nan])
+    assert "none of the 2 labels" in said
+
+
+def test_a_label_that_means_normal_is_asked():
+    labels = ("No Finding", "Edema")
+    odd, said = tell_normal(competition_of("multilabel", labels), cells([1, 0], [0, 1], [1, 1], [0, 0], [1, np.nan],
+                                                                        labels=labels))
+    np.testing.assert_array_equal(odd, [0, 1, np.nan, np.nan, 0])
+    assert "'No Finding'" in said
+    labels = ("no_findings", "pneumonia")
+    np.testing.assert_array_equal(tell_normal(competition_of("multiclass", labels),
+                                              cells([1, 0], [0, 1], labels=labels))[0], [0, 1])
+    np.testing.assert_array_equal(tell_normal(competition_of("binary", ("benign",)),
+                                              cells([1], [0], labels=("benign",)))[0], [0, 1])
+
+
+def test_binary_is_normal_at_0_and_classes_without_a_normal_one_are_refused():
+    np.testing.assert_array_equal(tell_normal(competition_of(), cells([1], [0], [-1], labels=("ill",)))[0],
+                                  [1, 0, np.nan])
+    with pytest.raises(ValueError, match="none of its classes means normal"):
+        tell_normal(competition_of("multiclass", ("heart", "liver")), cells([1, 0], labels=("heart", "liver")))
+
+
+# ---- scores
+
+
+def test_groups_are_held_out_whole_and_too_few_are_refused():
+    groups = np.repeat(np.arange(50), 4).astype(str)
+    held = hold_out(groups, seed=0)
+    assert not set(groups[held]) & set(groups[~held]) and 0.25 <= held.mean() <= 0.3
+    for few in (groups[:30], np.zeros(500, str), groups[:2]):
+        with pytest.raises(ValueError, match="too few"):
+            hold_out(few, seed=0)
+
+
+def test_the_threshold_leaves_95_percent_of_further_normal_images_below_whatever_their_number():
+    rng = np.random.default_rng(0)
+    for n in (20, 37, 100):  # coverage of the k-th of n: k / (n + 1), a beta distribution's mean
+        below = [norm.cdf(scale.middle + scale.reach) for scale in
+                 (Scale.of_held_out(rng.normal(size=n)) for _ in range(2000))]
+        assert np.mean(below) == pytest.approx(np.ceil(0.95 * (n + 1)) / (n + 1), abs=0.004)
+    assert Scale.of_held_out(np.ones(30)).apply(np.array([1.0, 2.0])).tolist() == [0, 1]
+
+
+def test_sensitivity_at_a_specificity_is_read_off_the_roc_curve_ties_and_weights_included():
+    rng = np.random.default_rng(1)
+    for _ in range(20):
+        odd, scores = rng.integers(0, 2, 80), rng.integers(0, 25, 80).astype(float)
+        weights = rng.integers(0, 4, 80)
+        alarms, found, _ = roc_curve(odd, scores, sample_weight=weights, drop_intermediate=False)
+        assert sensitivity_at(odd, scores, weights) == pytest.approx(found[alarms <= 0.05 + 1e-9].max())
+    assert np.isnan(sensitivity_at(np.ones(3), np.arange(3.0)))
+
+
+def test_detection_of_one_kind_alone_has_no_auc_but_a_specificity():
+    figures = detection(np.array([0, 0, 0, np.nan]), np.array([0.0, 0.5, 2.0, 9.0]), np.array(list("abcd")))
+    assert np.isnan(figures["roc_auc"]) and np.isnan(figures["sensitivity"]) and figures["images"] == 3
+    assert figures["specificity"] == pytest.approx(2 / 3)
+
+
+def test_distance_and_density_are_those_of_a_known_gaussian():
+    rng = np.random.default_rng(2)
+    # roots of the features are normal, of deviations 1 and 3
+    drawn = rng.normal(size=(2000, 2)) * [1, 3]
+    features = np.sign(drawn) * drawn**2
+    distance = fit_distance(features, seed=0)
+    assert distance(np.array([[0.0, 81.0], [9.0, 0.0]])) == pytest.approx([3, 3], rel=0.1)
+    shrunk = LedoitWolf().fit(drawn)
+    others = rng.normal(size=(30, 2))
+    np.testing.assert_allclose(distance(np.sign(others) * others**2), np.sqrt(shrunk.mahalanobis(others)), rtol=1e-6)
+    minus_log, bandwidth = fit_density(drawn[:1000], np.arange(1000).astype(str), seed=0)
+    assert 0.2 <= bandwidth <= 0.7
+    true = -norm.logpdf(np.array([[0, 0], [1, 3.0]]), scale=[1, 3]).sum(axis=1)
+    assert np.diff(minus_log(np.array([[0, 0], [1, 3.0]]))) == pytest.approx(np.diff(true), abs=0.3)
+
+
+def test_a_density_is_made_of_so_many_images_at_most(monkeypatch):
+    monkeypatch.setattr(anomaly_scores, "MOST_DENSITY", 50)
+    minus_log, _ = fit_density(np.random.default_rng(0).normal(size=(100_000, 2)), np.arange(100_000).astype(str), 0)
+    assert np.isfinite(minus_log(np.zeros((1, 2)))).all()
+
+
+# ---- outliers
+
+
+def cloud(n, rng, shift=0.0):
+    return (rng.normal(size=(n, 20)) + shift) ** 2
+
+
+def test_test_images_of_the_same_kind_raise_no_alarm_and_others_do():
+    alarms = []
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        train, test = cloud(400, rng), cloud(200, rng)
+        groups = np.arange(400).astype(str)
+        alarms.append(find_outliers(train, groups, test).is_alarm)
+    assert sum(alarms) == 0
+    moved = cloud(200, rng, shift=3)
+    found = find_outliers(train, groups, moved)
+    assert found.is_alarm and len(found.rows) > 150
+    one = test.copy()
+    one[17] = 400
+    found = find_outliers(train, groups, one)
+    assert found.is_alarm and found.rows.tolist() == [17]
+
+
+# ---- the whole way
+
+
+def draw(folder, n, rng, colour=False):
+    """Normal images have a grey disc; ill ones a bright square in it. Image 5 is black."""
+    folder.mkdir(parents=True, exist_ok=True)
+    names, ill = [f"{folder.name}{i}" for i in range(n)], np.arange(n) % 3 == 0
+    for i, name in enumerate(names):
+        image = np.full((SIDE, SIDE), 40, np.uint8)
+        cv2.circle(image, tuple(map(int, rng.integers(28, 36, 2))), int(rng.integers(15, 22)), 150, -1)
+        if ill[i]:
+            cv2.rectangle(image, (22, 22), (42, 42), 255, -1)
+        image = np.clip(image + rng.normal(0, 4, image.shape), 0, 255).astype(np.uint8)
+        image = image * (i != 5)
+        cv2.imwrite(str(folder / f"{name}.png"), np.stack([image, image // 2, image], axis=2) if colour else image)
+    return pd.DataFrame({"image_id": names, "ill": ill.astype(int)})
+
+
+@pytest.fixture
+def toy(home, monkeypatch):
+    """Grey by default; `toy(...)` gives competition, folder, table and folds with fast settings."""
+    monkeypatch.setattr(autoencoder, "STEPS", 12)
+    monkeypatch.setattr(find_anomalies, "odd_features", lambda store: small_features(store))
+
+    def make(n=150, colour=False, labels=None):
+        folder, rng = home / "toy", np.random.default_rng(0)
+        train, test = (draw(folder / part, count, rng, colour) for part, count in (("images", n), ("tests", 24)))
+        if labels is not None:
+            train["ill"] = labels(n)
+        train.to_csv(folder / "train.csv", index=False)
+        test.to_csv(folder / "test.csv", index=False)
+        competition = replace(competition_of(test=Part(table="test.csv", images="tests/{image_id}.png")),
+                              channels=3 if colour else 1)
+        table = read_train(competition, folder)[0]
+        store = open_store("toy-train", table, PixelSettings(SIDE, competition.channels))
+        folds = make_folds(competition, table, store, n_folds=2, seed=0)
+        return competition, folder, find_anomalies.load_folded_table(competition, folder)[0], folds
+
+    return make
+
+
+def small_features(store):
+    images = store.pixels.reshape(len(store), SIDE, SIDE, -1)[..., 0]
+    return images.reshape(len(store), 8, 8, 8, 8).mean(axis=(2, 4)).reshape(len(store), -1).astype(np.float32)
+
+
+def test_ill_images_are_found_and_finished_folds_are_kept(toy, home, monkeypatch, capsys):
+    competition, folder, table, folds = toy()
+    board = find_anomalies.find_anomalies(competition, folder, table, folds)
+    assert set(board["part"]) == {"train", "test"} and len(board) == 8
+    assert (board[board["method"] == "features"]["roc_auc"] > 0.95).all()
+    place = home / "runs" / "toy" / "anomaly"
+    scores = pd.read_csv(place / "scores.csv")
+    assert len(scores) == 174 and scores.loc[scores["image_id"] == "images5", "density"].isna().all()
+    assert scores["either"].notna().sum() == 172
+    assert {"scores_train.png", "scores_test.png", "reconstructions.png"} <= {path.name for path in place.iterdir()}
+    assert json.loads((place / "detection.json").read_text())["normal"] == "normal: without 'ill'"
+    assert "1 are black" in capsys.readouterr().out
+
+    monkeypatch.setattr(find_anomalies, "_fit", lambda *_: pytest.fail("a finished fold was computed again"))
+    pd.testing.assert_frame_equal(find_anomalies.find_anomalies(competition, folder, table, folds), board)
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Pictures take most of a small run's time."""
+    for name in ("draw_scores", "draw_rebuilt"):
+        monkeypatch.setattr(find_anomalies, name, lambda *_: None)
+
+
+def test_a_run_that_was_interrupted_ends_with_the_same_scores(toy, home, monkeypatch, undrawn):
+    competition, folder, table, folds = toy()
+    board = find_anomalies.find_anomalies(competition, folder, table, folds)
+    place = home / "runs" / "toy" / "anomaly" / "fold1"
+    (place / "result.json").unlink()
+    (place / "train.csv").write_text("image_id\ncut off")
+    save = find_anomalies._save
+    monkeypatch.setattr(find_anomalies, "_save", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        find_anomalies.find_anomalies(competition, folder, table, folds)
+    assert not (place / "result.json").exists()
+    monkeypatch.setattr(find_anomalies, "_save", save)
+    pd.testing.assert_frame_equal(find_anomalies.find_anomalies(competition, folder, table, folds), board)
+
+
+@pytest.mark.parametrize("labels", [np.ones, lambda n: (np.arange(n) > 0).astype(int)], ids=["none", "one"])
+def test_too_few_normal_images_are_refused_with_their_number(toy, labels):
+    competition, folder, table, folds = toy(labels=labels)
+    with pytest.raises(ValueError, match=r"outside fold \d there are [01] normal images"):
+        find_anomalies.find_anomalies(competition, folder, table, folds)
+
+
+def test_all_normal_images_in_colour_are_scored_without_an_auc(toy, capsys, undrawn):
+    competition, folder, table, folds = toy(n=100, colour=True, labels=np.zeros)
+    board = find_anomalies.find_anomalies(competition, folder, table, folds)
+    train = board[board["part"] == "train"]
+    assert train["roc_auc"].isna().all() and train["specificity"].notna().all()
+    assert "cannot be scored" in capsys.readouterr().out
+
+
+def test_the_autoencoder_is_a_function_of_its_seed_and_rebuilds_what_it_learned(toy):
+    competition, folder, table, folds = toy()
+    store, rows = open_store("toy-train", table, PixelSettings(SIDE, 1)), np.arange(60)
+    one, same, other = (train_autoencoder(store, rows, seed, steps=3) for seed in (0, 0, 1))
+    assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), same.state_dict().values(), strict=True))
+    assert not torch.equal(one.encoder[0].weight, other.encoder[0].weight)
+    errors, codes = errors_and_codes(train_autoencoder(store, rows, 0, steps=30), store, rows)
+    untrained, _ = errors_and_codes(Autoencoder(1, SIDE).eval(), store, rows)
+    assert codes.shape == (60, autoencoder.CODE) and errors.mean() < untrained.mean() / 2
+
+
+def test_the_gate_is_silent_without_kept_features_and_warns_of_foreign_test_images(toy, home, monkeypatch):
+    competition, folder, table, folds = toy(labels=np.zeros)
+    assert outlier_warnings(competition, folder) == []
+    for part, name in (("train", "train"), ("test", "test")):
+        ood.odd_store(competition, part, read_train(competition, folder)[0] if name == "train"
+                           else ood.read_part(competition, folder, part))
+    (home / "data" / "features").mkdir()
+    (home / "data" / "features" / "toy-train-0.npy").touch()
+    monkeypatch.setattr(ood, "kept_features", lambda name, images, key: images.reshape(
+        len(images), 8, 8, 8, 8).mean(axis=(2, 4)).reshape(len(images), -1))
+    assert outlier_warnings(competition, folder) == []
+    rng = np.random.default_rng(0)
+    for i in range(24):
+        cv2.imwrite(str(folder / "tests" / f"tests{i}.png"), rng.integers(0, 256, (SIDE, SIDE), dtype=np.uint8))
+    ood.odd_store(competition, "test", ood.read_part(competition, folder, "test"))
+    warnings = outlier_warnings(competition, folder)
+    assert len(warnings) == 1 and warnings[0].startswith("24 of 24 images of the test part") and "tests" in warnings[0]
+    (folder / "train.csv").unlink()
+    assert outlier_warnings(competition, folder) == []
