@@ -45,7 +45,7 @@ from auditing.label_stats import (
     rates_by_category,
     top_combinations,
 )
-from auditing.leakage import copies_of_rare, price_of_leak, sample_groups, upsampling_mistake
+from auditing.leakage import copies_of_rare, leakage_gap, sample_groups, upsampling_mistake
 from auditing.metadata_probes import (
     Probe,
     border_features,
@@ -139,7 +139,7 @@ def has_patients(competition: Competition) -> bool:
 
 def describe_inputs(competition: Competition, data_dir: Path, parts: dict[str, PartData]) -> dict:
     """What was looked at: the label files' hashes, and each part's number of images and the hash of their pixels."""
-    described = [*competition.train_parts, competition.test, competition.expert]
+    described = [*competition.train_parts, competition.test, competition.official_validation]
     names = sorted({name for part in described if part is not None for name in part.tables})
     files = {path.name: sha256(path.read_bytes()) for name in names for path in sorted(data_dir.glob(name))}
     images = {name: {"images": len(part.scan), "sha256": sha256(*part.scan.ids, *part.scan.pixel_hash)}
@@ -224,14 +224,14 @@ def cells_by_file(competition: Competition, data_dir: Path, table: pd.DataFrame)
 
 
 def sampler_copies(counts: pd.DataFrame) -> np.ndarray:
-    """(K,) int, what to try as `copies`: those of an experiment that names these labels, else what evens them out.
+    """(K,) int, what to try as `label_repeats`: those of an experiment that names these labels, else what evens them out.
 
     counts: labelstats.count_cells.
     """
     labels = counts["label"].tolist()
     for experiment in EXPERIMENTS.values():
-        if experiment.copies and set(by_label("copies", experiment.copies)) <= set(labels):
-            return np.array(for_labels("copies", experiment.copies, labels, "0"), int)
+        if experiment.label_repeats and set(by_label("copies", experiment.label_repeats)) <= set(labels):
+            return np.array(for_labels("copies", experiment.label_repeats, labels, "0"), int)
     rivals = counts["present"] if len(labels) > 1 else counts[["present", "absent"]].iloc[0]
     return copies_of_rare(rivals.to_numpy())[:len(labels)]
 
@@ -281,7 +281,7 @@ def _warn_of_labels(report: Report, counts: dict[str, pd.DataFrame], rare: pd.Da
                    [f"{row['label']} {row['positives']}" for row in few.to_dict("records")])
     train = counts["train"]
     for kind, todo in (("uncertain", "`uncertain` of an experiment says what they mean in training"),
-                       ("blank", "`blank` of an experiment says what they mean in training")):
+                       ("blank", "`missing_labels` of an experiment says what they mean in training")):
         if train[kind].any():
             share = train[kind].sum() / train[["present", "absent", "uncertain", "blank"]].to_numpy().sum()
             report.add("note", f"{number_of(train[kind].sum(), f'{kind} label cell')} ({share:.1%}), not scored", todo)
@@ -303,7 +303,7 @@ def _warn_of_labels(report: Report, counts: dict[str, pd.DataFrame], rare: pd.Da
 def skipped_columns(competition: Competition) -> dict[str, str]:
     """Columns that would give away what is asked, and why."""
     filters = {column: "the description chooses rows by it" for part in (*competition.train_parts, competition.test,
-               competition.expert) if part is not None for column, _ in part.where}
+               competition.official_validation) if part is not None for column, _ in part.row_filter}
     return filters | ({competition.group_column: "it names the patient"} if competition.group_column else {})
 
 
@@ -541,7 +541,7 @@ def price(report: Report, train: PartData, exact: list[list[str]], near: pd.Data
     twins = {kind: values for kind, values in twins.items() if (values != "").any()}
     account = {"images": len(rows), "folds": None, "upsampling": None}
     if twins:
-        found = price_of_leak(features, cells, groups, names, twins, FOLDS)
+        found = leakage_gap(features, cells, groups, names, twins, FOLDS)
         account["folds"] = found.account()
         low, high = found.difference_interval
         report.add("warning" if low > 0.01 else "note", f"random folds would promise a macro AUC of {found.random:.3f} "

@@ -25,9 +25,10 @@ class Part:
     table: str | tuple[str, ...] | None = None  # below the data folder; several files about the same ids are joined
     header: tuple[str, ...] = ()         # names of the columns, where the file has none
     separator: str = ","                 # " " stands for any number of blanks
-    where: tuple[tuple[str, tuple[str, ...]], ...] = ()  # (column, values): rows kept; text as it stands in the CSV
-    listed: str | None = None            # a text file of ids, one a line: only these rows are kept
-    without: tuple[str, ...] = ()        # ids known to be lost or wrong: their rows are left out
+    row_filter: tuple[tuple[str, tuple[str, ...]], ...] = ()  # (column, values): rows kept; text as it stands in the
+    #                                      CSV
+    id_list: str | None = None           # a text file of ids, one a line: only these rows are kept
+    exclude_ids: tuple[str, ...] = ()    # ids known to be lost or wrong: their rows are left out
     repeated_rows: Literal["error", "any"] = "error"  # several rows of one image (a row a finding) are: refused; or
     #                                      one image, which has what any of its rows has
     arrays: str | None = None            # "train": the npz file's train_images (N, H, W[, 3]) and train_labels (N, K)
@@ -56,24 +57,25 @@ class Competition:
     metric: str                          # a key of METRICS
     train: Part | tuple[Part, ...]       # several are put together, an official validation part with the training part
     test: Part | None = None
-    expert: Part | None = None           # an official validation part kept apart: predicted and reported, nothing else
-    scored: tuple[str, ...] = ()         # the labels that the metric counts, where it is not all of them
+    official_validation: Part | None = None  # an official validation part kept apart: predicted and reported, nothing
+    #                                      else
+    scored_labels: tuple[str, ...] = ()  # the labels that the metric counts, where it is not all of them
     channels: Literal[1, 3] = 1          # 1 grey, 3 colour
     id_column: str = "image_id"
     label_columns: tuple[str, ...] = ()  # names in the CSV, where they are not `labels` themselves
-    joined_column: str | None = None     # one column that holds the label or all labels of an image, "Effusion|Mass"
-    joined_by: str = "|"
+    label_list_column: str | None = None # one column that holds the label or all labels of an image, "Effusion|Mass"
+    label_separator: str = "|"
     label_pattern: str | None = None     # finds the text that tells the label in the path, r"/(NORMAL|PNEUMONIA)/"
-    label_texts: tuple[tuple[str, str], ...] = ()  # (text found in either, label it means; "" for none of the labels)
-    ignored_labels: tuple[str, ...] = ()  # texts that may stand there and are not predicted; any other is an error
+    label_map: tuple[tuple[str, str], ...] = ()  # (text found in either, label it means; "" for none of the labels)
+    ignored_labels: tuple[str, ...] = () # texts that may stand there and are not predicted; any other is an error
     group_column: str | None = None      # patient, study or slide
     group_pattern: str | None = None     # the same out of the path; neither: every image is its own group
     shared_groups: Literal["error", "drop", "distinct"] = "error"  # a group both in train and test is: refused; left
     #                                      out of train, and said so; or another patient, since each part counts anew
-    sample_submission: str | None = None  # CSV whose ids, order, columns and types a submission must have
+    sample_submission: str | None = None # CSV whose ids, order, columns and types a submission must have
     submission: Literal["probs", "labels", "text"] = "probs"  # numbers between 0 and 1; hard labels, a column each; or
-    #                                      one column that says the labels as joined_column does
-    submission_column: str | None = None  # the name of that one column, where it is not joined_column
+    #                                      one column that says the labels as label_list_column does
+    submission_column: str | None = None # the name of that one column, where it is not label_list_column
     solution: str | None = None          # CSV with the test labels and `Usage` (Public, Private): only reported
     kaggle: str | None = None            # its name on Kaggle, as in the address kaggle.com/competitions/NAME
     laterality: bool = True              # left and right differ, so flips change what an image means
@@ -108,11 +110,11 @@ class Competition:
                 self.label_pattern is None):
             raise ValueError(f"competition {self.name!r}: a test part without a table and label_pattern needs "
                              f"labelled=False")
-        if self.submission == "text" and not (self.submission_column or self.joined_column):
-            raise ValueError(f"competition {self.name!r}: submission='text' needs submission_column or joined_column")
-        if strangers := sorted({*self.scored} - {*self.labels}):
+        if self.submission == "text" and not (self.submission_column or self.label_list_column):
+            raise ValueError(f"competition {self.name!r}: submission='text' needs submission_column or label_list_column")
+        if strangers := sorted({*self.scored_labels} - {*self.labels}):
             raise ValueError(f"competition {self.name!r}: scored names {strangers}, not among the labels")
-        if self.scored and self.task == "multiclass":
+        if self.scored_labels and self.task == "multiclass":
             raise ValueError(f"competition {self.name!r}: classes exclude one another, so all of them are scored")
         if not self.labels:
             raise ValueError(f"competition {self.name!r} has no labels")
@@ -120,11 +122,11 @@ class Competition:
             if re.compile(pattern).groups != 1:
                 raise ValueError(f"competition {self.name!r}: the pattern {pattern!r} needs exactly one group in "
                                  f"brackets")
-        meant = {label for _, label in self.label_texts}
-        if self.label_texts and (missing := [label for label in self.labels if label not in meant]):
-            raise ValueError(f"competition {self.name!r}: no text of label_texts means {missing[0]!r}")
+        meant = {label for _, label in self.label_map}
+        if self.label_map and (missing := [label for label in self.labels if label not in meant]):
+            raise ValueError(f"competition {self.name!r}: no text of label_map means {missing[0]!r}")
         if strangers := meant - {*self.labels, ""}:
-            raise ValueError(f"competition {self.name!r}: label_texts names {sorted(strangers)}, not among the "
+            raise ValueError(f"competition {self.name!r}: label_map names {sorted(strangers)}, not among the "
                              f"labels")
 
 
@@ -163,10 +165,10 @@ def _nih_sample(name: str, labels: tuple[str, ...]) -> Competition:
         task="multilabel",
         labels=labels,
         metric="roc_auc",
-        train=Part(**listed, where=(("split", ("train", "valid")),)),
-        test=Part(**listed, where=(("split", ("test",)),)),
+        train=Part(**listed, row_filter=(("split", ("train", "valid")),)),
+        test=Part(**listed, row_filter=(("split", ("test",)),)),
         id_column="Image Index",
-        joined_column="Finding Labels",
+        label_list_column="Finding Labels",
         ignored_labels=("No Finding", *(label for label in NIH_LABELS if label not in labels)),
         group_column="Patient ID",
         shared_groups="drop",
@@ -180,10 +182,10 @@ NIH14_FULL = Competition(
     task="multilabel",
     labels=NIH_LABELS,
     metric="roc_auc",
-    train=Part(**NIH_FILES, listed="train_val_list.txt"),
-    test=Part(**NIH_FILES, listed="test_list.txt"),
+    train=Part(**NIH_FILES, id_list="train_val_list.txt"),
+    test=Part(**NIH_FILES, id_list="test_list.txt"),
     id_column="Image Index",
-    joined_column="Finding Labels",
+    label_list_column="Finding Labels",
     ignored_labels=("No Finding",),
     group_column="Patient ID",
 )
@@ -194,7 +196,7 @@ CHEXPERT_LABELS = ("No Finding", "Enlarged Cardiomediastinum", "Cardiomegaly", "
 
 
 def _chexpert(name: str, folder: str, lost: tuple[str, ...] = ()) -> Competition:
-    frontal = {"images": "{Path}", "where": (("Frontal/Lateral", ("Frontal",)),)}
+    frontal = {"images": "{Path}", "row_filter": (("Frontal/Lateral", ("Frontal",)),)}
     return Competition(
         name=name,
         about="CheXpert, Stanford Hospital, 224,316 chest X-rays of 65,240 patients; labels mined from reports, -1 "
@@ -203,10 +205,10 @@ def _chexpert(name: str, folder: str, lost: tuple[str, ...] = ()) -> Competition
               f"folder is the one that holds {folder}/. Frontal views only.",
         task="multilabel",
         labels=CHEXPERT_LABELS,
-        scored=("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural Effusion"),
+        scored_labels=("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural Effusion"),
         metric="roc_auc",
-        train=Part(table=f"{folder}/train.csv", **frontal, without=lost),
-        expert=Part(table=f"{folder}/valid.csv", **frontal),
+        train=Part(table=f"{folder}/train.csv", **frontal, exclude_ids=lost),
+        official_validation=Part(table=f"{folder}/valid.csv", **frontal),
         id_column="Path",
         group_pattern=r"(patient\d+)",
         experiments=("lite0_224", "lite0_128"),
@@ -223,7 +225,7 @@ CXR_NPT = Competition(
     train=(Part(images="dataset/training/*/*.*"), Part(images="dataset/validation/*/*.*")),
     test=Part(images="dataset/test/*/*.*"),
     label_pattern=r"/([npt])/[^/]*$",
-    label_texts=(("n", "no_findings"), ("p", "pneumonia"), ("t", "tuberculosis")),
+    label_map=(("n", "no_findings"), ("p", "pneumonia"), ("t", "tuberculosis")),
 )
 
 SCANS3 = Competition(
@@ -262,7 +264,7 @@ def _pneumonia(name: str, task: str, labels: tuple[str, ...], metric: str, label
         train=(Part(images="train/*/*.jpeg"), Part(images="val/*/*.jpeg", optional=True)),
         test=Part(images="test/*/*.jpeg"),
         label_pattern=label_pattern,
-        label_texts=texts,
+        label_map=texts,
         group_pattern=r"(person\d+|IM-\d+)",  # IM-0115 and NORMAL2-IM-0115 may be one child: kept together
         shared_groups="distinct",
         experiments=experiments,

@@ -23,7 +23,7 @@ from competition import COMPETITIONS, Competition, Part
 from data.tables import described_parts, label_cells, read_part, read_sample, read_train
 from describing.infer import describe_survey
 from describing.inventory import Survey, survey_folder
-from describing.label_columns import Notes
+from describing.label_columns import Findings
 
 WIDTH = 120
 
@@ -64,7 +64,7 @@ def make_name(text: str) -> str:
     return name if re.match(r"[a-z]", name) else f"set_{name}".rstrip("_")
 
 
-def try_reading(competition: Competition, data_dir: Path, notes: Notes) -> list[tuple[str, str]]:
+def try_reading(competition: Competition, data_dir: Path, notes: Findings) -> list[tuple[str, str]]:
     """What reading with the description gives, part by part; where it fails, the error becomes a question."""
     trial = []
     if notes.not_yet:
@@ -105,7 +105,7 @@ def find_known(data_dir: Path) -> list[str]:
     return known
 
 
-def show(survey: Survey, notes: Notes, trial: list[tuple[str, str]], known: list[str]) -> None:
+def show(survey: Survey, notes: Findings, trial: list[tuple[str, str]], known: list[str]) -> None:
     """Prints what was found, decided, read and asked."""
     console = make_console()
     found = Table("found", "what", title=escape(str(survey.folder)))

@@ -16,9 +16,10 @@ CHEXPERT_COPIES = (  # with which 001 trained; Lung Opacity, Pleural Effusion an
 class Stage:
     """Some epochs in which part of a network learns."""
 
-    what: str    # "all"; "head": the layers behind the backbone; "last8": the head and the last 8 layers with weights
-    epochs: int  # at most, where `patience` ends them sooner
-    lr: float    # peak
+    what: str                            # "all"; "head": the layers behind the backbone; "last8": the head and the last
+    #                                      8 layers with weights
+    epochs: int                          # at most, where `patience` ends them sooner
+    lr: float                            # peak
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,16 +31,17 @@ class Experiment:
     #                                      run:NAME, the same fold of another run on the same split
     head: str = "linear"                 # behind a timm network's pooled features: linear; hidden:1024, a ReLU layer
     #                                      between; two_linear:500, two without one
-    solver: Literal["gradient", "logistic", "svc", "knn"] = "gradient"  # all but the first fit the head at once on
+    head_fit: Literal["gradient", "logistic", "svc", "knn"] = "gradient"  # all but the first fit the head at once on
     #                                      frozen features
     per_task: bool = False               # one network a label, as 003 (see models/architectures.py) trained them
     image_size: int = 64                 # pixels, square
     colour: Literal["competition", "grey", "rgb"] = "competition"  # what is stored and seen: grey, or red, green, blue
-    fit: Literal["squash", "letterbox"] = "squash"  # into the square; letterbox keeps the aspect ratio, black beside it
+    resize_mode: Literal["squash", "letterbox"] = "squash"  # into the square; letterbox keeps the aspect ratio, black
+    #                                      beside it
     preprocessing: tuple[str, ...] = ()  # keys of PREPROCESSING, in this order, before pixels are stored
     dropout: float = 0.0                 # before the last layer of timm networks; ours have their own
     augmentation: str = "none"           # a key of AUGMENTATIONS
-    mixing: str = "none"                 # of two images of a batch and their losses: mixup:0.2, cutmix:1
+    mix: str = "none"                    # of two images of a batch and their losses: mixup:0.2, cutmix:1
     loss: str = "cross_entropy"          # binary or of classes, by the task; or focal:2, asymmetric:4:1:0.05,
     #                                      auc_margin:1, soft_f1
     label_smoothing: float = 0.0         # share of a target that is spread evenly
@@ -48,12 +50,12 @@ class Experiment:
     accumulate: int = 1                  # a step's images go through the network in so many parts: less memory
     optimizer: Literal["adamw", "adam", "sgd"] = "adamw"  # sgd has a momentum of 0.9
     lr: float = 1e-3                     # peak, reached after the warm-up
-    lr_decay: float = 1.0                # factor on lr a layer with weights (lite0 has 50), from the head to the image
+    layer_decay: float = 1.0             # factor on lr a layer with weights (lite0 has 50), from the head to the image
     schedule: str = "cosine"             # of lr: cosine, constant, one_cycle, step:EPOCHS:FACTOR, plateau:EPOCHS:FACTOR
     warmup: float = 0.1                  # share of all steps, of a stage's where there are stages
     stages: tuple[str, ...] = ()         # what learns for how many epochs at which lr, one after the other, as
     #                                      "head:5:1e-3", "last8:5:1e-4", "all:10:1e-5"; none: all, with epochs and lr
-    inner: float = 0.0                   # share of the training folds' images, whole groups, set apart for the next two
+    val_fraction: float = 0.0            # share of the training folds' images, whole groups, set apart for the next two
     patience: int = 0                    # epochs without a better score there end a stage, with the best epoch's
     #                                      weights; 0: never. And schedule=plateau looks at that score.
     weight_decay: float = 1e-2           # on matrices and kernels only, not on biases and norms
@@ -66,11 +68,13 @@ class Experiment:
     uncertain: tuple[str, ...] = ("ignore",)  # what -1 means in training, scores never use it: a policy of
     #                                      data/labels.py
     #                                      for all labels and others by label, ("zeros", "Edema=uniform:0.55:0.85")
-    blank: tuple[str, ...] = ("ignore",)  # what an empty cell means in training: "ignore" or "zeros", likewise
-    black: Literal["drop", "one_per_label_vector", "keep"] = "drop"  # images of one grey value in training; they are
+    missing_labels: tuple[str, ...] = ("ignore",)  # what an empty cell means in training: "ignore" or "zeros", likewise
+    constant_images: Literal["drop", "one_per_label_vector", "keep"] = "drop"  # images of one grey value in training;
+    #                                      they are
     #                                      predicted by the prior unless they are kept
-    sampler: Literal["natural", "square_root", "balanced", "copies"] = "natural"  # which training images an epoch has
-    copies: tuple[str, ...] = ()         # with that sampler: how often a positive of a label is seen, ("Hernia=10",)
+    sampler: Literal["natural", "square_root", "balanced", "label_repeats"] = "natural"  # which training images an
+    #                                      epoch has
+    label_repeats: tuple[str, ...] = ()  # with that sampler: how often a positive of a label is seen, ("Hernia=10",)
     loss_weights: Literal["none", "balanced", "pos_weight"] = "none"  # of labels or classes, from the training folds
     split: int = 0                       # which of the folds file's splits, where it has several
     tta: tuple[str, ...] = ("identity",)  # keys of VIEWS, averaged; flips only where left and right mean the same
@@ -108,20 +112,20 @@ class Experiment:
         if self.accumulate > 1 and self.batch_size < 2 * self.accumulate:
             raise ValueError(f"accumulate={self.accumulate} with batch_size={self.batch_size}: a part needs two images "
                              "at least, for batch norm")
-        if not 0 < self.lr_decay <= 1:
-            raise ValueError(f"lr_decay must be in (0, 1], not {self.lr_decay}")
+        if not 0 < self.layer_decay <= 1:
+            raise ValueError(f"layer_decay must be in (0, 1], not {self.layer_decay}")
         self._check_stages()
         if self.snapshots:
             self._check_snapshots()
         if not self.tta:
             raise ValueError('tta must name at least one view, for example "identity"')
-        for name in ("uncertain", "blank"):
+        for name in ("uncertain", "missing_labels"):
             if not getattr(self, name):
                 raise ValueError(f"{name} must name a policy, for example \"ignore\"")
         for name in BY_LABEL:
             by_label(name, getattr(self, name))
-        if (self.sampler == "copies") != bool(self.copies):
-            raise ValueError(f"sampler={self.sampler} with copies={','.join(self.copies) or '(none)'}: the sampler "
+        if (self.sampler == "label_repeats") != bool(self.label_repeats):
+            raise ValueError(f"sampler={self.sampler} with label_repeats={','.join(self.label_repeats) or '(none)'}: the sampler "
                              "'copies' needs them, Label=NUMBER, and no other has any")
 
     def _check_snapshots(self) -> None:
@@ -130,8 +134,8 @@ class Experiment:
                 1 <= self.snapshots[0] and self.snapshots[-1] < self.epochs):
             raise ValueError(f"{where}: must be different epochs in their order, from 1 to {self.epochs - 1}; the "
                              f"last, {self.epochs}, is the run itself")
-        if self.patience or self.solver != "gradient":
-            other = f"patience={self.patience}" if self.patience else f"solver={self.solver}"
+        if self.patience or self.head_fit != "gradient":
+            other = f"patience={self.patience}" if self.patience else f"head_fit={self.head_fit}"
             raise ValueError(f"{where} with {other}: it is not known beforehand that there will be such epochs; set "
                              "one of the two")
 
@@ -143,12 +147,12 @@ class Experiment:
         if self.stages and (total := sum(stage.epochs for stage in self.plan)) != self.epochs:
             raise ValueError(f"stages={','.join(self.stages)} are {total} epochs, but epochs is {self.epochs}; set "
                              f"epochs={total}")
-        if self.inner and not 0.01 <= self.inner <= 0.5:
-            raise ValueError(f"inner must be 0 or in [0.01, 0.5], a share of the training images, not {self.inner}")
+        if self.val_fraction and not 0.01 <= self.val_fraction <= 0.5:
+            raise ValueError(f"inner must be 0 or in [0.01, 0.5], a share of the training images, not {self.val_fraction}")
         watches = self.patience > 0 or self.schedule.startswith("plateau")
-        if watches != (self.inner > 0):
-            raise ValueError(f"patience={self.patience} and schedule={self.schedule} with inner={self.inner:g}: they "
-                             "look at the score of an inner split of the training folds, inner=0.1, which nothing "
+        if watches != (self.val_fraction > 0):
+            raise ValueError(f"patience={self.patience} and schedule={self.schedule} with val_fraction={self.val_fraction:g}: they "
+                             "look at the score of an inner split of the training folds, val_fraction=0.1, which nothing "
                              "else needs")
 
 
@@ -163,7 +167,7 @@ LITE0_FROZEN = Experiment(network="tf_efficientnet_lite0", weights="imagenet", i
                           stages=("head:20:1e-2",), epochs=20, dropout=0.2)
 # fitted at once: no epochs, no average
 LITE0_FITTED = Experiment(network="tf_efficientnet_lite0", weights="imagenet", image_size=128, epochs=1, ema_decay=0.0,
-                          solver="logistic")
+                          head_fit="logistic")
 PIXELS_FITTED = replace(LITE0_FITTED, network="pixels", weights="none", image_size=64)
 
 # what the reference systems trained with (models/architectures.py, models/reference_networks.py), corrected as is said
@@ -174,15 +178,15 @@ PLAIN = replace(SCRATCH, optimizer="adam", schedule="constant", warmup=0.0, weig
 # epoch. Kept: the rate halved every epoch, and dropout of 0.9 between two layers without activation
 DENSENET_000 = replace(PLAIN, network="densenet121", weights="imagenet", head="two_linear:500", dropout=0.9,
                        image_size=224, augmentation="rotate7_crop", lr=1e-4, schedule="step:1:0.5", epochs=8,
-                       batch_size=64, uncertain=("uniform:0.55:0.85",), blank=("zeros",))
+                       batch_size=64, uncertain=("uniform:0.55:0.85",), missing_labels=("zeros",))
 # corrected there too: one layer, and a rate that falls slowly
 MEMBER_000 = replace(DENSENET_000, head="linear", dropout=0.2, schedule="cosine", warmup=0.1)
 # 001. Corrected: images normalised as the weights expect; a frozen backbone's batch norm is frozen too
 DENSENET_001 = replace(PLAIN, network="densenet121", weights="imagenet", head="hidden:1024", image_size=224, lr=1e-4,
-                       epochs=3, uncertain=("ones",), blank=("zeros",))
+                       epochs=3, uncertain=("ones",), missing_labels=("zeros",))
 # 002. Corrected: training is stopped by the competition's score on an inner split, not by the accuracy
 CNN_002 = replace(PLAIN, network="cnn_002", image_size=256, preprocessing=("clahe", "blur"), augmentation="dropblock",
-                  mixing="mixup:0.2", loss_weights="balanced", schedule="plateau:15:0.1", patience=30, inner=0.1,
+                  mix="mixup:0.2", loss_weights="balanced", schedule="plateau:15:0.1", patience=30, val_fraction=0.1,
                   epochs=300, batch_size=256)
 # last8: its "last ten layers" are eight convolutions and two pools. An epoch shows all images, not 81 %
 VGG_002 = replace(CNN_002, network="vgg19_002", weights="imagenet", head="hidden:128", dropout=0.5, augmentation="none",
@@ -219,7 +223,7 @@ EXPERIMENTS = {
     "cnn_e_003_sgd": replace(PLAIN, optimizer="sgd", lr=1e-2),
     "cnn_e_003_5_epochs": replace(PLAIN, epochs=5),
     "cnn_e_003_20_epochs": replace(PLAIN, epochs=20),
-    "cnn_e_003_stopped": replace(PLAIN, epochs=50, patience=5, inner=0.1),
+    "cnn_e_003_stopped": replace(PLAIN, epochs=50, patience=5, val_fraction=0.1),
     "cnn_e_003_balanced": replace(PLAIN, loss_weights="balanced"),
     "cnn_e_003_per_task": replace(PLAIN, per_task=True),
     # otherwise
@@ -262,7 +266,7 @@ EXPERIMENTS = {
     # 001; the copies of rare positives stand inside the training folds, and no image is lost for want of them
     "densenet121_001_frozen": replace(DENSENET_001, stages=("head:3:1e-4",)),
     "densenet121_001": DENSENET_001,
-    "densenet121_001_balanced": replace(DENSENET_001, sampler="copies", copies=CHEXPERT_COPIES),
+    "densenet121_001_balanced": replace(DENSENET_001, sampler="label_repeats", label_repeats=CHEXPERT_COPIES),
     "vgg16_001": replace(DENSENET_001, network="vgg16"),
     "resnet50_001": replace(DENSENET_001, network="resnet50"),
     # 002
@@ -283,14 +287,14 @@ EXPERIMENTS = {
     "lite0_frozen_224": replace(LITE0_FROZEN, image_size=224),
     "logistic_lite0": LITE0_FITTED,
     "logistic_lite0_224": replace(LITE0_FITTED, image_size=224),
-    "svc_lite0": replace(LITE0_FITTED, solver="svc"),
-    "svc_lite0_224": replace(LITE0_FITTED, solver="svc", image_size=224),
+    "svc_lite0": replace(LITE0_FITTED, head_fit="svc"),
+    "svc_lite0_224": replace(LITE0_FITTED, head_fit="svc", image_size=224),
     "logistic_pixels": PIXELS_FITTED,
-    "svc_pixels": replace(PIXELS_FITTED, solver="svc"),
+    "svc_pixels": replace(PIXELS_FITTED, head_fit="svc"),
     # 004 had nearest neighbours, of features it says too little about
-    "knn_lite0": replace(LITE0_FITTED, solver="knn"),
-    "knn_lite0_224": replace(LITE0_FITTED, solver="knn", image_size=224),
-    "knn_pixels": replace(PIXELS_FITTED, solver="knn"),
+    "knn_lite0": replace(LITE0_FITTED, head_fit="knn"),
+    "knn_lite0_224": replace(LITE0_FITTED, head_fit="knn", image_size=224),
+    "knn_pixels": replace(PIXELS_FITTED, head_fit="knn"),
 }
 
 

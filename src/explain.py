@@ -29,11 +29,11 @@ from data.labels import scoring_targets
 from data.pixel_store import PixelSettings
 from data.tables import label_cells
 from explaining.heatmap_sheet import COLUMNS, NAMES, Panel, draw_sheet
-from explaining.held_out_maps import Member, explained_by, held_out_maps, largest_store, layer_name, open_members
+from explaining.held_out_maps import BlendMember, explained_by, held_out_maps, largest_store, layer_name, open_members
 from explaining.pointing_game import NEARLY, hottest_pixel, pointing_game
 from results.adopted_rules import policy_for, policy_inputs
 from results.runs import Oof, read_oof, run_folder
-from scoring.decision_rules import Fitted
+from scoring.decision_rules import FittedRule
 
 OUTCOMES = {"true positives": (1, 1), "false positives": (0, 1), "false negatives": (1, 0),
             "true negatives": (0, 0)}  # target, decision
@@ -210,7 +210,7 @@ def show_measures(name: str, summary: pd.DataFrame) -> None:
 
 def _why_not(oof: Oof, member: str) -> str:
     experiment = next(run.experiment for run in oof.runs if run.folder.parent.name == member)
-    if experiment.solver == "knn":
+    if experiment.head_fit == "knn":
         return "a head of nearest cases has no gradient"
     return f"{experiment.network} has no convolution and no tokens that a map is known of"
 
@@ -219,7 +219,7 @@ def _pointing(method: str) -> str:
     return "pointing.csv" if method == "gradcam" else f"pointing_{method}.csv"
 
 
-def _explain(competition: Competition, data_dir: Path, table: pd.DataFrame, oof: Oof, members: list[Member],
+def _explain(competition: Competition, data_dir: Path, table: pd.DataFrame, oof: Oof, members: list[BlendMember],
              cells: np.ndarray, method: str, layers: dict[str, str]) -> list[Path]:
     """Computes all maps that are needed, fold by fold, and writes the files."""
     store = largest_store(members)
@@ -264,10 +264,10 @@ def _explain(competition: Competition, data_dir: Path, table: pd.DataFrame, oof:
 
 
 def _judged(competition: Competition, oof: Oof, table: pd.DataFrame,
-            cells: np.ndarray) -> tuple[np.ndarray, np.ndarray, Fitted]:
+            cells: np.ndarray) -> tuple[np.ndarray, np.ndarray, FittedRule]:
     """Targets (N, K) of images that show something, the same where there are predictions, and what decides."""
     targets = scoring_targets(cells)
-    targets[table["black"].to_numpy()] = np.nan  # they show nothing that could be pointed at
+    targets[table["constant"].to_numpy()] = np.nan  # they show nothing that could be pointed at
     seen = np.where(np.isnan(oof.probs), np.nan, targets)
     return targets, seen, policy_for(competition, oof, "decisions").fit(seen, oof.probs)
 
@@ -297,7 +297,7 @@ def read_masks(data_dir: Path, label: str, image_ids: pd.Series, rows: np.ndarra
     paths = {int(row): folder / f"{image_ids.iloc[row]}.png" for row in rows} if folder.is_dir() else {}
     drawn = np.array([row for row, path in paths.items() if path.exists()], int)
     chosen = np.sort(np.random.default_rng(0).permutation(drawn)[:most])
-    masks = {int(row): fit_image(decode_image(paths[row], channels=1), size, settings.fit) >= 128 for row in chosen}
+    masks = {int(row): fit_image(decode_image(paths[row], channels=1), size, settings.resize_mode) >= 128 for row in chosen}
     return {row: mask for row, mask in masks.items() if mask.any()}
 
 
@@ -319,12 +319,12 @@ def show_pointing(name: str, played: pd.DataFrame) -> None:
           f"Nearly: {NEARLY:.1%} of the side away or less.")
 
 
-def _row_texts(competition: Competition, case: Case, fitted: Fitted) -> tuple[str, str]:
+def _row_texts(competition: Competition, case: Case, fitted: FittedRule) -> tuple[str, str]:
     return (f"{competition.labels[case.label]}  ({fitted.rule(case.label)})",
             f"{case.outcome}\n{len(case.rows)} of {case.total:,}")
 
 
-def _caption(method: str, layers: dict[str, str], members: list[Member], has_masks: bool) -> str:
+def _caption(method: str, layers: dict[str, str], members: list[BlendMember], has_masks: bool) -> str:
     name = next(iter(layers.values()))
     layer = f", layer {name}," if len(layers) == 1 and name else ""
     mean = f", the mean of {len(members)} members' maps," if len(members) > 1 else ""

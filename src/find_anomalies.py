@@ -18,7 +18,7 @@ import pandas as pd
 from rich.table import Table
 
 from auditing.anomaly_plots import Rebuilt, draw_rebuilt, draw_scores
-from auditing.anomaly_scores import CHUNK, LEAST, Scale, detection, fit_density, fit_distance, hold_out, tell_normal
+from auditing.anomaly_scores import CHUNK, LEAST, Scale, detection, fit_density, fit_distance, hold_out, normal_mask
 from auditing.ood import odd_features, odd_store
 from commandline import load_competition, load_folded_table, make_parser
 from common.console import make_console
@@ -76,8 +76,8 @@ def find_anomalies(competition: Competition, data_dir: Path, table: pd.DataFrame
     Raises ValueError where too few images are normal, or no class means normal.
     """
     console, folder = make_console(), run_folder(competition, "anomaly")
-    odd, said = tell_normal(competition, table)
-    train = read_images(competition, "train", table, odd, table["black"].to_numpy())
+    odd, said = normal_mask(competition, table)
+    train = read_images(competition, "train", table, odd, table["constant"].to_numpy())
     fold_of = table["fold"].to_numpy()
     learnt = {fold: np.flatnonzero((train.odd == 0) & (fold_of != fold)) for fold in range(folds.count)}
     for fold, rows in learnt.items():
@@ -128,7 +128,7 @@ def read_test(competition: Competition, data_dir: Path) -> Images | None:
     table, solution = read_part(competition, data_dir, part), read_solution(competition, data_dir)
     odd = np.full(len(table), np.nan)
     if solution is not None:
-        told, _ = tell_normal(competition, solution)
+        told, _ = normal_mask(competition, solution)
         odd = pd.Series(told, index=solution["image_id"]).reindex(table["image_id"]).to_numpy()
     return read_images(competition, part, table, odd)
 

@@ -49,7 +49,7 @@ def find_errors(competition: Competition, data_dir: Path, oof: Oof, table: pd.Da
         print(f"{oof.name}: the folds {', '.join(map(str, oof.folds_missing))} are not trained, their images are not "
               f"judged; run: {train_command(competition, oof)}")
     targets = scoring_targets(label_cells(competition, table))
-    targets[table["black"].to_numpy()] = np.nan
+    targets[table["constant"].to_numpy()] = np.nan
     quality, wrong = judge_cells(targets, oof.probs, competition.task)
     suspects = rank_suspects(targets, oof.probs, quality, wrong, competition.task)
     frame = _name(competition, table, suspects)

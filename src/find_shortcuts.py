@@ -27,7 +27,7 @@ from data.folds import Folds, fold_numbers
 from data.labels import scoring_targets
 from data.metadata import parse_columns
 from data.tables import label_cells, read_columns
-from explaining.held_out_maps import Member, explained_by, held_out_maps, open_members
+from explaining.held_out_maps import BlendMember, explained_by, held_out_maps, open_members
 from results.runs import Oof, read_oof, run_folder, train_command
 
 MOST = 3000      # images that are probed, about
@@ -117,7 +117,7 @@ def look_for_shortcuts(competition: Competition, name: str, table: pd.DataFrame,
         print(f"{name}: the folds {', '.join(map(str, oof.folds_missing))} are not trained, their images are not "
               f"looked at; run: {train_command(competition, oof)}")
     targets = scoring_targets(label_cells(competition, table))
-    targets[table["black"].to_numpy()] = np.nan  # they have no corners to look at
+    targets[table["constant"].to_numpy()] = np.nan  # they have no corners to look at
     targets = np.where(np.isnan(oof.probs), np.nan, targets)
     numbers, groups = fold_numbers(table, oof.split), pd.factorize(table["group"])[0]
     member, = open_members(competition, oof, table)
@@ -153,7 +153,7 @@ def draw_rows(targets: np.ndarray, seed: int = 0) -> np.ndarray:
     return drawn
 
 
-def judge_heat(competition: Competition, member: Member, table: pd.DataFrame, targets: np.ndarray,
+def judge_heat(competition: Competition, member: BlendMember, table: pd.DataFrame, targets: np.ndarray,
                groups: np.ndarray) -> list:
     """The signal "attribution" of every label: of images that have it, one a group, drawn at random."""
     from explaining.shortcut_signals import judge_maps, zone_excess
@@ -212,7 +212,7 @@ def _cell(row: pd.Series) -> str:
     return f"[{colour}]{row['value']:.2f} ({row['low']:.2f} to {row['high']:.2f})[/]\n{escape(row['where'])}"
 
 
-def draw_changes(competition: Competition, oof: Oof, member: Member, table: pd.DataFrame, rows: np.ndarray,
+def draw_changes(competition: Competition, oof: Oof, member: BlendMember, table: pd.DataFrame, rows: np.ndarray,
                  targets: np.ndarray, answers: dict, judged: pd.DataFrame) -> Path | None:
     """Draws the images whose answers the surest zone of a label changes most, as they are and painted over.
 

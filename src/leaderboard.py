@@ -70,10 +70,10 @@ def main(argv: list[str] | None = None) -> pd.DataFrame:
 
 
 def read_reported(competition: Competition, data_dir: Path, folds: Folds) -> dict[str, pd.DataFrame]:
-    """The tables of the parts that are reported and nothing else: "expert" and "holdout", where there are such."""
+    """The tables of the parts that are reported and nothing else: "official_validation" and "holdout", where there are such."""
     reported = {}
-    if competition.expert and competition.expert.labelled:
-        reported["expert"] = read_part(competition, data_dir, "expert")
+    if competition.official_validation and competition.official_validation.labelled:
+        reported["official_validation"] = read_part(competition, data_dir, "official_validation")
     holdout = read_holdout(competition, data_dir, folds)
     return reported if holdout is None else reported | {"holdout": holdout}
 
@@ -138,7 +138,7 @@ def _score_row(competition: Competition, table: pd.DataFrame, oof: Oof, solution
                             for fold in np.unique(folds)])
     fold_scores = fold_scores[~np.isnan(fold_scores)]
     low, high = score_interval(competition.metric, targets, values, task, table["group"].to_numpy(str))
-    black = table["black"].to_numpy()
+    black = table["constant"].to_numpy()
     row = {
         "status": "whole",
         "cv": metric.score(targets, values, task),
@@ -220,7 +220,7 @@ def show_board(competition: Competition, board: pd.DataFrame, counts: np.ndarray
     """
     console, metric = make_console(), METRICS[competition.metric]
     usages = [usage for usage in ("public", "private", "test") if usage in board and board[usage].notna().any()]
-    parts = {part: f"{part}, n {board[f'{part}_images'].max():.0f}" for part in ("expert", "holdout") if part in board}
+    parts = {part: f"{part}, n {board[f'{part}_images'].max():.0f}" for part in ("official_validation", "holdout") if part in board}
     ranking = Table("", "run", f"CV {metric.title}", "95 % interval", "folds", "w/o black", "F1 at .5", "F1 cross-fit",
                     "Brier", *usages, *parts.values(), "s a fold", "parameters",
                     title=f"{competition.name}: {metric.title} over {int(board['images'].max())} images")
@@ -264,11 +264,11 @@ def _footnotes(competition: Competition, table: pd.DataFrame, solution: pd.DataF
     cells = label_cells(competition, table)
     print(f"Cross-validation over {table['fold'].nunique()} folds of {table['group'].nunique()} groups; the intervals "
           f"draw whole groups. {(~np.isin(cells, (0, 1))).sum()} uncertain or blank cells and no other are left out of "
-          f"the scores; {table['black'].sum()} black images are in, predicted by the prior.")
-    if competition.scored:
-        print(f"{len(competition.scored)} of {len(competition.labels)} labels count: {', '.join(competition.scored)}")
+          f"the scores; {table['constant'].sum()} black images are in, predicted by the prior.")
+    if competition.scored_labels:
+        print(f"{len(competition.scored_labels)} of {len(competition.labels)} labels count: {', '.join(competition.scored_labels)}")
     for part, images in reported.items():
-        counted = competition.scored or competition.labels
+        counted = competition.scored_labels or competition.labels
         positive = scored_counts(label_cells(competition, images))[np.isin(competition.labels, counted), 1]
         print(f"{part}: {len(images)} images of {images['group'].nunique()} groups, reported only; positives: "
               + ", ".join(f"{label} {n}" for label, n in zip(

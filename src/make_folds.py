@@ -128,7 +128,7 @@ def show_report(competition: Competition, table: pd.DataFrame, holdout: pd.DataF
         if name in folds.account:
             sets = folds.account[name]
             console.print(f"{sum(map(len, sets))} images in {len(sets)} sets of {what}, kept together")
-    console.print(f"{len(folds.account['black'])} images of one grey value; {(cells == -1).sum()} uncertain and "
+    console.print(f"{len(folds.account['constant'])} images of one grey value; {(cells == -1).sum()} uncertain and "
                   f"{np.isnan(cells).sum()} blank label cells")
 
 

@@ -41,7 +41,7 @@ from submitting.submission import (
     submitted_kind,
     template_inputs,
 )
-from training.prediction import as_kept, mean_of_models, predict_models, write_models
+from training.prediction import mean_of_models, predict_models, round_trip, write_models
 
 
 def main(argv: list[str] | None = None) -> list[Path]:
@@ -164,7 +164,7 @@ def predict_parts(competition: Competition, oof: Oof, parts: dict[str, pd.DataFr
     for part, by_model in predict_models(competition, oof, todo, stores, device).items():
         probs[part] = mean_of_models(by_model)
         if is_whole:
-            probs[part] = as_kept(probs[part])
+            probs[part] = round_trip(probs[part])
             write_models(competition, oof, part, ids[part], by_model)
             write_predictions(competition, oof, part, ids[part], probs[part], stores[part].folder.name,
                               {"pixels": hash_images(stores[part], ids[part]), "computed": describe_device(device)})

@@ -20,7 +20,7 @@ from common.files import home, write_text
 from competition import Competition
 from data.folds import Folds
 from data.tables import read_train
-from reporting.context import BROKEN, Reported, number, pick_runs, span
+from reporting.context import BROKEN, ReportContext, number, pick_runs, span
 from reporting.data_sections import audit_part, folds_part
 from reporting.html import Markup, Part, Tile, commands, join, link, paragraph, render
 from reporting.html import table as make_table
@@ -31,7 +31,7 @@ from reporting.submission_sections import forecast_part, submissions_part
 from scoring.metrics import METRICS
 
 # title, what makes it, and the command that it is made by; the order of the page
-PARTS: tuple[tuple[str, Callable[[Reported], Part | None], str, str], ...] = (
+PARTS: tuple[tuple[str, Callable[[ReportContext], Part | None], str, str], ...] = (
     ("Folds", folds_part, "make_folds", ""),
     ("Leaderboard", board_part, "leaderboard", ""),
     ("Learning curves", learning_part, "train", "--experiment all"),
@@ -97,7 +97,7 @@ def make_report(competition: Competition, data_dir: Path, args: Namespace) -> tu
 
 
 def read_runs(competition: Competition, data_dir: Path, where: str, table: pd.DataFrame, folds: Folds,
-              names: list[str] | None) -> tuple[Reported, list[str]]:
+              names: list[str] | None) -> tuple[ReportContext, list[str]]:
     """The leaderboard and the runs to show, and what there is to say of a leaderboard that cannot be read."""
     board, unread = None, []
     try:
@@ -105,10 +105,10 @@ def read_runs(competition: Competition, data_dir: Path, where: str, table: pd.Da
     except BROKEN as error:
         unread.append(str(error))
     oofs, failed = pick_runs(competition, table, folds.hash, board, names)
-    return Reported(competition, data_dir, where, table, folds, board, oofs, failed, is_best=names is None), unread
+    return ReportContext(competition, data_dir, where, table, folds, board, oofs, failed, is_best=names is None), unread
 
 
-def make_parts(shown: Reported) -> list[tuple[str, Part | None, str]]:
+def make_parts(shown: ReportContext) -> list[tuple[str, Part | None, str]]:
     """Title, part and command of all PARTS; None where what it shows has not been made."""
     made = []
     for title, make, script, flags in tqdm(PARTS, desc="report", unit="part", leave=False, disable=None):
@@ -124,15 +124,15 @@ def make_parts(shown: Reported) -> list[tuple[str, Part | None, str]]:
 def describe(competition: Competition, command: str) -> Markup:
     """What the competition is, and how this page was made."""
     counted = f"{len(competition.labels)} labels" if len(competition.labels) > 1 else "one label"
-    scored = f", of which {len(competition.scored)} count" if competition.scored else ""
+    scored = f", of which {len(competition.scored_labels)} count" if competition.scored_labels else ""
     return join([
         paragraph(competition.about, style="about"),
-        paragraph(f"A {competition.task} task with {counted}{scored}: {', '.join(competition.labels)}. Judged by "
+        paragraph(f"A {competition.task} task with {counted}{scored}: {', '.join(competition.labels)}. ScoredRun by "
                   f"{METRICS[competition.metric].title}.", style="about"),
         commands(command)])
 
 
-def summarise(shown: Reported) -> list[Tile]:
+def summarise(shown: ReportContext) -> list[Tile]:
     """The figures that one wants first."""
     tiles, groups = [], shown.table["group"].nunique()
     if shown.oofs:
@@ -145,7 +145,7 @@ def summarise(shown: Reported) -> list[Tile]:
         tiles += [Tile("best run" if shown.is_best else "best of those named" if among > 1 else "run", best, of),
                   Tile(f"CV {shown.metric}", number(cv), f"95 % interval {span(low, high)}")]
         tiles += [Tile(usage, number(row[usage]), f"{shown.metric}, reported only")
-                  for usage in ("public", "private", "test", "expert", "holdout") if row.get(usage)]
+                  for usage in ("public", "private", "test", "official_validation", "holdout") if row.get(usage)]
         single = next((name for name, oof in shown.oofs.items() if not oof.members), best)
         if single != best:
             tiles.append(Tile("best single run", single, f"{number(shown.scores[single][0])}, "
@@ -159,7 +159,7 @@ def summarise(shown: Reported) -> list[Tile]:
     return tiles
 
 
-def warn(shown: Reported) -> list[str]:
+def warn(shown: ReportContext) -> list[str]:
     """What to know before believing the figures."""
     warnings = []
     if not shown.oofs:

@@ -188,7 +188,7 @@ def _embed_train(competition: Competition, oof: Oof, table: pd.DataFrame,
     embedded = embed_part(competition, oof, "train", store)
     if not np.array_equal(rows, np.arange(len(store))):
         embedded = [features[rows] for features in embedded]
-    return embedded, fold_numbers(table, oof.runs[0].experiment.split), ~table["black"].to_numpy()
+    return embedded, fold_numbers(table, oof.runs[0].experiment.split), ~table["constant"].to_numpy()
 
 
 def _note(oof: Oof, drawn: int, total: int, one_space: bool, agreement: float) -> str:

@@ -57,10 +57,10 @@ def main(argv: list[str] | None = None) -> "list[Entry] | Anatomy":  # noqa: F82
     if args.network is None or args.list:
         return list_networks(competition)
 
-    from models.summary import take_apart
+    from models.summary import summarize
 
     name, experiment = args.network, pick_network(args.network)
-    anatomy = take_apart(experiment.network, image_channels(competition, experiment), experiment.image_size,
+    anatomy = summarize(experiment.network, image_channels(competition, experiment), experiment.image_size,
                          len(competition.labels), experiment.head, experiment.dropout)
     make_console().print(_stage_table(name, anatomy))
     if args.diagram:
@@ -94,7 +94,7 @@ def pick_network(name: str) -> Experiment:
 
 def list_networks(competition: Competition) -> list[Entry]:
     """Prints the table of all networks with the competition's channels and outputs; returns its lines."""
-    from models.summary import take_apart
+    from models.summary import summarize
 
     named = {}
     for name, experiment in EXPERIMENTS.items():
@@ -102,7 +102,7 @@ def list_networks(competition: Competition) -> list[Entry]:
     entries = []
     for (network, head, size), (name, experiment) in tqdm(named.items(), "networks", disable=None, leave=False):
         channels = image_channels(competition, experiment)
-        anatomy = take_apart(network, channels, size, len(competition.labels), head, experiment.dropout)
+        anatomy = summarize(network, channels, size, len(competition.labels), head, experiment.dropout)
         entries.append(Entry(network, head, name, anatomy.parameters, anatomy.flops, channels, size,
                              weights_source(network)))
     table = Table("network", "head", "experiment",

@@ -23,7 +23,7 @@ from results.runs import list_runs, read_oof
 from scoring.metrics import METRICS, score
 from submitting.checks import gate
 from submitting.cv_lb import cross_validated
-from submitting.kaggle_client import PASSING, SITE, KaggleError, Standing, list_submissions, submit_file
+from submitting.kaggle_client import PASSING, SITE, KaggleError, SubmissionStatus, list_submissions, submit_file
 from submitting.ledger import Entry, append_entry, ledger_path, one_line, read_ledger
 from submitting.manifest import read_manifest
 from submitting.submission import read_submission, submission_path
@@ -194,7 +194,7 @@ def _submit(competition: Competition, entry: Entry, look_first: bool) -> str:
     raise AssertionError("the last try returns or raises")
 
 
-def _find(competition: Competition, entry: Entry) -> Standing | None:
+def _find(competition: Competition, entry: Entry) -> SubmissionStatus | None:
     for standing in list_submissions(competition.kaggle):
         if standing.ref == entry.ref or standing.description.split(" | ")[-1].strip() == entry.id:
             return standing

@@ -19,7 +19,7 @@ from experiment import EXPERIMENTS
 from results.runs import open_run, probs_frame, read_oof, write_predictions, write_probs
 from submitting.manifest import read_computed, read_images, run_inputs
 from submitting.submission import read_template, submit_probs, template_inputs
-from training.prediction import as_kept, mean_of_models, write_models
+from training.prediction import mean_of_models, round_trip, write_models
 
 FOLDS = 4
 MULTILABEL = Competition(name="multilabel", about="drawn", task="multilabel", labels=("mass", "nodule", "hernia"),
@@ -31,8 +31,8 @@ COMPETITIONS = {competition.name: competition for competition in (
     replace(MULTILABEL, name="classes", task="multiclass", metric="roc_auc"),
     replace(MULTILABEL, name="binary", task="binary", labels=("mass",)),
     replace(MULTILABEL, name="hard", metric="f1_macro", submission="labels"),
-    replace(MULTILABEL, name="text", metric="f1_macro", submission="text", submission_column="Predicted", joined_by=" ",
-            label_texts=(("0", "mass"), ("16", "nodule"), ("7", "hernia"))),
+    replace(MULTILABEL, name="text", metric="f1_macro", submission="text", submission_column="Predicted", label_separator=" ",
+            label_map=(("0", "mass"), ("16", "nodule"), ("7", "hernia"))),
 )}
 RATES = {"multilabel": (0.45, 0.3, 0.12), "classes": (0.55, 0.3, 0.15), "binary": (0.7,), "hard": (0.45, 0.3, 0.12),
          "text": (0.45, 0.3, 0.12)}
@@ -110,7 +110,7 @@ def _write_folds(competition: Competition, folder: Path, images: int) -> None:
     table, path = read_train(competition, folder)[0], folds_path(competition)
     write_csv(path, pd.DataFrame({"image_id": table["image_id"], "fold": np.arange(images) % FOLDS}))
     write_json(path.with_suffix(".json"), {
-        "duplicates": [], "black": [], "split_groups_allowed": False, "made_by": "given",
+        "duplicates": [], "constant": [], "split_groups_allowed": False, "made_by": "given",
         "sha256": sha256(path.read_bytes()), "table_sha256": folds_module._hash_table(competition, table)})
 
 
@@ -131,7 +131,7 @@ def _write_run(competition: Competition, folder: Path, name: str, truths: tuple[
         write_json(run.folder / "result.json", {"weights_sha256": f"{name}{fold}", "prior": prior.tolist()})
     read = read_oof(competition, name, table, folds.hash)
     template = read_template(competition, folder)
-    ids, probs = template.frame["image_id"], as_kept(mean_of_models(models))
+    ids, probs = template.frame["image_id"], round_trip(mean_of_models(models))
     write_models(competition, read, "test", ids, models)
     write_predictions(competition, read, "test", ids, probs, "images", {"pixels": "pixels", "computed": None})
     inputs = template_inputs(competition, template) | {"folds": folds.hash} | run_inputs(

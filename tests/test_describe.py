@@ -43,14 +43,14 @@ WELL_KNOWN = {
     }, [r"also stand at train/\{image_name\}\.dcm", "`diagnosis` looks like a label as well", "Is `patient_id`"]),
     "aptos": ({
         "task": "multiclass", "labels": ("0", "1", "2", "3", "4"), "metric": "quadratic_kappa", "id_column": "id_code",
-        "train": Part(table="train.csv", images="train_images/{id_code}.png"), "joined_column": "diagnosis",
+        "train": Part(table="train.csv", images="train_images/{id_code}.png"), "label_list_column": "diagnosis",
         "test": Part(table="test.csv", images="test_images/{id_code}.png", labelled=False),
         "sample_submission": "sample_submission.csv", "submission_column": None, "channels": 3, "laterality": False,
         **TEXT,
     }, ["classes in `diagnosis` are numbers", "of one patient", "quadratic_kappa is a guess"]),
     "retinopathy": ({
         "task": "multiclass", "labels": ("0", "1", "2", "3", "4"), "metric": "quadratic_kappa", "id_column": "image",
-        "train": Part(table="trainLabels.csv", images="train/{image}.jpeg"), "joined_column": "level",
+        "train": Part(table="trainLabels.csv", images="train/{image}.jpeg"), "label_list_column": "level",
         "test": Part(table="sampleSubmission.csv", images="test/{image}.jpeg", labelled=False),
         "group_pattern": r"/(\d+)_(?:left|right)\b", "sample_submission": "sampleSubmission.csv", "channels": 3, **TEXT,
     }, ["Is '10' in 'train/10_left.jpeg' the patient"]),
@@ -58,7 +58,7 @@ WELL_KNOWN = {
         "task": "multilabel", "labels": tuple(sorted(layouts.VIN_CLASSES)), "id_column": "image_id",
         "train": Part(table="train.csv", images="train/{image_id}.dicom", repeated_rows="any"),
         "test": Part(table="sample_submission.csv", images="test/{image_id}.dicom", labelled=False),
-        "joined_column": "class_name", "ignored_labels": ("No finding",), "sample_submission": None, "channels": 1,
+        "label_list_column": "class_name", "ignored_labels": ("No finding",), "sample_submission": None, "channels": 1,
     }, ["PredictionString.*boxes.*cannot be described", "`rad_id` names 3 readers", "`No finding` in `class_name`"]),
     "rsna_pneumonia": ({
         "task": "binary", "labels": ("Target",), "id_column": "patientId", "channels": 1,
@@ -72,7 +72,7 @@ WELL_KNOWN = {
     "ham10000": ({
         "task": "multiclass", "labels": ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc"), "id_column": "image_id",
         "train": Part(table="HAM10000_metadata.csv", images="HAM10000_images_part_*/{image_id}.jpg"), "test": None,
-        "joined_column": "dx", "group_column": "lesion_id", "sample_submission": None, "channels": 3,
+        "label_list_column": "dx", "group_column": "lesion_id", "sample_submission": None, "channels": 3,
         "laterality": False,
     }, ["Is `lesion_id` the patient", "no sample submission"]),
     "isic_2019": ({
@@ -89,15 +89,15 @@ WELL_KNOWN = {
         "sample_submission": "sample_submission.csv", "group_pattern": None, "laterality": False, **PROBS,
     }, ["which metric"]),
     "plant_2021": ({
-        "task": "multilabel", "joined_column": "labels", "joined_by": " ", "id_column": "image", "metric": "f1_macro",
+        "task": "multilabel", "label_list_column": "labels", "label_separator": " ", "id_column": "image", "metric": "f1_macro",
         "labels": ("complex", "frog_eye_leaf_spot", "healthy", "powdery_mildew", "rust", "scab"),
         "train": Part(table="train.csv", images="train_images/{image}"),
         "test": Part(table="sample_submission.csv", images="test_images/{image}", labelled=False),
         "sample_submission": "sample_submission.csv", "submission_column": None, "channels": 3, **TEXT,
     }, ["`healthy` never stands beside another label"]),
     "protein_atlas": ({
-        "task": "multilabel", "labels": tuple(map(str, range(28))), "id_column": "Id", "joined_column": "Target",
-        "joined_by": " ", "train": Part(table="train.csv", images="train/{Id}_green.png"),
+        "task": "multilabel", "labels": tuple(map(str, range(28))), "id_column": "Id", "label_list_column": "Target",
+        "label_separator": " ", "train": Part(table="train.csv", images="train/{Id}_green.png"),
         "test": Part(table="sample_submission.csv", images="test/{Id}_green.png", labelled=False),
         "sample_submission": "sample_submission.csv", "submission_column": "Predicted", "channels": 1, **TEXT,
     }, ["Every id has 4 files", "The labels are numbers"]),
@@ -108,37 +108,37 @@ WELL_KNOWN = {
         "sample_submission": "sample_submission.csv", **PROBS,
     }, ["probabilities wanted", "of one patient"]),
     "cassava": ({
-        "task": "multiclass", "labels": tuple(layouts.CASSAVA.values()), "label_texts": tuple(layouts.CASSAVA.items()),
-        "train": Part(table="train.csv", images="train_images/{image_id}"), "joined_column": "label",
+        "task": "multiclass", "labels": tuple(layouts.CASSAVA.values()), "label_map": tuple(layouts.CASSAVA.items()),
+        "train": Part(table="train.csv", images="train_images/{image_id}"), "label_list_column": "label",
         "test": Part(table="sample_submission.csv", images="test_images/{image_id}", labelled=False),
         "sample_submission": "sample_submission.csv", "metric": "accuracy", "channels": 3, **TEXT,
     }, ["metric"]),
     "covidx": ({
-        "task": "binary", "labels": ("positive",), "label_texts": (("negative", ""), ("positive", "positive")),
+        "task": "binary", "labels": ("positive",), "label_map": (("negative", ""), ("positive", "positive")),
         "train": Part(table="train.txt", header=("patient", "file", "class", "column4"), separator=" ",
                       images="train/{file}"),
         "test": Part(table="test.txt", header=("patient", "file", "class", "column4"), separator=" ",
                      images="test/{file}"),
-        "id_column": "file", "joined_column": "class", "group_column": "patient", "channels": 1, "laterality": True,
+        "id_column": "file", "label_list_column": "class", "group_column": "patient", "channels": 1, "laterality": True,
     }, ["has no header", "Is 'positive' the finding", "test.txt has labels"]),
     "nih14_full": ({
         "task": "multilabel", "labels": tuple(sorted(layouts.NIH_LABELS)), "id_column": "Image Index",
         "train": Part(table="Data_Entry_2017.csv", images="images_*/images/{Image Index}",
-                      listed="train_val_list.txt"),
-        "test": Part(table="Data_Entry_2017.csv", images="images_*/images/{Image Index}", listed="test_list.txt"),
-        "joined_column": "Finding Labels", "ignored_labels": ("No Finding",), "group_column": "Patient ID",
+                      id_list="train_val_list.txt"),
+        "test": Part(table="Data_Entry_2017.csv", images="images_*/images/{Image Index}", id_list="test_list.txt"),
+        "label_list_column": "Finding Labels", "ignored_labels": ("No Finding",), "group_column": "Patient ID",
         "shared_groups": "error", "channels": 1, "laterality": True,
     }, ["`No Finding` never", "`View Position` holds AP", "BBox_List_2017.csv"]),
     "chexpert": ({
         "task": "multilabel", "labels": layouts.CHEXPERT_LABELS, "id_column": "Path", "channels": 1,
         "train": Part(table="CheXpert-v1.0-small/train.csv", images="{Path}"), "test": None,
-        "expert": Part(table="CheXpert-v1.0-small/valid.csv", images="{Path}"),
+        "official_validation": Part(table="CheXpert-v1.0-small/valid.csv", images="{Path}"),
         "group_pattern": r"(patient\d+)", "laterality": True,
     }, ["label cells are -1", "label cells are blank", "`Frontal/Lateral` holds Frontal", "looks better read"]),
     "chest_xray": ({
         "task": "binary", "labels": ("PNEUMONIA",), "label_pattern": "/(PNEUMONIA|NORMAL)/", "channels": 1,
         "train": (Part(images="train/*/*.jpeg"), Part(images="val/*/*.jpeg")), "test": Part(images="test/*/*.jpeg"),
-        "label_texts": (("NORMAL", ""), ("PNEUMONIA", "PNEUMONIA")), "group_pattern": r"(person\d+|IM-\d+)",
+        "label_map": (("NORMAL", ""), ("PNEUMONIA", "PNEUMONIA")), "group_pattern": r"(person\d+|IM-\d+)",
         "shared_groups": "distinct", "laterality": True,
     }, [r"names of PNEUMONIA hold (bacteria|virus) \(18\)", "val/ is put with the training part",
         "do the numbers start anew"]),
@@ -155,7 +155,7 @@ WELL_KNOWN = {
         "sample_submission": "sample_submission.csv", **PROBS,
     }, ["hard labels", "val_labels.csv is put with", "Do left and right differ"]),
     "ubc_ocean": ({
-        "task": "multiclass", "labels": ("CC", "EC", "HGSC", "LGSC", "MC"), "joined_column": "label", "channels": 3,
+        "task": "multiclass", "labels": ("CC", "EC", "HGSC", "LGSC", "MC"), "label_list_column": "label", "channels": 3,
         "train": Part(table="train.csv", images="train_images/{image_id}.png"),
         "test": Part(table="test.csv", images="test_images/{image_id}.png", labelled=False),
         "sample_submission": "sample_submission.csv", "laterality": False, **TEXT,
@@ -218,7 +218,7 @@ def test_the_same_images_labels_and_groups_are_read_as_by_the_ready_made_descrip
     ours = main([str(folder)])[0]
     if name == "chexpert_small":  # the answer to a question that is asked
         frontal = (("Frontal/Lateral", ("Frontal",)),)
-        ours = replace(ours, train=replace(ours.train, where=frontal), expert=replace(ours.expert, where=frontal))
+        ours = replace(ours, train=replace(ours.train, row_filter=frontal), official_validation=replace(ours.official_validation, row_filter=frontal))
     ready = COMPETITIONS[name]
     for part in described_parts(ready):
         mine, theirs = read_part(ours, folder, part), read_part(ready, folder, part)
@@ -270,7 +270,7 @@ IMAGES = " ".join(f"train/{k}.png" for k in range(8))
 def test_lost_images_are_left_out_and_asked_about(home, tmp_path):
     folder = layouts.write_chexpert(tmp_path, small=False)
     competition, doubts = main([str(folder)])
-    assert competition.train.without == ("CheXpert-v1.0/train/patient40761/study1/view1_frontal.jpg",)
+    assert competition.train.exclude_ids == ("CheXpert-v1.0/train/patient40761/study1/view1_frontal.jpg",)
     assert asked(doubts, "1 ids of .*train.csv have no image")
 
 
@@ -359,7 +359,7 @@ def test_a_truncated_image_is_asked_about(home, tmp_path):
     written(tmp_path, train=LABELS, images=IMAGES)
     (tmp_path / "train" / "3.png").write_bytes((tmp_path / "train" / "3.png").read_bytes()[:20])
     assert asked(main([str(tmp_path)])[1],
-                 r"1 of the 8 images looked at cannot be read: train/3\.png: cut short.*without=\('3',\).*audit\.py")
+                 r"1 of the 8 images looked at cannot be read: train/3\.png: cut short.*exclude_ids=\('3',\).*audit\.py")
 
 
 def test_images_with_several_endings_are_found(home, tmp_path):
@@ -425,7 +425,7 @@ def test_a_table_of_which_few_images_were_fetched_is_described_and_asked_about(h
     rows = "".join(f"{k:05d},{k % 2},{k // 2 % 2}\n" for k in range(3000))
     images = " ".join(f"train/{k:05d}.png" for k in range(2001, 2031))
     competition, doubts = main([str(written(tmp_path, train="image_id,a,b\n" + rows, images=images))])
-    assert competition.train.images == "train/{image_id}.png" and competition.train.without == ()
+    assert competition.train.images == "train/{image_id}.png" and competition.train.exclude_ids == ()
     assert asked(doubts, "2970 ids of train.csv have no image.*Is the download complete")
 
 
@@ -555,9 +555,9 @@ def test_a_name_is_one_of_python(text, name):
 def test_a_literal_gives_back_any_text(texts):
     competition = Competition(
         name="odd", about=f"{texts[0]} " * 30, task="multilabel", labels=texts, metric="roc_auc",
-        train=(Part(table=("a b.csv", "c.csv"), images="{x}/y", where=((texts[0], texts),), without=texts * 9),
+        train=(Part(table=("a b.csv", "c.csv"), images="{x}/y", row_filter=((texts[0], texts),), exclude_ids=texts * 9),
                Part(table="d.csv", images="{id}")),
-        group_pattern=r"\\(\d+)|\"", id_column=texts[1], joined_column="j", label_texts=((texts[0], texts[0]),
+        group_pattern=r"\\(\d+)|\"", id_column=texts[1], label_list_column="j", label_map=((texts[0], texts[0]),
                                                                                         (texts[1], texts[1])))
     assert pasted(competition) == competition
 
@@ -682,7 +682,7 @@ def test_files_without_an_ending_between_others_are_read(home, tmp_path):
     for k in range(20, 24):
         (tmp_path / "train" / "A" / f"notes{k}").write_text("no image, though it has no ending either")
     competition, _ = main([str(tmp_path)])
-    assert competition.train == Part(images="train/*/*", without=tuple(f"train/A/notes{k}" for k in range(20, 24)))
+    assert competition.train == Part(images="train/*/*", exclude_ids=tuple(f"train/A/notes{k}" for k in range(20, 24)))
     assert len(read_train(competition, tmp_path)[0]) == 12
 
 
@@ -716,12 +716,12 @@ def test_what_lies_between_images_of_several_endings_is_left_out(home, tmp_path)
     for name in ("A/Thumbs.db", "B/.DS_Store"):
         (tmp_path / "train" / name).write_text("no image")
     competition, _ = main([str(tmp_path)])
-    assert competition.train == Part(images="train/*/*.*", without=("train/A/Thumbs.db", "train/B/.DS_Store"))
+    assert competition.train == Part(images="train/*/*.*", exclude_ids=("train/A/Thumbs.db", "train/B/.DS_Store"))
     assert len(read_train(competition, tmp_path)[0]) == 12
     for k in range(25):
         (tmp_path / "train" / "A" / f"{k}.xml").touch()
     competition, doubts = main([str(tmp_path)])
-    assert competition.train.without == () and asked(doubts, "27 files that are no images lie among")
+    assert competition.train.exclude_ids == () and asked(doubts, "27 files that are no images lie among")
 
 
 def test_a_test_folder_of_several_endings_is_found_whole(home, tmp_path):
@@ -741,8 +741,8 @@ def test_a_dicom_without_pixels_is_asked_about_by_name_with_what_to_do(home, tmp
         (folder / "train" / name).write_bytes((files / source).read_bytes())
         competition, doubts = main([str(folder)])
         assert asked(doubts, rf"1 of the 12 images looked at .*train/{name}: a DICOM file without pixels.*"
-                             r"without=\('IM-0003',\)")
-    mended = replace(competition, train=replace(competition.train, without=("IM-0003",)))
+                             r"exclude_ids=\('IM-0003',\)")
+    mended = replace(competition, train=replace(competition.train, exclude_ids=("IM-0003",)))
     assert len(read_train(mended, folder)[0]) == 11
 
 
@@ -752,8 +752,8 @@ def test_a_truncated_listed_image_is_asked_about_by_the_id_that_leaves_it_out(ho
     path = tmp_path / "train" / "A" / "4.jpg"
     path.write_bytes(path.read_bytes()[:-40])  # the header is whole
     competition, doubts = main([str(tmp_path)])
-    assert asked(doubts, r"1 of the 8 .*train/A/4\.jpg: .*without=\('train/A/4\.jpg',\)")
-    mended = replace(competition, train=replace(competition.train, without=("train/A/4.jpg",)))
+    assert asked(doubts, r"1 of the 8 .*train/A/4\.jpg: .*exclude_ids=\('train/A/4\.jpg',\)")
+    mended = replace(competition, train=replace(competition.train, exclude_ids=("train/A/4.jpg",)))
     assert len(read_train(mended, tmp_path)[0]) == 7
 
 
@@ -829,7 +829,7 @@ def test_a_file_of_meanings_names_the_classes_either_way_round(home, tmp_path, t
     rows = "".join(f"{k},{k % 3}\n" for k in range(8))
     (tmp_path / "classes.json").write_text(text)
     competition, _ = main([str(written(tmp_path, train="id,label\n" + rows, images=IMAGES))])
-    assert competition.label_texts == (("0", "mild"), ("1", "severe"), ("2", "none"))
+    assert competition.label_map == (("0", "mild"), ("1", "severe"), ("2", "none"))
 
 
 def test_settings_beside_the_labels_are_no_meaning_of_theirs(home, tmp_path):
@@ -855,7 +855,7 @@ def test_hidden_files_among_the_pictures_of_class_folders_are_left_out(home, tmp
     folder = written(tmp_path, images=" ".join(f"train/{'AB'[k % 2]}/{k}.png" for k in range(8)))
     (folder / "train" / "A" / "._0.png").write_bytes(b"a Mac's notes")
     competition, _ = main([str(folder)])
-    assert competition.train.without == ("train/A/._0.png",) and len(read_train(competition, folder)[0]) == 8
+    assert competition.train.exclude_ids == ("train/A/._0.png",) and len(read_train(competition, folder)[0]) == 8
 
 
 @pytest.mark.parametrize("text", ["5", "null", '["a", "b"]', '{"a": 0, "b": 0, "c": 1, "d": 2}', '{"a": [0]}', "{"])
@@ -893,7 +893,7 @@ def test_the_next_steps_are_to_look_over_and_to_split(home, tmp_path, capsys):
 def test_the_real_folders_are_described(home):
     competition, doubts = main([str(DATA / "nih1000")])
     ready = COMPETITIONS["nih14"]
-    for field in ("task", "labels", "metric", "train", "test", "id_column", "joined_column", "group_column",
+    for field in ("task", "labels", "metric", "train", "test", "id_column", "label_list_column", "group_column",
                   "shared_groups", "channels"):
         assert getattr(competition, field) == getattr(ready, field)
     assert asked(doubts, "`View Position` holds AP")

@@ -25,7 +25,7 @@ from experiment import EXPERIMENTS, Experiment, Stage, from_recipe, to_recipe
     ("uncertain=zeros,Edema=ones", "uncertain", ("zeros", "Edema=ones")),
     ("uncertain=mean, Lung Lesion=uniform:0.55:0.85", "uncertain", ("mean", "Lung Lesion=uniform:0.55:0.85")),
     ("uncertain=self:lite0_lr=1e-3", "uncertain", ("self:lite0_lr=1e-3",)),
-    ("blank=zeros", "blank", ("zeros",)),
+    ("missing_labels=zeros", "blank", ("zeros",)),
     ("split=2", "split", 2),
 ])
 def test_a_value_is_read_as_its_fields_type(assignment, name, value):
@@ -72,19 +72,19 @@ def test_overriding_changes_only_what_is_named_and_the_last_word_counts():
     ("weights=net.pickle", "weights: there is no 'net.pickle'"),
     ("loss=focal", "loss: there is no 'focal'; did you mean 'focal:GAMMA'?"),
     ("loss=focal:-1", "loss: there is no 'focal:-1'"),
-    ("mixing=mixup:", "mixing: there is no 'mixup:'"),
+    ("mix=mixup:", "mixing: there is no 'mixup:'"),
     ("schedule=stepp:1:0.5", "did you mean 'step:EPOCHS:FACTOR'?"),
     ("stages=head:5", "stages: there is no 'head:5'; did you mean 'head:EPOCHS:LR'?"),
     ("stages=head:5:1e-3,all:4:1e-4", "are 9 epochs, but epochs is 10; set epochs=9"),
     ("stages=head:0:1e-3,all:10:1e-4", "every stage needs an epoch at least"),
     ("patience=3", "inner split of the training folds"),
     ("schedule=plateau:3:0.1", "inner split of the training folds"),
-    ("inner=0.1", "inner split of the training folds"),
-    ("inner=0.6", "inner must be 0 or in [0.01, 0.5]"),
+    ("val_fraction=0.1", "inner split of the training folds"),
+    ("val_fraction=0.6", "inner must be 0 or in [0.01, 0.5]"),
     ("schedule=step:0:0.5", "EPOCHS must be at least 1"),
     ("schedule=step:1:0", "FACTOR in (0, 1]"),
     ("head=hidden:0", "WIDTH must be at least 1"),
-    ("lr_decay=0", "lr_decay must be in (0, 1]"),
+    ("layer_decay=0", "layer_decay must be in (0, 1]"),
     ("accumulate=0", "accumulate must be at least 1"),
     ("accumulate=17", "a part needs two images at least"),
     ("label_smoothing=1", "label_smoothing must be in [0, 1)"),
@@ -103,7 +103,7 @@ def test_overriding_changes_only_what_is_named_and_the_last_word_counts():
     ("tta=", "tta must name at least one view"),
     ("split=-1", "split must be 0 or more"),
     ("uncertain=", "uncertain must name a policy"),
-    ("blank=", "blank must name a policy"),
+    ("missing_labels=", "blank must name a policy"),
     ("uncertain=zeross", "uncertain: there is no 'zeross'; did you mean 'zeros'?"),
     ("uncertain=ones,Edema=meen", "uncertain: there is no 'meen'; did you mean 'mean'?"),
     ("uncertain=qqq", "uncertain: there is no 'qqq'. An entry"),
@@ -114,12 +114,12 @@ def test_overriding_changes_only_what_is_named_and_the_last_word_counts():
     ("uncertain=self:", "uncertain: there is no 'self:'; did you mean 'self:RUN'?"),
     ("uncertain=ones,zeros", "uncertain: all labels has two values, ones and zeros"),
     ("uncertain=Edema=ones,Edema=zeros", "uncertain: 'Edema' has two values, ones and zeros"),
-    ("blank=ones", "blank: there is no 'ones'"),
+    ("missing_labels=ones", "blank: there is no 'ones'"),
     ("sampler=copies", "sampler=copies with copies=(none)"),
-    ("copies=Hernia=3", "sampler=natural with copies=Hernia=3"),
+    ("label_repeats=Hernia=3", "sampler=natural with label_repeats=Hernia=3"),
     ("copies=3", "copies: '3' names no label"),
-    ("copies=Hernia=-1", "copies: there is no '-1'"),
-    ("copies=Hernia=1.5", "copies: there is no '1.5'"),
+    ("label_repeats=Hernia=-1", "copies: there is no '-1'"),
+    ("label_repeats=Hernia=1.5", "copies: there is no '1.5'"),
 ])
 def test_a_wrong_value_is_refused_with_the_way_out(assignment, message):
     with pytest.raises(ValueError, match=re.escape(message)):
@@ -139,7 +139,7 @@ def test_a_recipe_comes_back_through_json_as_it_was(name):
 
 
 def test_a_changed_recipe_comes_back_through_json_as_it_was():
-    changed = override(Experiment(), ["tta=identity,flip", "lr=0.1", "black=keep", "per_task=true"])
+    changed = override(Experiment(), ["tta=identity,flip", "lr=0.1", "constant_images=keep", "per_task=true"])
     assert from_recipe(json.loads(json.dumps(to_recipe(changed)))) == changed
 
 
@@ -158,8 +158,8 @@ def test_a_recipe_from_when_a_policy_was_one_word_means_the_same():
     recipe = to_recipe(Experiment(uncertain=("ones",)))
     for field in ("colour", "fit", "preprocessing", "sampler", "copies", "loss_weights", "split"):
         del recipe[field]
-    assert from_recipe({**recipe, "uncertain": "ones", "blank": "ignore", "black": "keep"}) == Experiment(
-        uncertain=("ones",), black="keep")
+    assert from_recipe({**recipe, "uncertain": "ones", "missing_labels": "ignore", "constant_images": "keep"}) == Experiment(
+        uncertain=("ones",), constant_images="keep")
 
 
 @pytest.mark.parametrize("entry, label, value", [

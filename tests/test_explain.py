@@ -265,7 +265,7 @@ def test_only_certain_labels_of_images_that_show_something_are_used(squares, mon
     monkeypatch.setattr(explain, "pick_examples",
                         lambda targets, *rest: shown.append(targets) or pick_examples(targets, *rest))
     explain_run(SQUARES, squares, "toy", table, read_folds(SQUARES))
-    black = table["black"].to_numpy()
+    black = table["constant"].to_numpy()
     assert black.sum() == 2
     for targets in shown:
         assert np.isnan(targets[black]).all()
@@ -277,7 +277,7 @@ def test_missing_folds_are_said_and_left_out(squares, capsys):
     assert len(explain_run(SQUARES, squares, "toy", table, read_folds(SQUARES))) == 1
     assert "the folds 0 are not trained" in capsys.readouterr().out
     played = pd.read_csv(run_folder(SQUARES, "toy") / "pointing.csv").set_index("label")
-    here = (table["fold"] == 1) & (table["square"] == 1) & ~table["black"]
+    here = (table["fold"] == 1) & (table["square"] == 1) & ~table["constant"]
     assert played.loc["square", "images"] == here.sum()
 
 

@@ -14,7 +14,7 @@ from sklearn.metrics import roc_curve
 
 import find_anomalies
 from auditing import anomaly_scores, autoencoder, ood
-from auditing.anomaly_scores import Scale, detection, fit_density, fit_distance, hold_out, sensitivity_at, tell_normal
+from auditing.anomaly_scores import Scale, detection, fit_density, fit_distance, hold_out, normal_mask, sensitivity_at
 from auditing.autoencoder import Autoencoder, errors_and_codes, train_autoencoder
 from auditing.ood import find_outliers, outlier_warnings
 from competition import Competition, Part
@@ -39,7 +39,7 @@ def cells(*rows, labels):
 
 def test_without_a_normal_label_an_image_is_normal_that_has_no_finding_for_certain():
     labels = ("a", "b")
-    odd, said = tell_normal(competition_of("multilabel", labels),
+    odd, said = normal_mask(competition_of("multilabel", labels),
                             cells([0, 0], [0, 1], [0, -1], [1, np.nan], [0, np.nan], labels=labels))
     np.testing.assert_array_equal(odd, [0, 1, np.nan, 1, np.nan])
     assert "none of the 2 labels" in said
@@ -47,22 +47,22 @@ def test_without_a_normal_label_an_image_is_normal_that_has_no_finding_for_certa
 
 def test_a_label_that_means_normal_is_asked():
     labels = ("No Finding", "Edema")
-    odd, said = tell_normal(competition_of("multilabel", labels), cells([1, 0], [0, 1], [1, 1], [0, 0], [1, np.nan],
+    odd, said = normal_mask(competition_of("multilabel", labels), cells([1, 0], [0, 1], [1, 1], [0, 0], [1, np.nan],
                                                                         labels=labels))
     np.testing.assert_array_equal(odd, [0, 1, np.nan, np.nan, 0])
     assert "'No Finding'" in said
     labels = ("no_findings", "pneumonia")
-    np.testing.assert_array_equal(tell_normal(competition_of("multiclass", labels),
+    np.testing.assert_array_equal(normal_mask(competition_of("multiclass", labels),
                                               cells([1, 0], [0, 1], labels=labels))[0], [0, 1])
-    np.testing.assert_array_equal(tell_normal(competition_of("binary", ("benign",)),
+    np.testing.assert_array_equal(normal_mask(competition_of("binary", ("benign",)),
                                               cells([1], [0], labels=("benign",)))[0], [0, 1])
 
 
 def test_binary_is_normal_at_0_and_classes_without_a_normal_one_are_refused():
-    np.testing.assert_array_equal(tell_normal(competition_of(), cells([1], [0], [-1], labels=("ill",)))[0],
+    np.testing.assert_array_equal(normal_mask(competition_of(), cells([1], [0], [-1], labels=("ill",)))[0],
                                   [1, 0, np.nan])
     with pytest.raises(ValueError, match="none of its classes means normal"):
-        tell_normal(competition_of("multiclass", ("heart", "liver")), cells([1, 0], labels=("heart", "liver")))
+        normal_mask(competition_of("multiclass", ("heart", "liver")), cells([1, 0], labels=("heart", "liver")))
 
 
 # ---- scores

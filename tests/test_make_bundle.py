@@ -28,7 +28,7 @@ from data.pixel_store import PixelSettings, open_store
 from data.tables import read_part, read_train
 from kaggle_server import serve
 from submitting import kernel_rehearsal
-from submitting.kernel_rehearsal import Act, judge, make_data, reckon, rehearse, remove_data, run_bundle
+from submitting.kernel_rehearsal import TestRun, judge, make_data, reckon, rehearse, remove_data, run_bundle
 from untrained import write_untrained
 
 DEMO = COMPETITIONS["demo"]
@@ -275,8 +275,8 @@ def shared_table(tmp_path) -> tuple[Competition, Path]:
         draw(tmp_path / "images" / name)
     listed = {"table": "rows.csv", "images": "images/{name}"}
     return Competition(name="shared", about="both in one table", task="binary", labels=("a",), metric="roc_auc",
-                       id_column="name", group_column="patient", train=Part(**listed, where=(("split", ("train",)),)),
-                       test=Part(**listed, where=(("split", ("test",)),))), tmp_path
+                       id_column="name", group_column="patient", train=Part(**listed, row_filter=(("split", ("train",)),)),
+                       test=Part(**listed, row_filter=(("split", ("test",)),))), tmp_path
 
 
 @pytest.mark.parametrize(("name", "images"), [("hidden", 5), ("large", 30)])
@@ -299,7 +299,7 @@ def test_a_hidden_set_of_a_folder_keeps_what_patterns_look_for(tmp_path, tmp_pat
         draw(tmp_path / place)
     competition = Competition(name="folders", about="", task="binary", labels=("P",), metric="roc_auc",
                               train=Part(images="train/*/*.jpg"), test=Part(images="test/*/*.jpg"),
-                              label_pattern="/([NP])/", label_texts=(("N", ""), ("P", "P")),
+                              label_pattern="/([NP])/", label_map=(("N", ""), ("P", "P")),
                               group_pattern=r"(p\d+)_", shared_groups="distinct")
     data, ids = make_data(competition, tmp_path, tmp_path_factory.mktemp("hidden") / "data", "hidden")
     test = read_part(competition, data, "test")
@@ -344,12 +344,12 @@ def test_other_bytes_of_the_known_set_are_an_error(tmp_path):
 
 
 def test_time_is_reckoned_from_two_sizes():
-    said = reckon(Act("known", 100, 15.0, ""), Act("large", 1000, 60.0, ""), hours=1)
+    said = reckon(TestRun("known", 100, 15.0, ""), TestRun("large", 1000, 60.0, ""), hours=1)
     assert (said["start_seconds"], said["seconds_per_image"]) == (10.0, pytest.approx(0.05))
     assert said["images_possible"] == 71_800
-    slow = reckon(Act("known", 100, 20.0, ""), Act("large", 1000, 10.0, ""), hours=1)
+    slow = reckon(TestRun("known", 100, 20.0, ""), TestRun("large", 1000, 10.0, ""), hours=1)
     assert slow["images_possible"] == 360_000
-    assert reckon(Act("known", 10, 5000.0, ""), Act("large", 100, 5900.0, ""), hours=1)["images_possible"] == 0
+    assert reckon(TestRun("known", 10, 5000.0, ""), TestRun("large", 100, 5900.0, ""), hours=1)["images_possible"] == 0
 
 
 # ---- images that cannot be read

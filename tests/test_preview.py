@@ -233,7 +233,7 @@ def test_an_unknown_augmentation_is_an_error(chest):
 
 def test_a_preview_of_colour_images_and_preprocessing(home, chest):
     sheet, = main([*chest, "--experiment", "cnn_e_warp", "--set", "colour=rgb", "preprocessing=crop_borders,clahe",
-                   "fit=letterbox", "--name", "colour"])
+                   "resize_mode=letterbox", "--name", "colour"])
     assert sheet.path.exists() and sheet.warnings == ()
 
 

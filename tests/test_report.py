@@ -23,7 +23,7 @@ from data.demo import DemoSettings, make_demo
 from data.folds import Folds, make_folds
 from data.pixel_store import PixelSettings, open_store
 from data.tables import read_train
-from reporting.context import Reported, compact, number, pick_runs, span
+from reporting.context import ReportContext, compact, number, pick_runs, span
 from reporting.html import (
     MOST_BYTES,
     Figure,
@@ -392,7 +392,7 @@ def test_a_submission_that_was_changed_is_said_to_be(full):
 # ---- many labels, many runs, large pictures
 
 
-def a_large_one(labels: int = 14, images: int = 1000, runs: int = 200) -> Reported:
+def a_large_one(labels: int = 14, images: int = 1000, runs: int = 200) -> ReportContext:
     names = tuple(f"label {k}" for k in range(labels - 1)) + (HOSTILE,)
     competition = Competition(name="large", about=HOSTILE, task="multilabel", labels=names, metric="roc_auc",
                               train=Part(table="t.csv", images="{image_id}.png"))
@@ -400,14 +400,14 @@ def a_large_one(labels: int = 14, images: int = 1000, runs: int = 200) -> Report
     cells = (rng.random((images, labels)) < 0.1).astype(float)
     table = pd.DataFrame(cells, columns=list(names)).assign(
         image_id=[f"i{row}" for row in range(images)], group=[f"g{row // 2}" for row in range(images)],
-        fold=np.arange(images) // 2 % 5, black=False)
+        fold=np.arange(images) // 2 % 5, constant=False)
     oofs = {f"run{number}": Oof(f"run{number}", np.clip(0.3 * cells + 0.7 * rng.random(cells.shape), 0, 1), (), ())
             for number in range(3)}
     board = pd.DataFrame([{"rank": str(number + 1), "run": f"run{number}", "status": "whole", "cv": "0.7", "low": "0.6",
                            "high": "0.8", "fold_mean": "0.7", "fold_sd": "0.01", "seconds": "60", "parameters": "4e6",
                            "brier": "0.1", "f1_crossfit": "0.4", "not_learned": "0"} for number in range(runs)])
     folds = Folds(Path("large.csv"), "f" * 64, 5, {"made_by": {"rule": "grouped", "seed": 0}})
-    return Reported(competition, Path(), "--competition large", table, folds, board, oofs)
+    return ReportContext(competition, Path(), "--competition large", table, folds, board, oofs)
 
 
 def test_fourteen_labels_and_two_hundred_runs_fit_well_below_the_limit(home, monkeypatch):
@@ -447,7 +447,7 @@ def test_a_multiclass_competition_has_one_matrix_a_run(home):
         **{label: (truth == k).astype(float) for k, label in enumerate("abcd")})
     oofs = {name: Oof(name, oof.probs / oof.probs.sum(axis=1, keepdims=True), (), ())
             for name, oof in shown.oofs.items()}
-    parts = report.make_parts(Reported(competition, Path(), "", table, shown.folds, shown.board, oofs))
+    parts = report.make_parts(ReportContext(competition, Path(), "", table, shown.folds, shown.board, oofs))
     parts = [part for _, part, _ in parts if part]
     confusion = next(part for part in parts if part.name == "confusion")
     assert confusion.blocks[0].content.count("<table") == 3 and not confusion.notes
@@ -459,7 +459,7 @@ def test_labels_of_one_class_or_none_are_said_and_not_drawn(home, cells):
     shown = a_large_one(labels=2, images=6, runs=1)
     table = shown.table.assign(**{shown.competition.labels[0]: cells[:, 0],
                                   shown.competition.labels[1]: [0, 1, 0, 1, 1, 0.0]})
-    parts = [part for _, part, _ in report.make_parts(Reported(
+    parts = [part for _, part, _ in report.make_parts(ReportContext(
         shown.competition, Path(), "", table, shown.folds, shown.board, shown.oofs)) if part]
     assert not any("could not be made" in note for part in parts for note in part.notes)
     assert "one class only: no curve" in next(part for part in parts if part.name == "curves").blocks[2].content

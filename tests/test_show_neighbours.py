@@ -185,7 +185,7 @@ def test_a_run_is_drawn_and_its_neighbours_are_found(demo_home, capsys):
     oof, table, folds = write_untrained(competition, "cnn_b", with_network=True)
     page, picture, confusion = show_neighbours.main(["--experiment", "cnn_b"])
     assert page.stat().st_size < 10e6 and picture.exists() and confusion.exists()
-    shown = table.loc[~table["black"], "image_id"]
+    shown = table.loc[~table["constant"], "image_id"]
     data = json.loads(re.search(r'application/json">(.*?)</script>', page.read_text(), re.DOTALL).group(1))
     assert data["names"][:len(data["places"])] == shown.tolist()
     fold_of = dict(zip(table["image_id"], table["fold"], strict=True))

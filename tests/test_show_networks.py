@@ -11,14 +11,14 @@ import show_networks
 from experiment import EXPERIMENTS
 from models.architectures import NETWORKS
 from models.classifier import build_model, count_parameters
-from models.summary import take_apart
+from models.summary import summarize
 
 
 @pytest.mark.parametrize("network", [*NETWORKS, "cnn_002", "darknet19_002", "resnet18", "densenet121", "vgg11",
                                      "efficientnet_b0", "vit_tiny_patch16_224"])
 def test_the_stages_end_in_the_logits_and_their_parameters_are_those_of_the_network(network):
     size = 224 if "vit" in network else 64
-    anatomy = take_apart(network, 1, size, 3)
+    anatomy = summarize(network, 1, size, 3)
     stages = [stage for row in anatomy.rows for stage in row]
     beside = 192 + 192 * 197 if "vit" in network else 0  # class token and position embeddings stand in no layer
     assert sum(stage.parameters for stage in stages) + beside == anatomy.parameters
@@ -32,20 +32,20 @@ def test_the_stages_end_in_the_logits_and_their_parameters_are_those_of_the_netw
     ("lstm", 2 * (64 * 512 * (64 + 128) + 64 * 512 * (128 + 128) + 8192 * 64 + 64 * 3)),
 ])
 def test_flops_are_those_counted_by_hand(network, flops):
-    assert take_apart(network, 1, 64, 3).flops == flops
+    assert summarize(network, 1, 64, 3).flops == flops
 
 
 def test_a_stage_says_what_it_is_and_what_follows():
-    conv1, conv2, pool2, *_ = [row[0] for row in take_apart("cnn_e", 1, 64, 3).rows]
+    conv1, conv2, pool2, *_ = [row[0] for row in summarize("cnn_e", 1, 64, 3).rows]
     assert (conv1.name, conv1.what, conv1.shape, conv1.parameters) == (
         "conv1", "convolution 3x3 · ReLU", (32, 64, 64), 320)
     assert (conv2.what, pool2.what) == ("convolution 3x3", "maximum of 2x2 · ReLU · dropout 0.2")
-    names = [row[0].name for row in take_apart("resnet18", 3, 224, 2).rows]
+    names = [row[0].name for row in summarize("resnet18", 3, 224, 2).rows]
     assert names == ["conv1", "maxpool", "layer1", "layer2", "layer3", "layer4", "global_pool", "fc"]
 
 
 def test_backbones_of_a_network_stand_side_by_side():
-    rows = take_apart("combined_000", 3, 224, 14).rows
+    rows = summarize("combined_000", 3, 224, 14).rows
     assert [stage.shape[0] for stage in rows[0]] == [1024, 1664, 1920, 1280, 25_088, 25_088]
     assert [(row[0].name, row[0].shape) for row in rows[1:]] == [("concatenate", (56_064,)), ("output", (14,))]
 

@@ -21,7 +21,7 @@ from kaggle_server import listed, serve
 from results.runs import run_folder
 from scoring.metrics import roc_auc
 from submitting import checks, kaggle_client
-from submitting.kaggle_client import KaggleError, Standing, explain
+from submitting.kaggle_client import KaggleError, SubmissionStatus, explain
 from submitting.ledger import Entry, ledger_path, read_ledger
 from submitting.manifest import write_manifest
 from submitting.submission import read_template, submission_path, submit_probs, template_inputs
@@ -173,8 +173,8 @@ def test_known_labels_are_scored_here_and_nothing_is_sent(demo, capsys):
 @pytest.mark.parametrize(("form", "header", "rows"), [
     ("labels", "image_id,b,a", ("2,1,0", "1,0,1", "3,1,1")), ("text", "image_id,found", ("2,b", "1,a", "3,b a"))])
 def test_hard_labels_are_scored_as_they_stand_in_the_file(home, form, header, rows):
-    hard = replace(DEMO, name="hard", labels=("a", "b"), metric="f1_macro", submission=form, joined_column="found",
-                   joined_by=" ")
+    hard = replace(DEMO, name="hard", labels=("a", "b"), metric="f1_macro", submission=form, label_list_column="found",
+                   label_separator=" ")
     path = submission_path(hard, "run")
     path.parent.mkdir()
     path.write_text("\n".join((header, *rows)))
@@ -213,7 +213,7 @@ class Scripted:
 
 
 def standing(state="complete", **more):
-    return lambda kaggle: [Standing(**{"ref": "77", "state": state, "public": 0.7, "private": None, "error": "",
+    return lambda kaggle: [SubmissionStatus(**{"ref": "77", "state": state, "public": 0.7, "private": None, "error": "",
                                        "description": kaggle.message, **more})]
 
 

@@ -46,19 +46,19 @@ def _save_network(run: Run, seed: int) -> str:
         return save_weights(run, network)
 
 
-def with_fitted_head(solver: str, task: str, examples: Examples) -> tuple[Run, Classifier, torch.Tensor]:
+def with_fitted_head(head_fit: str, task: str, examples: Examples) -> tuple[Run, Classifier, torch.Tensor]:
     """A run, its network with a head fitted at once to the pixels of random images, and these, (N, 1, 8, 8) uint8.
 
     examples: N rows, whose features those pixels take the place of.
     """
     competition = Competition(name="some", about="no images", task=task, labels=("a", "b", "c"), metric="roc_auc",
                               train=Part(table="train.csv", images="{image_id}.png"))
-    run = open_run(competition, solver, 0, Experiment(network="pixels", image_size=8, solver=solver), "no folds")
+    run = open_run(competition, head_fit, 0, Experiment(network="pixels", image_size=8, head_fit=head_fit), "no folds")
     images = torch.randint(0, 256, (len(examples.targets), 1, 8, 8), generator=torch.Generator().manual_seed(0),
                            dtype=torch.uint8)
     model = build_from_recipe(run.recipe)
     features = model.normalise(images).flatten(1).numpy()
-    put_head(model, head_name(model), fit_head(solver, replace(examples, features=features), task, 0))
+    put_head(model, head_name(model), fit_head(head_fit, replace(examples, features=features), task, 0))
     return run, model, images
 
 

@@ -28,7 +28,7 @@ INNER_FOLDS = 3
 CHUNK = 4096         # images whose features are in memory at once
 
 
-def tell_normal(competition: Competition, table: pd.DataFrame) -> tuple[np.ndarray, str]:
+def normal_mask(competition: Competition, table: pd.DataFrame) -> tuple[np.ndarray, str]:
     """(N,) 0 normal, 1 not, NaN where the labels do not say; and how that was told, for the screen.
 
     Where a label means normal (normal, no finding, healthy, benign) it says so, and any other label that an image is

@@ -99,14 +99,14 @@ def check_images(report: Report, parts: dict[str, PartData]) -> None:
         if len(bad):
             texts = [f"{image_id}: {reason}" for image_id, reason in zip(bad, scan.reason[~seen], strict=True)]
             report.add("error", f"{number_of(len(bad), f'{name} image')} of {len(scan):,} cannot be read",
-                       f"fetch them again, or name them in `without` in competition.py; all: unreadable_{name}.csv",
+                       f"fetch them again, or name them in `exclude_ids` in competition.py; all: unreadable_{name}.csv",
                        texts)
         if len(constant):
             share = len(constant) / len(scan)
             report.add("warning" if share > 0.01 else "note",
                        f"{number_of(len(constant), f'{name} image')} ({share:.1%}) of one colour throughout"
                        + _labels_of_black(report.competition, part),
-                       "training leaves them out unless an experiment's `black` says otherwise, and they get the prior",
+                       "training leaves them out unless an experiment's `constant_images` says otherwise, and they get the prior",
                        constant)
         flat = seen & ~scan.constant & (scan.std < 2)
         if flat.any():
@@ -166,7 +166,7 @@ def _most_common(counts: dict[str, int], most: int = 3) -> str:
 
 def check_strays(report: Report, data_dir: Path, parts: dict[str, PartData], left_out: pd.DataFrame) -> None:
     """Files in the folders of a table's images that no row names."""
-    described = [*report.competition.train_parts, report.competition.test, report.competition.expert]
+    described = [*report.competition.train_parts, report.competition.test, report.competition.official_validation]
     if not any(part is not None and part.tables for part in described):
         report.account["stray_files"] = None
         return
@@ -180,7 +180,7 @@ def check_strays(report: Report, data_dir: Path, parts: dict[str, PartData], lef
     report.account["stray_files"] = {"count": len(strays), "examples": strays[:20]}
     report.keep("strays", pd.DataFrame({"file": strays}))
     if strays:
-        chosen = any(part is not None and (part.where or part.listed or part.without) for part in described)
+        chosen = any(part is not None and (part.row_filter or part.id_list or part.exclude_ids) for part in described)
         report.add("note" if chosen else "warning", f"{number_of(len(strays), 'file')} in the image folders that "
                    "no row names" + (" (rows that the description leaves out count here)" if chosen else ""),
                    "find out whether a table is incomplete; nothing uses them", strays)
@@ -258,7 +258,7 @@ def check_parts(report: Report, parts: dict[str, PartData], left_out: pd.DataFra
         if len(exact):
             count = number_of(exact["b"].nunique(), f"{name} image")
             report.add("error", f"{count} in the training part too, to the pixel",
-                       "take them out of training (`without` in competition.py), or the score there is too good",
+                       "take them out of training (`exclude_ids` in competition.py), or the score there is too good",
                        (f"{a} = {b}" for a, b in zip(exact["a"], exact["b"], strict=True)))
         if len(near):
             report.add("warning", f"{number_of(near['b'].nunique(), f'{name} image')} with nearly the same picture as "

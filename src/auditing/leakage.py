@@ -76,7 +76,7 @@ def sample_groups(groups: np.ndarray, most: int = MOST_ROWS, seed: int = 0) -> n
     return np.flatnonzero(np.isin(group_of_row, order[fits]))
 
 
-def price_of_leak(features: np.ndarray, targets: np.ndarray, groups: np.ndarray, labels: list[str],
+def leakage_gap(features: np.ndarray, targets: np.ndarray, groups: np.ndarray, labels: list[str],
                   twins: dict[str, np.ndarray] | None = None, n_folds: int = 5, seed: int = 0) -> LeakPrice:
     """The same classifier under random folds (`stratified_folds`) and under group folds (`grouped_folds`).
 
@@ -122,7 +122,7 @@ def predict_held_out(features: np.ndarray, targets: np.ndarray, folds: np.ndarra
 
 def _fit_predict(features: np.ndarray, targets: np.ndarray, new_features: np.ndarray,
                  copies: np.ndarray | None = None) -> np.ndarray:
-    """(n, K) in [0, 1]; `copies` (N,) says how often a row counts.
+    """(n, K) in [0, 1]; `label_repeats` (N,) says how often a row counts.
 
     Kernel ridge regression to 0 and 1 with a Gaussian and hardly any ridge: it all but passes through every training
     cell, as a network that was trained for long does, and is fitted to all labels at once, in a fiftieth of the time

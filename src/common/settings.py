@@ -14,8 +14,8 @@ WHOLE = r"\d{1,4}"
 BY_LABEL = {
     "uncertain": {"ignore": "ignore", "zeros": "zeros", "ones": "ones", "mean": "mean",
                   "uniform:LOW:HIGH": f"uniform:{NUMBER}:{NUMBER}", "self:RUN": "self:.+"},
-    "blank": {"ignore": "ignore", "zeros": "zeros"},
-    "copies": {"NUMBER": WHOLE},
+    "missing_labels": {"ignore": "ignore", "zeros": "zeros"},
+    "label_repeats": {"NUMBER": WHOLE},
 }
 # fields whose value, or each of whose values, is a name that may carry numbers
 WITH_NUMBERS = {
@@ -25,7 +25,7 @@ WITH_NUMBERS = {
     "loss": {"cross_entropy": "cross_entropy", "focal:GAMMA": f"focal:{NUMBER}",
              "asymmetric:NEGATIVE:POSITIVE:CLIP": f"asymmetric:{NUMBER}:{NUMBER}:{NUMBER}",
              "auc_margin:MARGIN": f"auc_margin:{NUMBER}", "soft_f1": "soft_f1"},
-    "mixing": {"none": "none", "mixup:ALPHA": f"mixup:{NUMBER}", "cutmix:ALPHA": f"cutmix:{NUMBER}"},
+    "mix": {"none": "none", "mixup:ALPHA": f"mixup:{NUMBER}", "cutmix:ALPHA": f"cutmix:{NUMBER}"},
     "schedule": {"cosine": "cosine", "constant": "constant", "one_cycle": "one_cycle",
                  "step:EPOCHS:FACTOR": f"step:{WHOLE}:{NUMBER}", "plateau:EPOCHS:FACTOR": f"plateau:{WHOLE}:{NUMBER}"},
     "stages": {"head:EPOCHS:LR": f"head:{WHOLE}:{NUMBER}", "lastN:EPOCHS:LR": rf"last\d+:{WHOLE}:{NUMBER}",
@@ -68,7 +68,7 @@ def by_label(name: str, entries: Sequence[str]) -> dict[str, str]:
         label, value = match[1] or "", match[2]
         if value.startswith("uniform:") and not 0 <= float(value.split(":")[1]) <= float(value.split(":")[2]) <= 1:
             raise ValueError(f"{name}: {value!r} must have 0 <= LOW <= HIGH <= 1")
-        if name == "copies" and not label:
+        if name == "label_repeats" and not label:
             raise ValueError(f"{name}: {entry!r} names no label; an entry is Label=NUMBER")
         if label in found:
             raise ValueError(f"{name}: {repr(label) if label else 'all labels'} has two values, {found[label]} and "

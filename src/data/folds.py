@@ -71,7 +71,7 @@ def make_folds(competition: Competition, table: pd.DataFrame, store: PixelStore,
     near = before.get("near_duplicates") if near is None else near
     account = {
         "duplicates": _twins(table["image_id"], store.hashes[rows], store.constant[rows]),
-        "black": sorted(table["image_id"][store.constant[rows]]),
+        "constant": sorted(table["image_id"][store.constant[rows]]),
         "split_groups_allowed": allow_split_groups or before.get("split_groups_allowed", False),
         **({} if near is None else {"near_duplicates": near}),
     }
@@ -112,7 +112,7 @@ def read_folds(competition: Competition) -> Folds:
 
 
 def add_folds(competition: Competition, table: pd.DataFrame, folds: Folds) -> pd.DataFrame:
-    """The table without what is held out, with `fold`, `fold_1`, ..., `black`, and `group` joined over equal pixels.
+    """The table without what is held out, with `fold`, `fold_1`, ..., `constant`, and `group` joined over equal pixels.
 
     Where near duplicates were looked for, groups are joined over those too.
     Raises ValueError where an image has no fold, a group straddles folds without having been allowed to, or labels or
@@ -123,7 +123,7 @@ def add_folds(competition: Competition, table: pd.DataFrame, folds: Folds) -> pd
 
 
 def holdout_rows(competition: Competition, table: pd.DataFrame, folds: Folds) -> pd.DataFrame:
-    """The rows of the training table that are held out altogether, with `black` and joined `group`; may be none."""
+    """The rows of the training table that are held out altogether, with `constant` and joined `group`; may be none."""
     table = _fold_all(competition, table, folds)
     columns = [split_column(split) for split in range(folds.splits)]
     return table[table["fold"] == HELD_OUT].drop(columns=columns).reset_index(drop=True)
@@ -136,8 +136,8 @@ def read_holdout(competition: Competition, data_dir: Path, folds: Folds | None =
 
 
 def read_predicted_parts(competition: Competition, data_dir: Path, folds: Folds) -> dict[str, pd.DataFrame]:
-    """The tables of all that a run predicts beside its own folds: those of "test", "expert" and "holdout" there are."""
-    parts = {part: read_part(competition, data_dir, part) for part in ("test", "expert") if getattr(competition, part)}
+    """The tables of all that a run predicts beside its own folds: those of "test", "official_validation" and "holdout" there are."""
+    parts = {part: read_part(competition, data_dir, part) for part in ("test", "official_validation") if getattr(competition, part)}
     holdout = read_holdout(competition, data_dir, folds)
     return parts if holdout is None else parts | {"holdout": holdout}
 
@@ -225,7 +225,7 @@ def _fold_all(competition: Competition, table: pd.DataFrame, folds: Folds) -> pd
     """All rows, held out or not."""
     table_hash, numbers = _hash_table(competition, table), _fold_columns(folds.path, table)
     table = table.assign(**{split_column(split): numbers[:, split] for split in range(numbers.shape[1])},
-                         black=table["image_id"].isin(folds.account["black"]))
+                         constant=table["image_id"].isin(folds.account["constant"]))
     table["group"] = _joined_groups(table, folds.account["duplicates"], folds.account.get("near_duplicates", []))
     if not folds.account["split_groups_allowed"]:
         _refuse_split_groups(table["group"].to_numpy(str), numbers, folds.path)

@@ -44,7 +44,7 @@ class PixelSettings:
 
     size: int                    # pixels, height and width
     channels: int                # 1: grey, 3: RGB
-    fit: Literal["squash", "letterbox"] = "squash"  # into the square; letterbox keeps the aspect ratio, black beside it
+    resize_mode: Literal["squash", "letterbox"] = "squash"  # into the square; letterbox keeps the aspect ratio, black beside it
     steps: tuple[str, ...] = ()  # keys of PREPROCESSING, in this order before the fitting and in this order after it
 
     def __post_init__(self):
@@ -64,7 +64,7 @@ def image_channels(competition: Competition, experiment: Experiment) -> int:
 
 def pixel_settings(competition: Competition, experiment: Experiment) -> PixelSettings:
     """How an experiment wants a competition's images stored."""
-    return PixelSettings(experiment.image_size, image_channels(competition, experiment), experiment.fit,
+    return PixelSettings(experiment.image_size, image_channels(competition, experiment), experiment.resize_mode,
                          experiment.preprocessing)
 
 
@@ -206,8 +206,8 @@ def _check_table(name: str, table: pd.DataFrame) -> None:
 def _hash_settings(settings: PixelSettings) -> str:
     """A step counts with all its settings. What came later and is not used is left out: older stores keep their key."""
     parts = {"size": settings.size, "channels": settings.channels}
-    if settings.fit != "squash":
-        parts["fit"] = settings.fit
+    if settings.resize_mode != "squash":
+        parts["resize_mode"] = settings.resize_mode
     if settings.steps:
         parts["steps"] = _describe_steps(settings)
     return sha256(json.dumps(parts, sort_keys=True))[:6]
@@ -341,7 +341,7 @@ def stored_image(path: str | Path, settings: PixelSettings) -> np.ndarray:
 
 def _prepare(image: np.ndarray, settings: PixelSettings) -> np.ndarray:
     image = apply_steps(image, settings.steps, before_fitting=True)
-    image = fit_image(image, settings.size, settings.fit)
+    image = fit_image(image, settings.size, settings.resize_mode)
     return apply_steps(image, settings.steps, before_fitting=False)
 
 
@@ -373,7 +373,7 @@ def _refuse_unreadable(path: Path, name: str, ids: list[str], paths: list[str],
         return
     raise ValueError(f"{len(rows):,} of the {len(ids):,} images of {name} cannot be read:\n{shown}{more}\n"
                      f"The whole list is in {path}. Fetch these files again, or name "
-                     "them in `without` in competition.py.")
+                     "them in `exclude_ids` in competition.py.")
 
 
 def _write_account(path: Path, name: str, settings: PixelSettings, index: dict[str, np.ndarray],

@@ -42,7 +42,7 @@ def read_train(competition: Competition, data_dir: Path,
 
 
 def read_part(competition: Competition, data_dir: Path, part: str) -> pd.DataFrame:
-    """The table of "train", "test" or "expert" as the files have it; without label columns where they are unknown."""
+    """The table of "train", "test" or "official_validation" as the files have it; without label columns where they are unknown."""
     return _read_part(competition, data_dir, part)[0]
 
 
@@ -55,13 +55,13 @@ def read_columns(competition: Competition, data_dir: Path, part: str) -> pd.Data
 
 
 def described_parts(competition: Competition) -> list[str]:
-    """Those of "train", "test" and "expert" that the competition has."""
-    return [part for part in ("train", "test", "expert") if getattr(competition, part) is not None]
+    """Those of "train", "test" and "official_validation" that the competition has."""
+    return [part for part in ("train", "test", "official_validation") if getattr(competition, part) is not None]
 
 
 def submitted_part(competition: Competition) -> str | None:
     """The part a submission is about: the test part; where there is none, the expert part; None without either."""
-    return next((part for part in ("test", "expert") if getattr(competition, part) is not None), None)
+    return next((part for part in ("test", "official_validation") if getattr(competition, part) is not None), None)
 
 
 def read_solution(competition: Competition, data_dir: Path) -> pd.DataFrame | None:
@@ -101,7 +101,7 @@ def read_sample(competition: Competition, data_dir: Path) -> pd.DataFrame | None
 def submission_columns(competition: Competition) -> tuple[str, ...]:
     """The columns that a submission fills: one a label, or the one that says the labels as text."""
     if competition.submission == "text":
-        return (competition.submission_column or competition.joined_column,)
+        return (competition.submission_column or competition.label_list_column,)
     return label_columns(competition)
 
 
@@ -117,7 +117,7 @@ def label_cells(competition: Competition, table: pd.DataFrame) -> np.ndarray:
 
 def headline_targets(competition: Competition, targets: np.ndarray) -> np.ndarray:
     """A copy of the targets (N, K) with NaN for the labels that the competition's metric does not count."""
-    counted = np.isin(competition.labels, competition.scored or competition.labels)
+    counted = np.isin(competition.labels, competition.scored_labels or competition.labels)
     return np.where(counted, targets, np.nan)
 
 
@@ -126,9 +126,9 @@ def scored_targets(competition: Competition, table: pd.DataFrame) -> np.ndarray:
     return headline_targets(competition, scoring_targets(label_cells(competition, table)))
 
 
-def label_texts(competition: Competition) -> dict[str, str]:
-    """What the texts of `joined_column` or `label_pattern` mean: the label, or "" for none of them."""
-    meaning = dict(competition.label_texts) or {label: label for label in competition.labels}
+def label_map(competition: Competition) -> dict[str, str]:
+    """What the texts of `label_list_column` or `label_pattern` mean: the label, or "" for none of them."""
+    meaning = dict(competition.label_map) or {label: label for label in competition.labels}
     return meaning | dict.fromkeys(competition.ignored_labels, "")
 
 
@@ -137,17 +137,17 @@ def parse_texts(competition: Competition, texts: pd.Series, image_ids: pd.Series
 
     Raises ValueError naming image and text where a text means nothing here, or a class is not exactly one.
     """
-    meaning, joined_by = label_texts(competition), competition.joined_by
+    meaning, label_separator = label_map(competition), competition.label_separator
     cells = np.zeros((len(texts), len(competition.labels)))
     column = {label: k for k, label in enumerate(competition.labels)}
     known = {}  # most cells repeat a few texts
     for text in texts.unique():
-        names = text.split() if joined_by == " " else [name.strip() for name in text.split(joined_by)]
+        names = text.split() if label_separator == " " else [name.strip() for name in text.split(label_separator)]
         names = [text.strip()] if text.strip() in meaning else [name for name in names if name]
         if strangers := [name for name in names if name not in meaning]:
             image_id = image_ids[texts == text].iloc[0]
             raise ValueError(f"{where}: image {image_id!r} has the unknown label {strangers[0]!r}; add it to labels, "
-                             f"label_texts or ignored_labels in competition.py. Known are "
+                             f"label_map or ignored_labels in competition.py. Known are "
                              f"{', '.join(map(repr, list(meaning)[:20]))}")
         known[text] = [column[meaning[name]] for name in names if meaning[name]]
     for row, text in enumerate(texts):
@@ -194,7 +194,7 @@ def _read_one(competition: Competition, part: Part, data_dir: Path,
         _refuse_missing(rows, where)
     table = pd.DataFrame({"image_id": rows["image_id"], "path": rows["path"]})
     table["group"] = _groups(competition, rows, where, is_train)
-    used = {"image_id", "path", "below", competition.id_column, competition.joined_column, *label_columns(competition)}
+    used = {"image_id", "path", "below", competition.id_column, competition.label_list_column, *label_columns(competition)}
     if part.labelled:
         table[list(competition.labels)] = (_label_array if part.arrays else _label_cells)(competition, rows, where)
     table, rows = _merge_repeated(competition, part, table, rows, where)
@@ -246,9 +246,9 @@ def _read_rows(competition: Competition, part: Part, data_dir: Path) -> tuple[pd
     for other in part.tables[1:]:
         rows = _join(competition, rows, _read_csv(competition, data_dir / other, part), path, data_dir / other)
     template = [(text, field) for text, field, _, _ in Formatter().parse(part.images)]
-    _need_columns(rows, [competition.id_column, *(column for column, _ in part.where),
+    _need_columns(rows, [competition.id_column, *(column for column, _ in part.row_filter),
                          *(field for _, field in template if field)], path)
-    for column, values in part.where:
+    for column, values in part.row_filter:
         if not (kept := rows[column].isin(values)).any():
             there = ", ".join(map(repr, rows[column].unique()[:10]))
             raise ValueError(f"{path} has no row with {column!r} one of {values}; it has {there}: {MEND}")
@@ -337,9 +337,9 @@ def _read_arrays(part: Part, data_dir: Path) -> tuple[pd.DataFrame, Path]:
 
 def _keep_rows(part: Part, rows: pd.DataFrame, data_dir: Path, where: Path) -> pd.DataFrame:
     """The rows that a list names, without those known to be lost."""
-    kept = ~rows["image_id"].isin(part.without)
-    if part.listed:
-        path = data_dir / part.listed
+    kept = ~rows["image_id"].isin(part.exclude_ids)
+    if part.id_list:
+        path = data_dir / part.id_list
         if not path.exists():
             raise FileNotFoundError(f"there is no {path}; give the data's folder with --data-dir")
         listed = set(filter(None, map(str.strip, path.read_text(encoding="utf-8-sig").splitlines())))
@@ -376,7 +376,7 @@ def _refuse_missing(rows: pd.DataFrame, path: Path) -> None:
     missing = rows.loc[~rows["path"].isin(present), ["image_id", "path"]]
     if len(missing):
         todo = (f"{MEND}, where `images` says place and ending" if len(missing) == len(rows) else
-                "fetch them, or name them in `without` in competition.py if they are lost")
+                "fetch them, or name them in `exclude_ids` in competition.py if they are lost")
         raise FileNotFoundError(f"{len(missing)} of the {len(rows)} images in {path} have no file; the first is "
                                 f"{missing['image_id'].iloc[0]!r}, looked for at {missing['path'].iloc[0]}: {todo}")
 
@@ -440,13 +440,13 @@ def _label_cells(competition: Competition, rows: pd.DataFrame, where: Path) -> n
     """(N, K) label cells from columns, from one joined column or out of the path."""
     if competition.label_pattern:
         texts = _find(competition.label_pattern, rows["below"], where)
-        if strangers := set(texts) - set(label_texts(competition)):
-            raise ValueError(f"{where}: the paths name the labels {sorted(strangers)}, which label_texts does not "
+        if strangers := set(texts) - set(label_map(competition)):
+            raise ValueError(f"{where}: the paths name the labels {sorted(strangers)}, which label_map does not "
                              f"explain; {MEND}")
         return parse_texts(competition, texts, rows["image_id"], where)
-    if competition.joined_column:
-        _need_columns(rows, [competition.joined_column], where)
-        return parse_texts(competition, rows[competition.joined_column], rows["image_id"], where)
+    if competition.label_list_column:
+        _need_columns(rows, [competition.label_list_column], where)
+        return parse_texts(competition, rows[competition.label_list_column], rows["image_id"], where)
     return _cells_of_columns(competition, rows, where)
 
 
@@ -480,7 +480,7 @@ def _cells_of_columns(competition: Competition, rows: pd.DataFrame, where: Path)
             raise ValueError(f"{where}: column {column!r} holds {texts[strange].iloc[0]!r} for the image "
                              f"{rows.loc[strange, 'image_id'].iloc[0]!r}; a label cell is 1, 0, -1 (uncertain) or "
                              f"empty. Where one column of words or codes says the labels, describe it with "
-                             f"joined_column and label_texts in competition.py; of several columns write 1 and 0 in "
+                             f"label_list_column and label_map in competition.py; of several columns write 1 and 0 in "
                              f"their place")
         cells[:, k] = texts.map(CELLS).to_numpy(np.float64)
     return cells

@@ -11,8 +11,8 @@ from describing.from_table import loose_test, numbers_wanted
 from describing.inventory import Index, Survey, images_pattern, index_images, place_table
 from describing.label_columns import (
     PARTS,
-    Notes,
-    Seen,
+    Findings,
+    TableInfo,
     binary_fields,
     class_texts,
     decide_pattern,
@@ -25,7 +25,7 @@ from describing.label_columns import (
 # ---- a row a label
 
 
-def find_long(seen: list[Seen], index: Index) -> tuple[Seen, list[str]] | None:
+def find_long(seen: list[TableInfo], index: Index) -> tuple[TableInfo, list[str]] | None:
     """A table whose ids are an image's and a label's name, "ID_1234_epidural", and the labels."""
     if any(one.place and one.role == "train" for one in seen):
         return None
@@ -52,7 +52,7 @@ for name in ({names}):
 """.strip()
 
 
-def describe_long(survey: Survey, seen: list[Seen], train: Seen, labels: list[str], notes: Notes) -> dict:
+def describe_long(survey: Survey, seen: list[TableInfo], train: TableInfo, labels: list[str], notes: Findings) -> dict:
     """The nearest description: of tables that a few lines of pandas make."""
     column, value = train.rows.columns
     sample = next((one for one in seen if one.role == "sample" and list(one.rows.columns) == [column, value]), None)
@@ -132,7 +132,7 @@ def find_class_folders(survey: Survey) -> tuple[dict[str, list[str]], list[str],
     return None
 
 
-def _flat_test(survey: Survey, sample: Seen | None, classes: tuple[str, ...], notes: Notes) -> dict:
+def _flat_test(survey: Survey, sample: TableInfo | None, classes: tuple[str, ...], notes: Findings) -> dict:
     """Test images that no class folder holds, and the submission about them."""
     if sample is None or sample.place is None:
         test = loose_test(survey, "", notes)
@@ -154,7 +154,7 @@ def _flat_test(survey: Survey, sample: Seen | None, classes: tuple[str, ...], no
 
 
 def describe_folders(survey: Survey, parts: dict[str, list[str]], classes: list[str], place: int,
-                     sample: Seen | None, notes: Notes) -> dict:
+                     sample: TableInfo | None, notes: Findings) -> dict:
     """The fields of a competition whose classes are folders; the arguments are what find_class_folders gives."""
     def read(part: str) -> Part:
         names = parts[part][0].split("/")
@@ -170,7 +170,7 @@ def describe_folders(survey: Survey, parts: dict[str, list[str]], classes: list[
     for part in kinds.get("valid", []):
         trains.append(read(part))
         notes.ask(f"The folder {part}/ is put with the training part, since folds validate. Or keep it apart as "
-                  f"`expert`?")
+                  f"`official_validation`?")
     fields = {"train": tuple(trains) if len(trains) > 1 else trains[0]}
     for part in kinds.get("test", []):
         fields["test"] = read(part)
@@ -198,7 +198,7 @@ def describe_folders(survey: Survey, parts: dict[str, list[str]], classes: list[
     return fields
 
 
-def folder_groups(survey: Survey, fields: dict, notes: Notes) -> dict:
+def folder_groups(survey: Survey, fields: dict, notes: Findings) -> dict:
     """The patient out of file names, and finer classes that they may tell."""
     def paths(part: Part) -> list[str]:
         pattern = images_pattern(part.images)
@@ -219,7 +219,7 @@ def folder_groups(survey: Survey, fields: dict, notes: Notes) -> dict:
     return {"group_pattern": pattern} | shared_fields(mine, theirs, True, notes)
 
 
-def _ask_finer(paths: pd.Series, pattern: str, notes: Notes) -> None:
+def _ask_finer(paths: pd.Series, pattern: str, notes: Findings) -> None:
     classes = paths.str.extract(pattern, expand=False)
     for name in classes.dropna().unique():
         stems = paths[classes == name].str.rpartition("/")[2].map(lambda name: split_ending(name)[0])
@@ -233,7 +233,7 @@ def _ask_finer(paths: pd.Series, pattern: str, notes: Notes) -> None:
 # ---- arrays
 
 
-def describe_arrays(survey: Survey, notes: Notes) -> dict:
+def describe_arrays(survey: Survey, notes: Findings) -> dict:
     """The fields of a competition in an npz file. Raises ValueError where none has images and labels."""
     usable = {path: found for path, found in survey.arrays.items() if {"train_images", "train_labels"} <= set(found)}
     if not usable:

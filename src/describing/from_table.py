@@ -11,8 +11,8 @@ from describing.label_columns import (
     LABEL_NAME,
     PARTS,
     VIEW_NAME,
-    Notes,
-    Seen,
+    Findings,
+    TableInfo,
     distinct_texts,
     find_groups,
     glob_part,
@@ -27,11 +27,11 @@ YES_NO = ({"yes", "no"}, {"y", "n"}, {"true", "false"}, {"t", "f"}, {"positive",
 READER_NAME = re.compile(r"^(rad|reader|annotator|rater|doctor|expert)", re.IGNORECASE)
 
 
-def find_train(seen: list[Seen], sample: Seen | None) -> Seen | None:
+def find_train(seen: list[TableInfo], sample: TableInfo | None) -> TableInfo | None:
     """The table whose labels are trained on: has what a submission asks for, is called so, names most images."""
     wanted = wanted_columns(sample)
 
-    def score(one: Seen) -> tuple:
+    def score(one: TableInfo) -> tuple:
         name = one.table.path.lower()
         return (8 * all(column in one.rows for column in wanted) * bool(wanted) + 4 * (one.role == "train")
                 + 2 * bool(re.search(r"label|truth|ground|metadata|data_entry|class", name))
@@ -42,8 +42,8 @@ def find_train(seen: list[Seen], sample: Seen | None) -> Seen | None:
     return max(usable, key=score, default=None)
 
 
-def describe_table(survey: Survey, index: Index, seen: list[Seen], train: Seen, sample: Seen | None,
-                   notes: Notes) -> dict:
+def describe_table(survey: Survey, index: Index, seen: list[TableInfo], train: TableInfo, sample: TableInfo | None,
+                   notes: Findings) -> dict:
     """The fields of a competition whose labels stand in a table."""
     rows, ids = train.rows, train.rows[train.column]
     notes.decide("train", train.table.path, f"names {train.place.found} images and has label columns")
@@ -65,14 +65,14 @@ def describe_table(survey: Survey, index: Index, seen: list[Seen], train: Seen, 
         _ask_repeated(rows, ids, train, notes)
     if missing := train.place.missing:
         few = len(missing) <= 20 and len(missing) <= 0.05 * train.place.found
-        files["without"] = missing if few else ()
+        files["exclude_ids"] = missing if few else ()
         notes.ask(f"{len(missing)} ids of {train.table.path} have no image, the first is {missing[0]!r}. "
                   + ("Are they lost? They are left out (without)." if few else
                      "Is the download complete? Reading will refuse them."))
-    if train.labels.kind == "single" and fields["task"] != "multilabel" and "joined_column" in fields:
+    if train.labels.kind == "single" and fields["task"] != "multilabel" and "label_list_column" in fields:
         column = train.labels.columns[0]
         if blank := int((rows[column].str.strip() == "").sum()):
-            files["where"] = ((column, tuple(text for text in rows[column].unique() if text.strip())),)
+            files["row_filter"] = ((column, tuple(text for text in rows[column].unique() if text.strip())),)
             notes.ask(f"{blank} rows have no `{column}`. Why? They are left out (where).")
     files = _join_tables(seen, train, files, notes)
     fields |= _find_parts(survey, seen, train, sample, files, notes)
@@ -84,7 +84,7 @@ def describe_table(survey: Survey, index: Index, seen: list[Seen], train: Seen, 
     return fields
 
 
-def _ask_unnamed(survey: Survey, train: Seen, fields: dict, notes: Notes) -> None:
+def _ask_unnamed(survey: Survey, train: TableInfo, fields: dict, notes: Findings) -> None:
     """Images beside those of the training part that no row is about."""
     folder, _, tail = train.place.images.rpartition("/")
     test = fields.get("test")
@@ -97,7 +97,7 @@ def _ask_unnamed(survey: Survey, train: Seen, fields: dict, notes: Notes) -> Non
                   f"{train.table.path}. Are they to be left alone?")
 
 
-def _ask_place(train: Seen, notes: Notes) -> None:
+def _ask_place(train: TableInfo, notes: Findings) -> None:
     if train.place.also:
         notes.ask(f"The same images also stand at {', '.join(train.place.also)}. Are those copies, other sizes or "
                   f"masks? {train.place.images} is taken.")
@@ -108,7 +108,7 @@ def _ask_place(train: Seen, notes: Notes) -> None:
         notes.decide("images", images, "the files have several endings")
 
 
-def _ask_tails(index: Index, rows: pd.DataFrame, train: Seen, notes: Notes) -> None:
+def _ask_tails(index: Index, rows: pd.DataFrame, train: TableInfo, notes: Findings) -> None:
     tails = sorted({tail for _, tail in index.prefixes.get(rows[train.column].iloc[0], ())})
     if len(tails) > 1:
         notes.ask(f"Every id has {len(tails)} files ({', '.join(tails)}). A description reads one file an image: "
@@ -116,7 +116,7 @@ def _ask_tails(index: Index, rows: pd.DataFrame, train: Seen, notes: Notes) -> N
                   f"better?")
 
 
-def _ask_repeated(rows: pd.DataFrame, ids: pd.Series, train: Seen, notes: Notes) -> None:
+def _ask_repeated(rows: pd.DataFrame, ids: pd.Series, train: TableInfo, notes: Findings) -> None:
     reader = next((column for column in rows if READER_NAME.match(column) and rows[column].nunique() > 1), None)
     notes.decide("repeated_rows", "any", f"{ids.duplicated().sum()} rows are about images that stand there before")
     notes.ask(f"Images have up to {ids.value_counts().iloc[0]} rows in {train.table.path}. Does an image have what any "
@@ -124,7 +124,7 @@ def _ask_repeated(rows: pd.DataFrame, ids: pd.Series, train: Seen, notes: Notes)
               + (f", though `{reader}` names {rows[reader].nunique()} readers who may disagree." if reader else "."))
 
 
-def _join_tables(seen: list[Seen], train: Seen, files: dict, notes: Notes) -> dict:
+def _join_tables(seen: list[TableInfo], train: TableInfo, files: dict, notes: Findings) -> dict:
     """Joins tables about exactly the same ids that agree with this one."""
     ids = set(train.rows[train.column])
     tables = [files["table"]]
@@ -153,8 +153,8 @@ def _join_tables(seen: list[Seen], train: Seen, files: dict, notes: Notes) -> di
 # ---- parts
 
 
-def _find_parts(survey: Survey, seen: list[Seen], train: Seen, sample: Seen | None, files: dict,
-                notes: Notes) -> dict:
+def _find_parts(survey: Survey, seen: list[TableInfo], train: TableInfo, sample: TableInfo | None, files: dict,
+                notes: Findings) -> dict:
     """train, test and expert."""
     if split := _find_split(train.rows):
         return _split_parts(train.rows, split, files, notes)
@@ -168,8 +168,8 @@ def _find_parts(survey: Survey, seen: list[Seen], train: Seen, sample: Seen | No
             part = Part(**one.files(), images=one.place.images,
                         repeated_rows="any" if one.rows[one.column].duplicated().any() else "error")
             if _is_read_otherwise(train, one, train.labels.columns):
-                parts["expert"] = part
-                notes.decide("expert", one.table.path, "an official validation part without the training part's hedged "
+                parts["official_validation"] = part
+                notes.decide("official_validation", one.table.path, "an official validation part without the training part's hedged "
                                                        "or blank cells, so read by other people")
                 notes.ask(f"{one.table.path} looks better read than {train.table.path}. Keep it apart, predicted and "
                           f"reported only, or put it with the training part?")
@@ -177,14 +177,14 @@ def _find_parts(survey: Survey, seen: list[Seen], train: Seen, sample: Seen | No
                 trains.append(part)
                 notes.decide("train", one.table.path, "an official validation part, put with the training part")
                 notes.ask(f"{one.table.path} is put with the training part, since folds validate. Or keep it apart as "
-                          f"`expert`?")
+                          f"`official_validation`?")
     parts["train"] = trains[0] if len(trains) == 1 else tuple(trains)
     if test := _find_test(survey, seen, train, sample, notes):
         parts["test"] = test
     return parts
 
 
-def _is_read_otherwise(train: Seen, valid: Seen, columns: tuple[str, ...]) -> bool:
+def _is_read_otherwise(train: TableInfo, valid: TableInfo, columns: tuple[str, ...]) -> bool:
     def hedged(rows: pd.DataFrame) -> bool:
         return rows[list(columns)].isin(("", "-1", "-1.0")).to_numpy().any()
 
@@ -200,22 +200,22 @@ def _find_split(rows: pd.DataFrame) -> str | None:
     return None
 
 
-def _split_parts(rows: pd.DataFrame, column: str, files: dict, notes: Notes) -> dict:
+def _split_parts(rows: pd.DataFrame, column: str, files: dict, notes: Findings) -> dict:
     of = {text: PARTS[text.strip().lower()] for text in rows[column].unique()}
     train = tuple(text for text in of if of[text] != "test")
     test = tuple(text for text in of if of[text] == "test")
     notes.decide("train, test", f"`{column}` in {train}, {test}", f"the column `{column}` says the part")
     if "valid" in of.values():
         notes.ask(f"Is the validation part of `{column}` to be put with the training part, as it is here, since folds "
-                  f"validate; or kept apart as `expert`?")
-    where = files.get("where", ())
-    parts = {"train": Part(**files | {"where": (*where, (column, train))})}
+                  f"validate; or kept apart as `official_validation`?")
+    where = files.get("row_filter", ())
+    parts = {"train": Part(**files | {"row_filter": (*where, (column, train))})}
     if test:
-        parts["test"] = Part(**files | {"where": (*where, (column, test))})
+        parts["test"] = Part(**files | {"row_filter": (*where, (column, test))})
     return parts
 
 
-def _listed_parts(survey: Survey, train: Seen, files: dict, notes: Notes) -> dict:
+def _listed_parts(survey: Survey, train: TableInfo, files: dict, notes: Findings) -> dict:
     """Parts out of text files of ids."""
     ids, lists = set(train.rows[train.column]), {}
     for path, words in survey.lists.items():
@@ -232,18 +232,18 @@ def _listed_parts(survey: Survey, train: Seen, files: dict, notes: Notes) -> dic
         return {}
     for part, path in lists.items():
         notes.decide("train" if part == "valid" else part, path, "a list of ids")
-    trains = tuple(Part(**files, listed=lists[part]) for part in ("train", "valid") if part in lists)
+    trains = tuple(Part(**files, id_list=lists[part]) for part in ("train", "valid") if part in lists)
     if len(trains) > 1:
         notes.ask(f"{lists['valid']} is put with the training part, since folds validate. Or keep it apart as "
-                  f"`expert`?")
+                  f"`official_validation`?")
     parts = {"train": trains if len(trains) > 1 else trains[0]}
     if "test" in lists:
-        parts["test"] = Part(**files, listed=lists["test"])
+        parts["test"] = Part(**files, id_list=lists["test"])
     return parts
 
 
-def _find_test(survey: Survey, seen: list[Seen], train: Seen, sample: Seen | None,
-               notes: Notes) -> Part | None:
+def _find_test(survey: Survey, seen: list[TableInfo], train: TableInfo, sample: TableInfo | None,
+               notes: Findings) -> Part | None:
     column, training = train.column, set(train.rows[train.column])
     tables = [one for one in seen if one.role == "test"] + ([sample] if sample else [])
     for one in tables:
@@ -267,14 +267,14 @@ def _find_test(survey: Survey, seen: list[Seen], train: Seen, sample: Seen | Non
     return loose_test(survey, train.place.images.rpartition("/")[0], notes)
 
 
-def _have_labels(train: Seen, test: Seen) -> bool:
+def _have_labels(train: TableInfo, test: TableInfo) -> bool:
     """True where the cells are no placeholders: they differ, and are of the training part's kind."""
     cells = test.rows[list(train.labels.columns)]
     kinds = {text for column in train.labels.columns for text in train.rows[column].unique()}
     return bool((cells.nunique() > 1).any() and cells.isin(kinds).mean(axis=None) > 0.5)
 
 
-def loose_test(survey: Survey, train_folder: str, notes: Notes) -> Part | None:
+def loose_test(survey: Survey, train_folder: str, notes: Findings) -> Part | None:
     """Test images that no table names, in a folder that is not the training part's."""
     for folder, names in survey.images.items():
         if re.search(r"(?<![a-z])test", folder.lower()) and folder != train_folder:
@@ -286,10 +286,10 @@ def loose_test(survey: Survey, train_folder: str, notes: Notes) -> Part | None:
     return None
 
 
-def _find_submission(sample: Seen | None, seen: list[Seen], train: Seen, fields: dict, notes: Notes) -> dict:
+def _find_submission(sample: TableInfo | None, seen: list[TableInfo], train: TableInfo, fields: dict, notes: Findings) -> dict:
     found = {}
     for one in seen:
-        columns = {fields.get("joined_column")} if fields.get("joined_column") else set(fields["labels"])
+        columns = {fields.get("label_list_column")} if fields.get("label_list_column") else set(fields["labels"])
         if one.role == "solution" and train.column in one.rows and columns <= set(one.rows):
             found["solution"] = one.table.path
             notes.decide("solution", one.table.path, "has ids, labels and perhaps Usage; only reported")
@@ -302,7 +302,7 @@ def _find_submission(sample: Seen | None, seen: list[Seen], train: Seen, fields:
                   f"about? That cannot be described; predictions must be turned into it by hand.")
         return found
     cells = sample.rows[wanted]
-    joined, labels = fields.get("joined_column"), fields["labels"]
+    joined, labels = fields.get("label_list_column"), fields["labels"]
     if joined is None and set(labels) <= set(wanted) or (set(labels) == set(wanted)):
         found |= {"sample_submission": path, "submission": numbers_wanted(cells[list(labels)], path, notes)}
     elif len(wanted) == 1 and joined and _says_labels(cells[wanted[0]], fields):
@@ -314,8 +314,8 @@ def _find_submission(sample: Seen | None, seen: list[Seen], train: Seen, fields:
                   "submission": numbers_wanted(cells, path, notes)}
         if joined is None:
             texts = distinct_texts(train.rows[labels[0]])
-            found |= {"joined_column": labels[0],
-                      "label_texts": tuple((text, labels[0] if CELLS.get(text) == 1 else "") for text in texts)}
+            found |= {"label_list_column": labels[0],
+                      "label_map": tuple((text, labels[0] if CELLS.get(text) == 1 else "") for text in texts)}
             notes.ask(f"{path} calls `{labels[0]}` `{wanted[0]}`. Is it the same?")
     else:
         example = sample.rows[wanted[0]].iloc[0] if wanted and len(sample.rows) else ""
@@ -325,14 +325,14 @@ def _find_submission(sample: Seen | None, seen: list[Seen], train: Seen, fields:
 
 
 def _says_labels(cells: pd.Series, fields: dict) -> bool:
-    known = {text for text, _ in fields.get("label_texts") or ()} or set(fields["labels"])
+    known = {text for text, _ in fields.get("label_map") or ()} or set(fields["labels"])
     known |= set(fields.get("ignored_labels", ()))
-    separator = fields.get("joined_by", "|")
+    separator = fields.get("label_separator", "|")
     return all(text in known or all(name in known for name in split_labels(text, separator))
                for text in cells.str.strip().unique())
 
 
-def numbers_wanted(cells: pd.DataFrame, path: str, notes: Notes) -> str:
+def numbers_wanted(cells: pd.DataFrame, path: str, notes: Findings) -> str:
     """probs or labels, by the cells of a sample submission."""
     texts = set(cells.to_numpy().ravel())
     if any(re.search(r"\.\d*[1-9]", text) for text in texts):
@@ -351,14 +351,14 @@ def numbers_wanted(cells: pd.DataFrame, path: str, notes: Notes) -> str:
 # ---- questions about columns and files
 
 
-def _ask_columns(train: Seen, notes: Notes) -> None:
+def _ask_columns(train: TableInfo, notes: Findings) -> None:
     rows = train.rows
     for column in rows.columns:
         values = [text for text in distinct_texts(rows[column]) if text]
         if VIEW_NAME.search(column) and 2 <= len(values) <= 12:
             counts = rows[column].str.strip().value_counts()
             notes.ask(f"`{column}` holds {', '.join(f'{value} ({counts[value]})' for value in values)}. Train on all "
-                      f"of them, as written, or on one kind: where=(({column!r}, ({counts.index[0]!r},)),)?")
+                      f"of them, as written, or on one kind: row_filter=(({column!r}, ({counts.index[0]!r},)),)?")
     labels = rows[list(train.labels.columns)]
     for column in rows.columns.drop([train.column, *labels.columns]):
         texts = [text for text in distinct_texts(rows[column]) if text]
@@ -370,8 +370,8 @@ def _ask_columns(train: Seen, notes: Notes) -> None:
                       f"`{labels.columns[0]}` the one to predict?")
 
 
-def _ask_others(seen: list[Seen], sample: Seen | None, fields: dict, notes: Notes) -> None:
-    used = {name for part in ("test", "expert") if fields.get(part) for name in fields[part].tables}
+def _ask_others(seen: list[TableInfo], sample: TableInfo | None, fields: dict, notes: Findings) -> None:
+    used = {name for part in ("test", "official_validation") if fields.get(part) for name in fields[part].tables}
     trains = fields["train"] if isinstance(fields["train"], tuple) else (fields["train"],)
     used |= {name for part in trains for name in part.tables} | {fields.get("solution")}
     for one in seen:

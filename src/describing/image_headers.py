@@ -15,7 +15,7 @@ DECODED_AT_MOST, PIXELS_AT_MOST = 8, 25_000_000
 
 
 @dataclass(frozen=True)
-class Look:
+class ImageHeader:
     """What the headers of some images and the pixels of a few say."""
 
     sizes: tuple[tuple[int, int], ...]  # (height, width)
@@ -24,7 +24,7 @@ class Look:
     failed: dict[Path, str]  # image -> why it cannot be read
 
 
-def look_at(paths: list[Path]) -> Look:
+def look_at(paths: list[Path]) -> ImageHeader:
     """Opens the images' headers. Decodes those without a readable one, and eight more, first what may be coloured."""
     sizes, modes, verdicts, failed, odd, small = [], Counter(), [], {}, [], {True: [], False: []}
     with warnings.catch_warnings(record=True):  # odd headers have their warnings, and what matters is an error
@@ -52,7 +52,7 @@ def look_at(paths: list[Path]) -> Look:
             failed[path] = str(error).removeprefix(f"{path}: ")
             continue
         verdicts.append(bool((np.ptp(pixels, axis=2) > 12).mean() > 0.01))  # JPEG adds a few levels of colour to grey
-    return Look(tuple(sizes), dict(modes), any(verdicts) if verdicts else None, failed)
+    return ImageHeader(tuple(sizes), dict(modes), any(verdicts) if verdicts else None, failed)
 
 
 def _read_header(path: Path) -> tuple[str, bool, tuple[int, int]]:

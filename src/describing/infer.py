@@ -15,7 +15,7 @@ from describing.from_folders import (
 from describing.from_table import describe_table, find_train
 from describing.image_headers import look_at
 from describing.inventory import Survey, Table, find_id, images_pattern, index_images, near_name, place_table
-from describing.label_columns import Notes, Seen, are_numbers, find_labels, wanted_columns
+from describing.label_columns import Findings, TableInfo, are_numbers, find_labels, wanted_columns
 
 ROLES = (("sample", r"submi"), ("solution", r"solution"), ("test", r"(?<![a-z])test"),
          ("valid", r"(?<![a-z])(?:val|valid|validation|dev)(?![a-z])"), ("train", r"train"))
@@ -25,12 +25,12 @@ SIDED = re.compile(r"chest|lung|thora|x-?ray|cxr|pneumo|breast|mammo|chexpert|ra
 SIDELESS = re.compile(r"skin|lesion|melanoma|isic|ham10000|\bderm|histo|patholog|leaf|plant|cassava|protein|retin|"
                       r"diabetic|aptos|fundus|blood|cell|tissue|slide|tumou?r|ocean|malaria", re.IGNORECASE)
 
-def describe_survey(survey: Survey, name: str) -> tuple[Competition, Notes]:
+def describe_survey(survey: Survey, name: str) -> tuple[Competition, Findings]:
     """The description that fits best, and the notes on it.
 
     Raises ValueError where nothing in the folder says any label.
     """
-    notes = Notes()
+    notes = Findings()
     for note in survey.notes:
         notes.ask(f"{note}. Is it needed? If so, mend it.")
     index = index_images(survey)
@@ -38,7 +38,7 @@ def describe_survey(survey: Survey, name: str) -> tuple[Competition, Notes]:
     for table in survey.tables:
         role = _role(table)
         part = "test" if role in ("test", "sample", "solution") else "train"
-        seen.append(Seen(table, role, place_table(table.rows, index, part)))
+        seen.append(TableInfo(table, role, place_table(table.rows, index, part)))
     _refuse_deep(survey, seen)
     _refuse_anew(seen)
     for one in seen:
@@ -76,7 +76,7 @@ def describe_survey(survey: Survey, name: str) -> tuple[Competition, Notes]:
     return _finish(survey, name, fields, notes), notes
 
 
-def _nothing(survey: Survey, seen: list[Seen]) -> str:
+def _nothing(survey: Survey, seen: list[TableInfo]) -> str:
     tables = ", ".join(f"{one.table.path} ({', '.join(map(repr, one.rows.columns[:8]))}"
                        f"{'' if len(one.rows) else ', no row'})" for one in seen) or "none"
     names = _explain_names(survey, seen) + "".join(f"{note}. " for note in survey.notes)
@@ -86,7 +86,7 @@ def _nothing(survey: Survey, seen: list[Seen]) -> str:
             f"tables: {tables}. Is the folder given too deep, or is an archive still packed?")
 
 
-def _explain_names(survey: Survey, seen: list[Seen]) -> str:
+def _explain_names(survey: Survey, seen: list[TableInfo]) -> str:
     """Says which column would name the images if its cells were written otherwise; "" where none would."""
     for one in (one for one in seen if one.place is None):
         for column in one.rows.columns:
@@ -104,7 +104,7 @@ def _role(table: Table) -> str:
     return next((role for role, pattern in ROLES if re.search(pattern, name)), "")
 
 
-def _refuse_studies(survey: Survey, seen: list[Seen]) -> None:
+def _refuse_studies(survey: Survey, seen: list[TableInfo]) -> None:
     """A training table that is about folders of several images."""
     folders = {name for folder in survey.images for name in folder.split("/")}
     for one in seen:
@@ -117,7 +117,7 @@ def _refuse_studies(survey: Survey, seen: list[Seen]) -> None:
                                  f"group), and run this again")
 
 
-def _refuse_anew(seen: list[Seen]) -> None:
+def _refuse_anew(seen: list[TableInfo]) -> None:
     """Ids that begin anew in every folder, and a column that names the folders."""
     for one in seen:
         if one.role == "sample" or not (one.place and one.place.also and one.rows[one.column].duplicated().any()):
@@ -131,7 +131,7 @@ def _refuse_anew(seen: list[Seen]) -> None:
                                  f"`{one.column}`, and run this again")
 
 
-def _refuse_deep(survey: Survey, seen: list[Seen]) -> None:
+def _refuse_deep(survey: Survey, seen: list[TableInfo]) -> None:
     for one in seen:
         if one.place and one.place.below_parent:
             above = survey.folder.resolve()
@@ -141,7 +141,7 @@ def _refuse_deep(survey: Survey, seen: list[Seen]) -> None:
                              f"too deep; describe the one above it: {above}")
 
 
-def _find_sample(seen: list[Seen]) -> Seen | None:
+def _find_sample(seen: list[TableInfo]) -> TableInfo | None:
     samples = [one for one in seen if one.role == "sample"]
     return min(samples, key=lambda one: (one.place is None, len(one.table.path)), default=None)
 
@@ -149,7 +149,7 @@ def _find_sample(seen: list[Seen]) -> Seen | None:
 # ---- the rest
 
 
-def _finish(survey: Survey, name: str, fields: dict, notes: Notes) -> Competition:
+def _finish(survey: Survey, name: str, fields: dict, notes: Findings) -> Competition:
     if "label_pattern" in fields:
         fields |= folder_groups(survey, fields, notes)
     if "channels" not in fields:
@@ -161,7 +161,7 @@ def _finish(survey: Survey, name: str, fields: dict, notes: Notes) -> Competitio
     return Competition(name=name, about=about, **fields)
 
 
-def _find_channels(survey: Survey, fields: dict, notes: Notes) -> dict:
+def _find_channels(survey: Survey, fields: dict, notes: Findings) -> dict:
     train = fields["train"] if isinstance(fields["train"], Part) else fields["train"][0]
     pattern = images_pattern(train.images)
     paths = [f"{below}/{name}".lstrip("/") for below, names in survey.images.items()
@@ -184,7 +184,7 @@ def _find_channels(survey: Survey, fields: dict, notes: Notes) -> dict:
 
 
 def _ask_failed(survey: Survey, train: Part, id_column: str, failed: dict[Path, str], looked: int,
-                notes: Notes) -> None:
+                notes: Findings) -> None:
     """Names what cannot be read among the images that were looked at, why, and what to do."""
     shown = [(path.relative_to(survey.folder).as_posix(), reason) for path, reason in list(failed.items())[:3]]
     ids = tuple((find_id(train.images, id_column, path) if train.tables else path) or path for path, _ in shown)
@@ -193,10 +193,10 @@ def _ask_failed(survey: Survey, train: Part, id_column: str, failed: dict[Path, 
               f"no image, is left out where its Part says without={ids!r}. audit.py opens them all.")
 
 
-def _guess_metric(fields: dict, notes: Notes) -> str:
+def _guess_metric(fields: dict, notes: Findings) -> str:
     task, labels = fields["task"], fields["labels"]
-    column = fields.get("joined_column") or ""
-    texts = [text for text, _ in fields.get("label_texts") or ()] or list(labels)
+    column = fields.get("label_list_column") or ""
+    texts = [text for text, _ in fields.get("label_map") or ()] or list(labels)
     if task == "multiclass" and are_numbers(texts) and ORDINAL_NAME.search(column) and len(texts) > 2:
         metric, why = "quadratic_kappa", f"the classes of `{column}` look ordered"
     elif task == "multilabel" and fields.get("submission") in ("text", "labels"):
@@ -210,7 +210,7 @@ def _guess_metric(fields: dict, notes: Notes) -> str:
     return metric
 
 
-def _guess_laterality(survey: Survey, name: str, fields: dict, notes: Notes) -> bool:
+def _guess_laterality(survey: Survey, name: str, fields: dict, notes: Findings) -> bool:
     words = " ".join([name, survey.folder.name, *fields["labels"], *(table.path for table in survey.tables),
                       *list(survey.images)[:20], *(column for table in survey.tables[:5] for column in
                                                    table.rows.columns[:40])]).replace("_", " ")

@@ -32,7 +32,7 @@ GROUP_PATTERNS = (r"(patient\d+)", r"(person\d+|IM-\d+)", r"(person\d+)", r"(IM-
 
 
 @dataclass
-class Notes:
+class Findings:
     """What was decided and why, and what a person must answer."""
 
     decisions: list[tuple[str, str, str]] = field(default_factory=list)
@@ -59,7 +59,7 @@ class Labels:
 
 
 @dataclass
-class Seen:
+class TableInfo:
     """A table, the column that names its images, and its part in the competition."""
 
     table: Table
@@ -82,7 +82,7 @@ class Seen:
         return {"table": self.table.path, "header": self.table.header, "separator": self.table.separator}
 
 
-def glob_part(survey: Survey, folder: str, names: list[str], notes: Notes, labelled: bool = True) -> Part:
+def glob_part(survey: Survey, folder: str, names: list[str], notes: Findings, labelled: bool = True) -> Part:
     """The part whose images, called so, list themselves in a folder (a glob)."""
     images = f"{folder}/{glob_names(names)}".lstrip("/")
     if odd := re.search(r"[\[\]?]", folder):
@@ -93,8 +93,8 @@ def glob_part(survey: Survey, folder: str, names: list[str], notes: Notes, label
                   f"them for images: can you move them elsewhere?")
         strays = ()
     elif strays:
-        notes.decide("without", ", ".join(strays), f"no images, though {images} finds them")
-    return Part(images=images, without=strays, labelled=labelled)
+        notes.decide("exclude_ids", ", ".join(strays), f"no images, though {images} finds them")
+    return Part(images=images, exclude_ids=strays, labelled=labelled)
 
 
 def distinct_texts(column: pd.Series) -> list[str]:
@@ -102,7 +102,7 @@ def distinct_texts(column: pd.Series) -> list[str]:
     return sorted({text.strip() for text in column.unique()})
 
 
-def wanted_columns(sample: Seen | None) -> list[str]:
+def wanted_columns(sample: TableInfo | None) -> list[str]:
     """The columns that a submission must fill."""
     if sample is None:
         return []
@@ -178,7 +178,7 @@ def split_labels(text: str, separator: str) -> list[str]:
 
 
 def label_fields(survey: Survey, rows: pd.DataFrame, ids: pd.Series, labels: Labels,
-                 notes: Notes) -> dict:
+                 notes: Findings) -> dict:
     """task, labels and how they are read."""
     if labels.kind == "columns":
         return _column_fields(rows, labels, notes)
@@ -195,7 +195,7 @@ def label_fields(survey: Survey, rows: pd.DataFrame, ids: pd.Series, labels: Lab
     return _class_fields(survey, column, texts, bool(varied), notes)
 
 
-def _column_fields(rows: pd.DataFrame, labels: Labels, notes: Notes) -> dict:
+def _column_fields(rows: pd.DataFrame, labels: Labels, notes: Findings) -> dict:
     cells = rows[list(labels.columns)].apply(lambda column: column.str.strip())
     for column in labels.columns:
         if strange := sorted(set(cells[column]) - set(CELLS)):
@@ -213,17 +213,17 @@ def _column_fields(rows: pd.DataFrame, labels: Labels, notes: Notes) -> dict:
     return {"task": "multiclass" if one_each else "multilabel", "labels": labels.columns}
 
 
-def _ask_uncertain(rows: pd.DataFrame, columns: tuple[str, ...], notes: Notes) -> None:
+def _ask_uncertain(rows: pd.DataFrame, columns: tuple[str, ...], notes: Findings) -> None:
     cells = rows[list(columns)].apply(lambda column: column.str.strip())
     if uncertain := int(cells.isin(("-1", "-1.0")).to_numpy().sum()):
         notes.ask(f"{uncertain} label cells are -1. Does it mean uncertain? It is read so: neither trained on nor "
                   f"scored, unless an experiment's `uncertain` says otherwise.")
     if blank := int((cells == "").to_numpy().sum()):
         notes.ask(f"{blank} label cells are blank. Not stated, or absent? They are read as not stated; an experiment's "
-                  f"`blank` may call them absent in training.")
+                  f"`missing_labels` may call them absent in training.")
 
 
-def _joined_fields(rows: pd.DataFrame, column: str, separator: str, notes: Notes) -> dict:
+def _joined_fields(rows: pd.DataFrame, column: str, separator: str, notes: Findings) -> dict:
     counts = Counter(name for text, count in rows[column].str.strip().value_counts().items()
                      for name in split_labels(text, separator) * int(count))
     names = sorted(counts, key=lambda name: (0, int(name), "") if name.isdigit() else (1, 0, name))
@@ -245,11 +245,11 @@ def _joined_fields(rows: pd.DataFrame, column: str, separator: str, notes: Notes
         gap = [str(k) for k in range(int(labels[-1])) if str(k) not in labels]
         notes.ask("The labels are numbers; what do they mean?" + (
             f" {', '.join(gap)} never occur: are they labels too?" if gap else ""))
-    return {"task": "multilabel", "labels": labels, "joined_column": column, "joined_by": separator,
+    return {"task": "multilabel", "labels": labels, "label_list_column": column, "label_separator": separator,
             "ignored_labels": ignored}
 
 
-def _class_fields(survey: Survey, column: str, texts: list[str], varied: bool, notes: Notes) -> dict:
+def _class_fields(survey: Survey, column: str, texts: list[str], varied: bool, notes: Findings) -> dict:
     """A column of words or numbers, one a row; `varied`: an image has rows of several."""
     numbers = are_numbers(texts)
     texts = sorted(texts, key=float) if numbers else texts
@@ -258,7 +258,7 @@ def _class_fields(survey: Survey, column: str, texts: list[str], varied: bool, n
     pairs = tuple(zip(texts, names, strict=True)) if meaning and len(set(names)) == len(names) else ()
     if pairs:
         path = next(path for path, found in survey.meanings.items() if found is meaning)
-        notes.decide("label_texts", ", ".join(f"{text}: {word}" for text, word in pairs), f"`{path}` says so")
+        notes.decide("label_map", ", ".join(f"{text}: {word}" for text, word in pairs), f"`{path}` says so")
     names = names if pairs else tuple(texts)
     if varied:
         ignored = tuple(name for name in names if NOTHING.match(name))
@@ -268,38 +268,38 @@ def _class_fields(survey: Survey, column: str, texts: list[str], varied: bool, n
         if ignored:
             notes.ask(f"`{ignored[0]}` in `{column}` is taken for the absence of all labels (ignored_labels). Is that "
                       f"right?")
-        return {"task": "multilabel", "labels": labels, "joined_column": column, "label_texts": pairs,
+        return {"task": "multilabel", "labels": labels, "label_list_column": column, "label_map": pairs,
                 "ignored_labels": ignored}
     if len(names) == 2:
-        return binary_fields(f"`{column}`", texts, names, notes) | {"joined_column": column}
+        return binary_fields(f"`{column}`", texts, names, notes) | {"label_list_column": column}
     notes.decide("labels", ", ".join(names), f"`{column}` says one a row")
     notes.decide("task", "multiclass", f"{len(names)} different texts, one an image")
     if numbers and len(texts) > 20:
         notes.ask(f"`{column}` holds {len(texts)} different numbers. Is it a measurement? That cannot be described; "
                   f"they are taken for classes.")
     if numbers and not pairs:
-        notes.ask(f"The classes in `{column}` are numbers. What do they mean? Give them names with label_texts.")
+        notes.ask(f"The classes in `{column}` are numbers. What do they mean? Give them names with label_map.")
         if missing := [str(k) for k in range(int(float(texts[-1]))) if str(k) not in texts]:
             notes.ask(f"Class {', '.join(missing)} never occurs in `{column}`. Is it a class too?")
-    return {"task": "multiclass", "labels": names, "joined_column": column, "label_texts": pairs}
+    return {"task": "multiclass", "labels": names, "label_list_column": column, "label_map": pairs}
 
 
-def binary_fields(where: str, texts: list[str], names: tuple[str, ...], notes: Notes) -> dict:
+def binary_fields(where: str, texts: list[str], names: tuple[str, ...], notes: Findings) -> dict:
     """The fields of two classes, of which one is taken for the absence of the other; `where`: what says them."""
     healthy = [k for k in (0, 1) if HEALTHY.match(names[k])]
     k = 1 - healthy[0] if len(healthy) == 1 else 1
     notes.decide("labels", names[k], f"{where} says {names[0]!r} or {names[1]!r}")
     notes.decide("task", "binary", f"two classes; {names[k]!r} is taken for present, {names[1 - k]!r} for absent")
     notes.ask(f"Is {names[k]!r} the finding, and {names[1 - k]!r} its absence?")
-    return {"task": "binary", "labels": (names[k],), "label_texts": ((texts[1 - k], ""), (texts[k], names[k]))}
+    return {"task": "binary", "labels": (names[k],), "label_map": ((texts[1 - k], ""), (texts[k], names[k]))}
 
 
 # ---- groups
 
 
-def find_groups(survey: Survey, seen: list[Seen], train: Seen, fields: dict, notes: Notes) -> dict:
+def find_groups(survey: Survey, seen: list[TableInfo], train: TableInfo, fields: dict, notes: Findings) -> dict:
     """The fields that say whose images they are: column or pattern, and whether train and test share any."""
-    others = [fields[part] for part in ("test", "expert") if fields.get(part) and fields[part].tables]
+    others = [fields[part] for part in ("test", "official_validation") if fields.get(part) and fields[part].tables]
     trains = fields["train"] if isinstance(fields["train"], tuple) else (fields["train"],)
 
     def groups(part: Part, found: dict) -> set[str]:
@@ -325,10 +325,10 @@ def find_groups(survey: Survey, seen: list[Seen], train: Seen, fields: dict, not
 
 def class_texts(fields: dict) -> tuple[str, ...]:
     """The labels, and the texts that mean them."""
-    return *fields["labels"], *(text for text, _ in fields.get("label_texts") or ())
+    return *fields["labels"], *(text for text, _ in fields.get("label_map") or ())
 
 
-def decide_pattern(below: pd.Series, pattern: str, notes: Notes) -> None:
+def decide_pattern(below: pd.Series, pattern: str, notes: Findings) -> None:
     """Writes down that a pattern finds the patient in these paths, and asks whether it is one."""
     groups = below.str.extract(pattern, expand=False)
     notes.decide("group_pattern", pattern, f"{groups.nunique()} groups of {below.nunique()} images; "
@@ -336,13 +336,13 @@ def decide_pattern(below: pd.Series, pattern: str, notes: Notes) -> None:
     notes.ask(f"Is {groups.iloc[0]!r} in {below.iloc[0]!r} the patient? Images of one are kept in one fold.")
 
 
-def _rows_of(survey: Survey, seen: list[Seen], train: Seen, part: Part) -> pd.DataFrame:
+def _rows_of(survey: Survey, seen: list[TableInfo], train: TableInfo, part: Part) -> pd.DataFrame:
     """The rows of the part's first table that the part keeps."""
     rows = train.rows if train.table.path in part.tables else next(
         one.rows for one in seen if one.table.path in part.tables)
-    for name, values in part.where:
+    for name, values in part.row_filter:
         rows = rows[rows[name].isin(values)]
-    return rows[rows[train.column].isin(survey.lists[part.listed])] if part.listed else rows
+    return rows[rows[train.column].isin(survey.lists[part.id_list])] if part.id_list else rows
 
 
 def _below(rows: pd.DataFrame, images: str) -> pd.Series:
@@ -353,7 +353,7 @@ def _below(rows: pd.DataFrame, images: str) -> pd.Series:
     return below
 
 
-def shared_fields(train: set[str], test: set[str], by_pattern: bool, notes: Notes) -> dict:
+def shared_fields(train: set[str], test: set[str], by_pattern: bool, notes: Findings) -> dict:
     """What it means that groups of the test part stand in the training part, where they do."""
     if not (shared := train & test):
         return {}
@@ -366,9 +366,9 @@ def shared_fields(train: set[str], test: set[str], by_pattern: bool, notes: Note
     return {"shared_groups": "distinct" if anew else "drop"}
 
 
-def _group_column(rows: pd.DataFrame, train: Seen, fields: dict, notes: Notes) -> str | None:
+def _group_column(rows: pd.DataFrame, train: TableInfo, fields: dict, notes: Findings) -> str | None:
     """The patient's column, by its name and by how its cells repeat."""
-    used = {*fields["labels"], fields.get("joined_column"), *train.labels.columns}
+    used = {*fields["labels"], fields.get("label_list_column"), *train.labels.columns}
     images = rows[train.column].nunique()
     firsts = rows.drop_duplicates(train.column)
     named = [column for word in GROUP_NAMES for column in rows.columns

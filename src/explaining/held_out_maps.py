@@ -22,7 +22,7 @@ BATCH = 32  # of images whose maps are made together
 
 
 @dataclass(frozen=True)
-class Member:
+class BlendMember:
     """A run by itself or one of a blend: its folds' runs, and the images as its networks take them."""
 
     name: str
@@ -30,22 +30,22 @@ class Member:
     store: PixelStore
 
 
-def open_members(competition: Competition, oof: Oof, table: pd.DataFrame, part: str = "train") -> list[Member]:
+def open_members(competition: Competition, oof: Oof, table: pd.DataFrame, part: str = "train") -> list[BlendMember]:
     """A blend's members, or the run alone, with the store of a part's images."""
     by_name: dict[str, list[Run]] = {}
     for run in oof.runs:
         by_name.setdefault(run.folder.parent.name, []).append(run)
-    return [Member(name, tuple(runs), open_store(f"{competition.name}-{part}", table,
+    return [BlendMember(name, tuple(runs), open_store(f"{competition.name}-{part}", table,
                                                  pixel_settings(competition, runs[0].experiment)))
             for name, runs in by_name.items()]
 
 
-def largest_store(members: list[Member]) -> PixelStore:
+def largest_store(members: list[BlendMember]) -> PixelStore:
     """The store whose images are the largest: in their size a blend's maps are shown."""
     return max((member.store for member in members), key=lambda store: store.settings.size)
 
 
-def explained_by(members: list[Member], method: str) -> tuple[list[Member], list[str]]:
+def explained_by(members: list[BlendMember], method: str) -> tuple[list[BlendMember], list[str]]:
     """The members that a method can explain, and the names of the others."""
     from explaining.attribution import methods_for
     from results.checkpoints import load_model
@@ -54,7 +54,7 @@ def explained_by(members: list[Member], method: str) -> tuple[list[Member], list
     return able, [member.name for member in members if member not in able]
 
 
-def layer_name(member: Member, method: str) -> str:
+def layer_name(member: BlendMember, method: str) -> str:
     """The layer that Grad-CAM or HiResCAM looks at; empty where there is none, and for other methods."""
     from explaining.saliency import classifier_of
     from results.checkpoints import load_model
@@ -62,7 +62,7 @@ def layer_name(member: Member, method: str) -> str:
     return classifier_of(load_model(member.runs[0]), 0)[0].cam_layers.get(method, "")
 
 
-def held_out_maps(members: list[Member], table: pd.DataFrame, wanted: set[tuple[int, int]],
+def held_out_maps(members: list[BlendMember], table: pd.DataFrame, wanted: set[tuple[int, int]],
                   method: str) -> Iterator[tuple[int, int, np.ndarray, bool]]:
     """Label, row, heat map (S, S) and whether it is empty, of all (label, row) wanted; of several members the mean.
 
@@ -81,7 +81,7 @@ def held_out_maps(members: list[Member], table: pd.DataFrame, wanted: set[tuple[
             yield k, row, *relative(heat)
 
 
-def _maps_of(member: Member, table: pd.DataFrame, wanted: set[tuple[int, int]], method: str,
+def _maps_of(member: BlendMember, table: pd.DataFrame, wanted: set[tuple[int, int]], method: str,
              bar: tqdm) -> Iterator[tuple[int, int, np.ndarray, bool]]:
     from results.checkpoints import load_model
 
@@ -96,7 +96,7 @@ def _maps_of(member: Member, table: pd.DataFrame, wanted: set[tuple[int, int]], 
                 yield k, row, heat, is_empty
 
 
-def maps_of_rows(model: "nn.Module", member: Member, places: np.ndarray, rows: np.ndarray, k: int, method: str,
+def maps_of_rows(model: "nn.Module", member: BlendMember, places: np.ndarray, rows: np.ndarray, k: int, method: str,
                  bar: tqdm | None = None) -> Iterator[tuple[int, np.ndarray, bool]]:
     """Row, heat (S, S) and whether it is empty, of a table's rows by one model. places: (N,) the rows in the store."""
     from explaining.attribution import explain_images

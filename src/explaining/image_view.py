@@ -13,10 +13,10 @@ from competition import Competition
 from data.folds import fold_numbers
 from explaining.attribution import METHODS, explain_images, flip_map, methods_for, probs_without
 from explaining.heatmap_sheet import NAMES, Panel, draw_grid
-from explaining.held_out_maps import Member, fit_heat, largest_store, relative
+from explaining.held_out_maps import BlendMember, fit_heat, largest_store, relative
 from results.checkpoints import load_model
 from results.runs import Run
-from scoring.decision_rules import Fitted
+from scoring.decision_rules import FittedRule
 from training.batches import ordered_batches
 
 LABELS = 3  # on a sheet: those stated, then the most probable
@@ -31,10 +31,10 @@ class Column:
     """What stands below each other: the maps of some models, in the mean."""
 
     title: str
-    models: tuple[tuple[Member, Run], ...]
+    models: tuple[tuple[BlendMember, Run], ...]
 
 
-def make_columns(members: list[Member], table: pd.DataFrame, row: int, is_training: bool) -> list[Column]:
+def make_columns(members: list[BlendMember], table: pd.DataFrame, row: int, is_training: bool) -> list[Column]:
     """A run's folds; of a blend its members: of a training image those that never saw it, of others all folds."""
     columns = []
     for member in members:
@@ -49,8 +49,8 @@ def make_columns(members: list[Member], table: pd.DataFrame, row: int, is_traini
     return columns
 
 
-def view_image(competition: Competition, name: str, members: list[Member], table: pd.DataFrame, row: int,
-               cells: np.ndarray | None, fitted: Fitted, masks: dict[int, np.ndarray]) -> Figure:
+def view_image(competition: Competition, name: str, members: list[BlendMember], table: pd.DataFrame, row: int,
+               cells: np.ndarray | None, fitted: FittedRule, masks: dict[int, np.ndarray]) -> Figure:
     """The sheet of a table's image. cells: (K,) its training labels, None where it has none;  fitted: what decides;
     masks: label to (S, S) in the size of the largest store, where the finding is drawn.
     """
@@ -94,7 +94,7 @@ def say_truth(cells: np.ndarray | None, k: int) -> str:
     return {1: "true", 0: "not there", -1: "uncertain"}.get(cells[k], "not stated")
 
 
-def _image_of(member: Member, image_id: str) -> torch.Tensor:
+def _image_of(member: BlendMember, image_id: str) -> torch.Tensor:
     """(1, C, S, S) as the member's networks take it."""
     return next(iter(ordered_batches(member.store, member.store.rows([image_id]), 1)))[0]
 
@@ -114,7 +114,7 @@ def _maps_by(looks: list[list], method: str, k: int, size: int) -> tuple[list[np
     return [*heats, np.mean(there, axis=0) if there else None], [*texts, ""]
 
 
-def _without(probs: np.ndarray, fitted: Fitted, k: int, shown: np.ndarray, size: int) -> Panel:
+def _without(probs: np.ndarray, fitted: FittedRule, k: int, shown: np.ndarray, size: int) -> Panel:
     """How far the probability falls without each square, and where the decision flips. probs: (1 + squares, K)."""
     decisions = fitted.apply(probs)[:, k]
     falls, flips = flip_map(probs[:, k], decisions, size)

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from common.hardware import pick_device
 from data.folds import fold_numbers
 from explaining.attribution import BATCH, METHODS, explain_images, log_odds, methods_for
-from explaining.held_out_maps import Member, fit_heat, largest_store, relative
+from explaining.held_out_maps import BlendMember, fit_heat, largest_store, relative
 from explaining.pointing_game import hottest_pixel
 from results.checkpoints import load_model
 from training.batches import ordered_batches
@@ -37,7 +37,7 @@ MEASURES = ("inside", "share_inside", "deletion", "insertion", "randomised")
 
 
 @dataclass(frozen=True)
-class Look:
+class ExplainedImage:
     """A model, a copy of it with weights drawn anew, and how it takes an image: (1, C, S, S)."""
 
     model: nn.Module
@@ -45,7 +45,7 @@ class Look:
     image: Tensor
 
 
-def measure_maps(members: list[Member], table: pd.DataFrame, rows: dict[int, list[int]],
+def measure_maps(members: list[BlendMember], table: pd.DataFrame, rows: dict[int, list[int]],
                  masks: dict[int, dict[int, np.ndarray]]) -> pd.DataFrame:
     """A row an image, label and method, of held-out images, each by the models that never saw its group.
 
@@ -65,7 +65,7 @@ def measure_maps(members: list[Member], table: pd.DataFrame, rows: dict[int, lis
         for held_out in np.unique(folds[[row for _, row in wanted]], axis=0):  # by each member, on its own split
             models = [_models_of(*each) for each in zip(members, places, held_out, strict=True)]
             for k, row in ((k, row) for k, row in wanted if (folds[row] == held_out).all()):
-                looks = [Look(*pair, _read(member, where[row])) for pair, member, where in
+                looks = [ExplainedImage(*pair, _read(member, where[row])) for pair, member, where in
                          zip(models, members, places, strict=True)]
                 about = {"image_id": table["image_id"].iloc[row], "label": k}
                 is_compared = row in rows[k][:DRAWN_ANEW]
@@ -76,7 +76,7 @@ def measure_maps(members: list[Member], table: pd.DataFrame, rows: dict[int, lis
     return pd.DataFrame(measured)
 
 
-def _models_of(member: Member, places: np.ndarray, fold: int) -> tuple[nn.Module, nn.Module]:
+def _models_of(member: BlendMember, places: np.ndarray, fold: int) -> tuple[nn.Module, nn.Module]:
     """The model that held a fold out, and the same with weights drawn anew. places: (N,) the images in the store."""
     run, = (run for run in member.runs if run.recipe["fold"] == fold)
     model = load_model(run, pick_device())
@@ -84,12 +84,12 @@ def _models_of(member: Member, places: np.ndarray, fold: int) -> tuple[nn.Module
     return model, draw_weights_anew(model, _read(member, *some))
 
 
-def _read(member: Member, *places: int) -> Tensor:
+def _read(member: BlendMember, *places: int) -> Tensor:
     """(n, C, S, S) images of the member's store."""
     return next(iter(ordered_batches(member.store, np.array(places), len(places))))[0].to(pick_device())
 
 
-def _all_maps(looks: list[Look], k: int, task: str, size: int, image_id: str,
+def _all_maps(looks: list[ExplainedImage], k: int, task: str, size: int, image_id: str,
               is_compared: bool) -> Iterator[tuple[str, np.ndarray, np.ndarray | None]]:
     """Method, heat (size, size) and the heat of the networks drawn anew; None of a guess, and where not asked for."""
     for method in METHODS:
@@ -106,7 +106,7 @@ def _mean_heat(method: str, pairs: list[tuple[nn.Module, Tensor]], k: int, task:
     return relative(np.mean([fit_heat(heat, size) for heat in heats], axis=0))[0]
 
 
-def _measure(looks: list[Look], k: int, task: str, heat: np.ndarray, other: np.ndarray | None,
+def _measure(looks: list[ExplainedImage], k: int, task: str, heat: np.ndarray, other: np.ndarray | None,
              mask: np.ndarray | None) -> dict[str, float]:
     drawn = [curves(look.model, look.image, k, task, fit_heat(heat, look.image.shape[-1])) for look in looks]
     deletion, insertion = np.mean(drawn, axis=0)

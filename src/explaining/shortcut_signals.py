@@ -23,7 +23,7 @@ from tqdm import tqdm
 from common.hardware import pick_device
 from data.folds import fold_numbers
 from explaining.attribution import against_others
-from explaining.held_out_maps import Member
+from explaining.held_out_maps import BlendMember
 from results.checkpoints import load_model
 from scoring.confidence_intervals import for_tests
 from scoring.delong import placements
@@ -101,7 +101,7 @@ def zone_excess(heat: np.ndarray) -> np.ndarray:
 # ---- asking a network
 
 
-def probe_held_out(member: Member, table: pd.DataFrame, rows: np.ndarray) -> dict[str, np.ndarray]:
+def probe_held_out(member: BlendMember, table: pd.DataFrame, rows: np.ndarray) -> dict[str, np.ndarray]:
     """What `probe` gives of the table's rows (n,), each by the model that never saw its group; NaN without one."""
     places, device = member.store.rows(table["image_id"])[rows], pick_device()
     folds, task = fold_numbers(table, member.runs[0].experiment.split)[rows], member.runs[0].recipe["task"]
@@ -118,7 +118,7 @@ def probe_held_out(member: Member, table: pd.DataFrame, rows: np.ndarray) -> dic
     return answers
 
 
-def average_image(member: Member, places: np.ndarray) -> Tensor:
+def average_image(member: BlendMember, places: np.ndarray) -> Tensor:
     """(C, S, S) float: the mean of the store's rows."""
     total = sum(images.sum(dim=0, dtype=torch.float64) for images, _, _ in ordered_batches(member.store, places, 256))
     return (total / len(places)).float()

@@ -150,5 +150,5 @@ def _run_backbone(model: "Classifier", images: np.ndarray, side: int = 1) -> np.
         features = model(batch)
     if features.ndim != 2:
         raise ValueError(f"this network hands its head an array {tuple(features.shape)} and no vector an image; train "
-                         "it as a whole, with solver=gradient and other stages than head")
+                         "it as a whole, with head_fit=gradient and other stages than head")
     return features.float().cpu().numpy()

@@ -8,15 +8,15 @@ from torch.nn import functional as F
 
 from experiment import Experiment
 from models.classifier import Classifier, PerTask, head_names
-from models.knn_head import NearestCases
+from models.knn_head import KNNHead
 
 VECTORS_AT_ONCE = 4096  # support vectors whose kernel with a batch is in memory together
 
 
 def uses_features(experiment: Experiment) -> bool:
     """True where the backbone never learns and sees every image alike, so that its features can be computed once."""
-    frozen = experiment.solver != "gradient" or all(stage.what == "head" for stage in experiment.plan)
-    alike = experiment.augmentation == "none" and experiment.mixing == "none" and experiment.tta == ("identity",)
+    frozen = experiment.head_fit != "gradient" or all(stage.what == "head" for stage in experiment.plan)
+    alike = experiment.augmentation == "none" and experiment.mix == "none" and experiment.tta == ("identity",)
     return frozen and alike and not experiment.per_task
 
 
@@ -28,7 +28,7 @@ def head_name(model: Classifier | PerTask) -> str:
     names = head_names(model)
     if len(names) != 1 or isinstance(model.get_submodule(names[0]), nn.Identity):
         raise ValueError("this network has no single head behind a vector of features; train it as a whole, with "
-                         "solver=gradient and other stages than head")
+                         "head_fit=gradient and other stages than head")
     return names[0]
 
 
@@ -43,7 +43,7 @@ def take_head(model: Classifier) -> nn.Module:
 def put_head(model: Classifier, name: str, head: nn.Module) -> Classifier:
     """Puts a head where `head_name` says it stands; returns the model."""
     model.set_submodule(name, head)
-    if isinstance(head, NearestCases):  # who is nearest does not change by and by: no gradient leads to a layer
+    if isinstance(head, KNNHead):  # who is nearest does not change by and by: no gradient leads to a layer
         model.cam_layers = {}
     return model
 
@@ -67,7 +67,7 @@ class FeatureClassifier(nn.Module):
 
 
 @dataclass(frozen=True)
-class Machine:
+class SVM:
     """One fitted support vector machine and its sigmoid: logit = slope * (coefficients @ kernel + intercept) + offset.
 
     Without vectors it says `offset` of every image.
@@ -98,7 +98,7 @@ class SupportVectors(nn.Module):
             self.register_parameter(name, nn.Parameter(torch.zeros(shape), requires_grad=False))
 
     @classmethod
-    def of_machines(cls, machines: list[Machine], features: Tensor, gamma: float, exclusive: bool) -> "SupportVectors":
+    def of_machines(cls, machines: list[SVM], features: Tensor, gamma: float, exclusive: bool) -> "SupportVectors":
         """The machines of all labels as one module. features (n, D): what they were fitted on."""
         rows = torch.cat([machine.rows for machine in machines]).unique()  # ascending
         module = cls(len(rows), features.shape[1], len(machines), exclusive)
@@ -139,7 +139,7 @@ def fit_head_to(model: Classifier, saved: dict[str, Tensor], exclusive: bool) ->
         vectors, outputs = saved[f"{name}.vectors"], saved[f"{name}.intercept"]
         put_head(model, name, SupportVectors(*vectors.shape, len(outputs), exclusive))
     elif f"{name}.cases" in saved:
-        put_head(model, name, NearestCases(*saved[f"{name}.cases"].shape, *saved[f"{name}.prior"].shape, exclusive))
+        put_head(model, name, KNNHead(*saved[f"{name}.cases"].shape, *saved[f"{name}.prior"].shape, exclusive))
     elif f"{name}.weight" in saved:  # logistic regression, in the place of whatever layers stood there
         outputs, features = saved[f"{name}.weight"].shape
         put_head(model, name, nn.Linear(features, outputs))

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 SPACES = ("euclidean", "standardised", "cosine")
 
 
-class NearestCases(nn.Module):
+class KNNHead(nn.Module):
     """k nearest neighbours, features (B, D) to logits (B, K): what the cases nearest to an image vote for.
 
     cases (S, D);  votes (S, Q, C): the weight with which a case speaks for each of C classes in each of Q questions,
@@ -28,7 +28,7 @@ class NearestCases(nn.Module):
         self.register_buffer("by_angle", torch.tensor(False))
 
     @classmethod
-    def of_cases(cls, features: Tensor, votes: Tensor, space: str, k: int, exclusive: bool) -> "NearestCases":
+    def of_cases(cls, features: Tensor, votes: Tensor, space: str, k: int, exclusive: bool) -> "KNNHead":
         """The head of cases (S, D) and their votes (S, Q, C); space: one of SPACES.
 
         Raises ValueError where there is no such space.

@@ -44,7 +44,7 @@ class Anatomy:
     #                          and pools are not counted
 
 
-def take_apart(network: str, channels: int, image_size: int, outputs: int, head: str = "linear",
+def summarize(network: str, channels: int, image_size: int, outputs: int, head: str = "linear",
                dropout: float = 0.0) -> Anatomy:
     """The anatomy of a network of an experiment. Raises ValueError where there is no such network."""
     with torch.device("meta"):

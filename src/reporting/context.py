@@ -29,7 +29,7 @@ BROKEN = (ValueError, OSError, KeyError, IndexError, TypeError, AttributeError)
 
 
 @dataclass(frozen=True)
-class Reported:
+class ReportContext:
     """All that the parts of a report are made of. board: leaderboard.csv as text, None where there is none.
 
     oofs: the whole runs and blends shown, the best first;  failed: those asked for that cannot be shown, and why.
@@ -231,7 +231,7 @@ def compact(value: float | str | None) -> str:
     return f"{float(value):.0f}"
 
 
-def others_too(names: Sequence[str], shown: Reported) -> list[Markup]:
+def others_too(names: Sequence[str], shown: ReportContext) -> list[Markup]:
     """A sentence on runs that have the same and are not shown."""
     if not names:
         return []

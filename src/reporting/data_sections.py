@@ -10,7 +10,7 @@ from common.files import home, read_json
 from competition import Competition
 from data.labels import scored_counts
 from data.tables import label_cells
-from reporting.context import SHA_SHOWN, Reported, add_picture, noting
+from reporting.context import SHA_SHOWN, ReportContext, add_picture, noting
 from reporting.html import Figure, Markup, Part, folded, join, paragraph, table, text
 from reporting.svg import interval_bar
 
@@ -103,7 +103,7 @@ def _say_plot(name: str) -> str:
     return f"How common each label is by {words}." if kind == "column" else f"{kind} {words}."
 
 
-def folds_part(shown: Reported) -> Part:
+def folds_part(shown: ReportContext) -> Part:
     """How images, groups and labels lie in the folds, and how these came about."""
     account = shown.folds.account
     made = account.get("made_by", "given")  # or how they were dealt
@@ -119,7 +119,7 @@ def folds_part(shown: Reported) -> Part:
     facts += [["splits", shown.folds.splits, "of the same images, folds drawn anew"],
               ["held out altogether", f"{shown.folds.held_out:,}", "images, never trained on"],
               ["sets of equal images", f"{len(account.get('duplicates', [])):,}", "each in one fold"],
-              ["black images", f"{len(account.get('black', [])):,}", "of one colour, predicted by the prior"],
+              ["black images", f"{len(account.get('constant', [])):,}", "of one colour, predicted by the prior"],
               ["hash", shown.folds.hash[:SHA_SHOWN], "of folds, labels and images; stands on every run"]]
     if account.get("split_groups_allowed"):
         part.notes.append("Groups that lie in several folds were allowed: scores may be too good.")
@@ -127,7 +127,7 @@ def folds_part(shown: Reported) -> Part:
     return part
 
 
-def _fold_table(shown: Reported) -> Markup:
+def _fold_table(shown: ReportContext) -> Markup:
     """Images, groups and positives by fold, a line a label, since folds are few and labels may be many."""
     cells, folds = label_cells(shown.competition, shown.table), shown.table["fold"].to_numpy()
     of_fold = {fold: folds == fold for fold in sorted(set(folds.tolist()))} | {"all": np.ones(len(folds), bool)}

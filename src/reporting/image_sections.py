@@ -6,7 +6,7 @@ from urllib.parse import quote
 
 from common.files import read_json
 from explaining.heatmap_sheet import NAMES
-from reporting.context import Reported, add_picture, noting, number, others_too, read_rows, span
+from reporting.context import ReportContext, add_picture, noting, number, others_too, read_rows, span
 from reporting.html import Figure, Markup, Part, heading, link, paragraph, table
 
 NOTHING = {"attribution": 1.0, "alone": 0.5}  # what signals of a shortcut are where there is none; others 0
@@ -19,7 +19,7 @@ NEAR = 8            # signals of a shortcut that are nearest to an alarm
 WORST = 12          # labels to look at again
 
 
-def explain_part(shown: Reported) -> Part | None:
+def explain_part(shown: ReportContext) -> Part | None:
     """Where the networks look: the sheets of explain.py, the pointing game and the measures of its methods."""
     patterns = (*(f"{method}.json" for method in NAMES), "measures.csv", "look_*.png")
     found = [shown.holders(pattern) for pattern in patterns]
@@ -48,7 +48,7 @@ def explain_part(shown: Reported) -> Part | None:
     return part
 
 
-def _add_sheets(shown: Reported, part: Part, name: str, method: str) -> None:
+def _add_sheets(shown: ReportContext, part: Part, name: str, method: str) -> None:
     folder, command = shown.folder(name), shown.command("explain", f"--experiment {name}" + (
         "" if method == "gradcam" else f" --method {method}"))
     with noting(part, folder / f"{method}.json", command):
@@ -80,7 +80,7 @@ def _pointing(path: Path, command: str) -> Figure:
                   (command,))
 
 
-def _add_measures(shown: Reported, part: Part, name: str) -> None:
+def _add_measures(shown: ReportContext, part: Part, name: str) -> None:
     path, command = shown.folder(name) / "measures.csv", shown.command("explain", f"--experiment {name} --measure 24")
     if not path.exists():
         return
@@ -99,8 +99,8 @@ def _add_measures(shown: Reported, part: Part, name: str) -> None:
             "the map then shows the image). 95 % intervals over images.", (command,)))
 
 
-def _by_run(shown: Reported, part: Part, script: str, pattern: str,
-            add: Callable[[Reported, Part, str, Path, str], None]) -> Part | None:
+def _by_run(shown: ReportContext, part: Part, script: str, pattern: str,
+            add: Callable[[ReportContext, Part, str, Path, str], None]) -> Part | None:
     """The part, with what `add(shown, part, name, folder, command)` adds of every run that has such a file; else None.
     """
     names, others = shown.holders(pattern)
@@ -113,14 +113,14 @@ def _by_run(shown: Reported, part: Part, script: str, pattern: str,
     return part
 
 
-def map_part(shown: Reported) -> Part | None:
+def map_part(shown: ReportContext) -> Part | None:
     """The map of what looks alike, as a picture, and a link to the page that one can hover over."""
     part = Part("map", "Map of neighbours", "All out-of-fold images by what the one model that did not see each makes "
                 "of it; near points are alike to the network. How far apart groups lie means little.")
     return _by_run(shown, part, "neighbours", "neighbours.png", _add_map)
 
 
-def _add_map(shown: Reported, part: Part, name: str, folder: Path, command: str) -> None:
+def _add_map(shown: ReportContext, part: Part, name: str, folder: Path, command: str) -> None:
     if (account := folder / "neighbours.json").exists():
         with noting(part, account, command):
             if read_json(account)["made_from"]["weights"] != shown.read(name).made_of:
@@ -139,14 +139,14 @@ def _add_map(shown: Reported, part: Part, name: str, folder: Path, command: str)
                     f"{command} --image ID")
 
 
-def errors_part(shown: Reported) -> Part | None:
+def errors_part(shown: ReportContext) -> Part | None:
     """Labels that are probably wrong, the worst first."""
     part = Part("label-errors", "Labels to look at again", "Labels that out-of-fold predictions contradict, by "
                 "confident learning. Nothing is changed: a person decides, and a confident network can be wrong.")
     return _by_run(shown, part, "label_errors", "label_errors.csv", _add_errors)
 
 
-def _add_errors(shown: Reported, part: Part, name: str, folder: Path, command: str) -> None:
+def _add_errors(shown: ReportContext, part: Part, name: str, folder: Path, command: str) -> None:
     with noting(part, folder / "label_errors.csv", command):
         found = read_rows(folder / "label_errors.csv", ("image_id", "given", "suggested", "prob_of_given"), True)
         part.blocks.append(paragraph(f"{len(found):,} labels are probably wrong, of {len(shown.table):,} images."))
@@ -162,7 +162,7 @@ def _add_errors(shown: Reported, part: Part, name: str, folder: Path, command: s
                         "the label says.", command)
 
 
-def anomalies_part(shown: Reported) -> Part | None:
+def anomalies_part(shown: ReportContext) -> Part | None:
     """How well images unlike the normal ones are found, and the pictures of it."""
     folder, command = shown.folder("anomaly"), shown.command("anomaly")
     if not folder.exists():
@@ -194,14 +194,14 @@ def anomalies_part(shown: Reported) -> Part | None:
     return part
 
 
-def shortcuts_part(shown: Reported) -> Part | None:
+def shortcuts_part(shown: ReportContext) -> Part | None:
     """What the alarm for shortcuts says of each run, alarms first, and the images whose answers a corner changes."""
     part = Part("shortcuts", "Shortcut alarm", "Whether a run seems to tell labels by what is no anatomy: corners, "
                 "border, site, view. An alarm names what to look at. No alarm is no clearance.")
     return _by_run(shown, part, "shortcuts", "shortcuts.*", _add_shortcuts)
 
 
-def _add_shortcuts(shown: Reported, part: Part, name: str, folder: Path, command: str) -> None:
+def _add_shortcuts(shown: ReportContext, part: Part, name: str, folder: Path, command: str) -> None:
     with noting(part, folder / "shortcuts.csv", command):
         rows = read_rows(folder / "shortcuts.csv", SHORTCUTS)
         alarms = [row for row in rows if row["alarm"] == "True"]

@@ -25,7 +25,7 @@ MOST = 10  # runs in a forecast, the best by cross-validation
 
 
 @dataclass(frozen=True)
-class Judged:
+class ScoredRun:
     """A run with what the competition's metric takes of it, (N, K) in the order of the table."""
 
     oof: Oof
@@ -56,7 +56,7 @@ def show_comparison(competition: Competition, table: pd.DataFrame, folds_hash: s
     } for name, each in zip(names[1:], comparisons, strict=True)])
 
 
-def _read(competition: Competition, table: pd.DataFrame, folds_hash: str, name: str) -> Judged:
+def _read(competition: Competition, table: pd.DataFrame, folds_hash: str, name: str) -> ScoredRun:
     known = list_runs(competition)
     if name not in known:
         raise ValueError(f"there is no run {name!r} in {run_folder(competition, '')}; there are {', '.join(known)}")
@@ -66,7 +66,7 @@ def _read(competition: Competition, table: pd.DataFrame, folds_hash: str, name: 
                          f"compared. Run: {train_command(competition, oof)}")
     targets = scored_targets(competition, table)
     values = judged_by_policy(competition, oof, targets, fold_numbers(table, oof.split))
-    return Judged(oof, values, METRICS[competition.metric].score(targets, values, competition.task))
+    return ScoredRun(oof, values, METRICS[competition.metric].score(targets, values, competition.task))
 
 
 def find_twins(competition: Competition, name: str) -> list[str]:
@@ -78,7 +78,7 @@ def find_twins(competition: Competition, name: str) -> list[str]:
     return [run for run in recipes if run != name and name in recipes and recipes[run] == recipes[name]]
 
 
-def _read_twins(competition: Competition, table: pd.DataFrame, folds_hash: str, name: str) -> list[Judged]:
+def _read_twins(competition: Competition, table: pd.DataFrame, folds_hash: str, name: str) -> list[ScoredRun]:
     """Those of a run's twins that are whole; others are named."""
     twins = []
     for twin in find_twins(competition, name):
@@ -90,7 +90,7 @@ def _read_twins(competition: Competition, table: pd.DataFrame, folds_hash: str, 
 
 
 def _show_spreads(competition: Competition, table: pd.DataFrame, folds_hash: str, targets: np.ndarray,
-                  groups: np.ndarray, judged: dict[str, Judged]) -> None:
+                  groups: np.ndarray, judged: dict[str, ScoredRun]) -> None:
     metric, console = METRICS[competition.metric], make_console()
     shown = Table("run", f"CV {metric.title}", "95 % interval", "by the patients\nwho are scored",
                   "between folds:\nSD of a fold", "of it by the\nfold's patients", "beyond that,\nby training",
@@ -217,7 +217,7 @@ def _sizes(competition: Competition, ids: pd.Series | None, solution: pd.DataFra
     return int(images), share
 
 
-def _read_gains(competition: Competition, table: pd.DataFrame, groups: np.ndarray, judged: list[Judged],
+def _read_gains(competition: Competition, table: pd.DataFrame, groups: np.ndarray, judged: list[ScoredRun],
                 ids: pd.Series | None, images: int) -> np.ndarray:
     """(M, R) what the mean of all folds' models adds to each AUC; NaN where that cannot be told.
 
@@ -232,7 +232,7 @@ def _read_gains(competition: Competition, table: pd.DataFrame, groups: np.ndarra
     return gains
 
 
-def _read_best(competition: Competition, table: pd.DataFrame, folds_hash: str) -> list[Judged]:
+def _read_best(competition: Competition, table: pd.DataFrame, folds_hash: str) -> list[ScoredRun]:
     """The best whole runs and blends by their out-of-fold scores, best first; stale and unfinished ones are named."""
     judged = []
     for name in tqdm(list_runs(competition), desc="reading", unit="run", leave=False, disable=None):
@@ -256,7 +256,7 @@ def _intervals(seen: Forecast, m: int) -> dict[str, float]:
     return ends
 
 
-def _known_scores(competition: Competition, table: pd.DataFrame, run: Judged,
+def _known_scores(competition: Competition, table: pd.DataFrame, run: ScoredRun,
                   solution: pd.DataFrame | None) -> dict[str, float]:
     """What the run scored on the parts of the solution, for reporting; empty without one or without predictions."""
     if solution is None or {*solution["usage"]} != {"Public", "Private"}:

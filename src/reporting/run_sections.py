@@ -5,7 +5,7 @@ import pandas as pd
 
 from common.files import home, read_json
 from competition import Competition
-from reporting.context import SAME, Reported, add_picture, compact, noting, number, read_rows, span
+from reporting.context import SAME, ReportContext, add_picture, compact, noting, number, read_rows, span
 from reporting.html import COLOURS, Figure, Markup, Part, heading, legend, panels, paragraph, table
 from reporting.svg import Chart, interval_bar, nice_ticks
 from scoring.metrics import METRICS
@@ -19,7 +19,7 @@ def read_board(competition: Competition) -> pd.DataFrame | None:
     return pd.DataFrame(read_rows(path, ("run", "status", "cv", "low", "high")))
 
 
-def board_part(shown: Reported) -> Part:
+def board_part(shown: ReportContext) -> Part:
     """The leaderboard with intervals, read from leaderboard.csv and checked against the predictions."""
     part = Part("leaderboard", "Leaderboard", "Out-of-fold scores of all runs and blends, with 95 % intervals that "
                 "draw whole groups. Two runs whose intervals overlap may still differ: both err on the same patients.")
@@ -43,9 +43,9 @@ def board_part(shown: Reported) -> Part:
     return part
 
 
-def _board_table(shown: Reported, rows: list[dict], command: str) -> list[Markup | Figure]:
+def _board_table(shown: ReportContext, rows: list[dict], command: str) -> list[Markup | Figure]:
     metric = METRICS[shown.competition.metric]
-    usages = [usage for usage in ("public", "private", "test", "expert", "holdout")
+    usages = [usage for usage in ("public", "private", "test", "official_validation", "holdout")
               if any(row.get(usage) for row in rows)]
     colours = dict(zip(usages, COLOURS[1:], strict=False))
     ends = np.array([[float(row[key] or "nan") for key in ("low", "high", "cv", *usages)] for row in rows
@@ -76,7 +76,7 @@ def _board_table(shown: Reported, rows: list[dict], command: str) -> list[Markup
                (command,))]
 
 
-def _check_board(shown: Reported, command: str) -> list[str]:
+def _check_board(shown: ReportContext, command: str) -> list[str]:
     """What shows that leaderboard.csv is older than the runs."""
     known = dict(zip(shown.board["run"], shown.board["cv"], strict=True))
     notes = []
@@ -92,7 +92,7 @@ def _check_board(shown: Reported, command: str) -> list[str]:
     return notes
 
 
-def learning_part(shown: Reported) -> Part | None:
+def learning_part(shown: ReportContext) -> Part | None:
     """The losses of every fold of the runs shown, and of the blends' members."""
     if not shown.folds_of:
         return None
@@ -146,7 +146,7 @@ def _learning_chart(name: str, logs: list[pd.DataFrame]) -> str:
     return chart.svg(f"training loss over epochs, {name}", "epoch", "loss", epochs, nice_ticks(0, top, 5))
 
 
-def gains_part(shown: Reported) -> Part | None:
+def gains_part(shown: ReportContext) -> Part | None:
     """What blending gains: the drawings of blend.py, and every blend beside its best member."""
     pictures = sorted(shown.folder().glob("*_gains.png"))
     blends = [name for name in shown.ranked if (shown.folder(name) / "blend.json").exists()]

@@ -7,7 +7,7 @@ import numpy as np
 from common.files import read_json
 from data.folds import fold_numbers
 from explaining.embedding_map import count_decisions
-from reporting.context import Reported, noting, number, others_too, span
+from reporting.context import ReportContext, noting, number, others_too, span
 from reporting.html import (
     MANY_PANELS,
     Figure,
@@ -33,7 +33,7 @@ TENTHS, FIFTHS = [0, 0.5, 1], [0, 0.25, 0.5, 0.75, 1]
 LEAST_TO_READ = 20  # positives below which a label's curve is said to be rough
 
 
-def curves_part(shown: Reported) -> Part | None:
+def curves_part(shown: ReportContext) -> Part | None:
     """ROC and precision-recall curves of every label; the best run with its band, the others as lines."""
     if not shown.oofs:
         return None
@@ -73,7 +73,7 @@ def curves_part(shown: Reported) -> Part | None:
     return part
 
 
-def _side(shown: Reported) -> int:
+def _side(shown: ReportContext) -> int:
     """Units of a chart's side: many panels are small, and their text is not to be smaller."""
     return 180 if len(shown.competition.labels) > MANY_PANELS else 260
 
@@ -89,7 +89,7 @@ def _curve_chart(label: str, curves: list[tuple[str, Curve]], rate: float | None
     return chart.svg(f"{y_name} over {x_name}, {label}", x_name, y_name, TENTHS, FIFTHS)
 
 
-def confusion_part(shown: Reported) -> Part | None:
+def confusion_part(shown: ReportContext) -> Part | None:
     """What is taken for what, decided by each run's policy fitted on the other folds."""
     if not shown.oofs:
         return None
@@ -125,7 +125,7 @@ def _rates(counts: np.ndarray) -> str:
     return "\n".join(f"{name} {above / below:.2f}" if below else f"{name} -" for name, (above, below) in rates.items())
 
 
-def calibration_part(shown: Reported) -> Part | None:
+def calibration_part(shown: ReportContext) -> Part | None:
     """How often a label is there where its probability is so much, and what calibrating would change."""
     known = {name: oof for name, oof in shown.oofs.items() if oof.kind != "rank_mean"}
     if not shown.oofs:
@@ -168,7 +168,7 @@ def _calibration_rows(name: str, said: dict) -> list[list]:
             for way, row in said["calibration"].items() if isinstance(row, dict)]
 
 
-def thresholds_part(shown: Reported) -> Part | None:
+def thresholds_part(shown: ReportContext) -> Part | None:
     """F1 over the threshold with the fitted ones, and what the policies that decide.py tried are worth."""
     if not shown.oofs:
         return None
@@ -184,7 +184,7 @@ def thresholds_part(shown: Reported) -> Part | None:
     return part if part.blocks or part.notes else None
 
 
-def _threshold_figure(shown: Reported, name: str, oof: Oof) -> Figure:
+def _threshold_figure(shown: ReportContext, name: str, oof: Oof) -> Figure:
     competition, folds = shown.competition, fold_numbers(shown.table, oof.split)
     metric, side = criterion(competition.metric), _side(shown)
     fitted = fit_thresholds(shown.targets, oof.probs, metric)
@@ -220,7 +220,7 @@ def _policy_rows(name: str, said: dict) -> list[list]:
     return rows
 
 
-def _read_decisions(shown: Reported, part: Part, rows_of: Callable[[str, dict], list[list]], headers: tuple,
+def _read_decisions(shown: ReportContext, part: Part, rows_of: Callable[[str, dict], list[list]], headers: tuple,
                     caption: str) -> list[Markup | Figure]:
     """A table of the decisions.json of the runs shown; one that is damaged or of other predictions becomes a note."""
     names, others = shown.holders("decisions.json")

@@ -3,13 +3,13 @@
 from pathlib import Path
 
 from common.files import home, read_json, sha256
-from reporting.context import SAME, SHA_SHOWN, Reported, add_picture, noting, number, read_rows, span
+from reporting.context import SAME, SHA_SHOWN, ReportContext, add_picture, noting, number, read_rows, span
 from reporting.html import Figure, Markup, Part, check_picture, heading, table
 from submitting.cv_lb import scored_entries
 from submitting.ledger import ledger_path, read_ledger
 
 
-def forecast_part(shown: Reported) -> Part | None:
+def forecast_part(shown: ReportContext) -> Part | None:
     """The public and private scores to expect."""
     path = shown.folder() / "forecast.csv"
     if not path.exists() and not path.with_suffix(".png").exists():
@@ -35,7 +35,7 @@ def forecast_part(shown: Reported) -> Part | None:
     return part
 
 
-def submissions_part(shown: Reported) -> Part | None:
+def submissions_part(shown: ReportContext) -> Part | None:
     """Every submission with its manifest, checked against its file, and what was scored."""
     folder, competition = home() / "submissions", shown.competition
     manifests = sorted(folder.glob(f"{competition.name}-*.json"))
@@ -73,7 +73,7 @@ def submissions_part(shown: Reported) -> Part | None:
     return part
 
 
-def _submission_state(shown: Reported, path: Path, said: dict) -> str:
+def _submission_state(shown: ReportContext, path: Path, said: dict) -> str:
     file = path.with_suffix(".csv")
     if not file.exists():
         return "the file is gone"
@@ -88,7 +88,7 @@ def _submission_state(shown: Reported, path: Path, said: dict) -> str:
     return "as made"
 
 
-def _ledger_blocks(shown: Reported) -> list[Markup | Figure]:
+def _ledger_blocks(shown: ReportContext) -> list[Markup | Figure]:
     entries = read_ledger(shown.competition)
     rows = [[each.date, each.run, each.state, number(each.cv), span(each.low, each.high), number(each.public),
              number(each.private), each.message] for each in entries]

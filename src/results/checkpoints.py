@@ -34,7 +34,7 @@ def load_model(run: Run, device: str = "cpu") -> nn.Module:
         raise FileNotFoundError(f"{run.folder} is not finished; run: {run.recipe['command']}")
     model = build_from_recipe(run.recipe, weights="none")
     path, saved = run.folder / "weights.safetensors", _read_weights(run)
-    if run.experiment.solver != "gradient":
+    if run.experiment.head_fit != "gradient":
         fit_head_to(model, saved, run.recipe["task"] == "multiclass")
     expected = model.state_dict()
     if {name: value.shape for name, value in saved.items()} != {name: value.shape for name, value in expected.items()}:

@@ -259,7 +259,7 @@ def train_command(competition: Competition, oof: Oof) -> str:
 
 def write_predictions(competition: Competition, oof: Oof, part: str, image_ids: pd.Series, probs: np.ndarray,
                       images: str = "", account: dict | None = None) -> None:
-    """Writes a run's or blend's predictions of a part ("test", "expert", "holdout"), and what they are made of.
+    """Writes a run's or blend's predictions of a part ("test", "official_validation", "holdout"), and what they are made of.
 
     images: what tells these images from others with the same ids, the name of their pixel store;  account: what else
     is to be known about them.

@@ -127,14 +127,14 @@ def _rank(targets: np.ndarray, probs: np.ndarray) -> Ranking:
 
 
 @dataclass(frozen=True)
-class Tally:
+class Counts:
     """A score that depends on sums over the rows only: `score(row_weights @ cells)`."""
 
     cells: np.ndarray  # (N, M)
     score: Callable[[np.ndarray], np.ndarray]  # sums (R, M) -> (R,)
 
 
-def make_tally(metric_name: str, targets: np.ndarray, values: np.ndarray, task: str) -> Tally:
+def make_tally(metric_name: str, targets: np.ndarray, values: np.ndarray, task: str) -> Counts:
     """The tally of any metric that is not in RANKED. Raises ValueError where it is unknown or not for this task."""
     if metric_name not in METRICS or metric_name in RANKED:
         raise ValueError(f"{metric_name!r} is no metric of sums over rows; those are "
@@ -149,7 +149,7 @@ def make_tally(metric_name: str, targets: np.ndarray, values: np.ndarray, task: 
         return _recall_tally(targets, values)
     decided, truth, known = values == 1, targets == 1, ~np.isnan(targets)
     kinds = (truth & decided, ~truth & decided, truth & ~decided, ~truth & ~decided)
-    return Tally(np.hstack([(kind & known).astype(float) for kind in kinds]), CONFUSED[metric_name])
+    return Counts(np.hstack([(kind & known).astype(float) for kind in kinds]), CONFUSED[metric_name])
 
 
 def _confusion(sums: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -186,14 +186,14 @@ CONFUSED = {"f1_macro": lambda sums: mean_of_defined(_f1_by_label(sums)), "f1_mi
             "f1_weighted": _f1_weighted, "accuracy": _accuracy, "balanced_accuracy": _balanced_accuracy}
 
 
-def _loss_tally(metric_name: str, targets: np.ndarray, probs: np.ndarray, task: str) -> Tally:
+def _loss_tally(metric_name: str, targets: np.ndarray, probs: np.ndarray, task: str) -> Counts:
     """The squared or logarithmic loss of every cell, and how many positives and negatives a label has."""
     known, tiny = ~np.isnan(targets), np.finfo(np.float64).eps  # scikit-learn's bound for a logarithm
     if metric_name == "log_loss" and task == "multiclass":
         rows = known.all(axis=1)
         of_class = np.take_along_axis(probs, np.nan_to_num(targets).argmax(axis=1)[:, None], axis=1)[:, 0]
         losses = -np.log(np.clip(of_class / probs.sum(axis=1), tiny, 1 - tiny))
-        return Tally(np.stack((np.where(rows, losses, 0), rows), axis=1), _mean_score)
+        return Counts(np.stack((np.where(rows, losses, 0), rows), axis=1), _mean_score)
     truth = targets == 1
     losses = (probs - truth) ** 2 if metric_name == "brier" else -np.log(
         np.clip(np.where(truth, probs, 1 - probs), tiny, 1 - tiny))
@@ -203,13 +203,13 @@ def _loss_tally(metric_name: str, targets: np.ndarray, probs: np.ndarray, task: 
         defined = (positives > 0) & (negatives > 0)
         return mean_of_defined(np.where(defined, _divide(loss, positives + negatives), np.nan))
 
-    return Tally(np.hstack((np.where(known, losses, 0), truth, known & ~truth)), score)
+    return Counts(np.hstack((np.where(known, losses, 0), truth, known & ~truth)), score)
 
 
-def _row_tally(metric_name: str, targets: np.ndarray, decisions: np.ndarray) -> Tally:
+def _row_tally(metric_name: str, targets: np.ndarray, decisions: np.ndarray) -> Counts:
     """What every complete row scores, and that it is one."""
     rows, scores = ~np.isnan(targets).any(axis=1), row_scores(metric_name, targets == 1, decisions == 1)
-    return Tally(np.stack((np.where(rows, scores, 0), rows), axis=1), _mean_score)
+    return Counts(np.stack((np.where(rows, scores, 0), rows), axis=1), _mean_score)
 
 
 def row_scores(metric_name: str, truth: np.ndarray, decided: np.ndarray) -> np.ndarray:
@@ -223,7 +223,7 @@ def _mean_score(sums: np.ndarray) -> np.ndarray:
     return _divide(sums[:, 0], sums[:, 1])
 
 
-def _recall_tally(targets: np.ndarray, decisions: np.ndarray) -> Tally:
+def _recall_tally(targets: np.ndarray, decisions: np.ndarray) -> Counts:
     """Per class: the rows decided rightly, and the rows."""
     truth = (targets == 1) & ~np.isnan(targets).any(axis=1, keepdims=True)
 
@@ -231,10 +231,10 @@ def _recall_tally(targets: np.ndarray, decisions: np.ndarray) -> Tally:
         right, rows = np.split(sums, 2, axis=1)
         return np.where((rows > 0).sum(axis=1) > 1, mean_of_defined(_divide(right, rows)), np.nan)
 
-    return Tally(np.hstack((truth & (decisions == 1), truth)).astype(float), score)
+    return Counts(np.hstack((truth & (decisions == 1), truth)).astype(float), score)
 
 
-def _kappa_tally(targets: np.ndarray, decisions: np.ndarray, task: str) -> Tally:
+def _kappa_tally(targets: np.ndarray, decisions: np.ndarray, task: str) -> Counts:
     """How often which grade was taken for which: (N, C * C)."""
     if task == "multilabel":
         raise ValueError("quadratic_kappa compares one grade a row; choose another metric for a multilabel competition")
@@ -251,7 +251,7 @@ def _kappa_tally(targets: np.ndarray, decisions: np.ndarray, task: str) -> Tally
         kappa = 1 - _divide(np.einsum("rtd,td->r", seen, cost) * sums.sum(axis=1), expected)
         return np.where((of_truth > 0).sum(axis=1) > 1, kappa, np.nan)
 
-    return Tally(cells, score)
+    return Counts(cells, score)
 
 
 def _divide(above: np.ndarray, below: np.ndarray, otherwise: float = np.nan) -> np.ndarray:

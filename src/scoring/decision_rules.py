@@ -20,7 +20,7 @@ PASSES = 10  # over the classes, at most
 
 
 @dataclass(frozen=True)
-class Fitted:
+class FittedRule:
     """A policy with its parameters: `apply` makes (N, K) probabilities, or decisions of 0 and 1, of probabilities.
 
     parameters: by name; a list has an entry a label, in the order of the labels.
@@ -44,7 +44,7 @@ class Policy:
 
     name: str
     gives: Kind
-    fit: Callable[[np.ndarray, np.ndarray], Fitted]
+    fit: Callable[[np.ndarray, np.ndarray], FittedRule]
     metric: str
     is_fitted: bool = True  # False: it has no parameters
 
@@ -84,12 +84,12 @@ def make_policies(task: str, labels: tuple[str, ...], metric: str) -> dict[str, 
     argmax, prior_scaled and, where RIVALS knows the labels, rivals.
     """
     if METRICS[metric].uses == "probs":
-        policies = [Policy("as_is", "probs", lambda targets, probs: Fitted(lambda p: p), metric, False),
+        policies = [Policy("as_is", "probs", lambda targets, probs: FittedRule(lambda p: p), metric, False),
                     Policy("temperature", "probs", lambda targets, probs: _temperature(targets, probs, task), metric)]
         if task != "multiclass":
             policies.append(Policy("platt", "probs", _platt, metric))
     elif task == "multiclass":
-        policies = [Policy("argmax", "decisions", lambda t, p: Fitted(lambda probs: decide(probs, None, task)), metric,
+        policies = [Policy("argmax", "decisions", lambda t, p: FittedRule(lambda probs: decide(probs, None, task)), metric,
                            False),
                     Policy("prior_scaled", "decisions",
                            lambda targets, probs: weigh_classes(fit_class_weights(targets, probs, metric)), metric)]
@@ -98,20 +98,20 @@ def make_policies(task: str, labels: tuple[str, ...], metric: str) -> dict[str, 
                                    lambda targets, probs: _fit_rivals(targets, probs, labels, rivals), metric))
     else:
         policies = [Policy("thresholds", "decisions",
-                           lambda targets, probs: cut_at(fit_thresholds(targets, probs, metric)), metric),
+                           lambda targets, probs: threshold_rule(fit_thresholds(targets, probs, metric)), metric),
                     Policy("half", "decisions",
-                           lambda targets, probs: cut_at(np.full(len(labels), DEFAULT_THRESHOLD)), metric, False)]
+                           lambda targets, probs: threshold_rule(np.full(len(labels), DEFAULT_THRESHOLD)), metric, False)]
     return {policy.name: policy for policy in policies}
 
 
-def cut_at(thresholds: np.ndarray) -> Fitted:
+def threshold_rule(thresholds: np.ndarray) -> FittedRule:
     """Decides for a label where its probability is at least its threshold (K,)."""
-    return Fitted(lambda probs: decide(probs, thresholds, "multilabel"), {"thresholds": thresholds.tolist()})
+    return FittedRule(lambda probs: decide(probs, thresholds, "multilabel"), {"thresholds": thresholds.tolist()})
 
 
-def weigh_classes(weights: np.ndarray) -> Fitted:
+def weigh_classes(weights: np.ndarray) -> FittedRule:
     """Decides for the class of the largest probability times weight (K,)."""
-    return Fitted(lambda probs: decide(probs * weights, None, "multiclass"), {"weights": weights.tolist()})
+    return FittedRule(lambda probs: decide(probs * weights, None, "multiclass"), {"weights": weights.tolist()})
 
 
 def fit_class_weights(targets: np.ndarray, probs: np.ndarray, metric: str) -> np.ndarray:
@@ -181,7 +181,7 @@ def score_confusion(metric: str, confusion: np.ndarray) -> float:
     return float(np.average(f1, weights=by_class[defined] if metric == "f1_weighted" else None))
 
 
-def _fit_rivals(targets: np.ndarray, probs: np.ndarray, labels: tuple[str, ...], rivals: Rivals) -> Fitted:
+def _fit_rivals(targets: np.ndarray, probs: np.ndarray, labels: tuple[str, ...], rivals: Rivals) -> FittedRule:
     first, positive, negative = (labels.index(name) for name in (rivals.first, rivals.positive, rivals.negative))
     threshold = fit_rivals_threshold(targets, probs, positive, negative)
 
@@ -190,15 +190,15 @@ def _fit_rivals(targets: np.ndarray, probs: np.ndarray, labels: tuple[str, ...],
         classes = np.where(probs.argmax(axis=1) == first, first, classes)
         return np.eye(probs.shape[1], dtype=np.int8)[classes]
 
-    return Fitted(apply, {"first": rivals.first, f"else {rivals.positive} from": round(threshold, 6),
+    return FittedRule(apply, {"first": rivals.first, f"else {rivals.positive} from": round(threshold, 6),
                           "else": rivals.negative})
 
 
-def _temperature(targets: np.ndarray, probs: np.ndarray, task: str) -> Fitted:
+def _temperature(targets: np.ndarray, probs: np.ndarray, task: str) -> FittedRule:
     temperatures = fit_temperatures(targets, probs, task)
-    return Fitted(lambda p: apply_temperatures(p, temperatures, task), {"temperatures": temperatures.tolist()})
+    return FittedRule(lambda p: apply_temperatures(p, temperatures, task), {"temperatures": temperatures.tolist()})
 
 
-def _platt(targets: np.ndarray, probs: np.ndarray) -> Fitted:
+def _platt(targets: np.ndarray, probs: np.ndarray) -> FittedRule:
     lines = fit_platt(targets, probs)
-    return Fitted(lambda p: apply_platt(p, lines), {"slopes": lines[:, 0].tolist(), "offsets": lines[:, 1].tolist()})
+    return FittedRule(lambda p: apply_platt(p, lines), {"slopes": lines[:, 0].tolist(), "offsets": lines[:, 1].tolist()})

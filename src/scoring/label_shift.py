@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from scoring.calibration import apply_platt, apply_temperatures, fit_platt, fit_temperatures
 from scoring.confidence_intervals import bootstrap_counts, percentile_interval
-from scoring.decision_rules import Fitted, Policy, cut_at
+from scoring.decision_rules import FittedRule, Policy, threshold_rule
 from scoring.metrics import METRICS, decide
 from scoring.thresholds import fit_thresholds
 
@@ -76,13 +76,13 @@ def _share(decisions: np.ndarray, cells: np.ndarray, weights: np.ndarray) -> np.
     return np.divide(weights @ (cells & (decisions == 1)), total, out=np.full(len(total), np.nan), where=total > 0)
 
 
-def calibrate(targets: np.ndarray, probs: np.ndarray, task: str, row_weights: np.ndarray | None = None) -> Fitted:
+def calibrate(targets: np.ndarray, probs: np.ndarray, task: str, row_weights: np.ndarray | None = None) -> FittedRule:
     """Probabilities that EM can use: by Platt's line, which has an offset, or for multiclass one temperature."""
     if task == "multiclass":
         temperatures = fit_temperatures(targets, probs, task)
-        return Fitted(lambda p: apply_temperatures(p, temperatures, task))
+        return FittedRule(lambda p: apply_temperatures(p, temperatures, task))
     lines = fit_platt(targets, probs, row_weights)
-    return Fitted(lambda p: apply_platt(p, lines))
+    return FittedRule(lambda p: apply_platt(p, lines))
 
 
 def estimate_prevalence(method: str, targets: np.ndarray, probs: np.ndarray, crossfitted: np.ndarray,
@@ -164,9 +164,9 @@ def shift_policy(name: str, task: str, metric: str, prevalence: np.ndarray) -> P
     Thresholds are fitted on rows that count as often as the prevalence says. Multiclass: the largest of calibrated
     probability times prevalence over training prevalence. Probabilities are calibrated and reweighed by Bayes' rule.
     """
-    def fit(targets: np.ndarray, probs: np.ndarray) -> Fitted:
+    def fit(targets: np.ndarray, probs: np.ndarray) -> FittedRule:
         if METRICS[metric].uses == "decisions" and task != "multiclass":
-            return cut_at(fit_thresholds(targets, probs, metric, class_weights(targets, prevalence, task)))
+            return threshold_rule(fit_thresholds(targets, probs, metric, class_weights(targets, prevalence, task)))
         calibrated = calibrate(targets, probs, task).apply
         known = ~np.isnan(targets)
         rows = known | ~known.any(axis=0)  # a label that nobody knows is left as it is
@@ -174,7 +174,7 @@ def shift_policy(name: str, task: str, metric: str, prevalence: np.ndarray) -> P
         wanted = np.where(np.isnan(prevalence), prior, prevalence)
         if METRICS[metric].uses == "decisions":
             ratios = wanted / prior
-            return Fitted(lambda p: decide(calibrated(p) * ratios, None, task), {"weights": ratios.tolist()})
-        return Fitted(lambda p: reweigh(calibrated(p), prior, wanted, task), {"prevalence": wanted.tolist()})
+            return FittedRule(lambda p: decide(calibrated(p) * ratios, None, task), {"weights": ratios.tolist()})
+        return FittedRule(lambda p: reweigh(calibrated(p), prior, wanted, task), {"prevalence": wanted.tolist()})
 
     return Policy(name, METRICS[metric].uses, fit, metric)

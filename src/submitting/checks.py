@@ -14,7 +14,14 @@ from data.tables import read_train, submitted_part
 from results.runs import Oof, read_oof, read_predictions, run_folder
 from submitting.ledger import ledger_path
 from submitting.manifest import model_name, read_manifest
-from submitting.prediction_checks import against_oof, against_other, against_own, among_models, in_itself, unfilled_rows
+from submitting.prediction_checks import (
+    against_oof,
+    against_other,
+    against_own,
+    among_models,
+    check_values,
+    unfilled_rows,
+)
 from submitting.submission import (
     Template,
     check_submission,
@@ -125,7 +132,7 @@ def compare(competition: Competition, template: Template, values: np.ndarray,
     columns = competition.labels if competition.submission == "text" else template.columns
     errors, warnings = [], []
     if competition.submission == "probs":
-        errors, warnings = in_itself(columns, values, known.oof)
+        errors, warnings = check_values(columns, values, known.oof)
         sample = template.frame[list(columns)].apply(pd.to_numeric, errors="coerce").to_numpy(np.float64)
         if known.own is None or not np.array_equal(known.own.round(6), values):
             warnings += unfilled_rows(values, sample)

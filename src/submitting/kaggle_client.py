@@ -32,7 +32,7 @@ class KaggleError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Standing:
+class SubmissionStatus:
     """A submission as the service lists it."""
 
     ref: str
@@ -52,9 +52,9 @@ def submit_file(slug: str, path: Path, message: str) -> str:
     return _ask("submit", slug, seconds, path=str(path), message=message)["ref"]
 
 
-def list_submissions(slug: str) -> list[Standing]:
+def list_submissions(slug: str) -> list[SubmissionStatus]:
     """The team's newest submissions, newest first. Raises KaggleError."""
-    return [Standing(**each) for each in _ask("list", slug, ANSWER_SECONDS)["submissions"]]
+    return [SubmissionStatus(**each) for each in _ask("list", slug, ANSWER_SECONDS)["submissions"]]
 
 
 def _ask(action: str, slug: str, seconds: float, **more: str) -> dict:

@@ -44,7 +44,7 @@ socket.socket = Alone
 
 
 @dataclass(frozen=True)
-class Act:
+class TestRun:
     """One run of the bundle."""
 
     name: str
@@ -73,7 +73,7 @@ def rehearse(competition: Competition, data_dir: Path, bundle: Path, hours: floa
             data, ids = make_data(competition, data_dir, folder / "input" / "data", name)
             seconds, path = run_bundle(bundle, folder, isolation, hours)
             images, found = judge(competition, name, path, known_path, ids, is_ranked(competition, bundle, said))
-            acts.append(Act(name, images, round(seconds, 1), found))
+            acts.append(TestRun(name, images, round(seconds, 1), found))
             remove_data(data)
             bar.update()
         bar.close()
@@ -142,7 +142,7 @@ def make_data(competition: Competition, data_dir: Path, target: Path, name: str)
         target.symlink_to(data_dir.resolve(), target_is_directory=True)
         return target, {}
     part = getattr(competition, submitted_part(competition))
-    if part.arrays or part.separator != "," or part.header or len(part.tables) > 1 or part.listed:
+    if part.arrays or part.separator != "," or part.header or len(part.tables) > 1 or part.id_list:
         raise ValueError(f"a hidden test set cannot be made of {competition.name!r}: its test part is not one plain "
                          "table of image files, or a folder of them")
     known = read_part(competition, data_dir, submitted_part(competition))[["image_id", "path"]]
@@ -187,7 +187,7 @@ def _check_template(competition: Competition, images: str) -> None:
 
 
 def _link_all(source: Path, target: Path, without: set[str], added: set[str]) -> None:
-    """A folder of links to all in the source but `without`; real folders where something is left out or added."""
+    """A folder of links to all in the source but `exclude_ids`; real folders where something is left out or added."""
     busy = {parent.as_posix() for below in without | added for parent in Path(below).parents}
 
     def link(below: Path) -> None:
@@ -279,7 +279,7 @@ def _compare(values: pd.DataFrame, wanted: pd.DataFrame, is_text: bool, ranked: 
         f"all known images the same but for the last of six decimals in {(~same).sum():,}")
 
 
-def reckon(small: Act, large: Act, hours: float) -> dict:
+def reckon(small: TestRun, large: TestRun, hours: float) -> dict:
     """Seconds to start and for an image, by two runs of different size, and how many images the time is enough for."""
     per_image = (large.seconds - small.seconds) / (large.images - small.images)
     start = small.seconds - per_image * small.images

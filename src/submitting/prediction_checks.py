@@ -178,7 +178,7 @@ def _excess(lower: np.ndarray, other: np.ndarray, slack: float) -> float:
     return float((shares - np.searchsorted(other, lower + slack, side="right") / len(other)).max())
 
 
-def in_itself(columns: tuple[str, ...], values: np.ndarray, oof: np.ndarray | None) -> tuple[list[str], list[str]]:
+def check_values(columns: tuple[str, ...], values: np.ndarray, oof: np.ndarray | None) -> tuple[list[str], list[str]]:
     """Errors and warnings about probabilities that need no other submission: hard, rounded, equal, repeated ones."""
     errors, warnings, count = [], [], len(values)
     if count >= FEW and np.isin(values, (0, 1)).all():

@@ -35,7 +35,7 @@ from submitting.submission import (
     submitted_kind,
     template_inputs,
 )
-from training.prediction import as_kept, mean_of_models, predict_models
+from training.prediction import mean_of_models, predict_models, round_trip
 
 
 @dataclass(frozen=True)
@@ -128,13 +128,13 @@ def _predict_again(competition: Competition, said: dict, name: str, table: pd.Da
         members = [_predict_again(competition, said, member, table, folds, images, device, unreadable)
                    for member in oof.members]
         probs = oof.fit.apply(np.stack(members), None, competition.task)
-        return probs if name == said["inputs"]["run"] else as_kept(probs)
+        return probs if name == said["inputs"]["run"] else round_trip(probs)
     oof = replace(oof, runs=tuple(run for run in oof.runs if f"{name}/{run.folder.name}" in said["inputs"]["weights"]))
     store = _open_images(competition, oof.runs[0].folder, images, unreadable)
     with _threads(said["computed"].get(name)):
         part = {"images": images["image_id"]}
         probs = mean_of_models(predict_models(competition, oof, part, {"images": store}, device)["images"])
-    return as_kept(probs) if len(oof.runs) == folds.count else probs
+    return round_trip(probs) if len(oof.runs) == folds.count else probs
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from data.labels import scoring_targets
 from data.tables import (
     headline_targets,
     label_cells,
-    label_texts,
+    label_map,
     parse_texts,
     read_part,
     read_sample,
@@ -76,12 +76,12 @@ def fill_template(competition: Competition, template: Template, image_ids: pd.Se
 def _texts(competition: Competition, decided: np.ndarray) -> list[str]:
     """The labels of every row as the organisers' own cells say them: (N, K) of 0 and 1 -> "16 0"."""
     text_of = {}
-    for text, label in label_texts(competition).items():
+    for text, label in label_map(competition).items():
         text_of.setdefault(label, text)  # the first of several that mean the same
     texts = []
     for row in decided:
         names = [text_of[label] for label, there in zip(competition.labels, row, strict=True) if there]
-        texts.append(competition.joined_by.join(names) if names else text_of.get("", ""))
+        texts.append(competition.label_separator.join(names) if names else text_of.get("", ""))
     return texts
 
 

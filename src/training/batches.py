@@ -37,12 +37,12 @@ class Batches(Dataset):
         rows = self.rows[part]
         images = self.store.read(rows)
         if self.augmentation != "none":
-            images = augment_batch(self.augmentation, images, self.dice_ids(number), self.seed, self.epoch)
+            images = augment_batch(self.augmentation, images, self.augmentation_keys(number), self.seed, self.epoch)
         images = images[:, None] if images.ndim == 3 else np.moveaxis(images, -1, 1)
         images = torch.from_numpy(np.ascontiguousarray(images))
         return images, torch.from_numpy(self.targets[part]), torch.from_numpy(rows)
 
-    def dice_ids(self, number: int) -> list[str]:
+    def augmentation_keys(self, number: int) -> list[str]:
         """What a batch's images are augmented by: their ids, and another where an epoch shows an image again."""
         repeats, rows = self.repeats[self.parts[number]], self.rows[self.drawn[self.parts[number]]]
         return [f"{image_id}, shown {repeat + 1} times" if repeat else image_id
@@ -67,7 +67,7 @@ class DeviceBatches:
             images = self.pixels.take(part)
             if batches.augmentation != "none":
                 warp = make_augmentation(batches.augmentation, images.shape[-2])
-                seeds = [augmentation_seed(batches.seed, batches.epoch, name) for name in batches.dice_ids(number)]
+                seeds = [augmentation_seed(batches.seed, batches.epoch, name) for name in batches.augmentation_keys(number)]
                 images = warp_batch(images, warp, seeds)
             targets = torch.from_numpy(batches.targets[part]).to(images.device)
             yield images, targets, torch.from_numpy(batches.rows[part])

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 
 
 @dataclass
-class Watch:
+class EarlyStopping:
     """What the epochs of one stage have shown so far. Numbers only, so that a checkpoint can hold it."""
 
     greater_is_better: bool
@@ -19,7 +19,7 @@ class Watch:
         """Takes the next epoch's score; True where it is the best so far. Raises ValueError where it is undefined."""
         if math.isnan(score):
             raise ValueError("the inner split cannot be scored: no label has both kinds among its certain cells; set a "
-                             "larger `inner`, or patience=0 and another schedule")
+                             "larger `val_fraction`, or patience=0 and another schedule")
         better = self.best_epoch < 0 or (score > self.best if self.greater_is_better else score < self.best)
         if better:
             self.best, self.best_epoch, self.waiting = score, self.epochs, 0

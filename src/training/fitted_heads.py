@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from data.splitting import grouped_folds
 from experiment import Experiment
-from models.heads import Machine, SupportVectors
-from models.knn_head import SPACES, NearestCases
+from models.heads import SVM, SupportVectors
+from models.knn_head import SPACES, KNNHead
 
 INNER_PARTS = 5
 LOGISTIC_STRENGTHS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)  # C, the inverse of the penalty, on standardised features
@@ -40,40 +40,40 @@ class Examples:
 
 
 @dataclass(frozen=True)
-class Question:
+class BinaryProblem:
     """One label, or all classes together, as a classifier takes it: m rows, each of one class and with a weight."""
 
     rows: np.ndarray     # (m,) int64, into the examples; one with a soft target stands there once a class
     classes: np.ndarray  # (m,) int64
     weights: np.ndarray  # (m,) above 0
 
-    def only(self, chosen: np.ndarray) -> "Question":
+    def only(self, chosen: np.ndarray) -> "BinaryProblem":
         """Some of its rows."""
-        return Question(self.rows[chosen], self.classes[chosen], self.weights[chosen])
+        return BinaryProblem(self.rows[chosen], self.classes[chosen], self.weights[chosen])
 
 
 # (what to fit, C, rows to predict (r,)) -> values (r, outputs)
-Predict = Callable[[Question, float, np.ndarray], np.ndarray]
+Predict = Callable[[BinaryProblem, float, np.ndarray], np.ndarray]
 
 
 def check_solver(experiment: Experiment) -> None:
     """Raises ValueError where a recipe asks for what a head that is fitted at once cannot have."""
-    if experiment.solver == "gradient":
+    if experiment.head_fit == "gradient":
         return
-    wanted = {"augmentation": "none", "mixing": "none", "loss": "cross_entropy", "label_smoothing": 0.0,
-              "per_task": False, "head": "linear", "inner": 0.0, "stages": (), "tta": ("identity",)}
-    if experiment.solver == "svc":
+    wanted = {"augmentation": "none", "mix": "none", "loss": "cross_entropy", "label_smoothing": 0.0,
+              "per_task": False, "head": "linear", "val_fraction": 0.0, "stages": (), "tta": ("identity",)}
+    if experiment.head_fit == "svc":
         wanted["loss_weights"] = "none"  # a machine weighs its two classes alike, and the sigmoid puts that right
     for name, value in wanted.items():
         if getattr(experiment, name) != value:
-            raise ValueError(f"solver={experiment.solver} with {name}={getattr(experiment, name)}: a head is fitted at "
-                             f"once, to features that are computed once; set {name}={value}, or solver=gradient")
+            raise ValueError(f"head_fit={experiment.head_fit} with {name}={getattr(experiment, name)}: a head is fitted at "
+                             f"once, to features that are computed once; set {name}={value}, or head_fit=gradient")
 
 
-def fit_head(solver: str, examples: Examples, task: str, seed: int) -> nn.Module:
-    """A head, features (B, D) to logits (B, K), fitted by the recipe's solver: "logistic", "svc" or "knn"."""
+def fit_head(head_fit: str, examples: Examples, task: str, seed: int) -> nn.Module:
+    """A head, features (B, D) to logits (B, K), fitted by the recipe's head_fit: "logistic", "svc" or "knn"."""
     parts = inner_parts(examples.targets, examples.groups, seed)
-    return {"logistic": fit_logistic, "svc": fit_machines, "knn": fit_nearest}[solver](examples, task, parts)
+    return {"logistic": fit_logistic, "svc": fit_machines, "knn": fit_nearest}[head_fit](examples, task, parts)
 
 
 def inner_parts(targets: np.ndarray, groups: np.ndarray, seed: int) -> np.ndarray:
@@ -84,7 +84,7 @@ def inner_parts(targets: np.ndarray, groups: np.ndarray, seed: int) -> np.ndarra
     count = len(np.unique(groups))
     if count < 2:
         raise ValueError("all training images are of one group, so nothing can be chosen by images of another; set "
-                         "solver=gradient")
+                         "head_fit=gradient")
     marks = np.where(np.isnan(targets), np.nan, targets >= 0.5)
     return grouped_folds(marks, groups, min(INNER_PARTS, count), seed)
 
@@ -106,7 +106,7 @@ def fit_logistic(examples: Examples, task: str, parts: np.ndarray) -> nn.Linear:
         # float32 is exact enough to choose by, and nearly twice as fast
         inputs = _Standard(examples.features[inside]).apply(examples.features).astype(np.float32)
 
-        def predict(question: Question, strength: float, rows: np.ndarray) -> np.ndarray:
+        def predict(question: BinaryProblem, strength: float, rows: np.ndarray) -> np.ndarray:
             weight, bias = _regress(inputs, question, strength, outputs)
             return inputs[rows] @ weight.T + bias
 
@@ -133,7 +133,7 @@ class _Standard:
         return (features - self.mean) / self.scale
 
 
-def _regress(inputs: np.ndarray, question: Question, strength: float,
+def _regress(inputs: np.ndarray, question: BinaryProblem, strength: float,
              outputs: int) -> tuple[np.ndarray, np.ndarray]:
     """Weights (outputs, D) and biases (outputs,); one output is a label's logit, several are classes."""
     from sklearn.linear_model import LogisticRegression
@@ -178,13 +178,13 @@ def fit_machines(examples: Examples, task: str, parts: np.ndarray) -> SupportVec
     def between(rows: np.ndarray, others: np.ndarray) -> np.ndarray:
         return examples.features[rows] if kernel is None else kernel[np.ix_(rows, others)]
 
-    def fit(question: Question, strength: float):
+    def fit(question: BinaryProblem, strength: float):
         from sklearn.svm import SVC
 
         machine = SVC(C=strength, kernel="rbf" if kernel is None else "precomputed", gamma=gamma, cache_size=500)
         return machine.fit(between(question.rows, question.rows), question.classes, sample_weight=_balanced(question))
 
-    def predict(question: Question, strength: float, rows: np.ndarray) -> np.ndarray:
+    def predict(question: BinaryProblem, strength: float, rows: np.ndarray) -> np.ndarray:
         return fit(question, strength).decision_function(between(rows, question.rows))[:, None]
 
     values = _held_out_values(questions, parts, SVC_STRENGTHS, 1, lambda inside: predict)
@@ -209,15 +209,15 @@ def _gaussian_kernel(features: np.ndarray, gamma: float) -> np.ndarray:
     return np.exp(kernel, out=kernel)
 
 
-def _as_machine(question: Question, fit: Callable, strength: float, slope: float, offset: float) -> Machine:
+def _as_machine(question: BinaryProblem, fit: Callable, strength: float, slope: float, offset: float) -> SVM:
     if slope == 0:
-        return Machine(torch.zeros(0, dtype=torch.int64), torch.zeros(0), 0.0, 0.0, offset)
+        return SVM(torch.zeros(0, dtype=torch.int64), torch.zeros(0), 0.0, 0.0, offset)
     fitted = fit(question, strength)
-    return Machine(torch.from_numpy(question.rows[fitted.support_]), torch.from_numpy(fitted.dual_coef_[0]),
+    return SVM(torch.from_numpy(question.rows[fitted.support_]), torch.from_numpy(fitted.dual_coef_[0]),
                    float(fitted.intercept_[0]), slope, offset)
 
 
-def fit_sigmoid(values: np.ndarray, question: Question) -> tuple[float, float]:
+def fit_sigmoid(values: np.ndarray, question: BinaryProblem) -> tuple[float, float]:
     """Slope and offset of the logits that a machine's values (m,) stand for; NaN values are left out.
 
     Fitted to (n + 1) / (n + 2) for the n present and 1 / (n + 2) for the n absent, which keeps it from being sure of
@@ -244,7 +244,7 @@ def fit_sigmoid(values: np.ndarray, question: Question) -> tuple[float, float]:
     return float(found.x[0] / scale), float(found.x[1])
 
 
-def _balanced(question: Question) -> np.ndarray:
+def _balanced(question: BinaryProblem) -> np.ndarray:
     """(m,) the weights, scaled so that both classes weigh alike: scikit-learn's class_weight="balanced"."""
     sums = np.bincount(question.classes, question.weights)
     return question.weights * (sums.sum() / (len(sums) * sums))[question.classes]
@@ -253,7 +253,7 @@ def _balanced(question: Question) -> np.ndarray:
 # ---- nearest cases
 
 
-def fit_nearest(examples: Examples, task: str, parts: np.ndarray) -> NearestCases:
+def fit_nearest(examples: Examples, task: str, parts: np.ndarray) -> KNNHead:
     """The k nearest cases. k, of NEIGHBOURS, and the space, of SPACES, are one for all labels.
 
     They are those with the least log loss on the inner parts, each asked among the others: no image's own group is ever
@@ -267,13 +267,13 @@ def fit_nearest(examples: Examples, task: str, parts: np.ndarray) -> NearestCase
         shares = torch.empty((len(NEIGHBOURS), *votes.shape))
         for part in np.unique(parts):
             inside = torch.from_numpy(parts != part)
-            head = NearestCases.of_cases(features[inside], votes[inside], space, 1, task == "multiclass")
+            head = KNNHead.of_cases(features[inside], votes[inside], space, 1, task == "multiclass")
             for rows in torch.from_numpy(np.flatnonzero(asked & (parts == part))).split(ASKED_AT_ONCE):
                 shares[:, rows] = head.shares(features[rows], NEIGHBOURS)
         mean = _share_losses(shares[:, asked], votes[asked])
         losses |= {(space, k): float(loss) for k, loss in zip(NEIGHBOURS, mean, strict=True)}
     space, k = min(losses, key=losses.get)
-    return NearestCases.of_cases(features, votes, space, k, task == "multiclass")
+    return KNNHead.of_cases(features, votes, space, k, task == "multiclass")
 
 
 def _votes(examples: Examples, task: str) -> Tensor:
@@ -296,7 +296,7 @@ def _share_losses(shares: Tensor, votes: Tensor) -> Tensor:
 # ---- all
 
 
-def _ask(examples: Examples, together: bool) -> list[Question]:
+def _ask(examples: Examples, together: bool) -> list[BinaryProblem]:
     """A question a label, or one about all classes together; cells that are not stated are left out."""
     targets = examples.targets.astype(np.float64)
     if together:
@@ -307,14 +307,14 @@ def _ask(examples: Examples, together: bool) -> list[Question]:
             for k in range(targets.shape[1])]
 
 
-def _question(shares: np.ndarray, counts: np.ndarray, of_classes: np.ndarray | None) -> Question:
+def _question(shares: np.ndarray, counts: np.ndarray, of_classes: np.ndarray | None) -> BinaryProblem:
     """shares: (n, C) how much of a row is of each class, NaN where nobody says."""
     weights = np.nan_to_num(shares) * counts[:, None] * (1 if of_classes is None else of_classes)
     rows, classes = np.nonzero(weights > 0)
-    return Question(rows, classes, weights[rows, classes])
+    return BinaryProblem(rows, classes, weights[rows, classes])
 
 
-def _held_out_values(questions: list[Question], parts: np.ndarray, strengths: tuple[float, ...], outputs: int,
+def _held_out_values(questions: list[BinaryProblem], parts: np.ndarray, strengths: tuple[float, ...], outputs: int,
                      prepare: Callable[[np.ndarray], Predict]) -> list[np.ndarray]:
     """For each question (strengths, m, outputs): every row as predicted by what was fitted on the other inner parts.
 
@@ -334,7 +334,7 @@ def _held_out_values(questions: list[Question], parts: np.ndarray, strengths: tu
     return values
 
 
-def _log_loss(logits: np.ndarray, question: Question) -> float:
+def _log_loss(logits: np.ndarray, question: BinaryProblem) -> float:
     """The weighted mean over rows whose logits (m, outputs) are known; NaN where none is."""
     known = ~np.isnan(logits).any(axis=1)
     if not known.any():
@@ -347,7 +347,7 @@ def _log_loss(logits: np.ndarray, question: Question) -> float:
     return float(np.average(losses, weights=weights))
 
 
-def _least(questions: list[Question], logits: list[np.ndarray]) -> int:
+def _least(questions: list[BinaryProblem], logits: list[np.ndarray]) -> int:
     """Which of the strengths has the least loss, the mean over questions; the middle one where nothing is known.
 
     logits: for each question (strengths, m, outputs).
@@ -358,7 +358,7 @@ def _least(questions: list[Question], logits: list[np.ndarray]) -> int:
     return int(known.mean(axis=0).argmin()) if len(known) else losses.shape[1] // 2
 
 
-def _smoothed_logit(question: Question) -> float:
+def _smoothed_logit(question: BinaryProblem) -> float:
     """Of the share of class 1, with one row of either kind added."""
     absent, present = (question.weights[question.classes == each].sum() for each in (0, 1))
     return float(np.log((present + 1) / (absent + 1)))

@@ -35,10 +35,10 @@ from training.augmentation import AUGMENTATIONS
 from training.batches import ordered_batches, training_batches
 from training.device_input import DevicePixels, load_device_pixels
 from training.distributed import first_alone, from_first, rank, world
-from training.early_stopping import Watch
+from training.early_stopping import EarlyStopping
 from training.ema import EMA
 from training.fitted_heads import Examples, check_solver, fit_head
-from training.fold_data import Lessons, fold_prior, prepare_lessons, teachers
+from training.fold_data import FoldData, fold_prior, prepare_fold_data, teachers
 from training.freezing import set_trainable
 from training.loop import LossNotFinite, predict_logits, train_one_epoch
 from training.losses import PROBS, best_constant_loss, best_possible_loss, check_loss, make_loss
@@ -62,7 +62,7 @@ class Training:
     competition: Competition
     table: pd.DataFrame
     store: PixelStore | FeatureStore
-    lessons: Lessons
+    lessons: FoldData
     rows: np.ndarray                # (n,) the store's, of the lessons' images
     pixels: DevicePixels | None     # those images in a GPU's memory, where they fit
     network: torch.nn.Module        # what is saved and predicts images
@@ -78,16 +78,16 @@ def train_fold(run: Run, competition: Competition, table: pd.DataFrame, threads:
                workers: int = 0) -> dict:
     """Trains on every fold but the run's and predicts that one; returns what result.json says.
 
-    table: with `fold`, `group` and `black`. Goes on from the last checkpoint where there is one, and then ends with the
+    table: with `fold`, `group` and `constant`. Goes on from the last checkpoint where there is one, and then ends with the
     same weights, bit for bit, as without the interruption: each epoch draws from (seed, epoch) alone, and the number of
     threads and the precision stay those of the first start. talk: print a line an epoch. workers: processes that read
     and augment ahead, 0 for none; they change nothing in what is trained.
     """
     experiment = run.experiment
     store = _open_images(competition, table, experiment)
-    lessons = prepare_lessons(run, competition, table)
+    lessons = prepare_fold_data(run, competition, table)
 
-    checkpoint = _open_checkpoint(run, threads, lessons.taught_by)
+    checkpoint = _open_checkpoint(run, threads, lessons.teacher_weights)
     torch.set_num_threads(checkpoint["threads"])
     torch.manual_seed(experiment.seed)
     device = pick_device()
@@ -117,7 +117,7 @@ def train_fold(run: Run, competition: Competition, table: pd.DataFrame, threads:
     prior = fold_prior(competition, table, run, lessons)
     training = Training(run, competition, table, store, lessons, rows, pixels, network, model, loss_fn, prior,
                         checkpoint, workers, talk)
-    if experiment.solver != "gradient":
+    if experiment.head_fit != "gradient":
         return finish_fold(solve(training) if rank() == 0 else training)
     for number in range(checkpoint["stage"], len(experiment.plan)):
         train_stage(training, number)
@@ -139,7 +139,7 @@ def solve(training: Training) -> Training:
     experiment, lessons, start = training.run.experiment, training.lessons, time.perf_counter()
     examples = Examples(training.store.read(training.rows), lessons.targets, lessons.groups, lessons.expected,
                         lessons.weights)
-    head = fit_head(experiment.solver, examples, training.competition.task, experiment.seed)
+    head = fit_head(experiment.head_fit, examples, training.competition.task, experiment.seed)
     put_head(training.network, head_name(training.network), head.to(pick_device()))
     training.checkpoint["epoch"] = 1
     training.checkpoint["seconds"] += time.perf_counter() - start
@@ -217,8 +217,8 @@ def train_stage(training: Training, number: int) -> None:
     set_trainable(model, "all" if on_features else stage.what)
     ema = EMA(model, experiment.ema_decay)
     optimizer = build_optimizer(model, experiment.optimizer, stage.lr, experiment.weight_decay,
-                                1.0 if on_features else experiment.lr_decay)
-    watch = Watch(METRICS[training.competition.metric].greater_is_better)
+                                1.0 if on_features else experiment.layer_decay)
+    watch = EarlyStopping(METRICS[training.competition.metric].greater_is_better)
     steps_an_epoch = -(-epoch_length(training.lessons.expected) // experiment.batch_size)
     kind, numbers = read_value(experiment.schedule)
     scheduler = LambdaLR(optimizer, lambda step: watch.factor * lr_factor(
@@ -232,7 +232,7 @@ def train_stage(training: Training, number: int) -> None:
         start = time.perf_counter()
         loss = _train_epoch(training, optimizer, scheduler, ema)
         inner_score = math.nan
-        if experiment.inner:
+        if experiment.val_fraction:
             inner_score = from_first(_score_inner(training, ema.model) if rank() == 0 else None)
             if watch.see(inner_score) and experiment.patience:  # nobody else asks for them
                 checkpoint["best"] = copy.deepcopy(ema.model.state_dict())
@@ -261,7 +261,7 @@ def _train_epoch(training: Training, optimizer: torch.optim.Optimizer, scheduler
                               experiment.seed, epoch, training.workers, lessons.expected, training.pixels)
     try:
         return train_one_epoch(training.model, loader, training.loss_fn, optimizer, scheduler, ema,
-                               experiment.max_grad_norm, training.checkpoint["precision"], experiment.mixing,
+                               experiment.max_grad_norm, training.checkpoint["precision"], experiment.mix,
                                (experiment.seed, epoch), experiment.accumulate,
                                f"epoch {epoch + 1}" if training.talk else None)
     except LossNotFinite as error:
@@ -291,23 +291,23 @@ def _save_epoch(training: Training) -> None:
         epoch, what, loss, inner_score, seconds = checkpoint["log"][-1]
         print(f"fold {run.recipe['fold']}  epoch {epoch:3d}/{run.experiment.epochs}"
               f"{f'  {what:6}' if run.experiment.stages else ''}  loss {loss:.4f}"
-              f"{f'  inner {inner_score:.4f}' if run.experiment.inner else ''}  {seconds:6.1f} s")
+              f"{f'  inner {inner_score:.4f}' if run.experiment.val_fraction else ''}  {seconds:6.1f} s")
 
 
 def _open_images(competition: Competition, table: pd.DataFrame, experiment: Experiment) -> PixelStore:
     store = open_store(f"{competition.name}-train", table, pixel_settings(competition, experiment))
-    if (changed := store.constant[store.rows(table["image_id"])] != table["black"].to_numpy()).any():
+    if (changed := store.constant[store.rows(table["image_id"])] != table["constant"].to_numpy()).any():
         raise ValueError(f"image {table['image_id'][changed].iloc[0]!r} has changed since the folds were checked; run: "
                          f"python src/make_folds.py --competition {competition.name}")
     return store
 
 
-def _open_checkpoint(run: Run, threads: int, taught_by: dict[str, str]) -> dict:
+def _open_checkpoint(run: Run, threads: int, teacher_weights: dict[str, str]) -> dict:
     """The last checkpoint, or what training starts with."""
     checkpoint = load_checkpoint(run) or {"epoch": 0, "stage": 0, "stage_epoch": 0, "seconds": 0.0, "log": [],
-                                          "best": {}, "threads": threads, "precision": "", "taught_by": taught_by,
+                                          "best": {}, "threads": threads, "precision": "", "teacher_weights": teacher_weights,
                                           "processes": world()}
-    if checkpoint["taught_by"] != taught_by:
+    if checkpoint["teacher_weights"] != teacher_weights:
         raise ValueError(f"the run whose predictions {run.folder} is taught with has been trained anew since; delete "
                          f"{run.folder} to train this fold from the start")
     if checkpoint["processes"] != world():
@@ -329,7 +329,7 @@ def _finish(training: Training) -> dict:
     held_out = fold_numbers(table, run.experiment.split) == run.recipe["fold"]
     cells, images = label_cells(competition, table)[held_out], table.loc[held_out, "image_id"]
     loss_fn = make_loss(run.experiment.loss, task, lessons.weights, run.experiment.label_smoothing)  # on the CPU
-    learned = has_learned(model, store, training.rows, lessons, task, run.experiment.seed, loss_fn)
+    learned = beats_constant_baseline(model, store, training.rows, lessons, task, run.experiment.seed, loss_fn)
     probs = predict_probs(model, store, store.rows(images), task, run.experiment, training.prior)
     weights_hash = save_weights(run, training.network)
     write_probs(run.folder / "oof.csv", probs_frame(competition, images, probs))
@@ -349,7 +349,7 @@ def _finish(training: Training) -> dict:
         **({"loss": checkpoint["log"][-1][LOG_COLUMNS.index("loss")]} if checkpoint["log"] else {}),
         "weights_sha256": weights_hash,
         **({"started_from": checkpoint["started_from"]} if checkpoint["started_from"] else {}),
-        **({"taught_by": lessons.taught_by} if lessons.taught_by else {}),
+        **({"teacher_weights": lessons.teacher_weights} if lessons.teacher_weights else {}),
         "environment": {"device": pick_device(), "threads": checkpoint["threads"], "processes": world(),
                         "precision": checkpoint["precision"], "torch": torch.__version__},
     }
@@ -358,7 +358,7 @@ def _finish(training: Training) -> dict:
     return result
 
 
-def has_learned(model: torch.nn.Module, store: PixelStore, rows: np.ndarray, lessons: Lessons, task: str, seed: int,
+def beats_constant_baseline(model: torch.nn.Module, store: PixelStore, rows: np.ndarray, lessons: FoldData, task: str, seed: int,
                 loss_fn: Callable[[Tensor, Tensor], Tensor]) -> bool:
     """False where the network's loss on images it was trained on is no better than that of the best constant.
 
@@ -389,7 +389,7 @@ def check_experiment(experiment: Experiment, competition: Competition) -> list[s
     if experiment.loss.startswith(("auc_margin", "soft_f1")) and experiment.accumulate * world() > 1:
         raise ValueError(f"loss={experiment.loss} compares the images of a whole batch, which {experiment.accumulate} "
                          f"parts and {world()} processes take apart; set accumulate=1, and train with one process")
-    check_mixing(experiment.mixing)
+    check_mixing(experiment.mix)
     if experiment.snapshots and uses_features(experiment):
         raise ValueError("snapshots are of whole networks, and here heads learn on frozen features; set snapshots=")
     check_solver(experiment)
@@ -418,8 +418,8 @@ def _refuse_weights_of_other_folds(experiment: Experiment, competition: Competit
 def _check_labels(experiment: Experiment, competition: Competition) -> list[str]:
     """The same for label policies, sampler and loss weights."""
     uncertain = for_labels("uncertain", experiment.uncertain, competition.labels, "ignore")
-    for_labels("blank", experiment.blank, competition.labels, "ignore")
-    for_labels("copies", experiment.copies, competition.labels, "0")
+    for_labels("missing_labels", experiment.missing_labels, competition.labels, "ignore")
+    for_labels("label_repeats", experiment.label_repeats, competition.labels, "0")
     for teacher in teachers(uncertain):
         folder = run_folder(competition, teacher)
         if not any(folder.glob("fold*/result.json")) and not (folder / "blend.json").exists():
@@ -455,7 +455,7 @@ def predict_probs(model: torch.nn.Module, store: PixelStore, rows: np.ndarray, t
         raise FloatingPointError("the network's answers are not finite: training drove its weights there. Lower lr or "
                                  "max_grad_norm, or set precision=fp32, and train under another --name")
     probs = PROBS[task](logits).double().numpy()
-    if experiment.black != "keep":
+    if experiment.constant_images != "keep":
         probs[store.constant[rows]] = prior
     return probs
 

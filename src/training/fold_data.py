@@ -21,7 +21,7 @@ from training.sampling import expected_counts
 
 
 @dataclass(frozen=True)
-class Lessons:
+class FoldData:
     """What a network is taught while one fold is held out: the n chosen images in the table's order."""
 
     image_ids: np.ndarray           # (n,) str
@@ -30,7 +30,7 @@ class Lessons:
     targets: np.ndarray             # (n, K) float32, NaN where nothing is taught; the mean of what epochs draw
     expected: np.ndarray            # (n,) how often an epoch shows each
     weights: torch.Tensor | None    # for the loss
-    taught_by: dict[str, str]       # hashes of the weights whose predictions are targets, by run and fold
+    teacher_weights: dict[str, str]       # hashes of the weights whose predictions are targets, by run and fold
     inner_ids: np.ndarray           # (m,) str, of the images that are set apart to be scored after every epoch
     inner_targets: np.ndarray       # (m, K) as they are scored, see labels.scoring_targets
 
@@ -41,41 +41,41 @@ class Lessons:
                               epoch)
 
 
-def prepare_lessons(run: Run, competition: Competition, table: pd.DataFrame) -> Lessons:
+def prepare_fold_data(run: Run, competition: Competition, table: pd.DataFrame) -> FoldData:
     """What the run's fold is trained with; everything is counted in the other folds only.
 
     Raises ValueError or FileNotFoundError where there is nothing to train on, or a run that gives targets is not whole.
     """
     experiment, task, fold = run.experiment, competition.task, run.recipe["fold"]
-    predictions, taught_by = read_given_targets(run, competition, table)
+    predictions, teacher_weights = read_given_targets(run, competition, table)
     cells, ids, groups = label_cells(competition, table), *(table[name].to_numpy(str) for name in ("image_id", "group"))
     used, targets = choose_training_rows(competition, table, experiment, fold, predictions)
     inner = choose_inner_rows(cells, groups, experiment, fold_numbers(table, experiment.split) != fold)
     used &= ~inner
     targets = targets[used]
-    copies = [int(number) for number in for_labels("copies", experiment.copies, competition.labels, "0")]
-    return Lessons(ids[used], groups[used], cells[used], targets,
+    copies = [int(number) for number in for_labels("label_repeats", experiment.label_repeats, competition.labels, "0")]
+    return FoldData(ids[used], groups[used], cells[used], targets,
                    expected_counts(experiment.sampler, targets, task, copies),
-                   label_weights(experiment.loss_weights, targets, task), taught_by, ids[inner],
+                   label_weights(experiment.loss_weights, targets, task), teacher_weights, ids[inner],
                    scoring_targets(cells[inner]))
 
 
 def choose_inner_rows(cells: np.ndarray, groups: np.ndarray, experiment: Experiment, outside: np.ndarray) -> np.ndarray:
-    """(N,) bool, rows of whole groups that are set apart in the training folds to be scored; none without `inner`.
+    """(N,) bool, rows of whole groups that are set apart in the training folds to be scored; none without `val_fraction`.
 
     cells: (N, K);  groups: (N,);  outside: (N,) bool, the rows of the training folds. A function of the experiment's
     seed. Raises ValueError where there are too few groups.
     """
     inner = np.zeros(len(outside), bool)
-    if experiment.inner:
+    if experiment.val_fraction:
         targets, advice = scoring_targets(cells[outside]), "set a larger inner, or patience=0 and another schedule"
         try:
-            inner[outside] = holdout_mask(targets, groups[outside], experiment.inner, 1, experiment.seed)
+            inner[outside] = holdout_mask(targets, groups[outside], experiment.val_fraction, 1, experiment.seed)
         except ValueError as error:
-            raise ValueError(f"inner={experiment.inner:g}: the training folds have too few groups to set any apart; "
+            raise ValueError(f"val_fraction={experiment.val_fraction:g}: the training folds have too few groups to set any apart; "
                              f"{advice}") from error
         if undefined_labels(scoring_targets(cells[inner])).all():
-            raise ValueError(f"inner={experiment.inner:g}: the {inner.sum()} images set apart cannot be scored, since "
+            raise ValueError(f"val_fraction={experiment.val_fraction:g}: the {inner.sum()} images set apart cannot be scored, since "
                              f"no label has both kinds there; {advice}")
     return inner
 
@@ -90,7 +90,7 @@ def read_given_targets(run: Run, competition: Competition,
     policies = for_labels("uncertain", run.experiment.uncertain, competition.labels, "ignore")
     if not (named := teachers(policies)):
         return None, {}
-    predictions, taught_by = np.full((len(table), len(policies)), np.nan), {}
+    predictions, teacher_weights = np.full((len(table), len(policies)), np.nan), {}
     for teacher in named:
         oof = read_oof(competition, teacher, table, run.recipe["folds_sha256"])
         where = f"uncertain=self:{teacher}"
@@ -105,12 +105,12 @@ def read_given_targets(run: Run, competition: Competition,
                              f"{run.experiment.split}; name a run of the same split")
         columns = [policy == f"self:{teacher}" for policy in policies]
         predictions[:, columns] = oof.probs[:, columns]
-        taught_by |= oof.made_of
+        teacher_weights |= oof.made_of
     for path in sorted(run.folder.parent.glob("fold*/result.json")):
-        if read_json(path).get("taught_by", {}) != taught_by:
+        if read_json(path).get("teacher_weights", {}) != teacher_weights:
             raise ValueError(f"{path.parent} was taught with other models than {', '.join(named)} has now; "
                              f"delete {run.folder.parent} and train it again")
-    return predictions, taught_by
+    return predictions, teacher_weights
 
 
 def teachers(policies: tuple[str, ...]) -> list[str]:
@@ -127,22 +127,22 @@ def choose_training_rows(competition: Competition, table: pd.DataFrame, experime
     labels, cells = competition.labels, label_cells(competition, table)
     outside = fold_numbers(table, experiment.split) != fold
     targets = training_targets(cells, for_labels("uncertain", experiment.uncertain, labels, "ignore"),
-                               for_labels("blank", experiment.blank, labels, "ignore"), outside, predictions,
+                               for_labels("missing_labels", experiment.missing_labels, labels, "ignore"), outside, predictions,
                                competition.task == "multiclass")
     used = outside & ~np.isnan(targets).all(axis=1)  # without a stated label an image teaches nothing
-    black = table["black"].to_numpy()
-    if experiment.black == "one_per_label_vector":
+    black = table["constant"].to_numpy()
+    if experiment.constant_images == "one_per_label_vector":
         some = np.flatnonzero(used & black)
         black = black.copy()
         black[some[first_of_each_vector(cells[some], table["image_id"].iloc[some])]] = False
-    if experiment.black != "keep":
+    if experiment.constant_images != "keep":
         used &= ~black
     if not used.any():
         raise ValueError(f"no image outside fold {fold} has a label to train on")
     return used, targets
 
 
-def fold_prior(competition: Competition, table: pd.DataFrame, run: Run, lessons: Lessons) -> np.ndarray:
+def fold_prior(competition: Competition, table: pd.DataFrame, run: Run, lessons: FoldData) -> np.ndarray:
     """(K,) what black images get: the training folds' prevalence, moved as sampler and loss weights move the rest."""
     targets = scoring_targets(label_cells(competition, table))
     prior = np.nan_to_num(prevalence(targets[fold_numbers(table, run.experiment.split) != run.recipe["fold"]]), nan=0.5)
@@ -151,7 +151,7 @@ def fold_prior(competition: Competition, table: pd.DataFrame, run: Run, lessons:
     return prior
 
 
-def prior_as_trained(prior: np.ndarray, lessons: Lessons, task: str) -> np.ndarray:
+def prior_as_trained(prior: np.ndarray, lessons: FoldData, task: str) -> np.ndarray:
     """(K,) the prior as a network says it to which sampler and loss weights showed other frequencies than there are.
 
     Left as it is, the prior of black images would stand too low or too high among such a network's probabilities. The

@@ -11,10 +11,10 @@ from common.settings import check_value, read_value
 
 def check_mixing(mixing: str) -> None:
     """Raises ValueError where a mixing is none."""
-    check_value("mixing", mixing)
+    check_value("mix", mixing)
     _, numbers = read_value(mixing)
     if numbers and not numbers[0] > 0:
-        raise ValueError(f"mixing={mixing}: ALPHA must be above 0; without mixing it is none")
+        raise ValueError(f"mix={mixing}: ALPHA must be above 0; without mixing it is none")
 
 
 def mix(images: Tensor, targets: Tensor, mixing: str,

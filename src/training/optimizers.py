@@ -9,13 +9,13 @@ from models.classifier import weight_layers
 MOMENTUM = 0.9
 
 
-def build_optimizer(model: nn.Module, kind: str, lr: float, weight_decay: float, lr_decay: float = 1.0) -> Optimizer:
+def build_optimizer(model: nn.Module, kind: str, lr: float, weight_decay: float, layer_decay: float = 1.0) -> Optimizer:
     """An optimizer of what learns in the model: "adamw", "adam" (there decay is part of the gradient) or "sgd".
 
-    lr: of the last layer; a layer nearer to the image has `lr_decay` times the rate of the one behind it (Howard &
+    lr: of the last layer; a layer nearer to the image has `layer_decay` times the rate of the one behind it (Howard &
     Ruder 2018, sec. 3.2, https://arxiv.org/abs/1801.06146). weight_decay: of matrices and kernels.
     """
-    groups = weight_groups(model, weight_decay) if lr_decay == 1 else _by_layer(model, lr, weight_decay, lr_decay)
+    groups = weight_groups(model, weight_decay) if layer_decay == 1 else _by_layer(model, lr, weight_decay, layer_decay)
     groups = [group for group in groups if group["params"]]
     if kind == "sgd":
         return SGD(groups, lr, momentum=MOMENTUM, fused=True)
@@ -55,14 +55,14 @@ def weight_groups(model: nn.Module, weight_decay: float) -> list[dict]:
     return _decay_apart(learning, weight_decay)
 
 
-def _by_layer(model: nn.Module, lr: float, weight_decay: float, lr_decay: float) -> list[dict]:
+def _by_layer(model: nn.Module, lr: float, weight_decay: float, layer_decay: float) -> list[dict]:
     layers = weight_layers(model)
     depth_of = {id(parameter): depth for depth, layer in enumerate(layers) for parameter in layer}
     by_depth = [[] for _ in layers]
     for parameter in model.parameters():
         if parameter.requires_grad:
             by_depth[depth_of.get(id(parameter), 0)].append(parameter)  # position embeddings go with the first layer
-    return [{**group, "lr": lr * lr_decay ** (len(layers) - 1 - depth)}
+    return [{**group, "lr": lr * layer_decay ** (len(layers) - 1 - depth)}
             for depth, parameters in enumerate(by_depth) for group in _decay_apart(parameters, weight_decay)]
 
 

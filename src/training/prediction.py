@@ -33,7 +33,7 @@ def mean_of_models(probs: np.ndarray) -> np.ndarray:
     return sum(probs) / len(probs)
 
 
-def as_kept(probs: np.ndarray) -> np.ndarray:
+def round_trip(probs: np.ndarray) -> np.ndarray:
     """(n, K) the probabilities as they come back from the file that a run's predictions are kept in.
 
     What is written from predictions just made is then what is written from them when they are read again.

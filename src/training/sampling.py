@@ -16,7 +16,7 @@ def expected_counts(sampler: str, targets: np.ndarray, task: str, copies: Sequen
     several classes has the weight of the rarest. So every class of a multiclass or binary task is shown equally often;
     labels that occur together cannot all be.
     "square_root": in proportion to the square root of that weight, half-way between the two.
-    "copies": an image as often as the sum of `copies` (K,) over its positive labels says; once where that is 0, or
+    "label_repeats": an image as often as the sum of `label_repeats` (K,) over its positive labels says; once where that is 0, or
     not at all without `keep_all`, which loses every image without a finding.
     After sampling, probabilities are those of the sampled mixture: ranks mean what they did, frequencies do not.
     Source of the weight by the rarest label and of the square root: repeat factor sampling, Gupta et al. 2019,
@@ -25,7 +25,7 @@ def expected_counts(sampler: str, targets: np.ndarray, task: str, copies: Sequen
     if sampler == "natural":
         return np.ones(len(targets))
     positive = positive_labels(targets, task)
-    if sampler == "copies":
+    if sampler == "label_repeats":
         counts = positive @ np.asarray(copies, np.float64)
         return np.maximum(counts, 1) if keep_all else counts
     classes = np.column_stack([positive, ~positive.any(axis=1)])

@@ -94,5 +94,5 @@ def test_the_script_writes_the_ranking_the_sheet_and_what_it_found(home, capsys)
     kept = pd.read_csv(folder / "label_errors.csv")
     assert len(frame) and kept["image_id"].tolist() == frame["image_id"].tolist()
     assert (folder / "label_errors.png").exists() and "planted label noise" in capsys.readouterr().out
-    black = set(table.loc[table.get("black", pd.Series(False, table.index)), "image_id"])
+    black = set(table.loc[table.get("constant", pd.Series(False, table.index)), "image_id"])
     assert not black & set(frame["image_id"])

@@ -12,9 +12,9 @@ from sklearn.preprocessing import StandardScaler
 from auditing import leakage
 from auditing.leakage import (
     has_twin_in_training,
+    leakage_gap,
     match_split,
     predict_held_out,
-    price_of_leak,
     sample_groups,
     scores_by_twin,
     split_overlaps,
@@ -39,7 +39,7 @@ def patients(n_groups: int = 100, per_group: int = 4, seed: int = 0) -> tuple[np
 
 
 def test_a_classifier_that_knows_patients_only_gains_by_random_folds_alone():
-    price = price_of_leak(*patients(), LABELS, n_folds=4)
+    price = leakage_gap(*patients(), LABELS, n_folds=4)
     assert price.random > 0.9 and price.grouped < 0.65
     assert price.difference == pytest.approx(price.random - price.grouped)
     assert price.difference_interval[0] > 0.2
@@ -52,7 +52,7 @@ def test_nothing_is_gained_where_every_image_is_its_own_patient():
     rng = np.random.default_rng(0)
     features = rng.normal(size=(300, 8))
     targets = (features[:, :2] + rng.normal(size=(300, 2)) > 0).astype(float)
-    price = price_of_leak(features, targets, np.arange(300).astype(str), LABELS)
+    price = leakage_gap(features, targets, np.arange(300).astype(str), LABELS)
     assert abs(price.difference) < 0.03
     assert price.difference_interval[0] < 0 < price.difference_interval[1]
 
@@ -60,7 +60,7 @@ def test_nothing_is_gained_where_every_image_is_its_own_patient():
 def test_the_account_is_json_with_none_for_what_is_not_defined():
     features, targets, groups = patients(30)
     targets[:, 1] = 0
-    account = json.loads(json.dumps(price_of_leak(features, targets, groups, LABELS, n_folds=3).account(),
+    account = json.loads(json.dumps(leakage_gap(features, targets, groups, LABELS, n_folds=3).account(),
                                     allow_nan=False))
     assert account["by_label"][1]["random"] is None
     assert account["images"] == 120 and len(account["random_interval"]) == 2
@@ -72,9 +72,9 @@ def test_cells_that_are_not_certain_neither_teach_nor_count():
     features, targets, groups = patients(40)
     holes, wrong = targets.copy(), targets.copy()
     holes[::5, 0], wrong[::5, 0] = np.nan, -1
-    assert price_of_leak(features, holes, groups, LABELS).by_label.equals(
-        price_of_leak(features, wrong, groups, LABELS).by_label)
-    assert price_of_leak(features, holes, groups, LABELS).by_label["positives"][0] == (holes[:, 0] == 1).sum()
+    assert leakage_gap(features, holes, groups, LABELS).by_label.equals(
+        leakage_gap(features, wrong, groups, LABELS).by_label)
+    assert leakage_gap(features, holes, groups, LABELS).by_label["positives"][0] == (holes[:, 0] == 1).sum()
 
 
 def test_the_classifier_is_scikit_learns_on_the_training_rows_alone():
@@ -181,7 +181,7 @@ def test_groups_are_sampled_whole():
 def test_fewer_groups_than_folds_is_an_error():
     features, targets, groups = patients(3)
     with pytest.raises(ValueError, match="groups"):
-        price_of_leak(features, targets, groups, LABELS, n_folds=5)
+        leakage_gap(features, targets, groups, LABELS, n_folds=5)
 
 
 # ---- a published split

@@ -26,7 +26,7 @@ from data.folds import fold_numbers  # noqa: E402
 from data.labels import scoring_targets  # noqa: E402
 from data.tables import label_cells  # noqa: E402
 from explain import read_masks  # noqa: E402
-from explaining.held_out_maps import Member, open_members  # noqa: E402
+from explaining.held_out_maps import BlendMember, open_members  # noqa: E402
 from explaining.map_quality import mean_interval, share_inside  # noqa: E402
 from explaining.pointing_game import hottest_pixel  # noqa: E402
 from explaining.saliency import grad_cam  # noqa: E402
@@ -50,7 +50,7 @@ def main() -> None:
     competition, data_dir = load_competition(args)
     table, folds = load_folded_table(competition, data_dir)
     targets = scoring_targets(label_cells(competition, table))
-    targets[table["black"].to_numpy()] = np.nan
+    targets[table["constant"].to_numpy()] = np.nan
     played = {}
     for name in args.experiment:
         oof = read_oof(competition, name, table, folds.hash)
@@ -63,7 +63,7 @@ def main() -> None:
     show_rules(played)
 
 
-def play(member: Member, table: pd.DataFrame, masks: dict[int, dict[int, np.ndarray]]) -> Iterator[dict]:
+def play(member: BlendMember, table: pd.DataFrame, masks: dict[int, dict[int, np.ndarray]]) -> Iterator[dict]:
     """A row a layer, method, label and image."""
     places, fold_of = member.store.rows(table["image_id"]), fold_numbers(table, member.runs[0].experiment.split)
     halves = np.array([zlib.crc32(group.encode()) % 2 for group in table["group"].astype(str)])

@@ -60,7 +60,7 @@ def main(argv: list[str] | None = None) -> bool:
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 2, 4])
     args = parser.parse_args(argv)
     recipe = ["--experiment", "cnn_b", "--fold", "0", "--set", "epochs=40", "batch_size=16", "augmentation=warp",
-              "mixing=cutmix:1", "sampler=balanced"]
+              "mix=cutmix:1", "sampler=balanced"]
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
         environment = {**os.environ, "STARTER_HOME": folder}

@@ -96,12 +96,12 @@ def test_images_of_equal_pixels_join_their_patients_and_black_ones_do_not(table,
     assert group["i00"] == group["i01"] == group["i26"] == group["i27"] == "p00"
     assert len({group[name] for name in BLACK}) == 3
     assert folded["group"].nunique() == 19
-    assert folded.loc[folded["black"], "image_id"].tolist() == list(BLACK)
+    assert folded.loc[folded["constant"], "image_id"].tolist() == list(BLACK)
 
 
 def test_the_account_says_what_was_found_in_the_pixels(table, store):
     account = make_folds(SMALL, table, store, 3, seed=0).account
-    assert account["duplicates"] == [list(TWINS)] and account["black"] == list(BLACK)
+    assert account["duplicates"] == [list(TWINS)] and account["constant"] == list(BLACK)
     assert read_json(folds_path(SMALL).with_suffix(".json")) == account
 
 
@@ -332,7 +332,7 @@ def test_a_holdout_is_whole_groups_in_no_fold_of_any_split(table, store):
     assert folds.held_out == len(held) == 10 and len(folded) == 30
     assert not set(folded["group"]) & set(held["group"]) and not set(folded["image_id"]) & set(held["image_id"])
     assert set(folded["fold"]) == set(folded["fold_1"]) == {0, 1, 2} and folded.index.tolist() == list(range(30))
-    assert "fold" not in held and "fold_1" not in held and {"black", *LABELS} <= set(held)
+    assert "fold" not in held and "fold_1" not in held and {"constant", *LABELS} <= set(held)
     assert (pd.read_csv(folds.path).set_index("image_id").loc[held["image_id"]] == -1).all(axis=None)
 
 
@@ -408,7 +408,7 @@ def test_a_holdout_that_leaves_too_few_groups_is_refused_and_nothing_is_written(
 def test_the_held_out_part_is_read_with_the_other_parts(tmp_path, monkeypatch, table, store):
     data = Path(table["path"].iloc[0]).parent
     own = replace(SMALL, test=Part(table="test.csv", images="{image_id}.png", labelled=False),
-                  expert=Part(table="expert.csv", images="{image_id}.png"))
+                  official_validation=Part(table="expert.csv", images="{image_id}.png"))
     rows = table[["image_id", "a", "b"]].astype({"a": int, "b": int})
     rows.iloc[:36].to_csv(data / "train.csv", index=False)
     rows.iloc[36:38].to_csv(data / "test.csv", index=False)
@@ -416,12 +416,12 @@ def test_the_held_out_part_is_read_with_the_other_parts(tmp_path, monkeypatch, t
     train = read_train(own, data)[0]
     folds = make_folds(own, train, store, 3, seed=0, holdout=0.2)
     parts = read_predicted_parts(own, data, folds)
-    assert list(parts) == ["test", "expert", "holdout"] and parts["expert"]["image_id"].tolist() == ["i38", "i39"]
+    assert list(parts) == ["test", "official_validation", "holdout"] and parts["official_validation"]["image_id"].tolist() == ["i38", "i39"]
     pd.testing.assert_frame_equal(parts["holdout"], read_holdout(own, data))
     folds_path(own).unlink()
     make_folds(own, train, store, 3, seed=0)
     assert read_holdout(own, data) is None and list(read_predicted_parts(own, data, read_folds(own))) == ["test",
-                                                                                                         "expert"]
+                                                                                                         "official_validation"]
 
 
 # ---- near duplicates and other columns

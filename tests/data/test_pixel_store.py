@@ -480,7 +480,7 @@ def test_borders_are_cut_off_the_whole_picture_before_it_is_fitted(home):
 
 def test_one_image_comes_as_the_store_has_it(home):
     table = make_table(home / "images", images=8, kind="JPEG")
-    for settings in (GREY, PixelSettings(size=16, channels=3, fit="letterbox", steps=("equalize", "crop_borders"))):
+    for settings in (GREY, PixelSettings(size=16, channels=3, resize_mode="letterbox", steps=("equalize", "crop_borders"))):
         store = open_store("set-train", table, settings)
         for image, path in zip(store.pixels, table["path"], strict=True):
             assert np.array_equal(stored_image(path, settings), image)
@@ -505,7 +505,7 @@ def test_an_experiment_says_how_images_are_stored():
     assert pixel_settings(coloured, plain) == PixelSettings(96, 3)
     assert pixel_settings(grey, replace(plain, colour="rgb")).channels == 3
     assert pixel_settings(coloured, replace(plain, colour="grey")).channels == 1
-    changed = replace(plain, fit="letterbox", preprocessing=("crop_borders", "clahe"))
+    changed = replace(plain, resize_mode="letterbox", preprocessing=("crop_borders", "clahe"))
     assert pixel_settings(grey, changed) == PixelSettings(96, 1, "letterbox", ("crop_borders", "clahe"))
     assert image_channels(grey, replace(plain, colour="rgb")) == 3
 
@@ -535,7 +535,7 @@ def test_all_unreadable_files_are_named_and_nothing_is_left(home):
     with pytest.raises(ValueError) as error:
         open_store("set-train", table, GREY)
     message = str(error.value)
-    assert "4 of the 100 images of set-train cannot be read" in message and "name them in `without`" in message
+    assert "4 of the 100 images of set-train cannot be read" in message and "name them in `exclude_ids`" in message
     for row, reason in {5: "the file is empty", 40: "cut short", 41: "no image", 99: "No such file"}.items():
         assert f"  {table['image_id'][row]}: {reason}" in message and table["path"][row] in message
     assert store_folders(home) == ["set-train-unreadable.csv"]

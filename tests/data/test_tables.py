@@ -18,11 +18,11 @@ COLUMNS = Competition(
     name="columns", about="one column a label", task="multilabel", labels=("a", "b"), metric="roc_auc",
     train=Part(table="train.csv", images="train/{image_id}.png"), group_column="patient",
 )
-JOINED = replace(COLUMNS, name="joined", group_column=None, joined_column="findings", ignored_labels=("none",))
+JOINED = replace(COLUMNS, name="joined", group_column=None, label_list_column="findings", ignored_labels=("none",))
 FOLDERS = Competition(
     name="folders", about="one folder a class", task="multiclass", labels=("ill", "well"), metric="accuracy",
     train=Part(images="train/*/*.png"), label_pattern=r"/(ILL|WELL)/",
-    label_texts=(("ILL", "ill"), ("WELL", "well")),
+    label_map=(("ILL", "ill"), ("WELL", "well")),
 )
 GOOD = "image_id,patient,a,b\n001,p1,1,0\n002,p1,0,-1\nNA,p2,1.0,\n"
 
@@ -114,14 +114,14 @@ def test_the_name_of_the_data_folder_says_nothing_about_labels_or_groups(tmp_pat
 
 
 def test_a_pattern_may_say_that_no_label_is_there(tmp_path):
-    binary = replace(FOLDERS, task="binary", labels=("ill",), label_texts=(("ILL", "ill"), ("WELL", "")))
+    binary = replace(FOLDERS, task="binary", labels=("ill",), label_map=(("ILL", "ill"), ("WELL", "")))
     table, _ = read_train(binary, touch(tmp_path, "train/ILL/1.png", "train/WELL/1.png"))
     assert table["ill"].tolist() == [1, 0]
 
 
 def test_rows_are_kept_by_the_text_in_a_column(tmp_path):
     data = write(tmp_path, "image_id,split,a,b\n1,train,1,0\n2,test,0,1\n3,valid,0,0\n", "train/1.png", "train/3.png")
-    part = Part(table="train.csv", images="train/{image_id}.png", where=(("split", ("train", "valid")),))
+    part = Part(table="train.csv", images="train/{image_id}.png", row_filter=(("split", ("train", "valid")),))
     table, _ = read_train(replace(COLUMNS, group_column=None, train=part), data)
     assert table["image_id"].tolist() == ["1", "3"] and table.index.tolist() == [0, 1]
 
@@ -153,7 +153,7 @@ def test_a_wrong_table_is_named_with_what_is_wrong(tmp_path, text, error, messag
 
 def test_a_missing_image_is_named_with_its_place(tmp_path):
     with pytest.raises(FileNotFoundError, match=re.escape(f"'002', looked for at {tmp_path / 'train' / '002.png'}: "
-                                                          "fetch them, or name them in `without`")):
+                                                          "fetch them, or name them in `exclude_ids`")):
         read_train(COLUMNS, write(tmp_path, GOOD, THREE[0], THREE[2]))
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match="3 of the 3 images.* mend .*, where `images` says place"):
@@ -179,11 +179,11 @@ def test_a_missing_table_or_folder_is_named(tmp_path):
 
 
 def test_a_filter_that_leaves_nothing_is_named(tmp_path):
-    part = replace(COLUMNS.train, where=(("patient", ("p9",)),))
+    part = replace(COLUMNS.train, row_filter=(("patient", ("p9",)),))
     with pytest.raises(ValueError, match=r"train\.csv has no row with 'patient' one of \('p9',\); it has 'p1', 'p2'"):
         read_train(replace(COLUMNS, train=part), write(tmp_path, GOOD, *THREE))
     with pytest.raises(ValueError, match="has no column 'split'"):
-        read_train(replace(COLUMNS, train=replace(part, where=(("split", ("train",)),))), tmp_path)
+        read_train(replace(COLUMNS, train=replace(part, row_filter=(("split", ("train",)),))), tmp_path)
 
 
 def test_an_unknown_label_is_named_with_its_image(tmp_path):
@@ -210,7 +210,7 @@ def test_a_path_without_a_label_or_group_is_named(tmp_path):
         read_train(FOLDERS, data)
     with pytest.raises(ValueError, match="finds nothing in 1 paths, the first is 'train/ILL/a1.png'"):
         read_train(replace(FOLDERS, group_pattern=r"(b\d)"), data)
-    with pytest.raises(ValueError, match=r"the paths name the labels \['OTHER'\], which label_texts does not"):
+    with pytest.raises(ValueError, match=r"the paths name the labels \['OTHER'\], which label_map does not"):
         read_train(replace(FOLDERS, label_pattern=r"train/(\w+)/"), data)
 
 
@@ -338,7 +338,7 @@ def test_two_hundred_thousand_rows_are_read(tmp_path, monkeypatch):
 
 @needs_data
 def test_nih_is_a_thousand_images_of_264_patients_before_those_of_test_are_left_out():
-    competition = replace(COMPETITIONS["nih14"], test=None, train=replace(COMPETITIONS["nih14"].train, where=()))
+    competition = replace(COMPETITIONS["nih14"], test=None, train=replace(COMPETITIONS["nih14"].train, row_filter=()))
     table, _ = read_train(competition, DATA / "nih1000")
     assert (len(table), table["group"].nunique(), table["group"].value_counts().max()) == (1000, 264, 66)
     positives = dict(zip(competition.labels, label_cells(competition, table).sum(axis=0), strict=True))

@@ -127,7 +127,7 @@ def test_a_packed_table_that_was_cut_off_is_named(tmp_path):
 LISTED = Competition(
     name="listed", about="a list without header", task="multiclass", labels=("normal", "covid"), metric="accuracy",
     train=Part(table="train.txt", header=("patient", "file", "class", "source"), separator=" ", images="train/{file}"),
-    id_column="file", joined_column="class", label_texts=(("normal", "normal"), ("COVID-19", "covid")),
+    id_column="file", label_list_column="class", label_map=(("normal", "normal"), ("COVID-19", "covid")),
     group_column="patient",
 )
 
@@ -140,7 +140,7 @@ def test_a_list_without_header_is_read_with_the_columns_that_are_named(tmp_path)
 
 
 def test_only_the_images_of_a_list_are_kept_without_those_that_are_lost(tmp_path):
-    part = replace(COLUMNS.train, listed="list.txt", without=("2", "not there either"))
+    part = replace(COLUMNS.train, id_list="list.txt", exclude_ids=("2", "not there either"))
     write(tmp_path, train="image_id,a,b\n1,1,0\n2,0,1\n3,0,0\n", images="train/1.png").joinpath("list.txt").write_text(
         "1\r\n2\r\n\r\n")
     table, _ = read_train(replace(COLUMNS, train=part), tmp_path)
@@ -157,20 +157,20 @@ def test_only_the_images_of_a_list_are_kept_without_those_that_are_lost(tmp_path
 
 
 PARTS = replace(COLUMNS, train=(COLUMNS.train, Part(table="valid.csv", images="valid/{image_id}.png", optional=True)),
-                expert=Part(table="expert.csv", images="expert/{image_id}.png"), group_column="patient")
+                official_validation=Part(table="expert.csv", images="expert/{image_id}.png"), group_column="patient")
 HEAD = "image_id,patient,a,b\n"
 
 
 def write_parts(folder: Path) -> Path:
-    return write(folder, train=HEAD + "1,p1,1,0\n2,p2,0,1\n", valid=HEAD + "3,p1,0,0\n", expert=HEAD + "4,p4,1,1\n",
+    return write(folder, train=HEAD + "1,p1,1,0\n2,p2,0,1\n", valid=HEAD + "3,p1,0,0\n", official_validation=HEAD + "4,p4,1,1\n",
                  images="train/1.png train/2.png valid/3.png expert/4.png")
 
 
 def test_training_parts_are_put_together_and_the_expert_part_is_kept_apart(tmp_path):
     table, left_out = read_train(PARTS, write_parts(tmp_path))
     assert table["image_id"].tolist() == ["1", "2", "3"] and len(left_out) == 0
-    assert read_part(PARTS, tmp_path, "expert")["image_id"].tolist() == ["4"]
-    assert described_parts(PARTS) == ["train", "expert"] and submitted_part(PARTS) == "expert"
+    assert read_part(PARTS, tmp_path, "official_validation")["image_id"].tolist() == ["4"]
+    assert described_parts(PARTS) == ["train", "official_validation"] and submitted_part(PARTS) == "official_validation"
     assert read_solution(PARTS, tmp_path)[["image_id", "usage"]].to_numpy().tolist() == [["4", "Expert"]]
 
 
@@ -199,7 +199,7 @@ def test_a_patient_of_the_expert_part_may_not_be_trained_on(tmp_path):
 
 def test_only_the_scored_labels_count_in_the_headline():
     targets = np.array([[1.0, 0.0], [0.0, np.nan]])
-    only_b = headline_targets(replace(COLUMNS, scored=("b",)), targets)
+    only_b = headline_targets(replace(COLUMNS, scored_labels=("b",)), targets)
     np.testing.assert_array_equal(only_b, [[np.nan, 0], [np.nan, np.nan]])
     np.testing.assert_array_equal(headline_targets(COLUMNS, targets), targets)
 
@@ -243,7 +243,7 @@ def test_an_image_in_none_of_the_folders_is_named(tmp_path):
 # ---- rows
 
 
-FINDINGS = replace(COLUMNS, joined_column="class", ignored_labels=("No finding",),
+FINDINGS = replace(COLUMNS, label_list_column="class", ignored_labels=("No finding",),
                    train=replace(COLUMNS.train, repeated_rows="any"))
 
 
@@ -272,18 +272,18 @@ def test_rows_of_one_image_that_name_two_patients_are_refused(tmp_path):
 
 
 def test_codes_and_words_in_one_column_mean_labels(tmp_path):
-    graded = replace(COLUMNS, task="multiclass", labels=("none", "mild"), joined_column="grade",
-                     label_texts=(("0", "none"), ("1", "mild")))
+    graded = replace(COLUMNS, task="multiclass", labels=("none", "mild"), label_list_column="grade",
+                     label_map=(("0", "none"), ("1", "mild")))
     table, _ = read_train(graded, write(tmp_path, train="image_id,grade\n1,1\n2,0\n",
                                         images="train/1.png train/2.png"))
     assert table["mild"].tolist() == [1, 0]
-    binary = replace(graded, task="binary", labels=("ill",), label_texts=(("1", "ill"), ("0", "")))
+    binary = replace(graded, task="binary", labels=("ill",), label_map=(("1", "ill"), ("0", "")))
     assert read_train(binary, tmp_path)[0]["ill"].tolist() == [1, 0]
 
 
 def test_label_columns_of_words_say_how_to_describe_them(tmp_path):
     data = write(tmp_path, train="image_id,a,b\n1,yes,no\n", images="train/1.png")
-    with pytest.raises(ValueError, match="column 'a' holds 'yes' for the image '1'; .* joined_column and label_texts .*"
+    with pytest.raises(ValueError, match="column 'a' holds 'yes' for the image '1'; .* label_list_column and label_map .*"
                                          "of several columns write 1 and 0"):
         read_train(COLUMNS, data)
 
@@ -368,4 +368,4 @@ def test_the_whole_label_table_of_the_nih_is_read(tmp_path):
     assert len(train) + len(_) == 2500 and len(read_part(full, tmp_path, "test")) == 400
     assert len(ids) == 112_120
     with pytest.raises(FileNotFoundError, match="112120 of the 112120|109120 of the 112120"):
-        read_train(replace(full, train=replace(full.train, listed=None)), tmp_path)
+        read_train(replace(full, train=replace(full.train, id_list=None)), tmp_path)

@@ -172,7 +172,7 @@ def test_a_network_with_more_heads_than_one_is_refused(model):
 
 def test_only_a_recipe_whose_backbone_never_learns_and_sees_every_image_alike_uses_features():
     frozen = Experiment(stages=("head:10:1e-3",))
-    assert uses_features(frozen) and uses_features(Experiment(solver="svc"))
+    assert uses_features(frozen) and uses_features(Experiment(head_fit="svc"))
     assert not uses_features(Experiment())
     for change in ({"stages": ("head:4:1e-3", "all:6:1e-4")}, {"augmentation": "warp"}, {"mixing": "mixup:0.2"},
                    {"per_task": True}):

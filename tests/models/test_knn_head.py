@@ -12,7 +12,7 @@ from experiment import Experiment
 from explaining.attribution import methods_for
 from models.classifier import build_model
 from models.heads import head_name, put_head
-from models.knn_head import NearestCases
+from models.knn_head import KNNHead
 from training import fitted_heads
 from training.fitted_heads import Examples, check_solver, fit_head, fit_nearest
 from training.loop import predict_logits
@@ -32,8 +32,8 @@ def examples(task: str = "multilabel", holes: bool = False) -> Examples:
     return Examples(features, targets, rng.integers(0, 30, N).astype(str), np.ones(N), None)
 
 
-def head_of(given: Examples, space: str, k: int, task: str = "multilabel") -> NearestCases:
-    return NearestCases.of_cases(torch.from_numpy(given.features), fitted_heads._votes(given, task), space, k,
+def head_of(given: Examples, space: str, k: int, task: str = "multilabel") -> KNNHead:
+    return KNNHead.of_cases(torch.from_numpy(given.features), fitted_heads._votes(given, task), space, k,
                                  task == "multiclass")
 
 
@@ -128,13 +128,13 @@ def test_a_run_of_neighbours_comes_back_from_disk(home, task, monkeypatch):
 
 
 def test_a_recipe_of_neighbours_cannot_augment():
-    with pytest.raises(ValueError, match="set augmentation=none, or solver=gradient"):
-        check_solver(Experiment(solver="knn", augmentation="warp"))
+    with pytest.raises(ValueError, match="set augmentation=none, or head_fit=gradient"):
+        check_solver(Experiment(head_fit="knn", augmentation="warp"))
 
 
 def test_no_gradient_leads_from_the_nearest_cases_to_a_layer():
     model = build_model("resnet18", 1, 32, 3, weights="none")
     assert model.cam_layer() is not None
-    put_head(model, head_name(model), NearestCases(4, 512, 3, 2, exclusive=False))
+    put_head(model, head_name(model), KNNHead(4, 512, 3, 2, exclusive=False))
     assert model.cam_layer() is None
     assert methods_for(model) == ("occlusion", "lime")

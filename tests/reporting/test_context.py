@@ -22,9 +22,9 @@ from results.checkpoints import build_from_recipe, save_weights
 from results.runs import open_run, probs_frame, read_oof, run_folder, write_probs
 
 LABELS = ("a", "b", "c")
-MINE = Competition(name="mine", about="drawn here", task="multilabel", labels=LABELS, scored=("a", "c"),
+MINE = Competition(name="mine", about="drawn here", task="multilabel", labels=LABELS, scored_labels=("a", "c"),
                    metric="roc_auc", train=Part(table="train.csv", images="images/{image_id}.png"),
-                   expert=Part(table="valid.csv", images="images/{image_id}.png"), group_column="patient",
+                   official_validation=Part(table="valid.csv", images="images/{image_id}.png"), group_column="patient",
                    experiments=("small",))
 SMALL = Experiment(network="cnn_d", image_size=64)
 WHERE = ["--competition", "mine"]
@@ -77,10 +77,10 @@ def test_experts_and_holdout_are_predicted_and_reported_and_the_experts_part_is_
     assert len(pd.read_csv(paths[0])) == 20 and read_part_probs("small", "holdout").shape == (20, 3)
     row = leaderboard.main(WHERE).set_index("run").loc["small"]
     folds = pd.read_csv(make_folds.folds_path(MINE)).set_index("image_id")["fold"]
-    for part, table in (("expert", "valid.csv"), ("holdout", "train.csv")):
+    for part, table in (("official_validation", "valid.csv"), ("holdout", "train.csv")):
         probs = read_part_probs("small", part)
         truth = pd.read_csv(mine / table).set_index("image_id").loc[probs.index]
-        scores = [roc_auc_score(truth[label], probs[label]) for label in MINE.scored]
+        scores = [roc_auc_score(truth[label], probs[label]) for label in MINE.scored_labels]
         assert row[part] == pytest.approx(np.mean(scores)) and row[f"{part}_images"] == len(probs)
         assert row[f"{part}_low"] <= row[part] <= row[f"{part}_high"]
         assert row[f"{part}_auc_b"] == pytest.approx(roc_auc_score(truth["b"], probs["b"]))
@@ -110,13 +110,13 @@ def test_a_blend_of_runs_on_two_splits_is_blended_everywhere(mine):
     assert blend.main([*WHERE, "--experiment", "small", "small1"])  # before anything is predicted
     predict.main([*WHERE, "--experiment", "small", "small1"])
     scores = blend.main([*WHERE, "--experiment", "small", "small1"])
-    for part in ("expert", "holdout"):
+    for part in ("official_validation", "holdout"):
         members = [read_part_probs(name, part) for name in ("small", "small1")]
         pd.testing.assert_frame_equal(read_part_probs("blend_mean", part), (members[0] + members[1]) / 2)
     board = leaderboard.main(WHERE).set_index("run")
     assert board.loc["blend_mean", "splits"] == "0 1" and board.loc["small1", "splits"] == "1"
     assert board.loc["blend_mean", "cv"] == pytest.approx(scores["blend_mean"])
-    assert board.loc[["blend_mean", "blend_rank_mean"], ["expert", "holdout"]].notna().all(axis=None)
+    assert board.loc[["blend_mean", "blend_rank_mean"], ["official_validation", "holdout"]].notna().all(axis=None)
     table, folds = load_folded_table(MINE, mine)
     members = [read_oof(MINE, name, table, folds.hash) for name in ("small", "small1")]
     ranks = read_oof(MINE, "blend_rank_mean", table, folds.hash).probs
@@ -135,11 +135,11 @@ def test_predictions_of_weights_that_changed_are_not_reported(mine):
     predict.main([*WHERE, "--experiment", "small"])
     path = run_folder(MINE, "small") / "fold1" / "result.json"
     write_json(path, {**read_json(path), "weights_sha256": "trained again"})
-    assert leaderboard.main(WHERE).set_index("run").loc["small", ["expert", "holdout"]].isna().all()
+    assert leaderboard.main(WHERE).set_index("run").loc["small", ["official_validation", "holdout"]].isna().all()
 
 
 def test_without_a_part_to_submit_the_holdout_is_predicted_all_the_same(mine, monkeypatch, capsys):
-    monkeypatch.setitem(COMPETITIONS, "mine", replace(MINE, expert=None))
+    monkeypatch.setitem(COMPETITIONS, "mine", replace(MINE, official_validation=None))
     make_folds.main([*WHERE, "--folds", "2", "--holdout", "0.25"])
     fabricate(mine, "small", competition=COMPETITIONS["mine"])
     assert predict.main([*WHERE, "--experiment", "small", "--fold", "0"]) == []
@@ -151,7 +151,7 @@ def test_without_a_part_to_submit_the_holdout_is_predicted_all_the_same(mine, mo
 
 
 def test_with_nothing_to_predict_that_is_said(mine, monkeypatch, capsys):
-    monkeypatch.setitem(COMPETITIONS, "mine", replace(MINE, expert=None))
+    monkeypatch.setitem(COMPETITIONS, "mine", replace(MINE, official_validation=None))
     make_folds.main([*WHERE, "--folds", "2"])
     assert predict.main([*WHERE, "--experiment", "small"]) == []
     assert "there is nothing to predict" in capsys.readouterr().out

@@ -30,7 +30,7 @@ def table(home) -> pd.DataFrame:
     cells = (rng.random((240, 2)) < 0.4).astype(float)
     cells[rng.random(cells.shape) < 0.05] = np.nan
     return pd.DataFrame({"image_id": [f"i{number:03}" for number in range(240)], "group": patients.astype(str),
-                         "fold": patients % FOLDS, "a": cells[:, 0], "b": cells[:, 1], "black": False})
+                         "fold": patients % FOLDS, "a": cells[:, 0], "b": cells[:, 1], "constant": False})
 
 
 def fabricate(table: pd.DataFrame, name: str, skill: float, folds: int = FOLDS, seed: int = 0,

@@ -260,10 +260,10 @@ def test_test_predictions_of_other_models_are_not_read(home):
 def test_predictions_of_other_images_of_the_same_ids_are_not_read(home):
     finish()
     oof, ids = read_oof(SMALL, "smoke", TABLE, HASH), TABLE["image_id"]
-    write_predictions(SMALL, oof, "expert", ids, PROBS, "store-1")
-    assert read_predictions(SMALL, oof, "expert", ids, "store-1") is not None
-    assert read_predictions(SMALL, oof, "expert", ids) is not None
-    assert read_predictions(SMALL, oof, "expert", ids, "store-2") is None
+    write_predictions(SMALL, oof, "official_validation", ids, PROBS, "store-1")
+    assert read_predictions(SMALL, oof, "official_validation", ids, "store-1") is not None
+    assert read_predictions(SMALL, oof, "official_validation", ids) is not None
+    assert read_predictions(SMALL, oof, "official_validation", ids, "store-2") is None
 
 
 def test_test_predictions_from_before_the_images_were_noted_are_read(home):

@@ -305,7 +305,7 @@ CHECKS = {  # a check taken away, and the kinds of fault that pass for want of i
     "_moved_rows": ("values shuffled", "classes"),
     "against_own": ("one cell edited", "multilabel"),
     "against_oof": ("probabilities squeezed", "multilabel"),
-    "in_itself": ("two decimals", "binary"),
+    "check_values": ("two decimals", "binary"),
     "unfilled_rows": ("rows that were never filled", "binary"),
     "check_cells": ("a power of ten", "binary"),
     "check_bytes": ("cut off within a number", "multilabel"),

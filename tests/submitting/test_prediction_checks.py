@@ -11,8 +11,8 @@ from submitting.prediction_checks import (
     against_own,
     among_models,
     association,
+    check_values,
     distribution_distances,
-    in_itself,
     repeated_share,
     unfilled_rows,
 )
@@ -68,7 +68,7 @@ def test_two_rows_say_little_and_that_little_is_right(rng):
     assert "swapped" in against_own(COLUMNS, own[:, ::-1], own)[0][0]
     assert "upside down" in against_own(COLUMNS, 1 - own, own)[0][0]
     assert "at other ids" in against_own(COLUMNS, own[::-1], own)[0][0]
-    assert against_other(COLUMNS, own, own, "last") == [] and in_itself(COLUMNS, own, None) == ([], [])
+    assert against_other(COLUMNS, own, own, "last") == [] and check_values(COLUMNS, own, None) == ([], [])
     assert against_oof(COLUMNS, own, rng.random((500, 2))) == []
     assert among_models(COLUMNS, rng.random((5, 2, 2)), list("abcde")) == []
 
@@ -82,7 +82,7 @@ def test_constant_and_equal_columns_raise_no_numpy_warnings():
 
 def test_ranks_of_few_images_are_not_rounded_numbers(rng):
     ranks = rng.permuted(np.tile((np.arange(100) + 1) / 100, (2, 1)), axis=1).T
-    assert in_itself(COLUMNS, ranks, None) == ([], [])
+    assert check_values(COLUMNS, ranks, None) == ([], [])
 
 
 def test_a_share_of_equal_rows_is_counted_to_six_decimals():

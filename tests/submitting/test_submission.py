@@ -211,11 +211,11 @@ def test_an_id_without_a_prediction_is_named(data):
 
 # ---- text
 
-GRADES = replace(PROBS, name="grades", task="multiclass", joined_column="grade", submission="text",
-                 labels=("no", "yes"), label_texts=(("0", "no"), ("1", "yes")))
-PROTEINS = replace(PROBS, name="proteins", joined_column="Target", joined_by=" ", submission="text",
+GRADES = replace(PROBS, name="grades", task="multiclass", label_list_column="grade", submission="text",
+                 labels=("no", "yes"), label_map=(("0", "no"), ("1", "yes")))
+PROTEINS = replace(PROBS, name="proteins", label_list_column="Target", label_separator=" ", submission="text",
                    submission_column="Predicted", labels=("nucleus", "membrane"),
-                   label_texts=(("0", "nucleus"), ("16", "membrane")))
+                   label_map=(("0", "nucleus"), ("16", "membrane")))
 
 
 def text_template(competition: Competition, data: Path) -> Template:

@@ -128,11 +128,11 @@ def test_a_class_or_label_that_is_not_there_gets_small_probabilities():
     given = examples("multiclass")
     kept = given.targets[:, 2] == 0
     two = Examples(given.features[kept], given.targets[kept], given.groups[kept], given.counts[kept], None)
-    for solver in ("logistic", "svc"):
-        probs = torch.from_numpy(logits_of(fit_head(solver, two, "multiclass", 0), two.features)).softmax(dim=1)
+    for head_fit in ("logistic", "svc"):
+        probs = torch.from_numpy(logits_of(fit_head(head_fit, two, "multiclass", 0), two.features)).softmax(dim=1)
         assert probs[:, 2].max() < 0.1 and (probs.argmax(dim=1).numpy() == two.targets.argmax(axis=1)).mean() > 0.7
         nobody = replace(given, targets=np.zeros((N, 2), np.float32))
-        assert expit(logits_of(fit_head(solver, nobody, "multilabel", 0), given.features)).max() < 2 / N
+        assert expit(logits_of(fit_head(head_fit, nobody, "multilabel", 0), given.features)).max() < 2 / N
 
 
 # ---- support vector machines
@@ -221,14 +221,14 @@ def test_a_run_with_machines_comes_back_from_disk_and_predicts_the_same_images_a
 
 
 @pytest.mark.parametrize("changes, message", [
-    ({"augmentation": "warp"}, "set augmentation=none, or solver=gradient"),
+    ({"augmentation": "warp"}, "set augmentation=none, or head_fit=gradient"),
     ({"per_task": True}, "set per_task=False"),
     ({"loss": "focal:2"}, "set loss=cross_entropy"),
     ({"loss_weights": "balanced"}, "set loss_weights=none"),
 ])
 def test_a_recipe_that_asks_for_what_cannot_be_is_refused(changes, message):
-    check_solver(Experiment(solver="svc"))
-    check_solver(Experiment(solver="logistic", loss_weights="balanced"))
+    check_solver(Experiment(head_fit="svc"))
+    check_solver(Experiment(head_fit="logistic", loss_weights="balanced"))
     check_solver(Experiment(**changes))
     with pytest.raises(ValueError, match=message):
-        check_solver(Experiment(solver="svc", **changes))
+        check_solver(Experiment(head_fit="svc", **changes))

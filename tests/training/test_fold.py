@@ -28,8 +28,8 @@ from experiment import EXPERIMENTS, Experiment
 from results.checkpoints import load_checkpoint, load_model, save_checkpoint
 from results.runs import Run, open_run, read_run
 from training import fold
-from training.fold import check_experiment, has_learned, predict_probs
-from training.fold_data import Lessons, choose_training_rows, prepare_lessons, prior_as_trained, read_given_targets
+from training.fold import beats_constant_baseline, check_experiment, predict_probs
+from training.fold_data import FoldData, choose_training_rows, prepare_fold_data, prior_as_trained, read_given_targets
 from training.losses import best_constant, label_weights, make_loss
 from training.sampling import expected_counts
 
@@ -66,14 +66,14 @@ def test_another_seed_gives_other_weights(demo, home):
     assert weights_hash(home, "tiny") != weights_hash(home, "other")
 
 
-STAGED = ["stages=head:2:1e-2,last2:1:1e-3,all:3:1e-3", "epochs=6", "schedule=plateau:1:0.5", "patience=2", "inner=0.2",
-          "lr_decay=0.8", "accumulate=2", "optimizer=sgd", "mixing=mixup:0.4"]
+STAGED = ["stages=head:2:1e-2,last2:1:1e-3,all:3:1e-3", "epochs=6", "schedule=plateau:1:0.5", "patience=2", "val_fraction=0.2",
+          "layer_decay=0.8", "accumulate=2", "optimizer=sgd", "mix=mixup:0.4"]
 
 
 def test_the_inner_split_is_of_whole_groups_of_the_training_folds_and_is_not_trained_on(demo, home, table):
-    run = open_run(COMPETITIONS["demo"], "inner", 0, Experiment(inner=0.2, patience=3), "no folds")
+    run = open_run(COMPETITIONS["demo"], "inner", 0, Experiment(val_fraction=0.2, patience=3), "no folds")
     whole = open_run(COMPETITIONS["demo"], "whole", 0, Experiment(), "no folds")
-    lessons, everything = (prepare_lessons(each, COMPETITIONS["demo"], table) for each in (run, whole))
+    lessons, everything = (prepare_fold_data(each, COMPETITIONS["demo"], table) for each in (run, whole))
     group_of = table.set_index("image_id")["group"]
     inner, taught = (set(group_of[ids]) for ids in (lessons.inner_ids, lessons.image_ids))
     held_out = set(group_of[table.loc[table["fold"] == 0, "image_id"]])
@@ -82,7 +82,7 @@ def test_the_inner_split_is_of_whole_groups_of_the_training_folds_and_is_not_tra
     assert set(lessons.image_ids) | set(lessons.inner_ids) >= set(everything.image_ids)
     changed = table.copy()
     changed.loc[table["fold"] == 0, list(COMPETITIONS["demo"].labels)] = 1.0
-    assert set(prepare_lessons(run, COMPETITIONS["demo"], changed).inner_ids) == set(lessons.inner_ids)
+    assert set(prepare_fold_data(run, COMPETITIONS["demo"], changed).inner_ids) == set(lessons.inner_ids)
 
 
 def test_the_weights_kept_are_those_of_the_best_epoch_by_the_inner_score(demo, home, monkeypatch):
@@ -93,7 +93,7 @@ def test_the_weights_kept_are_those_of_the_best_epoch_by_the_inner_score(demo, h
         return next(scores)
 
     monkeypatch.setattr("training.fold._score_inner", score_as_told)
-    result = run_tiny(home, "watched", "epochs=9", "inner=0.2", "patience=3")
+    result = run_tiny(home, "watched", "epochs=9", "val_fraction=0.2", "patience=3")
     assert result["epochs"] == 5 and result["inner"] > 0
     saved = load_model(read_run(home / "runs" / "demo" / "watched" / "fold0")).state_dict()
     assert all(torch.equal(saved[name], value) for name, value in averages[1].items())
@@ -148,7 +148,7 @@ def test_a_run_stopped_after_any_epoch_ends_with_the_same_weights(demo, home, mo
 @pytest.mark.parametrize("workers, epochs_done", [(0, 1), (2, 4), (4, 9)])
 def test_a_killed_process_goes_on_to_the_same_weights_whatever_the_workers(demo, home, workers, epochs_done):
     recipe = ["--experiment", "cnn_b", "--fold", "0", "--set", "epochs=12", "batch_size=16", "augmentation=warp",
-              "mixing=cutmix:1"]
+              "mix=cutmix:1"]
     train.main([*recipe, "--name", "whole"])
 
     command = [sys.executable, str(SRC / "train.py"), *recipe, "--workers", str(workers), "--name", "killed"]
@@ -190,10 +190,10 @@ def test_a_frozen_backbones_features_are_computed_once_and_give_what_running_it_
         torch.testing.assert_close(once[name], value, atol=1e-4, rtol=1e-3)
 
 
-@pytest.mark.parametrize("solver, network", [("logistic", "test_resnet"), ("svc", "pixels")])
-def test_a_head_fitted_at_once_is_saved_and_predicts_as_any_other(demo, home, solver, network, table):
-    result = run_tiny(home, solver, f"solver={solver}", f"network={network}", "epochs=1")
-    run = read_run(home / "runs" / "demo" / solver / "fold0")
+@pytest.mark.parametrize("head_fit, network", [("logistic", "test_resnet"), ("svc", "pixels")])
+def test_a_head_fitted_at_once_is_saved_and_predicts_as_any_other(demo, home, head_fit, network, table):
+    result = run_tiny(home, head_fit, f"head_fit={head_fit}", f"network={network}", "epochs=1")
+    run = read_run(home / "runs" / "demo" / head_fit / "fold0")
     store = open_store("demo-train", table, PixelSettings(size=64, channels=1))
     images = table.loc[table["fold"] == 0, "image_id"]
     again = predict_probs(load_model(run), store, store.rows(images), "multilabel", run.experiment,
@@ -253,7 +253,7 @@ def test_black_images_get_the_prior_of_the_training_folds(demo, home):
     labels = pd.read_csv(demo / "train.csv", dtype={"image_id": str}).set_index("image_id")[run.recipe["labels"]]
     training = labels[(folds != 0).loc[labels.index]]
     prior = [(training[label] == 1).sum() / training[label].isin((0, 1)).sum() for label in labels]
-    black = json.loads((home / "folds" / "demo.json").read_text())["black"]
+    black = json.loads((home / "folds" / "demo.json").read_text())["constant"]
     held_out = [image_id for image_id in black if folds[image_id] == 0]
     assert held_out, "the tiny demo has no black image in fold 0"
     np.testing.assert_allclose(oof.loc[held_out].to_numpy(), np.tile(prior, (len(held_out), 1)), atol=1e-6)
@@ -273,7 +273,7 @@ def test_the_saved_network_gives_the_saved_predictions(demo, home):
 
 # ---- label policies, samplers, loss weights: in the training folds only
 
-EVERYTHING = ("uncertain=uniform:0.5:0.9,effusion=mean", "black=one_per_label_vector", "blank=zeros")
+EVERYTHING = ("uncertain=uniform:0.5:0.9,effusion=mean", "constant_images=one_per_label_vector", "missing_labels=zeros")
 
 
 @pytest.fixture
@@ -284,7 +284,7 @@ def table(demo, home) -> pd.DataFrame:
 
 @pytest.mark.parametrize("settings", [
     ["sampler=natural"], ["sampler=square_root"], ["sampler=balanced", *EVERYTHING],
-    ["sampler=copies", "copies=effusion=3,cardiomegaly=5", *EVERYTHING]])
+    ["sampler=copies", "label_repeats=effusion=3,cardiomegaly=5", *EVERYTHING]])
 def test_no_image_of_the_held_out_fold_is_ever_shown_in_training(demo, home, table, monkeypatch, settings):
     shown, real = [], fold.train_one_epoch
 
@@ -303,13 +303,13 @@ def test_no_image_of_the_held_out_fold_is_ever_shown_in_training(demo, home, tab
 
 @pytest.mark.parametrize("experiment", [
     Experiment(uncertain=("mean",)), Experiment(uncertain=("uniform:0.5:0.9",), sampler="balanced"),
-    Experiment(sampler="square_root", loss_weights="balanced"), Experiment(loss_weights="pos_weight", blank=("zeros",)),
-    Experiment(black="one_per_label_vector", sampler="copies", copies=("effusion=3",))])
+    Experiment(sampler="square_root", loss_weights="balanced"), Experiment(loss_weights="pos_weight", missing_labels=("zeros",)),
+    Experiment(constant_images="one_per_label_vector", sampler="copies", label_repeats=("effusion=3",))])
 def test_what_is_taught_does_not_depend_on_the_labels_held_out(demo, home, table, experiment):
     run = open_run(COMPETITIONS["demo"], "spied", 0, experiment, "no folds")
     held_out, changed = table["fold"] == 0, table.copy()
     changed.loc[held_out, list(COMPETITIONS["demo"].labels)] = 1.0
-    lessons, again = (prepare_lessons(run, COMPETITIONS["demo"], each) for each in (table, changed))
+    lessons, again = (prepare_fold_data(run, COMPETITIONS["demo"], each) for each in (table, changed))
     assert not set(lessons.image_ids) & set(table.loc[held_out, "image_id"])
     for name in ("image_ids", "cells", "targets", "expected"):
         np.testing.assert_array_equal(getattr(again, name), getattr(lessons, name))
@@ -318,9 +318,9 @@ def test_what_is_taught_does_not_depend_on_the_labels_held_out(demo, home, table
 
 def test_one_black_image_of_each_label_vector_is_trained_on(demo, table):
     competition = COMPETITIONS["demo"]
-    table.loc[table.index[:40], "black"] = True
-    cells, black = label_cells(competition, table), table["black"].to_numpy()
-    used, _ = choose_training_rows(competition, table, Experiment(black="one_per_label_vector"), 0)
+    table.loc[table.index[:40], "constant"] = True
+    cells, black = label_cells(competition, table), table["constant"].to_numpy()
+    used, _ = choose_training_rows(competition, table, Experiment(constant_images="one_per_label_vector"), 0)
     chosen = table[used & black]
     vectors = [tuple(np.nan_to_num(row, nan=9)) for row in cells]
     outside = [i for i in np.argsort(table["image_id"], kind="stable") if black[i] and table["fold"].iloc[i] != 0
@@ -330,15 +330,15 @@ def test_one_black_image_of_each_label_vector_is_trained_on(demo, table):
         first.setdefault(vectors[i], table["image_id"].iloc[i])
     assert set(chosen["image_id"]) == set(first.values()) and 2 <= len(first) < len(outside)
     for black_rule, count in (("drop", 0), ("keep", len(outside))):
-        used, _ = choose_training_rows(competition, table, Experiment(black=black_rule), 0)
+        used, _ = choose_training_rows(competition, table, Experiment(constant_images=black_rule), 0)
         assert (used & black).sum() == count
 
 
 def test_black_images_are_predicted_by_the_network_only_where_they_are_kept(demo, home, table):
     for name, rule, by_prior in (("one", "one_per_label_vector", True), ("keep", "keep", False)):
-        result = run_tiny(home, name, f"black={rule}")
+        result = run_tiny(home, name, f"constant_images={rule}")
         oof = pd.read_csv(home / "runs" / "demo" / name / "fold0" / "oof.csv", dtype={"image_id": str})
-        black = oof["image_id"].isin(table.loc[table["black"], "image_id"])
+        black = oof["image_id"].isin(table.loc[table["constant"], "image_id"])
         assert black.any()
         alike = np.isclose(oof.loc[black, list(COMPETITIONS["demo"].labels)], result["prior"], atol=1e-6).all()
         assert alike == by_prior
@@ -348,7 +348,7 @@ def test_the_schedule_follows_the_length_of_an_epoch(demo, home, monkeypatch):
     seen, real = [], fold.lr_factor
     monkeypatch.setattr("training.fold.lr_factor", lambda kind, step, steps, *others: seen.append(steps) or real(
         kind, step, steps, *others))
-    result = run_tiny(home, "longer", "sampler=copies", "copies=effusion=4,consolidation=3")
+    result = run_tiny(home, "longer", "sampler=copies", "label_repeats=effusion=4,consolidation=3")
     assert result["epoch_length"] > result["trained_on"] > 16
     assert set(seen) == {3 * -(-result["epoch_length"] // 16)}
 
@@ -361,9 +361,9 @@ def test_what_is_scored_is_counted_in_the_result(demo, home, table):
         assert scored[label] == {"certain": cells.isin((0, 1)).sum(), "positive": (cells == 1).sum()}
 
 
-@pytest.mark.parametrize("settings", [["uncertain=ones,effusion=mean", "blank=effusion=zeros", "sampler=square_root"],
+@pytest.mark.parametrize("settings", [["uncertain=ones,effusion=mean", "missing_labels=effusion=zeros", "sampler=square_root"],
                                       ["uncertain=uniform:0.2:0.3", "loss_weights=pos_weight"],
-                                      ["sampler=balanced", "loss_weights=balanced", "black=keep"]])
+                                      ["sampler=balanced", "loss_weights=balanced", "constant_images=keep"]])
 def test_one_network_a_label_learns_under_every_policy(demo, home, settings):
     assert np.isfinite(run_tiny(home, "many", "per_task=true", *settings)["loss"])
 
@@ -388,8 +388,8 @@ def train_again(home: Path, name: str, fold: int) -> None:
 
 
 def test_uncertain_cells_are_taught_by_models_that_did_not_see_them(taught, home, monkeypatch):
-    lessons, real = [], fold.prepare_lessons
-    monkeypatch.setattr("training.fold.prepare_lessons", lambda *args: lessons.append(real(*args)) or lessons[-1])
+    lessons, real = [], fold.prepare_fold_data
+    monkeypatch.setattr("training.fold.prepare_fold_data", lambda *args: lessons.append(real(*args)) or lessons[-1])
     result = run_tiny(home, "second", "uncertain=effusion=self:first,ones")
     cells, ids = lessons[0].cells, lessons[0].image_ids
     folder = home / "runs" / "demo" / "first"
@@ -398,8 +398,8 @@ def test_uncertain_cells_are_taught_by_models_that_did_not_see_them(taught, home
     assert doubtful.sum() > 3
     np.testing.assert_allclose(lessons[0].targets[doubtful, 0], oof.loc[ids[doubtful], "effusion"], atol=1e-6)
     assert (lessons[0].targets[cells[:, 1] == -1, 1] == 1).all()
-    assert result["taught_by"] == {f"first/fold{fold}": weights_hash(home, "first", fold) for fold in (0, 1)}
-    assert "taught_by" not in read_run(folder / "fold0").result
+    assert result["teacher_weights"] == {f"first/fold{fold}": weights_hash(home, "first", fold) for fold in (0, 1)}
+    assert "teacher_weights" not in read_run(folder / "fold0").result
 
 
 def test_a_teacher_must_be_another_run_whole_and_of_the_same_split(taught, home):
@@ -450,8 +450,8 @@ def test_a_run_is_not_gone_on_with_under_another_teacher(taught, home, monkeypat
 
 @pytest.mark.parametrize("settings, message", [
     (["uncertain=effusionn=ones"], "uncertain names the label 'effusionn', which is not there; did you mean 'effusi"),
-    (["blank=effusoin=zeros"], "blank names the label 'effusoin'"),
-    (["sampler=copies", "copies=Effusion=2"], "copies names the label 'Effusion'"),
+    (["missing_labels=effusoin=zeros"], "blank names the label 'effusoin'"),
+    (["sampler=copies", "label_repeats=Effusion=2"], "copies names the label 'Effusion'"),
     (["preprocessing=clahee"], "preprocessing=clahee: there is no such name"),
 ])
 def test_a_name_that_means_nothing_is_refused_before_training(demo, home, settings, message):
@@ -487,10 +487,10 @@ def test_a_loss_that_is_not_finite_stops_the_run(demo):
 
 
 def lessons_of(targets: np.ndarray, sampler: str = "natural", loss_weights: str = "none",
-               task: str = "multilabel") -> Lessons:
+               task: str = "multilabel") -> FoldData:
     count = len(targets)
     names = np.arange(count).astype(str)
-    return Lessons(names, names, targets, targets.astype(np.float32),
+    return FoldData(names, names, targets, targets.astype(np.float32),
                    expected_counts(sampler, targets, task), label_weights(loss_weights, targets, task), {},
                    np.array([], str), targets[:0])
 
@@ -513,7 +513,7 @@ def test_a_network_has_learned_where_its_loss_as_trained_is_below_the_constants(
         monkeypatch.setattr("training.fold.predict_logits", lambda model, rows, views, logits=logits: torch.from_numpy(
             logits[rows]))
         loss_fn = make_loss("cross_entropy", "multilabel", lessons.weights)
-        assert has_learned(None, None, np.arange(2000), lessons, "multilabel", 0, loss_fn) == learned
+        assert beats_constant_baseline(None, None, np.arange(2000), lessons, "multilabel", 0, loss_fn) == learned
 
 
 @pytest.mark.parametrize("loss, smoothing", [
@@ -526,7 +526,7 @@ def test_a_network_has_learned_by_whichever_loss_it_was_trained_with(monkeypatch
 
     def learned(logits: np.ndarray) -> bool:
         monkeypatch.setattr("training.fold.predict_logits", lambda model, rows, views: torch.from_numpy(logits[rows]))
-        return has_learned(None, None, np.arange(1000), lessons, "binary", 0, loss_fn)
+        return beats_constant_baseline(None, None, np.arange(1000), lessons, "binary", 0, loss_fn)
 
     for constant in (-9, -2.2, -1, 0, 9):
         assert not learned(np.full((1000, 1), float(constant)))
@@ -627,11 +627,11 @@ def test_answers_that_are_not_finite_are_said_to_be_and_nothing_is_written(demo,
 
 
 @pytest.mark.parametrize("settings, message", [
-    (["inner=0.01", "patience=2"], "images set apart cannot be scored|too few groups"),
+    (["val_fraction=0.01", "patience=2"], "images set apart cannot be scored|too few groups"),
     (["loss=auc_margin:1", "accumulate=2"], "compares the images of a whole batch"),
     (["loss=asymmetric:4:1:1"], "CLIP is subtracted"),
-    (["mixing=mixup:0"], "ALPHA must be above 0"),
-    (["solver=svc", "augmentation=warp"], "set augmentation=none, or solver=gradient"),
+    (["mix=mixup:0"], "ALPHA must be above 0"),
+    (["head_fit=svc", "augmentation=warp"], "set augmentation=none, or head_fit=gradient"),
 ])
 def test_a_recipe_that_cannot_be_is_refused_before_an_epoch(demo, home, settings, message):
     with pytest.raises(ValueError, match=message):

@@ -73,7 +73,7 @@ def test_more_layers_than_there_are_is_an_error():
 
 def test_layers_nearer_to_the_image_learn_more_slowly_and_biases_do_not_decay():
     model = build_model("mlp_a", 1, 64, 3)
-    optimizer = build_optimizer(model, "adamw", 0.1, 0.05, lr_decay=0.5)
+    optimizer = build_optimizer(model, "adamw", 0.1, 0.05, layer_decay=0.5)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     found = {names[id(parameter)]: (group["lr"], group["weight_decay"]) for group in optimizer.param_groups
              for parameter in group["params"]}
@@ -84,10 +84,10 @@ def test_layers_nearer_to_the_image_learn_more_slowly_and_biases_do_not_decay():
 
 
 @pytest.mark.parametrize("network", ["cnn_e", "lstm", "test_resnet", "test_vit"])
-@pytest.mark.parametrize("lr_decay", [1.0, 0.9])
-def test_every_weight_that_learns_is_in_one_group(network, lr_decay):
+@pytest.mark.parametrize("layer_decay", [1.0, 0.9])
+def test_every_weight_that_learns_is_in_one_group(network, layer_decay):
     model = build_model(network, 1, 64, 3)
-    grouped = [id(parameter) for group in build_optimizer(model, "adamw", 0.1, 0.05, lr_decay).param_groups
+    grouped = [id(parameter) for group in build_optimizer(model, "adamw", 0.1, 0.05, layer_decay).param_groups
                for parameter in group["params"]]
     assert sorted(grouped) == sorted(id(parameter) for parameter in model.parameters())
 

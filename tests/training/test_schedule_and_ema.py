@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from training.early_stopping import Watch
+from training.early_stopping import EarlyStopping
 from training.ema import EMA
 from training.schedule import lr_factor, warmup_cosine
 
@@ -64,7 +64,7 @@ def test_constant_is_constant_after_the_climb(kind):
 
 
 def test_the_best_epoch_is_the_first_of_the_best_and_training_ends_so_many_later():
-    watch = Watch(greater_is_better=True)
+    watch = EarlyStopping(greater_is_better=True)
     seen = []
     for score in (0.5, 0.7, 0.7, 0.6):
         seen.append((watch.see(score), watch.is_over(2)))
@@ -73,7 +73,7 @@ def test_the_best_epoch_is_the_first_of_the_best_and_training_ends_so_many_later
 
 
 def test_where_less_is_better_less_is_better():
-    watch = Watch(greater_is_better=False)
+    watch = EarlyStopping(greater_is_better=False)
     assert [watch.see(score) for score in (0.5, 0.4, 0.6)] == [True, True, False]
 
 
@@ -81,7 +81,7 @@ def test_the_rate_is_lowered_as_torchs_plateau_does():
     scores = [0.5, 0.6, 0.6, 0.59, 0.58, 0.6, 0.7, 0.1, 0.1, 0.1, 0.1]
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
     torchs = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, "max", factor=0.1, patience=1, threshold=0)
-    watch, ours, theirs = Watch(greater_is_better=True), [], []
+    watch, ours, theirs = EarlyStopping(greater_is_better=True), [], []
     for score in scores:
         torchs.step(score)
         theirs.append(optimizer.param_groups[0]["lr"])
@@ -92,12 +92,12 @@ def test_the_rate_is_lowered_as_torchs_plateau_does():
 
 
 def test_an_undefined_inner_score_is_an_error():
-    with pytest.raises(ValueError, match="inner split cannot be scored.*larger `inner`"):
-        Watch(greater_is_better=True).see(math.nan)
+    with pytest.raises(ValueError, match="inner split cannot be scored.*larger `val_fraction`"):
+        EarlyStopping(greater_is_better=True).see(math.nan)
 
 
 def test_a_watch_comes_back_from_its_state():
-    watch, again = Watch(greater_is_better=True), Watch(greater_is_better=True)
+    watch, again = EarlyStopping(greater_is_better=True), EarlyStopping(greater_is_better=True)
     watch.see(0.3)
     watch.lower(0, 0.5)
     again.load_state_dict(watch.state_dict())
