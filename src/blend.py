@@ -16,7 +16,8 @@ from tqdm import tqdm
 
 from commandline import add_experiment, load_competition, load_folded_table, make_parser, run_names
 from common.console import make_console
-from common.files import replace_atomically, sha256
+from common.figures import save_figure
+from common.files import sha256
 from competition import Competition
 from data.folds import Folds, fold_numbers, read_predicted_parts
 from data.tables import scored_targets, submitted_part
@@ -267,9 +268,7 @@ def draw_gains(competition: Competition, gains: list[Gain], best: str, path: Pat
     axes.set_title(f"{competition.name}: gains of blends on what they were not fitted on", fontsize=10)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, fontsize=8)
-    with replace_atomically(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=120)
-    return path
+    return save_figure(figure, path, dpi=120)
 
 
 if __name__ == "__main__":

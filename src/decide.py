@@ -18,7 +18,8 @@ from tqdm import tqdm
 
 from commandline import add_experiment, load_competition, load_folded_table, make_parser, run_names
 from common.console import make_console
-from common.files import read_json, replace_atomically, write_json
+from common.figures import save_figure
+from common.files import read_json, write_json
 from competition import Competition
 from data.folds import fold_numbers
 from data.tables import read_part, read_solution, scored_targets, submitted_part
@@ -192,8 +193,7 @@ def show_calibration(known: Known, scored: np.ndarray) -> dict:
     labels = tuple(label for label, is_scored in zip(competition.labels, scored, strict=True) if is_scored)
     figure = draw_reliability(targets[:, scored], {name: probs[:, scored] for name, probs in values.items()}, labels,
                               f"{competition.name}, {known.oof.name}\ncross-fitted, 15 bins of equal numbers")
-    with replace_atomically(run_folder(competition, known.oof.name) / "reliability.png") as temporary:
-        figure.savefig(temporary, format="png", dpi=110)
+    save_figure(figure, run_folder(competition, known.oof.name) / "reliability.png")
     return said
 
 

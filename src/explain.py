@@ -20,7 +20,8 @@ from rich.table import Table
 
 from commandline import add_experiment, load_competition, load_folded_table, make_parser, run_names
 from common.console import make_console
-from common.files import read_json, replace_atomically, sha256, write_csv, write_json
+from common.figures import save_figure
+from common.files import read_json, sha256, write_csv, write_json
 from common.hardware import tune_process
 from competition import Competition
 from data.decoding import decode_image, fit_image
@@ -159,8 +160,7 @@ def look_at(competition: Competition, data_dir: Path, name: str, table: pd.DataF
     figure = view_image(competition, name, members, images, row, cells[row] if part == "train" else None, fitted,
                         masks if part == "train" else {})
     path = run_folder(competition, name) / f"look_{image_id.replace('/', '_')}.png"
-    with replace_atomically(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=110)
+    save_figure(figure, path)
     print(f"look at {path}")
     return path
 
@@ -252,8 +252,7 @@ def _explain(competition: Competition, data_dir: Path, table: pd.DataFrame, oof:
         figure = draw_sheet(f"{competition.name} / {oof.name}", _caption(method, layers, members, any(masks)), rows)
         page = f"{method}.png" if first == 0 else f"{method}_{first // LABELS_A_PAGE + 1}.png"
         path = run_folder(competition, oof.name) / page
-        with replace_atomically(path) as temporary:
-            figure.savefig(temporary, format="png", dpi=110)
+        save_figure(figure, path)
         pages.append(path)
     if not any(masks):
         return pages

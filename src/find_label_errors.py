@@ -14,7 +14,8 @@ from rich.table import Table
 from auditing.confident_learning import judge_cells, measure_against, rank_suspects
 from commandline import add_experiment, load_competition, load_folded_table, make_parser, run_names
 from common.console import make_console
-from common.files import replace_atomically, write_csv
+from common.figures import save_figure
+from common.files import write_csv
 from common.image_grid import Tile, draw_tiles, short_id
 from competition import Competition
 from data.labels import scoring_targets
@@ -98,9 +99,7 @@ def _draw(competition: Competition, oof: Oof, table: pd.DataFrame, suspects: pd.
                         f"The {len(tiles)} worst of {len(frame):,}: what is given, and how probable that is to the "
                         "model that was not trained on the image.", lines)
     path = run_folder(competition, oof.name) / "label_errors.png"
-    with replace_atomically(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=110)
-    return path
+    return save_figure(figure, path)
 
 
 def show_found(name: str, found: pd.DataFrame) -> None:

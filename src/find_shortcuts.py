@@ -19,7 +19,8 @@ from tqdm import tqdm
 
 from commandline import add_experiment, load_competition, load_folded_table, make_parser, run_names
 from common.console import make_console
-from common.files import replace_atomically, write_csv
+from common.figures import save_figure
+from common.files import write_csv
 from common.hardware import tune_process
 from common.image_grid import Tile, draw_tiles, short_id
 from competition import Competition
@@ -245,9 +246,7 @@ def draw_changes(competition: Competition, oof: Oof, member: BlendMember, table:
                         "label.",
                         lines)
     path = run_folder(competition, oof.name) / "shortcuts.png"
-    with replace_atomically(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=110)
-    return path
+    return save_figure(figure, path)
 
 
 def _pair(text: str, zone: str, image: np.ndarray, mask: np.ndarray, before: float,

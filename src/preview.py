@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from commandline import add_experiment, load_competition, make_parser, pick_experiment, run_names
-from common.files import replace_atomically
+from common.figures import save_figure
 from common.hardware import tune_process
 from common.settings import override
 from competition import Competition
@@ -94,8 +94,7 @@ def preview(competition: Competition, table: pd.DataFrame, name: str, experiment
         raise ValueError(f"every image of {competition.name} has one grey value: there is nothing to look at")
     path = run_folder(competition, name) / "preview.png"
     figure = _draw_sheet(competition, table, name, experiment, chosen, effect, warnings)
-    with replace_atomically(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=100, metadata={"Software": None})
+    save_figure(figure, path, dpi=100, metadata={"Software": None})
     print(f"{name}: {_summary(experiment, effect)}; look at {path}")
     for warning in warnings:
         print(f"warning: {warning}")

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 
 from commandline import add_experiment, load_competition, load_folded_table, make_parser, run_names
-from common.files import read_json, replace_atomically, sha256, write_json
+from common.figures import save_figure
+from common.files import read_json, sha256, write_json
 from common.hardware import tune_process
 from common.image_grid import Tile, draw_tiles, labels_text, short_id
 from competition import Competition
@@ -108,7 +108,7 @@ def draw_run(competition: Competition, oof: Oof, table: pd.DataFrame) -> list[Pa
     print(note)
     places = lay_out(np.asarray(points[rows], np.float32))
     views = make_views(competition, cells[rows], oof.probs[rows], decisions[rows], folds[rows])
-    _save(draw_map(title, note, places, views), files[1])
+    save_figure(draw_map(title, note, places, views), files[1])
     nearest = search_held_out(embedded, held_out, folds, usable, rows, ON_PAGE)
     images = store.read(store.rows(table["image_id"].iloc[rows]))
     write_page(files[0], title, note, _points(competition, table, cells, oof.probs, rows, places, nearest), views,
@@ -167,7 +167,7 @@ def draw_neighbours(competition: Competition, data_dir: Path, oof: Oof, table: p
     figure = draw_tiles(f"{competition.name} / {oof.name}: nearest training cases",
                         "Left, framed: the image asked for. Distance: 1 - cosine between features. A training image is "
                         "seen by the model that was not trained on it.", [lines[each] for each in image_ids])
-    return _save(figure, run_folder(competition, oof.name) / "neighbours_of_images.png")
+    return save_figure(figure, run_folder(competition, oof.name) / "neighbours_of_images.png")
 
 
 def _open_train(competition: Competition, oof: Oof, table: pd.DataFrame) -> PixelStore:
@@ -230,13 +230,7 @@ def _draw_confusion(title: str, competition: Competition, targets: np.ndarray, d
                     path: Path) -> None:
     figure, _ = draw_confusion(competition, f"{title}: out-of-fold images\ndecided by rules fitted on other folds",
                                targets, decisions)
-    _save(figure, path)
-
-
-def _save(figure: Figure, path: Path) -> Path:
-    with replace_atomically(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=110)
-    return path
+    save_figure(figure, path)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from commandline import make_parser
 from common.console import make_console
-from common.files import replace_atomically
+from common.figures import save_figure
 from common.hardware import tune_process
 from competition import COMPETITIONS, Competition
 from data.pixel_store import image_channels
@@ -65,8 +65,7 @@ def main(argv: list[str] | None = None) -> "list[Entry] | Anatomy":  # noqa: F82
     make_console().print(_stage_table(name, anatomy))
     if args.diagram:
         figure = draw(name, anatomy)
-        with replace_atomically(args.diagram) as temporary:
-            figure.savefig(temporary, format=args.diagram.suffix[1:], dpi=100)
+        save_figure(figure, args.diagram, dpi=100)
         print(f"drawn into {args.diagram}")
     return anatomy
 

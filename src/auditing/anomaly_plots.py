@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from common.files import replace_atomically
+from common.figures import save_figure
 from common.image_grid import short_id
 
 BLUE, RED = "#0072B2", "#D55E00"  # source: Okabe & Ito 2008, https://jfly.uni-koeln.de/color/
@@ -89,6 +89,4 @@ def draw_rebuilt(title: str, lines: list[tuple[str, list[Rebuilt]]], path: Path)
 
 
 def _save(figure: Figure, path: Path) -> Path:
-    with replace_atomically(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=110)
-    return path
+    return save_figure(figure, path)

@@ -14,7 +14,7 @@ from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from auditing.label_stats import MeanImages
-from common.files import replace_atomically
+from common.figures import save_figure
 
 # Source of the colours: Okabe & Ito 2008, https://jfly.uni-koeln.de/color/
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY, GREY = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9",
@@ -24,7 +24,6 @@ SMALL, NORMAL, LARGE = 8, 9.5, 12  # points
 LONGEST = 42  # letters of a name
 VIOLIN_POINTS = 3000  # a violin is drawn from at most so many values, evenly spaced in rank
 FEWEST = 10  # with fewer the values themselves are drawn
-DPI = 110
 SHARE = FuncFormatter(lambda value, _: f"{round(100 * value, 3):g}%")  # 2.5% is not 2%
 THOUSANDS = FuncFormatter(lambda value, _: f"{value:,.0f}")
 
@@ -50,7 +49,7 @@ def plot_cells(counts: pd.DataFrame, path: Path) -> Path:
     _name_rows(axes, counts["label"])
     _finish_bars(axes, "Label cells (at the right: how many are 1)", "images", THOUSANDS)
     figure.legend(loc="outside lower center", ncols=4, fontsize=SMALL, frameon=False)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def plot_prevalence(by_part: dict[str, pd.DataFrame], path: Path) -> Path:
@@ -67,7 +66,7 @@ def plot_prevalence(by_part: dict[str, pd.DataFrame], path: Path) -> Path:
     _finish_bars(axes, "Positives among certain cells", "", SHARE)
     if len(by_part) > 1:  # below, where it hides no bar
         figure.legend(loc="outside lower center", ncols=len(by_part), fontsize=SMALL, frameon=False)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def plot_counts(by_series: dict[str, pd.DataFrame], title: str, path: Path, with_absent: bool = False) -> Path:
@@ -95,7 +94,7 @@ def plot_counts(by_series: dict[str, pd.DataFrame], title: str, path: Path, with
     right.tick_params(axis="y", labelleft=False)
     figure.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=SMALL,
                   frameon=False)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def plot_correlation(phi: np.ndarray, labels: Sequence[str], path: Path) -> Path:
@@ -116,7 +115,7 @@ def plot_correlation(phi: np.ndarray, labels: Sequence[str], path: Path) -> Path
     axes.set_yticks(range(len(labels)), shorten(labels), fontsize=SMALL)
     axes.set_title("Correlation of labels (phi, certain cells)", fontsize=LARGE)
     figure.colorbar(image, ax=axes, shrink=0.7).ax.tick_params(labelsize=SMALL)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def plot_findings(findings: np.ndarray, path: Path) -> Path:
@@ -136,7 +135,7 @@ def plot_findings(findings: np.ndarray, path: Path) -> Path:
                    f"multiple {multiple / total:.1%}", fontsize=LARGE)
     axes.set_xlabel("labels present", fontsize=NORMAL)
     _finish_columns(axes)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def plot_combinations(combinations: pd.DataFrame, distinct: int, path: Path) -> Path:
@@ -151,7 +150,7 @@ def plot_combinations(combinations: pd.DataFrame, distinct: int, path: Path) -> 
     axes.set_xlim(0, 1.2 * combinations["images"].max())
     _name_rows(axes, combinations["combination"].map(_two_lines), longest=125)
     _finish_bars(axes, f"Labels present together: {distinct:,} different combinations", "images", THOUSANDS)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def plot_images_per_group(per_group: pd.DataFrame, path: Path) -> Path:
@@ -168,7 +167,7 @@ def plot_images_per_group(per_group: pd.DataFrame, path: Path) -> Path:
         axes.set_ylim(bottom=0.7)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     _finish_columns(axes, "patients")
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def plot_mean_images(means: MeanImages, labels: Sequence[str], path: Path) -> Path:
@@ -195,7 +194,7 @@ def plot_mean_images(means: MeanImages, labels: Sequence[str], path: Path) -> Pa
                                   extend="both" if np.abs(differences[k]).max() > largest else "neither")
             bar.ax.set_yticklabels([f"{-largest:.0f}", "0", f"+{largest:.0f}"], fontsize=SMALL - 1)
         trio[0].text(0, 1.22, shorten([label])[0], transform=trio[0].transAxes, fontsize=NORMAL, weight="bold")
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 # ---- other columns
@@ -223,7 +222,7 @@ def plot_numbers(name: str, values: np.ndarray, cells: np.ndarray, labels: Seque
     right.set_xlabel(name, fontsize=NORMAL)
     right.tick_params(labelsize=SMALL)
     _light_grid(right, "x")
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def plot_categories(name: str, categories: Sequence[str], rates: np.ndarray, counts: np.ndarray, labels: Sequence[str],
@@ -240,7 +239,7 @@ def plot_categories(name: str, categories: Sequence[str], rates: np.ndarray, cou
         _finish_bars(axes, f"Positives among certain cells, by {name}", "", SHARE)
         figure.legend(loc="outside lower center", ncols=2, fontsize=SMALL, frameon=False, title="images",
                       title_fontsize=SMALL)
-        return _save(figure, path)
+        return save_figure(figure, path)
     figure = Figure(figsize=(3 + 0.55 * len(names), 2.6 + 0.34 * len(labels)), layout="constrained")
     axes = figure.subplots()
     image = axes.imshow(np.ma.masked_invalid(rates.T), cmap="viridis", vmin=0, vmax=np.nanmax([0.01, *rates.ravel()]),
@@ -251,7 +250,7 @@ def plot_categories(name: str, categories: Sequence[str], rates: np.ndarray, cou
     axes.set_yticks(range(len(labels)), shorten(labels), fontsize=SMALL)
     axes.set_title(f"Positives among certain cells, by {name}", fontsize=LARGE)
     figure.colorbar(image, ax=axes, format=SHARE).ax.tick_params(labelsize=SMALL)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def plot_decades(name: str, ages: np.ndarray, groups: np.ndarray, path: Path) -> Path:
@@ -282,7 +281,7 @@ def plot_decades(name: str, ages: np.ndarray, groups: np.ndarray, path: Path) ->
     for axes in (left, right):
         axes.set_xticks(range(len(tens)), names, rotation=45 if len(tens) > 6 else 0, fontsize=SMALL)
         axes.set_xlabel(name, fontsize=NORMAL)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def plot_age_by_sex(name: str, ages: np.ndarray, sexes: np.ndarray, cells: np.ndarray, labels: Sequence[str],
@@ -306,7 +305,7 @@ def plot_age_by_sex(name: str, ages: np.ndarray, sexes: np.ndarray, cells: np.nd
     _light_grid(axes, "y")
     figure.legend(handles=[Patch(color=SERIES[number], label=sex) for number, sex in enumerate(kinds)], fontsize=SMALL,
                   loc="outside lower center", ncols=max(1, len(kinds)), frameon=False)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def plot_age_histograms(name: str, ages: np.ndarray, sexes: np.ndarray, cells: np.ndarray, labels: Sequence[str],
@@ -333,7 +332,7 @@ def plot_age_histograms(name: str, ages: np.ndarray, sexes: np.ndarray, cells: n
         axis.legend(fontsize=SMALL - 1.5, frameon=False)
         axis.tick_params(labelsize=SMALL - 1, labelbottom=k + across >= len(labels))  # the lowest of its column
         axis.yaxis.set_major_locator(MaxNLocator(4, integer=True))
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 # ---- images
@@ -370,7 +369,7 @@ def plot_properties(by_part: dict[str, pd.DataFrame], path: Path) -> Path:
     axes[4].tick_params(labelsize=SMALL)
     axes[5].legend(loc="center", fontsize=NORMAL, frameon=False)
     axes[5].set_axis_off()
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def plot_montage(pictures: Sequence[tuple[str, np.ndarray]], total: int, path: Path) -> Path:
@@ -387,7 +386,7 @@ def plot_montage(pictures: Sequence[tuple[str, np.ndarray]], total: int, path: P
         axis.imshow(picture, cmap="gray", vmin=0, vmax=255)
         axis.add_patch(_frame(picture.shape))
         axis.set_title(text, fontsize=SMALL - 1)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 # ---- probes and prices
@@ -417,7 +416,7 @@ def plot_probes(names: Sequence[str], aucs: Sequence[tuple[float, float, float]]
                     "alone", fontsize=SMALL)
     axes.tick_params(axis="x", labelsize=SMALL)
     _light_grid(axes, "x")
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def plot_price(folds: Sequence[tuple[str, float, float]], f1: Sequence[tuple[str, float, float]], path: Path) -> Path:
@@ -446,7 +445,7 @@ def plot_price(folds: Sequence[tuple[str, float, float]], f1: Sequence[tuple[str
         axis.set_ylim(max(rows, 5) - 0.4, -0.6)  # bars of both halves are as thick
         axis.legend(fontsize=SMALL, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False)
         axis.set_title(title, fontsize=LARGE, pad=24)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 # ---- shared
@@ -566,9 +565,3 @@ def shorten(names: Sequence[str], longest: int = LONGEST) -> list[str]:
     short = [name if len(name) <= longest else f"{name[:longest // 2]}…{name[1 - longest + longest // 2:]}"
              for name in map(str, names)]
     return [name.replace("$", r"\$") for name in short]
-
-
-def _save(figure: Figure, path: Path) -> Path:
-    with replace_atomically(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=DPI)
-    return path

@@ -272,7 +272,7 @@ def draw_pairs(pairs: pd.DataFrame, table_a: pd.DataFrame, table_b: pd.DataFrame
     `image_id`, of column `a` and of column `b`."""
     from matplotlib.figure import Figure
 
-    from common.files import replace_atomically
+    from common.figures import save_figure
 
     if "correlation" in pairs:
         pairs = pairs.sort_values("correlation", kind="stable")
@@ -293,9 +293,7 @@ def draw_pairs(pairs: pd.DataFrame, table_a: pd.DataFrame, table_b: pd.DataFrame
         facts = [f"correlation {pair['correlation']:.2f}"] if "correlation" in pair else []
         facts += [f"{pair['distance']} bits"] if "distance" in pair else []
         axis.set_title("\n".join([_short(pair["a"]), _short(pair["b"]), ", ".join(facts)]), fontsize=7)
-    with replace_atomically(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=110)
-    return path
+    return save_figure(figure, path)
 
 
 def _short(image_id: str, most: int = 44) -> str:

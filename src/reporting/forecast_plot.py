@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from common.files import replace_atomically
+from common.figures import save_figure
 from scoring.score_forecast import Forecast
 
 # Source of the colours: Okabe & Ito 2008, https://jfly.uni-koeln.de/color/
@@ -49,9 +49,7 @@ def plot_forecast(path: Path, frame: pd.DataFrame, seen: Forecast, title: str) -
         handles.append(Line2D([], [], color="white", marker="o", markeredgecolor=BLACK, label="what it then was"))
     figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), frameon=False,
                   title="Forecast: 50 % (thick) and 95 % (thin) of what is likely")
-    with replace_atomically(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=110)
-    return path
+    return save_figure(figure, path)
 
 
 def _draw_range(axes: Axes, seen: Forecast, draws: np.ndarray, height: float, colour: str) -> None:

@@ -10,7 +10,8 @@ from rich.table import Table
 from scipy.stats import norm, spearmanr, theilslopes
 
 from common.console import make_console
-from common.files import home, replace_atomically
+from common.figures import save_figure
+from common.files import home
 from competition import Competition
 from data.folds import fold_numbers
 from data.tables import scored_targets
@@ -104,8 +105,7 @@ def report_agreement(competition: Competition, cv_images: int, scored_images: di
     for usage, (there, agreement) in agreements.items():
         console.print(_summary(competition, usage, there, agreement, usage in scored_images), highlight=False)
     path = home() / "runs" / competition.name / "cv_lb.png"
-    with replace_atomically(path) as temporary:
-        plot_agreement(competition, agreements).savefig(temporary, dpi=120, format="png")
+    save_figure(plot_agreement(competition, agreements), path, dpi=120)
     print(f"plot: {path}")
     return path
 

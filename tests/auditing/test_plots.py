@@ -23,7 +23,7 @@ def drawn(monkeypatch):
         figures.append(figure)
         return path
 
-    monkeypatch.setattr(plots, "_save", keep)
+    monkeypatch.setattr(plots, "save_figure", keep)
     return figures
 
 
