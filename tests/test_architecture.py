@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-SRC = Path(__file__).resolve().parents[1] / "src"
+from real_data import SRC
+
 # Each folder imports only folders that stand before it; competition.py stands before all of them, experiment.py before
 # `data`, and commandline.py behind them.
 FOLDERS = ("common", "scoring", "data", "describing", "models", "results", "training", "auditing", "explaining",

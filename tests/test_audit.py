@@ -17,9 +17,9 @@ from common.files import read_csv, write_csv
 from competition import Competition, Part
 from data.image_scan import Scan
 from data.tables import read_train
+from real_data import DATA, needs
 
 N = 48
-REAL = Path(__file__).parents[2] / "shared" / "data"
 MESSY = Competition(name="messy", about="Noise with troubles.", task="multilabel", labels=("square", "other"),
                     metric="roc_auc", train=Part(table="train.csv", images="train/{image_id}.png"),
                     test=Part(table="test.csv", images="test/{image_id}.png", labelled=False), group_column="patient")
@@ -420,10 +420,10 @@ def test_plain_holds_nothing_that_json_cannot():
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not (REAL / "nih1000").exists(), reason="no real images here")
+@needs("nih1000")
 def test_the_order_of_the_nih_sample_tells_its_labels(home, undrawn):
     """Its table lists the images without a finding first: what the order gives away, and what is no harm."""
-    account = run("nih14", "--quick", "--data-dir", str(REAL / "nih1000"))
+    account = run("nih14", "--quick", "--data-dir", str(DATA / "nih1000"))
     assert said(account, "by the order of rows and the ids alone")["severity"] in ("note", "warning")
     assert account["duplicates"]["exact_sets"] == account["duplicates"]["near_pairs"] == 0
     assert account["parts"]["left_out"] == 77
@@ -434,22 +434,22 @@ def test_a_scan_has_the_fields_that_the_audit_reads():
             "phash", "paths", "folder"} <= set(Scan.__dataclass_fields__)
 
 
-@pytest.mark.skipif(not (REAL / "nih1000").exists(), reason="no real images here")
+@needs("nih1000")
 def test_the_split_column_of_the_nih_sample_shares_patients(home, undrawn, monkeypatch):
     """15 patients of its train and valid, 8 of train and test, 9 of valid and test."""
     monkeypatch.setattr(audit, "probe_train", lambda report, *others: report.account.update(probes={"left_out": {}}))
     monkeypatch.setattr(audit, "probe_part", lambda *arguments: None)
-    account = run("nih14", "--quick", "--data-dir", str(REAL / "nih1000"), "--split",
-                  str(REAL / "nih1000" / "sample_labels.csv"))
+    account = run("nih14", "--quick", "--data-dir", str(DATA / "nih1000"), "--split",
+                  str(DATA / "nih1000" / "sample_labels.csv"))
     shared = {(row["part"], row["other"]): row["groups"] for row in account["split"]}
     assert (shared["train", "valid"], shared["train", "test"], shared["valid", "test"]) == (15, 8, 9)
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not (REAL / "chest_xray").exists(), reason="no real images here")
+@needs("chest_xray")
 def test_a_published_split_whose_test_images_are_training_images_lights_up(home, undrawn):
-    account = run("pneumonia2", "--quick", "--data-dir", str(REAL / "chest_xray"), "--split",
-                  str(REAL / "chest_xray" / "leaky_split.csv"))
+    account = run("pneumonia2", "--quick", "--data-dir", str(DATA / "chest_xray"), "--split",
+                  str(DATA / "chest_xray" / "leaky_split.csv"))
     finding = said(account, "between test and train")
     assert finding["severity"] == "error" and "of 784 images of test 784 are there too" in finding["what"]
     assert said(account, "between val and train")["severity"] == "error"

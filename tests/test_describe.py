@@ -19,9 +19,7 @@ from describe import constant, main, make_name, write_literal
 from describing.image_headers import look_at
 from describing.inventory import IMAGE_ENDINGS, _find_unnamed_dicoms, find_id, survey_folder
 from describing.label_columns import find_group_pattern, find_labels
-
-DATA = Path(__file__).parents[2] / "shared" / "data"
-needs_data = pytest.mark.skipif(not DATA.exists(), reason="the real images are not here")
+from real_data import DATA, needs
 
 PROBS, TEXT = {"submission": "probs"}, {"submission": "text"}
 
@@ -889,7 +887,7 @@ def test_the_next_steps_are_to_look_over_and_to_split(home, tmp_path, capsys):
 # ---- real folders
 
 
-@needs_data
+@needs("nih1000", "chest_xray")
 def test_the_real_folders_are_described(home):
     competition, doubts = main([str(DATA / "nih1000")])
     ready = COMPETITIONS["nih14"]

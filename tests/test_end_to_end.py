@@ -17,10 +17,10 @@ import make_folds
 import predict
 import train
 from competition import COMPETITIONS
+from real_data import require
 from results.checkpoints import load_model
 from results.runs import read_run
 
-DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 LABELS = list(COMPETITIONS["demo"].labels)
 QUICK = ["--set", "epochs=2", "batch_size=32"]
 
@@ -152,9 +152,7 @@ def test_the_best_reachable_score_stands_above_every_run(trained):
     ("nih3", "nih1000", 723, 200), ("nih14", "nih1000", 723, 200),
     ("pneumonia2", "chest_xray", 5216, 624), ("pneumonia3", "chest_xray", 5216, 624)])
 def test_real_images_from_folds_to_submission(home, capsys, name, folder, images, test_images):
-    if not (DATA / folder).exists():
-        pytest.skip("the real images are not here")
-    where = ["--competition", name, "--data-dir", str(DATA / folder)]
+    where = ["--competition", name, "--data-dir", str(require(folder))]
     make_folds.main([*where, "--folds", "2"])
     train_quickly("mlp_a", "mlp", *where)
     submission = pd.read_csv(predict.main([*where, "--experiment", "mlp"])[0])

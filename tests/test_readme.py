@@ -5,14 +5,13 @@ import re
 import shlex
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from competition import COMPETITIONS
 from experiment import EXPERIMENTS
+from real_data import ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 COMMANDS = sorted(set(re.findall(r"python (?:src|tests/benchmarks)/\w+\.py[^\n`#|]*",
                                  README + (ROOT / "run.sh").read_text())))

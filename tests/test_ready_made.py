@@ -17,8 +17,8 @@ import train
 from common.files import read_csv, read_json
 from competition import COMPETITIONS, MEDMNIST
 from data.tables import label_cells, read_part, read_train, submitted_part
+from real_data import require
 
-NIH_SAMPLE = Path(__file__).parents[2] / "shared" / "data" / "nih1000"
 LAYOUTS = {
     "nih14_full": layouts.write_nih14_full,
     "chexpert": partial(layouts.write_chexpert, small=False),
@@ -84,9 +84,7 @@ def write_layout(name: str, home: Path) -> Path:
     """The organisers' files, small; of nih3 and nih14 the real ones."""
     if name in LAYOUTS:
         return LAYOUTS[name](home / "files")
-    if not NIH_SAMPLE.exists():
-        pytest.skip("the real images are not here")
-    return NIH_SAMPLE
+    return require("nih1000")
 
 
 @pytest.mark.parametrize("name", STEPS + SAMPLES)

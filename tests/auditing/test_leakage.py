@@ -1,7 +1,6 @@
 """The price of a leak is found where one was planted, is nothing where there is none, and shared images are counted."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -23,8 +22,8 @@ from auditing.leakage import (
 )
 from common.files import read_csv
 from models.frozen_features import frozen_features
+from real_data import DATA, needs
 
-REAL = Path(__file__).parents[3] / "shared" / "data"
 LABELS = ["common", "rare"]
 
 
@@ -227,9 +226,9 @@ def test_a_split_without_ids_or_parts_says_what_it_has():
         match_split(pd.DataFrame({"name": ["x1.png"], "colour": ["red"]}), IMAGES)
 
 
-@pytest.mark.skipif(not (REAL / "chest_xray").exists(), reason="the pneumonia X-rays are not there")
+@needs("chest_xray")
 def test_the_published_leaky_split_lights_up():
-    folder = REAL / "chest_xray"
+    folder = DATA / "chest_xray"
     paths = sorted(folder.glob("*/*/*.jpeg"))
     table = pd.DataFrame({"image_id": [str(path.relative_to(folder)) for path in paths], "path": list(map(str, paths))})
     joined, parts = match_split(read_csv(folder / "leaky_split.csv"), table)

@@ -24,8 +24,7 @@ from data.duplicates import (
 )
 from data.image_scan import scan_images
 from data.phantoms import SITES, draw_phantom
-
-REAL = Path(__file__).parents[3] / "shared" / "data"
+from real_data import DATA, needs
 
 
 def phantom(number: int, size: int = 160) -> np.ndarray:
@@ -195,8 +194,8 @@ def test_pairs_are_drawn(home, people):
     assert [path.name for path in (home / "plots").iterdir()] == ["pairs.png"]
 
 
-@pytest.mark.skipif(not (REAL / "nih1000").exists(), reason="the NIH sample is not there")
+@needs("nih1000")
 def test_people_who_look_alike_are_not_called_copies(home):
-    paths = sorted((REAL / "nih1000" / "images").glob("*.png"))
+    paths = sorted((DATA / "nih1000" / "images").glob("*.png"))
     scan = scan_images("nih", pd.DataFrame({"image_id": [path.stem for path in paths], "path": list(map(str, paths))}))
     assert exact_sets(scan) == [] and near_pairs(scan).empty  # it is known to have no copies

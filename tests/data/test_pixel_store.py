@@ -24,9 +24,9 @@ from data.decoding import decode_image, fit_image
 from data.pixel_store import PixelSettings, PixelStore, image_channels, open_store, pixel_settings, stored_image
 from data.preprocessing import PREPROCESSING
 from experiment import Experiment
+from real_data import DATA, needs
 
-REAL = Path(__file__).parents[3] / "shared" / "data"
-NIH, CHEST = REAL / "nih1000" / "images", REAL / "chest_xray" / "train"
+NIH, CHEST = DATA / "nih1000" / "images", DATA / "chest_xray" / "train"
 GREY = PixelSettings(size=16, channels=1)
 
 
@@ -727,7 +727,7 @@ def resident_kilobytes(path: Path) -> int:
 # ---- real images
 
 
-@pytest.mark.skipif(not NIH.is_dir(), reason="the real images are not here")
+@needs("nih1000")
 def test_transparent_nih_images_are_their_grey():
     transparent = [path for path in sorted(NIH.iterdir()) if path.read_bytes()[25] == 6]  # PNG's colour type RGBA
     assert len(transparent) == 21
@@ -737,7 +737,7 @@ def test_transparent_nih_images_are_their_grey():
         assert np.array_equal(decode_image(path, 3), np.dstack([grey] * 3))
 
 
-@pytest.mark.skipif(not CHEST.is_dir(), reason="the real images are not here")
+@needs("chest_xray")
 def test_real_radiographs_decode_as_pillow_has_them_and_reduced_ones_are_as_good():
     for path in sorted(CHEST.glob("*/*"))[::250]:
         full = decode_image(path, 1)

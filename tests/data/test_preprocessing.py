@@ -1,6 +1,5 @@
 """Preprocessing against OpenCV, kernels and tables by hand, and borders of known geometry."""
 
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -8,9 +7,9 @@ import pytest
 
 from data.decoding import decode_image
 from data.preprocessing import PREPROCESSING, CropBorders, apply_steps, check_steps
+from real_data import DATA, needs
 
-REAL = Path(__file__).parents[3] / "shared" / "data"
-NIH = REAL / "nih1000" / "images"
+NIH = DATA / "nih1000" / "images"
 CROP = PREPROCESSING["crop_borders"]
 
 
@@ -164,7 +163,7 @@ def test_a_large_image_loses_its_border_but_for_a_rim_and_nothing_else():
     assert (mask == 255).sum() == inside.size
 
 
-@pytest.mark.skipif(not NIH.is_dir(), reason="the real images are not here")
+@needs("nih1000")
 def test_of_real_radiographs_with_a_frame_around_them_only_the_frame_goes():
     paths = sorted(NIH.iterdir())[::50]
     shrunk = 0

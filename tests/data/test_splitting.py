@@ -20,8 +20,8 @@ from data.splitting import (
     split_seed,
     stratified_folds,
 )
+from real_data import DATA, needs
 
-DATA = Path(__file__).parents[3] / "shared" / "data"
 NIH_TABLE = DATA / "nih_labels" / "Data_Entry_2017_v2020.csv.gz"
 NIH_SAMPLE = DATA / "nih1000" / "sample_labels.csv"
 PROPERTY = settings(max_examples=100, deadline=None, database=None, derandomize=True)
@@ -289,7 +289,7 @@ def read_nih(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not NIH_TABLE.exists(), reason="the label table of ChestX-ray14 is not here")
+@needs("nih_labels")
 def test_chestxray14_is_dealt_within_a_positive_of_even():
     targets, patients = read_nih(NIH_TABLE)
     assert targets.shape == (112_120, 14) and len(np.unique(patients)) == 30_805
@@ -326,7 +326,7 @@ def test_223_000_images_with_uncertain_and_blank_cells_are_dealt_within_two_perc
     assert memory < 1e9
 
 
-@pytest.mark.skipif(not NIH_SAMPLE.exists(), reason="the sample of ChestX-ray14 is not here")
+@needs("nih1000")
 def test_a_patient_with_a_third_of_a_fold_costs_little_more_than_it_must():
     targets, patients = read_nih(NIH_SAMPLE)
     assert np.unique(patients, return_counts=True)[1].max() == 66

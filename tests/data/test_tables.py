@@ -10,9 +10,7 @@ import pytest
 
 from competition import COMPETITIONS, Competition, Part
 from data.tables import label_cells, read_part, read_sample, read_solution, read_train
-
-DATA = Path(__file__).parents[3] / "shared" / "data"
-needs_data = pytest.mark.skipif(not DATA.exists(), reason="the real images are not here")
+from real_data import DATA, needs
 
 COLUMNS = Competition(
     name="columns", about="one column a label", task="multilabel", labels=("a", "b"), metric="roc_auc",
@@ -336,7 +334,7 @@ def test_two_hundred_thousand_rows_are_read(tmp_path, monkeypatch):
 # ---- the real sets: counts as their description has them
 
 
-@needs_data
+@needs("nih1000")
 def test_nih_is_a_thousand_images_of_264_patients_before_those_of_test_are_left_out():
     competition = replace(COMPETITIONS["nih14"], test=None, train=replace(COMPETITIONS["nih14"].train, row_filter=()))
     table, _ = read_train(competition, DATA / "nih1000")
@@ -349,7 +347,7 @@ def test_nih_is_a_thousand_images_of_264_patients_before_those_of_test_are_left_
     assert (label_cells(competition, table).sum(axis=1) == 0).sum() == 499
 
 
-@needs_data
+@needs("nih1000")
 @pytest.mark.parametrize("name", ["nih3", "nih14"])
 def test_nih_train_shares_no_patient_with_test(name):
     table, left_out = read_train(COMPETITIONS[name], DATA / "nih1000")
@@ -362,7 +360,7 @@ def test_nih_train_shares_no_patient_with_test(name):
     assert len(left_out) == (raw["split"].ne("test") & raw["Patient ID"].isin(shared)).sum() > 0
 
 
-@needs_data
+@needs("chest_xray")
 @pytest.mark.parametrize("name, train, test", [
     ("pneumonia2", {"pneumonia": 3875}, {"pneumonia": 390}),
     ("pneumonia3", {"normal": 1341, "bacteria": 2530, "virus": 1345}, {"normal": 234, "bacteria": 242, "virus": 148}),

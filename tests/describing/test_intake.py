@@ -23,8 +23,7 @@ from data.tables import (
     read_train,
     submitted_part,
 )
-
-DATA = Path(__file__).parents[3] / "shared" / "data"
+from real_data import DATA, needs
 
 COLUMNS = Competition(name="columns", about="one column a label", task="multilabel", labels=("a", "b"),
                       metric="roc_auc", train=Part(table="train.csv", images="train/{image_id}.png"))
@@ -352,7 +351,7 @@ def test_the_medmnist_descriptions_are_those_of_the_package():
             assert ours in label
 
 
-@pytest.mark.skipif(not DATA.exists(), reason="the real tables are not here")
+@needs("nih_labels")
 def test_the_whole_label_table_of_the_nih_is_read(tmp_path):
     full = COMPETITIONS["nih14_full"]
     table = (DATA / "nih_labels" / "Data_Entry_2017_v2020.csv.gz").resolve()

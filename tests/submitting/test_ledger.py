@@ -6,16 +6,15 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
 from competition import COMPETITIONS
+from real_data import SRC
 from submitting import ledger
 from submitting.ledger import COLUMNS, Entry, append_entry, ledger_path, one_line, read_ledger
 
 DEMO = COMPETITIONS["demo"]
-SRC = Path(__file__).resolve().parents[2] / "src"
 HASH = "0123456789abcdef" * 4
 
 

@@ -4,7 +4,6 @@ import hashlib
 import math
 import random
 from dataclasses import replace
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -13,6 +12,7 @@ import torch
 from scipy.stats import ks_2samp, kstest
 
 from data.phantoms import SITES, draw_phantom
+from real_data import require
 from training.augmentation import (
     AUGMENTATIONS,
     CHEST,
@@ -29,7 +29,6 @@ from training.augmentation import (
 )
 from training.batches import training_batches
 
-XRAYS = Path(__file__).parents[3] / "shared" / "data" / "nih1000" / "images"
 LIBRARIES = {"warp": Warp, "solt": solt, "albumentations": albumentations}  # each makes one of (image size, strengths)
 CHANGING = [name for name in AUGMENTATIONS if name != "none"]
 STILL = Strengths(degrees=0, shear=0, scale=0, shift=0, blur=0, cutout=0, intensity=0, gain=0, offset=0, gamma=0)
@@ -452,9 +451,8 @@ def test_the_references_own_stream_blackens_half_of_the_pixels(size):
 def pictures(request) -> list[np.ndarray]:
     if request.param == "phantoms":
         return [phantom(number) for number in range(6)]
-    if not XRAYS.is_dir():
-        pytest.skip("the X-rays are not here")
-    return [cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) for path in sorted(XRAYS.glob("*.png"))[:6]]
+    xrays = require("nih1000") / "images"
+    return [cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) for path in sorted(xrays.glob("*.png"))[:6]]
 
 
 def mean_change(name: str, pictures: list[np.ndarray]) -> float:

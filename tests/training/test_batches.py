@@ -12,9 +12,8 @@ import numpy as np
 import pytest
 import torch
 
+from real_data import SRC
 from training.batches import training_batches
-
-SRC = Path(__file__).resolve().parents[2] / "src"
 
 WORK = """
 import sys, time

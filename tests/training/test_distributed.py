@@ -12,9 +12,9 @@ from safetensors.torch import load_file
 
 import train
 from data.demo import DemoSettings, make_demo
+from real_data import SRC
 from results.runs import read_run
 
-SRC = Path(__file__).resolve().parents[2] / "src"
 # with batch norm, whose statistics must be of the whole batch, and without dropout, which every process draws anew
 RECIPE = ["--experiment", "cnn_b", "--fold", "0", "--set", "network=test_resnet", "epochs=2", "batch_size=16",
           "precision=fp32", "augmentation=warp", "mix=mixup:0.4"]

@@ -25,6 +25,7 @@ from data.folds import read_folds
 from data.pixel_store import PixelSettings, open_store
 from data.tables import label_cells
 from experiment import EXPERIMENTS, Experiment
+from real_data import SRC
 from results.checkpoints import load_checkpoint, load_model, save_checkpoint
 from results.runs import Run, open_run, read_run
 from training import fold
@@ -33,7 +34,6 @@ from training.fold_data import FoldData, choose_training_rows, prepare_fold_data
 from training.losses import best_constant, label_weights, make_loss
 from training.sampling import expected_counts
 
-SRC = Path(__file__).resolve().parents[2] / "src"
 TINY = ["--set", "epochs=3", "batch_size=16", "--name", "tiny"]
 
 
