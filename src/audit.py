@@ -10,7 +10,6 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -29,7 +28,6 @@ from auditing.file_checks import (
     check_split,
     check_strays,
     check_truth,
-    number_of,
 )
 from auditing.label_stats import (
     count_cells,
@@ -57,8 +55,8 @@ from auditing.metadata_probes import (
     probe_parts,
 )
 from commandline import load_competition, make_parser
-from common.console import make_console
-from common.files import home, read_csv, replace_atomically, sha256, write_json
+from common.console import make_console, plural
+from common.files import home, json_ready, read_csv, replace_atomically, sha256, write_json
 from common.hardware import count_cores, tune_process
 from common.settings import by_label, for_labels
 from competition import Competition
@@ -107,8 +105,8 @@ def main(argv: list[str] | None = None) -> Path:
         audit_parts(report, data_dir, parts, left_out, split, args.quick)
         findings = sorted(report.findings, key=lambda finding: list(SEVERITIES).index(finding.severity))
         report.account |= {"findings": findings, "plots": report.plots, "seconds": time.perf_counter() - started}
-        write_json(temporary / "audit.json", plain(report.account))
-    show_report(plain(report.account), folder)
+        write_json(temporary / "audit.json", json_ready(report.account, 6))
+    show_report(json_ready(report.account, 6), folder)
     return folder / "audit.json"
 
 
@@ -254,7 +252,7 @@ def check_combinations(report: Report, cells: np.ndarray, labels: list[str]) -> 
     report.keep("combinations", combinations)
     nested = find_nested(cells, labels)
     if nested:
-        report.add("note", f"{number_of(len(nested), 'pair')} of labels where every image with the first has the "
+        report.add("note", f"{plural(len(nested), 'pair')} of labels where every image with the first has the "
                    "second too, as far as is certain", "predictions that contradict this can be mended",
                    (f"{inner} → {outer}" for inner, outer in nested))
     pairs = sorted(zip(*np.nonzero(np.triu(np.nan_to_num(np.abs(phi)) > ALIKE, 1)), strict=True),
@@ -263,7 +261,7 @@ def check_combinations(report: Report, cells: np.ndarray, labels: list[str]) -> 
     for sign, words in ((1, "the same"), (-1, "the opposite of each other")):
         texts = [f"{first}, {second}: phi {value:.2f}" for first, second, value in alike if value * sign > 0]
         if texts:
-            report.add("note", f"{number_of(len(texts), 'pair')} of labels that say nearly {words}", "", texts)
+            report.add("note", f"{plural(len(texts), 'pair')} of labels that say nearly {words}", "", texts)
     return {"findings_per_image": findings, "none": findings[0], "single": findings[1], "multiple": findings[2:].sum(),
             "combinations": top, "different_combinations": len(combinations), "phi": phi, "nested": nested,
             "alike": alike}
@@ -272,19 +270,19 @@ def check_combinations(report: Report, cells: np.ndarray, labels: list[str]) -> 
 def _warn_of_labels(report: Report, counts: dict[str, pd.DataFrame], rare: pd.DataFrame) -> None:
     too_rare, few = (rare[rare["too_rare"] == kind] for kind in (True, False))
     if len(too_rare):
-        report.add("warning", f"{number_of(len(too_rare), 'label')} in fewer than {FOLDS} patients, or missing in "
+        report.add("warning", f"{plural(len(too_rare), 'label')} in fewer than {FOLDS} patients, or missing in "
                    f"fewer: not every one of {FOLDS} folds can have both",
                    "their scores are undefined in some folds; take fewer folds, or leave them out of the mean",
                    [f"{row['label']} {row['groups']}" for row in too_rare.to_dict("records")])
     if len(few):
-        report.add("note", f"{number_of(len(few), 'label')} with fewer than 100 positives", "expect wide intervals",
+        report.add("note", f"{plural(len(few), 'label')} with fewer than 100 positives", "expect wide intervals",
                    [f"{row['label']} {row['positives']}" for row in few.to_dict("records")])
     train = counts["train"]
     for kind, todo in (("uncertain", "`uncertain` of an experiment says what they mean in training"),
                        ("blank", "`missing_labels` of an experiment says what they mean in training")):
         if train[kind].any():
             share = train[kind].sum() / train[["present", "absent", "uncertain", "blank"]].to_numpy().sum()
-            report.add("note", f"{number_of(train[kind].sum(), f'{kind} label cell')} ({share:.1%}), not scored", todo)
+            report.add("note", f"{plural(train[kind].sum(), f'{kind} label cell')} ({share:.1%}), not scored", todo)
     for name, other in counts.items():
         difference = other["prevalence"] - train["prevalence"]
         shifted = difference.abs() > SHIFT
@@ -292,7 +290,7 @@ def _warn_of_labels(report: Report, counts: dict[str, pd.DataFrame], rare: pd.Da
             texts = [f"{row['label']} {row['train']:.1%} → {row['there']:.1%}" for row in pd.DataFrame(
                 {"label": train["label"], "train": train["prevalence"], "there": other["prevalence"],
                  "size": difference.abs()})[shifted].sort_values("size", ascending=False).to_dict("records")]
-            report.add("note", f"{number_of(shifted.sum(), 'label')} more or less frequent in {name} than in train by "
+            report.add("note", f"{plural(shifted.sum(), 'label')} more or less frequent in {name} than in train by "
                        f"over {SHIFT:.0%}",
                        "thresholds and probabilities that fit the training part will not fit there", texts)
 
@@ -338,7 +336,7 @@ def _plot_age(report: Report, train: PartData, parsed: ParsedColumns, age: str, 
     ages, labels = parsed.numeric[age].to_numpy(copy=True), list(report.competition.labels)
     wrong = (ages > OLDEST) | (ages < 0)
     if wrong.any():
-        report.add("warning", f"{number_of(wrong.sum(), 'image')} with an impossible {age}",
+        report.add("warning", f"{plural(wrong.sum(), 'image')} with an impossible {age}",
                    "left out of the plots of ages",
                    [f"{image_id}: {value:g}" for image_id, value in
                     zip(train.table["image_id"][wrong], ages[wrong], strict=True)])
@@ -358,7 +356,7 @@ def _check_sexes(report: Report, train: PartData, column: str, values: pd.Series
         filled = values.to_numpy(str) != ""
         of_patient = pd.Series(values.to_numpy(str)[filled]).groupby(train.groups[filled]).nunique()
         if (several := of_patient > 1).any():
-            report.add("warning", f"{number_of(several.sum(), 'patient')} with several values of {column}",
+            report.add("warning", f"{plural(several.sum(), 'patient')} with several values of {column}",
                        "is the patient's column really the patient?", of_patient[several].index)
 
 
@@ -468,7 +466,7 @@ def _warn_of_probes(report: Report, kind: str, by_what: str, probes: list[Probe]
             continue
         names = [f"{probe.name} AUC {probe.auc:.2f} [{probe.low:.2f}, {probe.high:.2f}], most of it by {_best(probe)}"
                  for probe in sorted(found, key=lambda probe: -probe.auc)]
-        what = f"{number_of(len(found), 'label')} told {how} by {by_what} alone"
+        what = f"{plural(len(found), 'label')} told {how} by {by_what} alone"
         if kind == "metadata" and all(probe.best in OF_THE_PICTURE for probe in found):
             report.add("warning", what, "file size, brightness and contrast follow from the picture, so it may be the "
                        "finding itself; see probe_metadata.png, and ask whether images with and without it were made "
@@ -542,7 +540,7 @@ def price(report: Report, train: PartData, exact: list[list[str]], near: pd.Data
     account = {"images": len(rows), "folds": None, "upsampling": None}
     if twins:
         found = leakage_gap(features, cells, groups, names, twins, FOLDS)
-        account["folds"] = found.account()
+        account["folds"] = found
         low, high = found.difference_interval
         report.add("warning" if low > 0.01 else "note", f"random folds would promise a macro AUC of {found.random:.3f} "
                    f"where folds of whole patients give {found.grouped:.3f}: {found.difference:+.3f} [{low:+.3f}, "
@@ -561,9 +559,9 @@ def price(report: Report, train: PartData, exact: list[list[str]], near: pd.Data
 def _plot_price(report: Report, account: dict) -> None:
     folds, f1 = [], []
     if found := account["folds"]:
-        folds = [("all images", found["random"], found["grouped"])]
+        folds = [("all images", found.random, found.grouped)]
         folds += [(f"{row['twin']} {row['kind']} in training ({row['images']:,})", row["random"], row["grouped"])
-                  for row in plain(found["by_twin"]) if row["random"] is not None]
+                  for row in found.by_twin.to_dict("records") if not pd.isna(row["random"])]
     if account["upsampling"] is not None:
         f1 = [(row["label"], row["false_f1"], row["true_f1"]) for row in account["upsampling"].to_dict("records")]
     if folds or f1:
@@ -571,23 +569,6 @@ def _plot_price(report: Report, account: dict) -> None:
 
 
 # ---- what a person and a machine read
-
-
-def plain(value: Any) -> Any:
-    """The value as JSON can hold it: tables as rows, numbers that are not finite as None."""
-    if dataclasses.is_dataclass(value):
-        return plain(vars(value))
-    if isinstance(value, pd.DataFrame):
-        return [plain(row) for row in value.to_dict("records")]
-    if isinstance(value, dict):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple, np.ndarray)):
-        return [plain(item) for item in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    if value is pd.NA or (isinstance(value, float) and not math.isfinite(value)):
-        return None
-    return round(value, 6) if isinstance(value, float) else value
 
 
 def show_report(account: dict, folder: Path) -> None:
@@ -617,8 +598,8 @@ def _show_images(console: Console, account: dict) -> None:
                   title="images")
     duplicates, shared = account["duplicates"], account["parts"]["shared_with_train"]
     for name, part in account["images"].items():
-        equal = (f"{duplicates['exact_images']:,} in {number_of(duplicates['exact_sets'], 'set')}",
-                 number_of(duplicates["near_pairs"], "pair"))
+        equal = (f"{duplicates['exact_images']:,} in {plural(duplicates['exact_sets'], 'set')}",
+                 plural(duplicates["near_pairs"], "pair"))
         if name != "train":
             equal = f"{shared[name]['exact']:,} to train", f"{shared[name]['near_pairs']:,} to train"
         sizes = list(part["sizes"].items())[:2]

@@ -15,7 +15,7 @@ from rich.table import Table
 from tqdm import tqdm
 
 from commandline import add_experiment, load_competition, load_folded_table, make_parser, run_names
-from common.console import make_console
+from common.console import interval, make_console
 from common.figures import save_figure
 from common.files import sha256
 from competition import Competition
@@ -206,10 +206,10 @@ def show_gains(competition: Competition, gains: list[Gain], scores: dict[str, fl
                         + ("" if metric.greater_is_better else " (positive: better, less is)"))
     for gain in gains:
         cells = [f"{gain.naive:.4f}", f"{gain.naive_gain:+.4f}", f"{gain.honest:.4f}", f"{gain.gain:+.4f}",
-                 _interval(gain.interval), f"{gain.low_of_all:+.4f}", f"{gain.optimism:+.4f}"]
+                 interval(*gain.interval, sign="+"), f"{gain.low_of_all:+.4f}", f"{gain.optimism:+.4f}"]
         if gain.method == "mean":
             cells = [cell if place in (0, 2) else "" for place, cell in enumerate(cells)]
-        table.add_row(gain.method, *cells, f"{gain.over_best:+.4f}", _interval(gain.over_best_interval),
+        table.add_row(gain.method, *cells, f"{gain.over_best:+.4f}", interval(*gain.over_best_interval, sign="+"),
                       style="bold" if gain.method in written else None)
     console.print(table)
     print(f"Naive: fitted and scored on the same images. Cross-fitted: on the other folds. Intervals draw whole "
@@ -217,10 +217,6 @@ def show_gains(competition: Competition, gains: list[Gain], scores: dict[str, fl
           "rank_mean is compared with others ranked within folds too, since evening out the folds gains nothing on "
           "test images. "
           f"{best} is the best of {len(scores)} by these same scores.")
-
-
-def _interval(ends: tuple[float, float]) -> str:
-    return f"{ends[0]:+.4f} to {ends[1]:+.4f}"
 
 
 def recommendation(name: str, gains: list[Gain], better: Gain | None, best: str) -> str:

@@ -17,9 +17,9 @@ from rich.table import Table
 from tqdm import tqdm
 
 from commandline import add_experiment, load_competition, load_folded_table, make_parser, run_names
-from common.console import make_console
+from common.console import interval, make_console
 from common.figures import save_figure
-from common.files import read_json, write_json
+from common.files import json_ready, read_json, write_json
 from competition import Competition
 from data.folds import fold_numbers
 from data.tables import read_part, read_solution, scored_targets, submitted_part
@@ -115,20 +115,11 @@ def decide_run(known: Known, data_dir: Path, args: argparse.Namespace) -> dict:
             said["half_of_best_f1"] = show_lipton(known)
     if args.shift or (args.use in SHIFTS):
         said["shift"] = show_shift(known, data_dir, metrics)
-    said = _plain(said)
+    said = json_ready(said)
     said["use"] = adopt(known, said, args.use, _earlier_use(path, said))
     write_json(path, said)
     make_console().print(f"wrote {path} and {path.with_name('reliability.png')}", soft_wrap=True)
     return said
-
-
-def _plain(said: object) -> object:
-    """What JSON has a word for: a number that is undefined is null."""
-    if isinstance(said, dict):
-        return {key: _plain(value) for key, value in said.items()}
-    if isinstance(said, list):
-        return [_plain(value) for value in said]
-    return None if isinstance(said, float) and np.isnan(said) else said
 
 
 def _earlier_use(path: Path, said: dict) -> dict:
@@ -187,7 +178,8 @@ def show_calibration(known: Known, scored: np.ndarray) -> dict:
         said[name] = {"log_loss": loss, "brier": brier(targets, probs, task), "ece": float(np.nanmean(errors)),
                       "ece_by_label": known.by_label(errors),
                       **_parameters(known, policies[name].fit(targets, known.oof.probs).parameters)}
-        shown.add_row(name, f"{loss:.4f}", *(("", "") if name == "as_is" else (f"{gain:+.4f}", _span(low, high))),
+        shown.add_row(name, f"{loss:.4f}", *(("", "") if name == "as_is" else (f"{gain:+.4f}",
+                                                                              interval(low, high, sign="+"))),
                       f"{said[name]['brier']:.4f}", f"{said[name]['ece']:.4f}")
     make_console().print(shown)
     labels = tuple(label for label, is_scored in zip(competition.labels, scored, strict=True) if is_scored)
@@ -209,7 +201,7 @@ def show_policies(known: Known, metric: str, policies: dict[str, Policy]) -> dic
     for name, row in rows.items():
         row |= _parameters(known, fitted[name].parameters)
         gain = ("default", "") if row["gain"] is None else (f"{row['gain']:+.4f}",
-                                                            _span(row["gain_low"], row["gain_high"]))
+                                                            interval(row["gain_low"], row["gain_high"], sign="+"))
         shown.add_row(name, f"{row['naive']:.4f}", f"{row['crossfit']:.4f}", f"{row['optimism']:+.4f}", *gain,
                       _brief(fitted[name].parameters), style=None if gain[0] == "default" else _style(row))
     make_console().print(shown)
@@ -266,7 +258,7 @@ def show_lipton(known: Known) -> dict:
         said[label] = {"threshold": float(first[0][k]), "f1": float(first[1][k]), "low": low, "high": high,
                        "not_calibrated": bool(off)}
         shown.add_row(label, f"{first[0][k]:.3f}", f"{first[1][k]:.3f}", f"{first[1][k] / 2:.3f}",
-                      f"{differences[0][k]:+.3f}", _span(low, high, 3), "not calibrated" if off else "",
+                      f"{differences[0][k]:+.3f}", interval(low, high, 3, "+"), "not calibrated" if off else "",
                       style="yellow" if off else None)
     make_console().print(shown)
     return said
@@ -355,12 +347,12 @@ def rehearse(known: Known, metric: str, estimates: dict, training: np.ndarray, f
                   title=f"{known.oof.name}: rehearsal for {METRICS[metric].title}, cross-fitted")
     said = {}
     for name, method in SHIFTS.items():
-        estimate, interval = estimates[method]
+        estimate, bounds = estimates[method]
         if np.isnan(estimate).all():
             print(f"{method.upper()} has no estimate: a class is missing, or decided for as if by chance")
             continue
-        at, *ends = (_rehearse_at(known, metric, default, name, goal) for goal in (estimate, *interval.T))
-        low, high = for_tests(*interval.T, estimate, int((~np.isnan(training)).sum()))
+        at, *ends = (_rehearse_at(known, metric, default, name, goal) for goal in (estimate, *bounds.T))
+        low, high = for_tests(*bounds.T, estimate, int((~np.isnan(training)).sum()))
         differs = bool(((low > training) | (high < training)).any())
         doubts = [why for why, is_so in (
             ("the scores are not what label shift allows", not fits_shift),
@@ -370,7 +362,7 @@ def rehearse(known: Known, metric: str, estimates: dict, training: np.ndarray, f
         said[name] = at | {"prevalence": known.by_label(estimate), "recommended": not doubts, "why": "; ".join(doubts),
                            "at_the_intervals_ends": ends}
         shown.add_row(f"{method.upper()}'s estimate", f"{at['default']:.4f}", f"{at['crossfit']:.4f}",
-                      f"{at['gain']:+.4f}", _span(at["gain_low"], at["gain_high"]),
+                      f"{at['gain']:+.4f}", interval(at["gain_low"], at["gain_high"], sign="+"),
                       " / ".join(f"{end['gain']:+.4f}" for end in ends),
                       "recommended" if not doubts else f"not recommended: {'; '.join(doubts)}")
     make_console().print(shown)
@@ -432,10 +424,6 @@ def _brief(parameters: dict) -> str:
 
 def _style(row: dict) -> str | None:
     return "green" if row["gain_low"] > 0 else "red" if row["gain_high"] < 0 else None
-
-
-def _span(low: float, high: float, decimals: int = 4) -> str:
-    return f"{low:+.{decimals}f} to {high:+.{decimals}f}"
 
 
 if __name__ == "__main__":

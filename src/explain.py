@@ -19,7 +19,7 @@ import pandas as pd
 from rich.table import Table
 
 from commandline import add_experiment, load_competition, load_folded_table, make_parser, run_names
-from common.console import make_console
+from common.console import make_console, short_id
 from common.figures import save_figure
 from common.files import read_json, sha256, write_csv, write_json
 from common.hardware import tune_process
@@ -241,7 +241,7 @@ def _explain(competition: Competition, data_dir: Path, table: pd.DataFrame, oof:
 
     def panel(k: int, row: int) -> Panel:
         image_id = table["image_id"].iloc[row]
-        text = f"{_short(image_id)}\np {oof.probs[row, k]:.3f},  true: {_truth(competition, cells[row])}"
+        text = f"{short_id(image_id, 34)}\np {oof.probs[row, k]:.3f},  true: {_truth(competition, cells[row])}"
         drawn = read_masks(data_dir, competition.labels[k], table["image_id"], np.array([row]), store.settings, 1)
         return Panel(text, store.read(store.rows([image_id]))[0], *heats[k, row], drawn.get(row))
 
@@ -337,11 +337,6 @@ def _truth(competition: Competition, cells: np.ndarray) -> str:
               for label, cell in zip(competition.labels, cells, strict=True) if cell in (1, -1)]
     more = f" and {len(stated) - 2} more" if len(stated) > 2 else ""
     return ", ".join(stated[:2]) + more if stated else "none"
-
-
-def _short(image_id: str, most: int = 34) -> str:
-    name = image_id.rpartition("/")[2]
-    return name if len(name) <= most else f"{name[:most // 2 - 1]}…{name[-most // 2:]}"
 
 
 if __name__ == "__main__":

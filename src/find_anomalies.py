@@ -7,7 +7,6 @@ to runs/<competition>/anomaly/; folds that are finished are kept. predict.py --c
 unlike all training images.
 """
 
-import json
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from auditing.anomaly_scores import CHUNK, LEAST, Scale, detection, fit_density,
 from auditing.ood import odd_features, odd_store
 from commandline import load_competition, load_folded_table, make_parser
 from common.console import make_console
-from common.files import read_csv, read_json, replace_atomically, sha256, write_csv, write_json
+from common.files import json_ready, read_csv, read_json, replace_atomically, sha256, write_csv, write_json
 from common.hardware import pick_device, tune_process
 from competition import Competition
 from data.folds import Folds
@@ -101,7 +100,7 @@ def find_anomalies(competition: Competition, data_dir: Path, table: pd.DataFrame
               float_format="%.6g")
     write_csv(folder / "detection.csv", board, float_format="%.6g")
     write_json(folder / "detection.json", {"normal": said, "folds": folds.hash,
-                                           "rows": json.loads(board.to_json(orient="records", double_precision=6))})
+                                           "rows": json_ready(board, 6)})
     show_board(competition, board)
     for images, values in zip(parts, scores, strict=True):
         draw_scores(competition.name, images.part, METHODS, images.odd, values, folder / f"scores_{images.part}.png")

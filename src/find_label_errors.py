@@ -13,10 +13,10 @@ from rich.table import Table
 
 from auditing.confident_learning import judge_cells, measure_against, rank_suspects
 from commandline import add_experiment, load_competition, load_folded_table, make_parser, run_names
-from common.console import make_console
+from common.console import make_console, percent, short_id
 from common.figures import save_figure
 from common.files import write_csv
-from common.image_grid import Tile, draw_tiles, short_id
+from common.image_grid import Tile, draw_tiles
 from competition import Competition
 from data.labels import scoring_targets
 from data.pixel_store import open_store, pixel_settings
@@ -108,16 +108,12 @@ def show_found(name: str, found: pd.DataFrame) -> None:
                   "base rate", "first as many", "average precision", title=f"{name}: planted label noise")
     for row in found.to_dict("records"):
         board.add_row(row["label"], f"{row['labels']:,}", str(row["wrong"]), str(row["suspected"]), str(row["hits"]),
-                      _percent(row["recall"]), f"{_percent(row['low'])} - {_percent(row['high'])}",
-                      _percent(row["by_chance"]), _percent(row["precision"]), _percent(row["base_rate"]),
-                      _percent(row["first"]), f"{row['average_precision']:.3f}")
+                      percent(row["recall"]), f"{percent(row['low'])} - {percent(row['high'])}",
+                      percent(row["by_chance"]), percent(row["precision"]), percent(row["base_rate"]),
+                      percent(row["first"]), f"{row['average_precision']:.3f}")
     make_console().print(board)
     print("By chance: the recall of as many suspects drawn at random; base rate: their precision. First as many: the "
           "share that is wrong among as many of the worst as there are wrong labels.")
-
-
-def _percent(share: float) -> str:
-    return "-" if np.isnan(share) else f"{100 * share:.0f} %" if share >= 0.1 else f"{100 * share:.1f} %"
 
 
 if __name__ == "__main__":

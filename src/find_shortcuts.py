@@ -18,11 +18,11 @@ from rich.table import Table
 from tqdm import tqdm
 
 from commandline import add_experiment, load_competition, load_folded_table, make_parser, run_names
-from common.console import make_console
+from common.console import make_console, short_id
 from common.figures import save_figure
 from common.files import write_csv
 from common.hardware import tune_process
-from common.image_grid import Tile, draw_tiles, short_id
+from common.image_grid import Tile, draw_tiles
 from competition import Competition
 from data.folds import Folds, fold_numbers
 from data.labels import scoring_targets

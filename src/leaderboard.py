@@ -15,7 +15,7 @@ from rich.table import Table
 from tqdm import tqdm
 
 from commandline import load_competition, load_folded_table, make_parser
-from common.console import make_console
+from common.console import make_console, number
 from common.files import home, write_csv
 from competition import Competition
 from data.folds import Folds, fold_numbers, read_holdout
@@ -230,19 +230,19 @@ def show_board(competition: Competition, board: pd.DataFrame, counts: np.ndarray
             continue
         ranked = not pd.isna(row["rank"]) if "rank" in row else False
         ranking.add_row(
-            str(row["rank"]) if ranked else "", row["run"] + _remark(row), _number(row["cv"]),
-            f"{_number(row['low'])} - {_number(row['high'])}",
-            f"{_number(row['fold_mean'])} ± {_number(row['fold_sd'], 3)}",
-            *(_number(row[name]) for name in ("cv_without_black", "f1_at_half", "f1_crossfit", "brier")),
-            *(_number(row[name]) for name in (*usages, *parts)),
-            _number(row.get("seconds"), 0), f"{row['parameters']:,.0f}" if ranked else "",
+            str(row["rank"]) if ranked else "", row["run"] + _remark(row), number(row["cv"]),
+            f"{number(row['low'])} - {number(row['high'])}",
+            f"{number(row['fold_mean'])} ± {number(row['fold_sd'], 3)}",
+            *(number(row[name]) for name in ("cv_without_black", "f1_at_half", "f1_crossfit", "brier")),
+            *(number(row[name]) for name in (*usages, *parts)),
+            number(row.get("seconds"), 0), f"{row['parameters']:,.0f}" if ranked else "",
             style=None if ranked else "dim")
     console.print(ranking)
     by_label = Table("run", *(f"{label}\nAUC / AP" for label in competition.labels), title="by label")
     by_label.add_row("positive of certain cells", *(f"{positive} of {certain}" for certain, positive in counts),
                      style="dim", end_section=True)
     for row in board[board["status"] == "whole"].to_dict("records"):
-        by_label.add_row(row["run"], *(f"{_number(row[f'auc_{label}'], 3)} / {_number(row[f'ap_{label}'], 3)}"
+        by_label.add_row(row["run"], *(f"{number(row[f'auc_{label}'], 3)} / {number(row[f'ap_{label}'], 3)}"
                                        for label in competition.labels))
     console.print(by_label)
     for row in board[board["status"].str.startswith("not counted")].to_dict("records"):
@@ -253,10 +253,6 @@ def _remark(row: dict) -> str:
     failed, splits = row.get("not_learned"), row.get("splits")
     remark = f" ({failed:.0f} folds did not learn)" if failed and not pd.isna(failed) else ""
     return remark if splits in (None, "0") or pd.isna(splits) else f"{remark} (split {splits.replace(' ', ' and ')})"
-
-
-def _number(value: float | None, decimals: int = 4) -> str:
-    return "-" if value is None or pd.isna(value) else f"{value:.{decimals}f}"
 
 
 def _footnotes(competition: Competition, table: pd.DataFrame, solution: pd.DataFrame | None,

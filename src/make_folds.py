@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from commandline import load_competition, make_parser, pick_experiment
-from common.console import make_console
+from common.console import make_console, percent
 from common.files import read_csv
 from competition import Competition
 from data.folds import (
@@ -139,9 +139,9 @@ def _counts_table(competition: Competition, report: FoldReport, table: pd.DataFr
         shown.add_row(*map(str, (fold, report.images[fold], report.groups[fold], *report.positives[fold])))
     shown.add_section()
     shown.add_row("all", str(report.images.sum()), str(report.groups.sum()), *map(str, report.positives.sum(axis=0)))
-    shown.add_row("deviation", "", "", *map(_percent, report.drift))
+    shown.add_row("deviation", "", "", *map(percent, report.drift))
     if (report.unavoidable > 0.01).any():
-        shown.add_row("of it forced", "", "", *map(_percent, report.unavoidable))
+        shown.add_row("of it forced", "", "", *map(percent, report.unavoidable))
     if len(holdout):
         whole = pd.concat([table, holdout])
         (held, positive), (_, all_positive) = (scored_counts(label_cells(competition, part)).T
@@ -150,12 +150,8 @@ def _counts_table(competition: Competition, report: FoldReport, table: pd.DataFr
         shown.add_row("held out", str(len(holdout)), str(holdout["group"].nunique()), *map(str, positive))
         in_whole = all_positive / scored_counts(label_cells(competition, whole))[:, 0].clip(1)
         off = np.divide(positive / held.clip(1), in_whole, out=np.full(len(held), np.nan), where=in_whole > 0)
-        shown.add_row("deviation", "", "", *map(_percent, np.abs(off - 1)))
+        shown.add_row("deviation", "", "", *map(percent, np.abs(off - 1)))
     return shown
-
-
-def _percent(share: float) -> str:
-    return "-" if np.isnan(share) else f"{100 * share:.1f} %"
 
 
 def _say_evenness(console: Console, competition: Competition, report: FoldReport, what: str) -> None:
@@ -182,7 +178,7 @@ def _strata_table(table: pd.DataFrame, stratify: pd.DataFrame, folds: Folds) -> 
                  for split in range(folds.splits)]
         for code, name in enumerate(names):
             shown.add_row(column if code == 0 else "", name, str((codes == code).sum()),
-                          *(_percent(each[code]) for each in drift))
+                          *(percent(each[code]) for each in drift))
     return shown
 
 

@@ -16,11 +16,12 @@ import pandas as pd
 from tqdm import tqdm
 
 from commandline import add_experiment, load_competition, load_folded_table, make_parser, run_names
+from common.console import interval, number
 from common.files import home, write_text
 from competition import Competition
 from data.folds import Folds
 from data.tables import read_train
-from reporting.context import BROKEN, ReportContext, number, pick_runs, span
+from reporting.context import BROKEN, ReportContext, pick_runs
 from reporting.data_sections import audit_part, folds_part
 from reporting.html import Markup, Part, Tile, commands, join, link, paragraph, render
 from reporting.html import table as make_table
@@ -143,13 +144,13 @@ def summarise(shown: ReportContext) -> list[Tile]:
         among = len(shown.ranked) if shown.is_best else len(shown.oofs)
         of = f"of {among} runs and blends" if among > 1 else "the only run" if shown.is_best else "as named"
         tiles += [Tile("best run" if shown.is_best else "best of those named" if among > 1 else "run", best, of),
-                  Tile(f"CV {shown.metric}", number(cv), f"95 % interval {span(low, high)}")]
+                  Tile(f"CV {shown.metric}", number(cv), f"95 % interval {interval(low, high)}")]
         tiles += [Tile(usage, number(row[usage]), f"{shown.metric}, reported only")
                   for usage in ("public", "private", "test", "official_validation", "holdout") if row.get(usage)]
         single = next((name for name, oof in shown.oofs.items() if not oof.members), best)
         if single != best:
             tiles.append(Tile("best single run", single, f"{number(shown.scores[single][0])}, "
-                              f"{span(*shown.scores[single][1:])}"))
+                              f"{interval(*shown.scores[single][1:])}"))
     tiles.append(Tile("training images", f"{len(shown.table):,}",
                       f"of {groups:,} groups, in {shown.folds.count} folds"))
     positives = (shown.targets == 1).sum(axis=0)

@@ -12,10 +12,11 @@ import numpy as np
 import pandas as pd
 
 from commandline import add_experiment, load_competition, load_folded_table, make_parser, run_names
+from common.console import short_id
 from common.figures import save_figure
 from common.files import read_json, sha256, write_json
 from common.hardware import tune_process
-from common.image_grid import Tile, draw_tiles, labels_text, short_id
+from common.image_grid import Tile, draw_tiles, labels_text
 from competition import Competition
 from data.folds import Folds, fold_numbers, read_predicted_parts
 from data.labels import scoring_targets

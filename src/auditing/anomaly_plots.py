@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
+from common.console import short_id
 from common.figures import save_figure
-from common.image_grid import short_id
 
 BLUE, RED = "#0072B2", "#D55E00"  # source: Okabe & Ito 2008, https://jfly.uni-koeln.de/color/
 SHOWN = (0.005, 0.98)  # quantiles between which scores are drawn; what lies outside counts to the outermost bars

@@ -14,6 +14,7 @@ import pandas as pd
 
 from auditing import plots
 from auditing.leakage import match_split, split_overlaps
+from common.console import plural
 from common.files import split_ending, write_csv
 from competition import Competition
 from data.duplicates import MOST_BITS, conflicts, draw_pairs, exact_sets, near_pairs, pairs_between, pairs_of_sets
@@ -81,11 +82,6 @@ class Report:
 # ---- files
 
 
-def number_of(count: int, noun: str) -> str:
-    """1 image, 2,000 images."""
-    return f"{count:,} {noun}" + ("" if count == 1 else "s")
-
-
 def check_images(report: Report, parts: dict[str, PartData]) -> None:
     """Unreadable, one-coloured and odd images."""
     account, properties = {}, {}
@@ -98,19 +94,19 @@ def check_images(report: Report, parts: dict[str, PartData]) -> None:
         report.keep(f"one_colour_{name}", pd.DataFrame({"image_id": constant}))
         if len(bad):
             texts = [f"{image_id}: {reason}" for image_id, reason in zip(bad, scan.reason[~seen], strict=True)]
-            report.add("error", f"{number_of(len(bad), f'{name} image')} of {len(scan):,} cannot be read",
+            report.add("error", f"{plural(len(bad), f'{name} image')} of {len(scan):,} cannot be read",
                        f"fetch them again, or name them in `exclude_ids` in competition.py; all: unreadable_{name}.csv",
                        texts)
         if len(constant):
             share = len(constant) / len(scan)
             report.add("warning" if share > 0.01 else "note",
-                       f"{number_of(len(constant), f'{name} image')} ({share:.1%}) of one colour throughout"
+                       f"{plural(len(constant), f'{name} image')} ({share:.1%}) of one colour throughout"
                        + _labels_of_black(report.competition, part),
                        "training leaves them out unless an experiment's `constant_images` says otherwise, and they get the prior",
                        constant)
         flat = seen & ~scan.constant & (scan.std < 2)
         if flat.any():
-            report.add("note", f"{number_of(flat.sum(), f'{name} image')} with hardly any contrast (deviation below "
+            report.add("note", f"{plural(flat.sum(), f'{name} image')} with hardly any contrast (deviation below "
                        "2 of 255)", "look at them in suspicious.png", scan.ids[flat])
         _add_odd(report, name, "size", sizes, [f"{w}x{h}" for w, h in sizes], seen, scan,
                  list(zip(scan.width.tolist(), scan.height.tolist(), strict=True)))
@@ -154,7 +150,7 @@ def _add_odd(report: Report, name: str, what: str, counts: Counter, names: list[
            for image_id, value, is_seen in zip(scan.ids.tolist(), values, seen, strict=True)
            if is_seen and value != common]
     usual = common if what == "mode" else "x".join(map(str, common))
-    report.add("note", f"{number_of(len(odd), f'{name} image')} of {counts.total():,} with another {what} than {usual}",
+    report.add("note", f"{plural(len(odd), f'{name} image')} of {counts.total():,} with another {what} than {usual}",
                "they are read and resized like all others; look whether they come from elsewhere", odd)
 
 
@@ -181,7 +177,7 @@ def check_strays(report: Report, data_dir: Path, parts: dict[str, PartData], lef
     report.keep("strays", pd.DataFrame({"file": strays}))
     if strays:
         chosen = any(part is not None and (part.row_filter or part.id_list or part.exclude_ids) for part in described)
-        report.add("note" if chosen else "warning", f"{number_of(len(strays), 'file')} in the image folders that "
+        report.add("note" if chosen else "warning", f"{plural(len(strays), 'file')} in the image folders that "
                    "no row names" + (" (rows that the description leaves out count here)" if chosen else ""),
                    "find out whether a table is incomplete; nothing uses them", strays)
 
@@ -214,12 +210,12 @@ def check_duplicates(report: Report, train: PartData) -> tuple[list[list[str]], 
         "near_pairs_with_different_labels": near_differ["ids"].nunique(),
         "examples": {"exact": exact[:20], "near": near.head(20), "different_labels": differ.head(20)}}
     if exact:
-        report.add("warning", f"{sum(map(len, exact)):,} training images in {number_of(len(exact), 'set')} with "
+        report.add("warning", f"{sum(map(len, exact)):,} training images in {plural(len(exact), 'set')} with "
                    "equal pixels" + (f", {len(apart):,} under several patients' names" if apart else ""),
                    "make_folds.py keeps them in one fold; folds of your own must too", (" = ".join(s) for s in exact))
     if len(near):
         other = int((~near["same_patient"].astype(bool)).sum())
-        report.add("warning" if other else "note", f"{number_of(len(near), 'pair')} of training images with "
+        report.add("warning" if other else "note", f"{plural(len(near), 'pair')} of training images with "
                    f"nearly the same picture, {other:,} under two patients' names",
                    "look at near_duplicates.png; make_folds.py --near-duplicates keeps such pairs in one fold",
                    (f"{a} ~ {b}" for a, b in zip(near["a"], near["b"], strict=True)))
@@ -230,7 +226,7 @@ def check_duplicates(report: Report, train: PartData) -> tuple[list[list[str]], 
                    f"{searched} of 256 bits only, instead of {MOST_BITS}",
                    "recompressed and resized copies are found all the same; of shifted ones some are missed")
     if len(differ):
-        report.add("warning", f"{number_of(differ['ids'].nunique(), 'set')} of equal images with different labels: one "
+        report.add("warning", f"{plural(differ['ids'].nunique(), 'set')} of equal images with different labels: one "
                    "of them must be wrong",
                    "see conflicts.csv; labels that contradict each other bound what can be reached",
                    [f"{ids}: {label} {values}" for ids, label, values in differ.to_numpy()])
@@ -241,8 +237,8 @@ def check_parts(report: Report, parts: dict[str, PartData], left_out: pd.DataFra
     """Pictures and patients that the training part shares with the parts kept apart."""
     train, competition, account, found = parts["train"], report.competition, {}, []
     if len(left_out):
-        patients = number_of(left_out["group"].nunique(), "patient")
-        report.add("note", f"{number_of(len(left_out), 'training image')} left out, of {patients} with images in the "
+        patients = plural(left_out["group"].nunique(), "patient")
+        report.add("note", f"{plural(len(left_out), 'training image')} left out, of {patients} with images in the "
                    "test or expert part too", "", left_out["group"].unique())
     if not (competition.group_column or competition.group_pattern):
         report.add("note", "nobody says which images are of one patient: each counts as a patient of its own",
@@ -256,17 +252,16 @@ def check_parts(report: Report, parts: dict[str, PartData], left_out: pd.DataFra
                          "examples": pairs.head(20)}
         found.append(pairs.assign(part=name))
         if len(exact):
-            count = number_of(exact["b"].nunique(), f"{name} image")
-            report.add("error", f"{count} in the training part too, to the pixel",
+            report.add("error", f"{plural(exact['b'].nunique(), f'{name} image')} in the training part too, to the pixel",
                        "take them out of training (`exclude_ids` in competition.py), or the score there is too good",
                        (f"{a} = {b}" for a, b in zip(exact["a"], exact["b"], strict=True)))
         if len(near):
-            report.add("warning", f"{number_of(near['b'].nunique(), f'{name} image')} with nearly the same picture as "
+            report.add("warning", f"{plural(near['b'].nunique(), f'{name} image')} with nearly the same picture as "
                        "a training image", f"look at near_{name}.png; the score there may be too good",
                        (f"{a} ~ {b}" for a, b in zip(near["a"], near["b"], strict=True)))
             report.plot(f"near_{name}", draw_pairs, near, train.table, part.table)
         if len(shared):
-            report.add("error", f"{number_of(len(shared), 'patient')} with images in train and in {name}",
+            report.add("error", f"{plural(len(shared), 'patient')} with images in train and in {name}",
                        "say in competition.py what that means: shared_groups='drop', or 'distinct' where each part "
                        "counts anew; until then nothing is trained", shared)
     report.account["parts"] = {"left_out": len(left_out), "shared_with_train": account}
@@ -317,6 +312,6 @@ def check_split(report: Report, split: pd.DataFrame, parts: dict[str, PartData],
         else:
             report.add("note", f"the split's {row['part']} and {row['other']} share nothing, as far as is known")
     if unmatched := matched.attrs["unmatched"]:
-        report.add("warning", f"{number_of(unmatched, 'row')} of {len(split):,} in the split without an image of this "
+        report.add("warning", f"{plural(unmatched, 'row')} of {len(split):,} in the split without an image of this "
                    "competition",
                    "only their names are compared")

@@ -2,7 +2,7 @@
 
 import math
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import permutations
 from pathlib import PurePosixPath
 
@@ -41,25 +41,6 @@ class LeakPrice:
     difference_interval: tuple[float, float]  # both on the same drawn groups
     by_label: pd.DataFrame  # label, positives, random, grouped, difference
     by_twin: pd.DataFrame  # see scores_by_twin
-
-    def account(self) -> dict:
-        """Everything as JSON can hold it; None stands for a number that is not defined."""
-        tables = {name: to_records(getattr(self, name)) for name in ("by_label", "by_twin")}
-        numbers = {name: value for name, value in asdict(self).items() if name not in tables}
-        return {name: _or_none(value) for name, value in numbers.items()} | tables
-
-
-def to_records(frame: pd.DataFrame) -> list[dict]:
-    """The rows of a table as JSON can hold them; None stands for what is not defined."""
-    return [{name: _or_none(value) for name, value in row.items()} for row in frame.to_dict("records")]
-
-
-def _or_none(value: object) -> object:
-    if isinstance(value, tuple):
-        return [_or_none(item) for item in value]
-    if value is pd.NA or (isinstance(value, float) and not math.isfinite(value)):
-        return None
-    return value.item() if isinstance(value, np.generic) else value
 
 
 def sample_groups(groups: np.ndarray, most: int = MOST_ROWS, seed: int = 0) -> np.ndarray:

@@ -4,13 +4,17 @@ import csv
 import gzip
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import is_dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
 
 
@@ -56,6 +60,27 @@ def write_text(path: Path, text: str) -> Path:
     with replace_atomically(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return path
+
+
+def json_ready(value: Any, decimals: int | None = None) -> Any:
+    """A copy of nested dicts, sequences, tables, dataclasses and numpy values in types that JSON has.
+
+    Tables become lists of rows; None stands for a number that is not finite.  decimals: floats are rounded to so many;
+    None: not at all.
+    """
+    if is_dataclass(value):
+        return json_ready(vars(value), decimals)
+    if isinstance(value, pd.DataFrame):
+        return [json_ready(row, decimals) for row in value.to_dict("records")]
+    if isinstance(value, dict):
+        return {str(key): json_ready(item, decimals) for key, item in value.items()}
+    if isinstance(value, (list, tuple, np.ndarray)):
+        return [json_ready(item, decimals) for item in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is pd.NA or (isinstance(value, float) and not math.isfinite(value)):
+        return None
+    return value if decimals is None or not isinstance(value, float) else round(value, decimals)
 
 
 def write_json(path: Path, content: dict) -> Path:

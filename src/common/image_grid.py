@@ -53,9 +53,3 @@ def labels_text(competition: Competition, cells: np.ndarray) -> str:
     if not stated and np.isnan(cells).all():
         return "not stated"
     return ", ".join(stated[:2]) + more if stated else "none"
-
-
-def short_id(image_id: str, most: int = 22) -> str:
-    """The end of an id behind its last slash, its middle left out where it is long."""
-    name = image_id.rpartition("/")[2]
-    return name if len(name) <= most else f"{name[:most // 2 - 1]}…{name[-most // 2:]}"

@@ -12,6 +12,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from tqdm import tqdm
 
+from common.console import shorten
 from common.hardware import count_cores
 from data.decoding import decode_image, fit_image
 from data.image_scan import SIDE, Scan, perceptual_hash
@@ -292,9 +293,5 @@ def draw_pairs(pairs: pd.DataFrame, table_a: pd.DataFrame, table_b: pd.DataFrame
         axis.imshow(np.hstack([pictures[0], gap, pictures[1]]), cmap="gray", vmin=0, vmax=255)
         facts = [f"correlation {pair['correlation']:.2f}"] if "correlation" in pair else []
         facts += [f"{pair['distance']} bits"] if "distance" in pair else []
-        axis.set_title("\n".join([_short(pair["a"]), _short(pair["b"]), ", ".join(facts)]), fontsize=7)
+        axis.set_title("\n".join([shorten(pair["a"], 44), shorten(pair["b"], 44), ", ".join(facts)]), fontsize=7)
     return save_figure(figure, path)
-
-
-def _short(image_id: str, most: int = 44) -> str:
-    return image_id if len(image_id) <= most else "…" + image_id[1 - most:]

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from common.console import number
 from common.files import home, read_csv
 from competition import Competition
 from data.folds import Folds, fold_numbers
@@ -204,21 +205,6 @@ def add_picture(part: Part, path: Path, caption: str, command: str) -> None:
 def shorten(path: Path) -> str:
     """A path below the home folder, as a person would say it."""
     return str(path.relative_to(home())) if path.is_relative_to(home()) else str(path)
-
-
-def number(value: float | str | None, decimals: int = 4, sign: str = "") -> str:
-    """A number as it stands in tables; - where there is none."""
-    try:
-        value = float(value)
-    except (TypeError, ValueError):
-        return "-"
-    return "-" if not np.isfinite(value) else f"{value:{sign},.{decimals}f}"
-
-
-def span(low: float | str, high: float | str, decimals: int = 4, sign: str = "") -> str:
-    """An interval; - where there is none."""
-    ends = number(low, decimals, sign), number(high, decimals, sign)
-    return "-" if "-" in ends else f"{ends[0]} to {ends[1]}"
 
 
 def compact(value: float | str | None) -> str:

@@ -4,9 +4,10 @@ from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import quote
 
+from common.console import interval, number, percent
 from common.files import read_json
 from explaining.heatmap_sheet import NAMES
-from reporting.context import ReportContext, add_picture, noting, number, others_too, read_rows, span
+from reporting.context import ReportContext, add_picture, noting, others_too, read_rows
 from reporting.html import Figure, Markup, Part, heading, link, paragraph, table
 
 NOTHING = {"attribution": 1.0, "alone": 0.5}  # what signals of a shortcut are where there is none; others 0
@@ -69,9 +70,10 @@ def _add_sheets(shown: ReportContext, part: Part, name: str, method: str) -> Non
 
 
 def _pointing(path: Path, command: str) -> Figure:
-    rows = [[row["label"], row["images"], _percent(row["inside"]),
-             f"{_percent(row['low'])} to {_percent(row['high'])}", _percent(row["chance"]), _percent(row["best_guess"]),
-             _percent(row["nearly"]), _percent(row["nearly_chance"]), row["empty"]]
+    rows = [[row["label"], row["images"], percent(row["inside"], 0),
+             f"{percent(row['low'], 0)} to {percent(row['high'], 0)}", percent(row["chance"], 0),
+             percent(row["best_guess"], 0),
+             percent(row["nearly"], 0), percent(row["nearly_chance"], 0), row["empty"]]
             for row in read_rows(path, POINTING)]
     return Figure(table(["label", "images", "inside", "95 % interval", "by chance", "best guess", "nearly", "by chance",
                          "empty maps"], rows),
@@ -89,7 +91,7 @@ def _add_measures(shown: ReportContext, part: Part, name: str) -> None:
         each = -(-most // len(shown.competition.labels))  # so many of every label
         command = shown.command("explain", f"--experiment {name} --measure {each}")
         rows = [[NAMES.get(row["method"], row["method"]), row["images"], row["empty"],
-                 *(f"{number(row[key], 2)} ({span(row[f'{key}_low'], row[f'{key}_high'], 2)})" if row[key] else "-"
+                 *(f"{number(row[key], 2)} ({interval(row[f'{key}_low'], row[f'{key}_high'], 2)})" if row[key] else "-"
                    for key in MEASURES)] for row in read_rows(path, ("method", "images", "empty", *MEASURES))]
         part.blocks.append(Figure(
             table(["method", "images", "empty", *MEASURES.values()], rows),
@@ -175,7 +177,7 @@ def anomalies_part(shown: ReportContext) -> Part | None:
             part.notes.append(f"The anomaly scores were computed on other folds. Make them again: {command}")
         rows = []
         for row in said["rows"]:
-            cells = [f"{number(row[key], 3)} ({span(row[f'{key}_low'], row[f'{key}_high'], 3)})"
+            cells = [f"{number(row[key], 3)} ({interval(row[f'{key}_low'], row[f'{key}_high'], 3)})"
                      if row[key] is not None else "-"
                      for key in ("roc_auc", "average_precision", "sensitivity_at_95")]
             rows.append([row["part"], row["method"], f"{row['images']:,}", f"{row['odd']:,}", *cells])
@@ -228,10 +230,6 @@ def _nearness(row: dict) -> float:
 
 def _signals(rows: list[dict]) -> Markup:
     return table(["label", "signal", "where", "value", "95 % interval", "alarm from", "images"], [
-        [row["label"], row["signal"], row["where"], number(row["value"], 3), span(row["low"], row["high"], 3),
+        [row["label"], row["signal"], row["where"], number(row["value"], 3), interval(row["low"], row["high"], 3),
          number(row["threshold"], 3), row["images"]] for row in rows],
         ["bad" if row["alarm"] == "True" else "" for row in rows])
-
-
-def _percent(share: str) -> str:
-    return f"{100 * float(share):.0f} %" if share else "-"

@@ -3,9 +3,10 @@
 import numpy as np
 import pandas as pd
 
+from common.console import interval, number
 from common.files import home, read_json
 from competition import Competition
-from reporting.context import SAME, ReportContext, add_picture, compact, noting, number, read_rows, span
+from reporting.context import SAME, ReportContext, add_picture, compact, noting, read_rows
 from reporting.html import COLOURS, Figure, Markup, Part, heading, legend, panels, paragraph, table
 from reporting.svg import Chart, interval_bar, nice_ticks
 from scoring.metrics import METRICS
@@ -27,7 +28,7 @@ def board_part(shown: ReportContext) -> Part:
     part.notes += [f"{name} is not shown: {why}" for name, why in shown.failed.items()]
     if shown.board is None:
         if shown.scores:
-            rows = [[name, number(cv), span(low, high)] for name, (cv, low, high) in shown.scores.items()]
+            rows = [[name, number(cv), interval(low, high)] for name, (cv, low, high) in shown.scores.items()]
             part.blocks.append(table(["run", f"CV {shown.metric}", "95 % interval"], rows))
         part.blocks.append(paragraph("There is no leaderboard.csv yet; it has all runs and more columns: ",
                                      Markup("<code>"), command, Markup("</code>")))
@@ -60,7 +61,7 @@ def _board_table(shown: ReportContext, rows: list[dict], command: str) -> list[M
             "c0" if ranked else "c4"))
         failed = row.get("not_learned", "")
         remark = f" ({float(failed):.0f} folds did not learn)" if failed not in ("", "0") else ""
-        lines.append([row.get("rank", ""), row["run"] + remark, number(row["cv"]), bar, span(row["low"], row["high"]),
+        lines.append([row.get("rank", ""), row["run"] + remark, number(row["cv"]), bar, interval(row["low"], row["high"]),
                       *(number(row.get(usage)) for usage in usages),
                       f"{number(row.get('fold_mean'))} ± {number(row.get('fold_sd'), 3)}",
                       number(row.get("f1_crossfit")), number(row.get("brier")), number(row.get("seconds"), 0),
@@ -110,13 +111,13 @@ def learning_part(shown: ReportContext) -> Part | None:
             results = [run.result for run in runs]
             scores = [float("nan") if each.get("score") is None else float(each["score"]) for each in results]
             rows.append([name, len(results), f"{results[0]['epochs']:,}" if "epochs" in results[0] else "-",
-                         span(min(scores), max(scores)), number(np.mean([each["seconds"] for each in results]), 0),
+                         interval(min(scores), max(scores)), number(np.mean([each["seconds"] for each in results]), 0),
                          compact(results[0]["parameters"]),
                          ", ".join(str(run.recipe["fold"]) for run, each in zip(runs, results, strict=True)
                                    if not each["learned"]) or "none"])
         if logs:
             last = [log["loss"].iloc[-1] for log in logs]
-            boxes.append((name, f"last loss {span(min(last), max(last), 3)}",
+            boxes.append((name, f"last loss {interval(min(last), max(last), 3)}",
                           _learning_chart(name, logs)))
             drawn.append(name)
     if boxes:

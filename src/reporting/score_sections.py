@@ -4,10 +4,11 @@ from collections.abc import Callable
 
 import numpy as np
 
+from common.console import interval, number
 from common.files import read_json
 from data.folds import fold_numbers
 from explaining.embedding_map import count_decisions
-from reporting.context import ReportContext, noting, number, others_too, span
+from reporting.context import ReportContext, noting, others_too
 from reporting.html import (
     MANY_PANELS,
     Figure,
@@ -55,7 +56,7 @@ def curves_part(shown: ReportContext) -> Part | None:
             if np.isnan(best.area):
                 boxes.append((label, "one class only: no curve", Markup("")))
                 continue
-            ends = "" if np.isnan(best.area_low) else f" ({span(best.area_low, best.area_high, 3)})"
+            ends = "" if np.isnan(best.area_low) else f" ({interval(best.area_low, best.area_high, 3)})"
             words = f"{area} {best.area:.3f}{ends}\n{positives[k]:,} positives"
             boxes.append((label, words, _curve_chart(label, [(colours[name], curves[name][k]) for name in colours],
                                                      None if chance is None else chance[k], side)))
@@ -202,7 +203,7 @@ def _threshold_figure(shown: ReportContext, name: str, oof: Oof) -> Figure:
             chart.rule((threshold, threshold), (0, 1))
         chart.line(cuts, f1_at(cuts, truth, probs), "c0")
         chart.dots(fitted[[k]], f1_at(fitted[[k]], truth, probs), "c1", 3.5)
-        boxes.append((label, f"{fitted[k]:.3f}, by fold {span(by_fold[:, k].min(), by_fold[:, k].max(), 3)}",
+        boxes.append((label, f"{fitted[k]:.3f}, by fold {interval(by_fold[:, k].min(), by_fold[:, k].max(), 3)}",
                       chart.svg(f"F1 over threshold, {label}", "threshold", "F1", TENTHS, TENTHS)))
     return Figure(panels(boxes), f"{name}: F1 of each label over its threshold. Dot: the threshold that is best for "
                   f"{METRICS[metric].title} on all folds; dashed: the same without one fold each. Where the dashed "
@@ -214,7 +215,7 @@ def _policy_rows(name: str, said: dict) -> list[list]:
     for metric, policies in said["policies"].items():
         for policy, row in policies.items():
             gain = ["", ""] if row["gain"] is None else [number(row["gain"], sign="+"),
-                                                         span(row["gain_low"], row["gain_high"], sign="+")]
+                                                         interval(row["gain_low"], row["gain_high"], sign="+")]
             rows.append([name, METRICS[metric].title, policy, number(row["naive"]), number(row["crossfit"]),
                          number(row["optimism"], sign="+"), *gain])
     return rows

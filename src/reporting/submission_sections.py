@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
+from common.console import interval, number
 from common.files import home, read_json, sha256
-from reporting.context import SAME, SHA_SHOWN, ReportContext, add_picture, noting, number, read_rows, span
+from reporting.context import SAME, SHA_SHOWN, ReportContext, add_picture, noting, read_rows
 from reporting.html import Figure, Markup, Part, check_picture, heading, table
 from submitting.cv_lb import scored_entries
 from submitting.ledger import ledger_path, read_ledger
@@ -22,8 +23,8 @@ def forecast_part(shown: ReportContext) -> Part | None:
     with noting(part, path, command):
         forecast = read_rows(path, ("run", "cv", "public_low", "private_low", "gap_low", "is_best"))
         known = [column for column in ("public_was", "private_was") if column in forecast[0]]
-        rows = [[row["run"], number(row["cv"]), span(row["public_low"], row["public_high"]),
-                 span(row["private_low"], row["private_high"]), span(row["gap_low"], row["gap_high"], sign="+"),
+        rows = [[row["run"], number(row["cv"]), interval(row["public_low"], row["public_high"]),
+                 interval(row["private_low"], row["private_high"]), interval(row["gap_low"], row["gap_high"], sign="+"),
                  f"{float(row['is_best']):.0%}", *(number(row[column]) for column in known)]
                 for row in forecast]
         part.blocks.append(table(["run", f"CV {shown.metric}", "public, 95 %", "private, 95 %", "private - public",
@@ -90,7 +91,7 @@ def _submission_state(shown: ReportContext, path: Path, said: dict) -> str:
 
 def _ledger_blocks(shown: ReportContext) -> list[Markup | Figure]:
     entries = read_ledger(shown.competition)
-    rows = [[each.date, each.run, each.state, number(each.cv), span(each.low, each.high), number(each.public),
+    rows = [[each.date, each.run, each.state, number(each.cv), interval(each.low, each.high), number(each.public),
              number(each.private), each.message] for each in entries]
     blocks = [heading("What was submitted"), Figure(
         table(["UTC", "run", "state", "CV", "95 % interval", "public", "private", "message"], rows),

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from rich.table import Table
 from scipy.stats import norm, spearmanr, theilslopes
 
-from common.console import make_console
+from common.console import make_console, number
 from common.figures import save_figure
 from common.files import home
 from competition import Competition
@@ -123,10 +123,10 @@ def _table(competition: Competition, entries: list[Entry], agreements: dict[str,
         cells = []
         for usage in usages:
             residual, is_outlier = residuals[usage].get(entry.run, (None, False))
-            cells += [_number(getattr(entry, usage)), "-" if residual is None else f"{residual:+.4f}"
+            cells += [number(getattr(entry, usage)), "-" if residual is None else f"{residual:+.4f}"
                       + (" outlier" if is_outlier else "")]
         is_odd = any(residuals[usage].get(entry.run, (0, False))[1] for usage in usages)
-        table.add_row(entry.run, _number(entry.cv), f"{_number(entry.low)} - {_number(entry.high)}", *cells, entry.date,
+        table.add_row(entry.run, number(entry.cv), f"{number(entry.low)} - {number(entry.high)}", *cells, entry.date,
                       style="yellow" if is_odd else None)
     return table
 
@@ -141,10 +141,6 @@ def _summary(competition: Competition, usage: str, there: list[Entry], agreement
     odd = [entry.run for entry, is_outlier in zip(there, agreement.outliers, strict=True) if is_outlier]
     text += f"; outliers: {', '.join(odd) or 'none'}"
     return text if is_counted else text + " (how many images it counts is not known: only CV's interval is allowed for)"
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None or np.isnan(value) else f"{value:.4f}"
 
 
 def plot_agreement(competition: Competition, agreements: dict[str, tuple[list[Entry], Agreement]]) -> Figure:

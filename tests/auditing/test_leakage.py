@@ -1,7 +1,5 @@
 """The price of a leak is found where one was planted, is nothing where there is none, and shared images are counted."""
 
-import json
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -17,7 +15,6 @@ from auditing.leakage import (
     sample_groups,
     scores_by_twin,
     split_overlaps,
-    to_records,
     upsampling_mistake,
 )
 from common.files import read_csv
@@ -54,17 +51,6 @@ def test_nothing_is_gained_where_every_image_is_its_own_patient():
     price = leakage_gap(features, targets, np.arange(300).astype(str), LABELS)
     assert abs(price.difference) < 0.03
     assert price.difference_interval[0] < 0 < price.difference_interval[1]
-
-
-def test_the_account_is_json_with_none_for_what_is_not_defined():
-    features, targets, groups = patients(30)
-    targets[:, 1] = 0
-    account = json.loads(json.dumps(leakage_gap(features, targets, groups, LABELS, n_folds=3).account(),
-                                    allow_nan=False))
-    assert account["by_label"][1]["random"] is None
-    assert account["images"] == 120 and len(account["random_interval"]) == 2
-    assert to_records(pd.DataFrame({"a": [np.int64(1)], "b": [np.nan], "c": [pd.NA]})) == [
-        {"a": 1, "b": None, "c": None}]
 
 
 def test_cells_that_are_not_certain_neither_teach_nor_count():

@@ -1,12 +1,16 @@
 """Files: written as a whole or not at all, read as the text that stands in them, and hashed without ambiguity."""
 
+import json
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from common.files import (
     home,
+    json_ready,
     read_csv,
     read_json,
     replace_atomically,
@@ -155,3 +159,21 @@ def test_a_hash_tells_where_one_part_ends():
     assert sha256("ab", "c") != sha256("a", "bc") != sha256("abc")
     assert sha256(b"a") == sha256("a")
     assert len(sha256()) == 64
+
+
+def test_json_ready_turns_tables_and_numpy_values_into_lists_and_numbers():
+    @dataclass
+    class Found:
+        table: pd.DataFrame
+        ends: tuple
+
+    found = Found(pd.DataFrame({"a": [np.int64(1)], "b": [np.nan], "c": [pd.NA]}), (np.float32(0.5), -np.inf))
+    cleaned = json_ready({"found": found, 3: np.array([[True], [False]]), "text": "as it is"})
+    assert cleaned == {"found": {"table": [{"a": 1, "b": None, "c": None}], "ends": [0.5, None]},
+                       "3": [[True], [False]], "text": "as it is"}
+    assert json.loads(json.dumps(cleaned, allow_nan=False)) == cleaned
+
+
+def test_json_ready_rounds_only_where_asked():
+    assert json_ready([1 / 3, 1 / 3 * 10**6, 7]) == [1 / 3, 1 / 3 * 10**6, 7]
+    assert json_ready({"a": (1 / 3, np.float64(2 / 3), 7)}, decimals=3) == {"a": [0.333, 0.667, 7]}
