@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from auditing.file_checks import number_of
+from common.console import plural
 from common.files import home, read_json
 from competition import Competition
 from data.labels import scored_counts
@@ -38,7 +38,7 @@ def audit_part(competition: Competition, command: str) -> Part | None:
         part.blocks.append(Markup(f'<ul class="findings">{"".join(items)}</ul>') if items
                            else paragraph("Nothing was found."))
         counted = Counter(finding["severity"] for finding in findings)
-        part.warning = ", ".join(number_of(counted[severity], severity) for severity in SEVERITIES[:2]
+        part.warning = ", ".join(plural(counted[severity], severity) for severity in SEVERITIES[:2]
                                  if counted[severity])
         rows = [[name, f"{each['images']:,}"] for name, each in account["inputs"]["parts"].items()]
         part.blocks.append(table(["part", "images"], rows))
