@@ -12,6 +12,7 @@ from data.folds import Folds, add_folds, folds_path, make_folds, read_folds
 from data.pixel_store import open_store, pixel_settings
 from data.tables import read_train
 from experiment import EXPERIMENTS, Experiment
+from results.workspace import Workspace
 from scoring.metrics import METRICS
 
 
@@ -77,6 +78,19 @@ def load_competition(args: argparse.Namespace) -> tuple[Competition, Path]:
         print(f"the demo's images are missing: drawing them into {data_dir}")
         make_demo(data_dir, DemoSettings())
     return competition, data_dir
+
+
+def load_workspace(args: argparse.Namespace, with_folds: bool = True) -> Workspace:
+    """The competition with all that is read of it. The demo's images and folds are made if they are missing.
+
+    with_folds: False for scripts that need no folds file.
+    """
+    workspace = Workspace(*load_competition(args))
+    if with_folds and workspace.competition.name == "demo" and not folds_path(workspace.competition).exists():
+        settings = pixel_settings(workspace.competition, pick_experiment(workspace.competition.experiments[0]))
+        make_folds(workspace.competition, workspace.train, open_store("demo-train", workspace.train, settings),
+                   n_folds=5, seed=0)
+    return workspace
 
 
 def load_folded_table(competition: Competition, data_dir: Path) -> tuple[pd.DataFrame, Folds]:

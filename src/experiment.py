@@ -306,10 +306,8 @@ def to_recipe(experiment: Experiment) -> dict:
 def from_recipe(recipe: dict) -> Experiment:
     """The experiment `to_recipe` gave; a field that came later has its default, which must mean what was done before.
 
-    Label policies were once one name for all labels. Raises ValueError where a field is unknown.
+    Raises ValueError where a field is unknown.
     """
     if unknown := sorted(set(recipe) - {field.name for field in fields(Experiment)}):
         raise ValueError(f"the recipe has the fields {unknown}, which this version does not know")
-    recipe = {name: (recipe[name],) if name in BY_LABEL and isinstance(recipe[name], str) else recipe[name]
-              for name in recipe}
     return Experiment(**{name: tuple(value) if isinstance(value, list) else value for name, value in recipe.items()})

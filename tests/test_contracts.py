@@ -1,6 +1,7 @@
 """What holds for every competition, experiment, network, metric, augmentation and view, whoever added it."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,8 +14,8 @@ from competition import COMPETITIONS, Competition, Part
 from experiment import EXPERIMENTS, Experiment
 from models.classifier import OURS, build_model, check_network, count_parameters, head_modules, weight_layers
 from models.reference_networks import LAYOUTS
-from results.checkpoints import build_from_recipe, load_model, save_weights
-from results.runs import open_run, read_run
+from results.checkpoints import build_network, load_model, save_weights
+from results.runs import Run, open_run, read_run
 from scoring.metrics import METRICS, decide, score
 from training.augmentation import AUGMENTATIONS, make_augmentation
 from training.ema import EMA
@@ -51,10 +52,10 @@ def in_small(name: str) -> Experiment:
     return replace(experiment, weights=weights, image_size=SIZES.get(experiment.network, 32))
 
 
-def on_meta(recipe: dict) -> torch.nn.Module:
-    """The recipe's network with shapes and without numbers."""
+def on_meta(run: Run) -> torch.nn.Module:
+    """The run's network with shapes and without numbers."""
     with torch.device("meta"):
-        return build_from_recipe(recipe, weights="none")
+        return build_network(run, weights="none")
 
 
 def competition_of(channels: int) -> Competition:
@@ -75,12 +76,12 @@ def test_an_experiments_network_learns_predicts_an_image_alike_in_any_company_an
     monkeypatch.setenv("STARTER_HOME", str(shared_home))
     experiment = in_small(name)
     run = open_run(competition_of(channels), name, channels, experiment, "no folds")
-    shapes = on_meta(run.recipe)
+    shapes = on_meta(run)
     large = count_parameters(shapes) > LARGE
     if large and channels == 3:
         pytest.skip("large networks are tried in grey")
     torch.manual_seed(0)
-    model = build_from_recipe(run.recipe)
+    model = build_network(run)
     images = random_images(channels, experiment.image_size, 3)
     targets = torch.tensor([[1.0, 0.0, float("nan")], [0.0, 1.0, 1.0], [1.0, 1.0, 0.0]])
 
@@ -110,7 +111,7 @@ def test_an_experiments_network_learns_predicts_an_image_alike_in_any_company_an
 def test_an_experiments_parameters_all_stand_in_one_layer_and_its_heads_come_last(name):
     """At the recipe's own size; as layer-wise rates and stages of training need it."""
     experiment = EXPERIMENTS[name]
-    model = on_meta({"experiment": {**vars(experiment)}, "channels": 1, "labels": LABELS})
+    model = on_meta(Run(Path(), {"channels": 1, "labels": LABELS}, experiment))
     layers, heads = weight_layers(model), head_modules(model)
     placed = [id(parameter) for layer in layers for parameter in layer]
     assert sorted(placed) == sorted(map(id, model.parameters()))
@@ -329,7 +330,7 @@ def test_a_view_keeps_shape_and_type_and_its_input(name, channels):
 
 
 def test_the_views_of_an_experiment_are_averaged():
-    model = build_from_recipe({"experiment": {**vars(Experiment(network="mlp_a"))}, "channels": 1, "labels": LABELS})
+    model = build_network(Run(Path(), {"channels": 1, "labels": LABELS}, Experiment(network="mlp_a")))
     images, views = [(random_images(1, 64), None, None)], tuple(VIEWS)
     single = torch.stack([predict_logits(model, images, (view,)) for view in views])
     torch.testing.assert_close(predict_logits(model, images, views), single.mean(dim=0))

@@ -80,7 +80,7 @@ def test_a_recipe_of_its_own_in_everything_goes_all_the_way(trained):
     """Labels of a first run, one network a label, sampled, weighted, black images, colour, shape, preprocessing."""
     train_quickly("mlp_a", "own", settings=(
         "uncertain=self:cnn,effusion=uniform:0.5:0.9", "missing_labels=zeros,effusion=ignore", "constant_images=one_per_label_vector",
-        "sampler=copies", "label_repeats=cardiomegaly=3,effusion=2", "loss_weights=pos_weight", "per_task=true", "colour=rgb",
+        "sampler=label_repeats", "label_repeats=cardiomegaly=3,effusion=2", "loss_weights=pos_weight", "per_task=true", "colour=rgb",
         "resize_mode=letterbox", "preprocessing=clahe", "augmentation=warp"))
     run = read_run(trained / "runs" / "demo" / "own" / "fold2")
     assert run.recipe["channels"] == 3 and load_model(run).classifiers[0].mean.shape == (3, 1, 1)

@@ -154,14 +154,6 @@ def test_a_recipe_from_before_a_field_existed_has_its_default():
     assert from_recipe(recipe) == Experiment(lr=0.5)
 
 
-def test_a_recipe_from_when_a_policy_was_one_word_means_the_same():
-    recipe = to_recipe(Experiment(uncertain=("ones",)))
-    for field in ("colour", "fit", "preprocessing", "sampler", "copies", "loss_weights", "split"):
-        del recipe[field]
-    assert from_recipe({**recipe, "uncertain": "ones", "missing_labels": "ignore", "constant_images": "keep"}) == Experiment(
-        uncertain=("ones",), constant_images="keep")
-
-
 @pytest.mark.parametrize("entry, label, value", [
     ("ones", "", "ones"),
     ("Lung Lesion=ones", "Lung Lesion", "ones"),

@@ -1,6 +1,7 @@
 """The sheets of Grad-CAM: which images stand on them, what is drawn, and the pointing game."""
 
 import json
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -18,7 +19,7 @@ from competition import Competition, Part
 from data.folds import add_folds, make_folds, read_folds
 from data.pixel_store import PixelSettings, open_store
 from data.tables import read_train
-from experiment import Experiment, to_recipe
+from experiment import Experiment
 from explain import explain_run, pick_examples
 from explaining import attribution
 from explaining.heatmap_sheet import Panel, draw_sheet, heat_colours
@@ -26,8 +27,8 @@ from explaining.held_out_maps import held_out_maps, open_members
 from explaining.image_view import make_columns, pick_labels, say_truth
 from explaining.map_quality import GUESSES
 from explaining.pointing_game import distance_to_mask, hottest_pixel, pointing_game
-from results.checkpoints import build_from_recipe, load_model, save_weights
-from results.runs import Oof, open_run, probs_frame, read_oof, run_folder, write_blend, write_probs
+from results.checkpoints import build_network, load_model, save_weights
+from results.runs import Oof, Run, open_run, probs_frame, read_oof, run_folder, write_blend, write_probs
 
 SIZE, N = 24, 40
 SQUARES = Competition(name="squares", about="Bright squares.", task="multilabel", labels=("square", "other"),
@@ -68,7 +69,7 @@ def fabricate(data, name: str, network: str = "cnn_b", folds: tuple[int, ...] = 
     for fold in folds:
         run = open_run(SQUARES, name, fold, Experiment(network=network, image_size=SIZE, per_task=per_task), split.hash)
         torch.manual_seed(fold)
-        weights_hash = save_weights(run, build_from_recipe(run.recipe))
+        weights_hash = save_weights(run, build_network(run))
         ids = table.loc[table["fold"] == fold, "image_id"]
         probs = np.stack([ids.str[1:].astype(int) / N, np.full(len(ids), 0.25)], axis=1)
         write_probs(run.folder / "oof.csv", probs_frame(SQUARES, ids, probs))
@@ -255,8 +256,7 @@ def test_every_image_is_explained_by_the_model_of_its_own_fold(squares, monkeypa
 
 def build_weights(fold: int) -> torch.nn.Module:
     torch.manual_seed(fold)
-    experiment = to_recipe(Experiment(network="cnn_b", image_size=SIZE))
-    return build_from_recipe({"experiment": experiment, "channels": 1, "labels": ["a", "b"]})
+    return build_network(Run(Path(), {"channels": 1, "labels": ["a", "b"]}, Experiment(network="cnn_b", image_size=SIZE)))
 
 
 def test_only_certain_labels_of_images_that_show_something_are_used(squares, monkeypatch):

@@ -20,7 +20,7 @@ from experiment import Experiment
 from explaining import shortcut_signals
 from models.classifier import Classifier
 from results import checkpoints
-from results.checkpoints import build_from_recipe, save_weights
+from results.checkpoints import build_network, save_weights
 from results.runs import Oof, open_run, probs_frame, read_oof, run_folder, write_blend, write_probs
 
 SIZE, N = 24, 80
@@ -65,7 +65,7 @@ def add_run(competition: Competition, data, name: str = "cnn_b", folds: tuple[in
     for fold in folds:
         run = open_run(competition, name, fold, Experiment(network="cnn_b", image_size=SIZE), split.hash)
         torch.manual_seed(fold)
-        weights_hash = save_weights(run, build_from_recipe(run.recipe))
+        weights_hash = save_weights(run, build_network(run))
         ids = table.loc[table["fold"] == fold, "image_id"]
         first = rng.random(len(ids))
         write_probs(run.folder / "oof.csv", probs_frame(competition, ids, np.stack([first, 1 - first], axis=1)))

@@ -16,7 +16,7 @@ from data.tables import read_train
 from experiment import EXPERIMENTS, Experiment
 from models.classifier import Classifier
 from models.heads import head_name, put_head
-from results.checkpoints import build_from_recipe, load_model, save_weights
+from results.checkpoints import build_network, load_model, save_weights
 from results.runs import Oof, Run, open_run, probs_frame, read_oof, read_run, write_probs
 from training.fitted_heads import Examples, fit_head
 
@@ -39,7 +39,7 @@ def write_untrained(competition: Competition, name: str, seed: int = 0, experime
 def _save_network(run: Run, seed: int) -> str:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        network = build_from_recipe(run.recipe)
+        network = build_network(run)
         with torch.no_grad():
             for weights in network.parameters():  # the head starts at zero and would answer alike to every image
                 weights += 0.1 * torch.randn_like(weights)
@@ -56,7 +56,7 @@ def with_fitted_head(head_fit: str, task: str, examples: Examples) -> tuple[Run,
     run = open_run(competition, head_fit, 0, Experiment(network="pixels", image_size=8, head_fit=head_fit), "no folds")
     images = torch.randint(0, 256, (len(examples.targets), 1, 8, 8), generator=torch.Generator().manual_seed(0),
                            dtype=torch.uint8)
-    model = build_from_recipe(run.recipe)
+    model = build_network(run)
     features = model.normalise(images).flatten(1).numpy()
     put_head(model, head_name(model), fit_head(head_fit, replace(examples, features=features), task, 0))
     return run, model, images

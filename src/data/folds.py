@@ -118,13 +118,13 @@ def add_folds(competition: Competition, table: pd.DataFrame, folds: Folds) -> pd
     Raises ValueError where an image has no fold, a group straddles folds without having been allowed to, or labels or
     images are not those that the folds were checked with.
     """
-    table = _fold_all(competition, table, folds)
+    table = attach_folds(competition, table, folds)
     return table[table["fold"] != HELD_OUT].reset_index(drop=True)
 
 
 def holdout_rows(competition: Competition, table: pd.DataFrame, folds: Folds) -> pd.DataFrame:
     """The rows of the training table that are held out altogether, with `constant` and joined `group`; may be none."""
-    table = _fold_all(competition, table, folds)
+    table = attach_folds(competition, table, folds)
     columns = [split_column(split) for split in range(folds.splits)]
     return table[table["fold"] == HELD_OUT].drop(columns=columns).reset_index(drop=True)
 
@@ -221,8 +221,10 @@ def _refuse_other_wishes(path: Path, folds: np.ndarray, made_by: dict | str, wan
 # ---- checking
 
 
-def _fold_all(competition: Competition, table: pd.DataFrame, folds: Folds) -> pd.DataFrame:
-    """All rows, held out or not."""
+def attach_folds(competition: Competition, table: pd.DataFrame, folds: Folds) -> pd.DataFrame:
+    """All rows of the training table, held out (fold -1) or not, with `fold`, `fold_1`, ..., `constant` and joined
+    `group`. Raises what `add_folds` raises.
+    """
     table_hash, numbers = _hash_table(competition, table), _fold_columns(folds.path, table)
     table = table.assign(**{split_column(split): numbers[:, split] for split in range(numbers.shape[1])},
                          constant=table["image_id"].isin(folds.account["constant"]))

@@ -14,17 +14,17 @@ from torch import nn
 from common.files import replace_atomically, sha256
 from competition import Competition
 from data.pixel_store import image_channels
-from experiment import Experiment, from_recipe
+from experiment import Experiment
 from models.classifier import Classifier, PerTask, build_model, head_names
 from models.heads import fit_head_to
 from models.pretrained import is_under, load_fitting
 from results.runs import Run, read_run, run_folder
 
 
-def build_from_recipe(recipe: dict, weights: str | None = None) -> nn.Module:
+def build_network(run: Run, weights: str | None = None) -> nn.Module:
     """The run's network; `weights` overrides where training starts from ("none": any values, to be loaded over)."""
-    experiment = from_recipe(recipe["experiment"])
-    return build_model(experiment.network, recipe["channels"], experiment.image_size, len(recipe["labels"]),
+    experiment = run.experiment
+    return build_model(experiment.network, run.recipe["channels"], experiment.image_size, len(run.recipe["labels"]),
                        experiment.dropout, weights or experiment.weights, experiment.per_task, experiment.head)
 
 
@@ -32,7 +32,7 @@ def load_model(run: Run, device: str = "cpu") -> nn.Module:
     """The run's trained network in evaluation mode. Needs nothing but the run's folder."""
     if not run.is_done:
         raise FileNotFoundError(f"{run.folder} is not finished; run: {run.recipe['command']}")
-    model = build_from_recipe(run.recipe, weights="none")
+    model = build_network(run, weights="none")
     path, saved = run.folder / "weights.safetensors", _read_weights(run)
     if run.experiment.head_fit != "gradient":
         fit_head_to(model, saved, run.recipe["task"] == "multiclass")

@@ -1,7 +1,9 @@
 """A run's folder, runs/<competition>/<name>/fold<k>/: its recipe, its result and its out-of-fold predictions."""
 
 import re
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -15,25 +17,25 @@ from experiment import Experiment, from_recipe, to_recipe
 from scoring.blending import Blend, from_json
 
 PROBS_FORMAT = "%.9g"  # enough digits to read a float32 back exactly
+DEFAULTS = to_recipe(Experiment())
 
 
 @dataclass(frozen=True)
 class Run:
-    """One fold of one experiment on one competition."""
+    """One fold of one experiment on one competition. experiment: what the recipe holds, parsed once."""
 
     folder: Path
     recipe: dict
-
-    @property
-    def experiment(self) -> Experiment:
-        return from_recipe(self.recipe["experiment"])
+    experiment: Experiment
 
     @property
     def is_done(self) -> bool:
+        """Whether the fold is trained."""
         return (self.folder / "result.json").exists()
 
-    @property
+    @cached_property
     def result(self) -> dict:
+        """What result.json holds, read once. Raises FileNotFoundError while the fold is not trained."""
         return read_json(self.folder / "result.json")
 
 
@@ -52,16 +54,19 @@ def open_run(competition: Competition, name: str, fold: int, experiment: Experim
         raise ValueError(f"a run cannot be called {name!r}: it names a folder, so use letters, digits and _ . = -")
     if name == "ledger":
         raise ValueError("a run cannot be called 'ledger': its submission would stand where the ledger does")
-    folder = run_folder(competition, name) / f"fold{fold}"
+    folder, found = run_folder(competition, name) / f"fold{fold}", {}
     wanted = {**_described(competition, experiment), "folds_sha256": folds_hash, "experiment": to_recipe(experiment)}
     for path in sorted(folder.parent.glob("fold*/recipe.json")):
-        recipe = _completed(read_json(path))
+        recipe = _read_recipe(path)
         if differs := [key for key in wanted if recipe.get(key) != wanted[key]]:
             raise ValueError(f"{path.parent} holds a run with another {_difference(recipe, wanted, differs[0])}; give "
                              f"the new one a --name of its own, or delete {folder.parent}")
-    if not (folder / "recipe.json").exists():
-        write_json(folder / "recipe.json", {**wanted, "fold": fold, "command": command})
-    return read_run(folder)
+        found[path.parent] = recipe
+        found[path.parent] = recipe
+    if folder not in found:
+        found[folder] = {**wanted, "fold": fold, "command": command}
+        write_json(folder / "recipe.json", found[folder])
+    return Run(folder, found[folder], experiment)
 
 
 def open_snapshot(run: Run, epoch: int) -> Run:
@@ -71,18 +76,19 @@ def open_snapshot(run: Run, epoch: int) -> Run:
     """
     name = run.folder.parent.name
     folder = run.folder.parent.with_name(f"{name}_epoch{epoch}") / run.folder.name
-    path, experiment = folder / "recipe.json", {**run.recipe["experiment"], "snapshots": []}
-    wanted = {**run.recipe, "experiment": experiment, "snapshot": {"of": name, "epoch": epoch}}
-    if path.exists() and _completed(read_json(path)) | {"command": wanted["command"]} != wanted:
+    path, experiment = folder / "recipe.json", replace(run.experiment, snapshots=())
+    wanted = {**run.recipe, "experiment": to_recipe(experiment), "snapshot": {"of": name, "epoch": epoch}}
+    if path.exists() and _read_recipe(path) | {"command": wanted["command"]} != wanted:
         raise ValueError(f"{folder} holds something else than epoch {epoch} of {name} as it is trained now; delete "
                          f"{folder.parent}, or give this run a --name of its own")
     write_json(path, wanted)
-    return read_run(folder)
+    return Run(folder, wanted, experiment)
 
 
-def _completed(recipe: dict) -> dict:
-    """The recipe with the defaults of fields that came after it was written."""
-    return {**recipe, "experiment": to_recipe(from_recipe(recipe["experiment"]))}
+def _read_recipe(path: Path) -> dict:
+    """A recipe.json; a field of Experiment that was added after it was written has its default."""
+    recipe = read_json(path)
+    return {**recipe, "experiment": {**DEFAULTS, **recipe["experiment"]}}
 
 
 def _described(competition: Competition, experiment: Experiment) -> dict:
@@ -105,7 +111,8 @@ def read_run(folder: Path) -> Run:
     """The run in a folder. Raises FileNotFoundError where there is none."""
     if not (folder / "recipe.json").exists():
         raise FileNotFoundError(f"there is no run in {folder}")
-    return Run(folder, _completed(read_json(folder / "recipe.json")))
+    recipe = _read_recipe(folder / "recipe.json")
+    return Run(folder, recipe, from_recipe(recipe["experiment"]))
 
 
 def probs_frame(competition: Competition, image_ids: pd.Series, probs: np.ndarray) -> pd.DataFrame:
@@ -170,7 +177,7 @@ class Oof:
         splits = {run.experiment.split for run in self.runs}
         return splits.pop() if len(splits) == 1 else 0
 
-    @property
+    @cached_property
     def made_of(self) -> dict[str, str]:
         """Hashes of the weights that predicted, by run and fold: what is made from other weights is out of date.
 
@@ -181,44 +188,37 @@ class Oof:
         return weights | ({"fit": sha256(*(array.tobytes() for array in fitted))} if fitted else {})
 
 
-def read_oof(competition: Competition, name: str, table: pd.DataFrame, folds_hash: str) -> Oof:
-    """All held-out predictions of a run or a blend.
+def read_oof(competition: Competition, name: str, table: pd.DataFrame, folds_hash: str,
+             read_member: Callable[[str], Oof] | None = None) -> Oof:
+    """All held-out predictions of a run or a blend. read_member: reads a blend's members; default: this function.
 
     Every image was predicted by a model that saw neither it nor its group, in the split that the run was trained on.
     So was it in a blend of runs on several splits; only, which model that was differs from member to member.
     Raises ValueError where they come from another split or description, or the folds from different recipes.
     """
     if (blend := run_folder(competition, name) / "blend.json").exists():
-        return _read_blend(competition, blend, table, folds_hash)
-    probs, runs, missing = np.full((len(table), len(competition.labels)), np.nan), [], []
-    folds = fold_numbers(table, _split_of(competition, name))
-    for fold in sorted(set(folds.tolist())):
-        folder = run_folder(competition, name) / f"fold{fold}"
-        if not (folder / "result.json").exists():
-            missing.append(fold)
-            continue
-        run = read_run(folder)
+        return _read_blend(competition, blend, table, folds_hash, read_member or (
+            lambda member: read_oof(competition, member, table, folds_hash)))
+    folder_of = {fold: run_folder(competition, name) / f"fold{fold}" for fold in sorted(set(table["fold"].tolist()))}
+    runs = {fold: read_run(folder) for fold, folder in folder_of.items() if (folder / "result.json").exists()}
+    probs = np.full((len(table), len(competition.labels)), np.nan)
+    for fold, run in runs.items():
+        folder, first = run.folder, next(iter(runs.values()))
         if run.recipe["folds_sha256"] != folds_hash:
             raise ValueError(f"{folder} was trained on another folds file than folds/{competition.name}.csv; delete "
                              f"{folder.parent} and train it again")
         wanted = {**_described(competition, run.experiment),
-                  "experiment": (runs[0] if runs else run).recipe["experiment"]}
+                  "experiment": first.recipe["experiment"]}
         if differs := [key for key in wanted if run.recipe.get(key) != wanted[key]]:
             raise ValueError(f"{folder} was trained with another {_difference(run.recipe, wanted, differs[0])}; delete "
                              f"{folder} and train it again")
-        held_out = folds == fold
+        held_out = fold_numbers(table, run.experiment.split) == fold
         probs[held_out] = read_probs(folder / "oof.csv", competition, table.loc[held_out, "image_id"])
-        runs.append(run)
-    return Oof(name, probs, tuple(runs), tuple(missing))
+    return Oof(name, probs, tuple(runs.values()), tuple(fold for fold in folder_of if fold not in runs))
 
 
-def _split_of(competition: Competition, name: str) -> int:
-    """The split of a run's first fold; 0 where there is none yet."""
-    first = next(iter(sorted(run_folder(competition, name).glob("fold*/recipe.json"))), None)
-    return 0 if first is None else read_run(first.parent).experiment.split
-
-
-def _read_blend(competition: Competition, path: Path, table: pd.DataFrame, folds_hash: str) -> Oof:
+def _read_blend(competition: Competition, path: Path, table: pd.DataFrame, folds_hash: str,
+                read_member: Callable[[str], Oof]) -> Oof:
     said, again = read_json(path), "delete that folder and blend again"
     if missing := [key for key in ("kind", "members", "folds_sha256", "made_of", "oof_sha256") if key not in said]:
         raise ValueError(f"{path} does not say {missing[0]!r}; {again}")
@@ -228,7 +228,7 @@ def _read_blend(competition: Competition, path: Path, table: pd.DataFrame, folds
         fit = from_json(said["kind"], said.get("fit", {}), said["members"], competition.labels)
     except ValueError as error:
         raise ValueError(f"{path}: {error}; {again}") from error
-    runs = [run for member in said["members"] for run in read_oof(competition, member, table, folds_hash).runs]
+    runs = [run for member in said["members"] for run in read_member(member).runs]
     blend = Oof(path.parent.name, read_probs(path.parent / "oof.csv", competition, table["image_id"]), tuple(runs), (),
                 tuple(said["members"]), said["kind"], fit)
     if said["made_of"].get("fit") != blend.made_of.get("fit"):
@@ -259,7 +259,7 @@ def train_command(competition: Competition, oof: Oof) -> str:
 
 def write_predictions(competition: Competition, oof: Oof, part: str, image_ids: pd.Series, probs: np.ndarray,
                       images: str = "", account: dict | None = None) -> None:
-    """Writes a run's or blend's predictions of a part ("test", "official_validation", "holdout"), and what they are made of.
+    """Writes a run's or blend's predictions of a part ("test", "official_validation", "holdout") and their inputs.
 
     images: what tells these images from others with the same ids, the name of their pixel store;  account: what else
     is to be known about them.

@@ -28,7 +28,7 @@ from models.frozen_features import FeatureStore, open_features
 from models.heads import FeatureClassifier, head_name, put_head, uses_features
 from models.pretrained import find_weights, is_file, weights_fingerprint
 from models.reference_networks import Headed
-from results.checkpoints import build_from_recipe, load_checkpoint, save_checkpoint, save_weights, start_from_run
+from results.checkpoints import build_network, load_checkpoint, save_checkpoint, save_weights, start_from_run
 from results.runs import Run, open_snapshot, probs_frame, run_folder, write_probs
 from scoring.metrics import METRICS, score
 from training.augmentation import AUGMENTATIONS
@@ -91,7 +91,7 @@ def train_fold(run: Run, competition: Competition, table: pd.DataFrame, threads:
     torch.set_num_threads(checkpoint["threads"])
     torch.manual_seed(experiment.seed)
     device = pick_device()
-    network = build_from_recipe(run.recipe)
+    network = build_network(run)
     for epoch in experiment.snapshots if rank() == 0 else ():  # where something else stands is said now
         open_snapshot(run, epoch)
     for stage in experiment.plan:  # what this network has not is refused now, not when its stage comes
@@ -165,10 +165,10 @@ def prepare_run(run: Run, competition: Competition, table: pd.DataFrame, threads
     if uses_features(experiment):
         if not experiment.weights.startswith("run:"):  # else every fold has a backbone of its own
             torch.manual_seed(experiment.seed)  # as train_fold draws it, or these are another network's features
-            network = build_from_recipe(run.recipe).to(device, memory_format=torch.channels_last)
+            network = build_network(run).to(device, memory_format=torch.channels_last)
             open_frozen(run, _open_images(competition, table, experiment), network)
     elif experiment.precision == "auto":
-        model = build_from_recipe(run.recipe, weights="none").to(device, memory_format=torch.channels_last)
+        model = build_network(run, weights="none").to(device, memory_format=torch.channels_last)
         pick_precision(run, model, device, threads)
 
 

@@ -18,7 +18,7 @@ from common.files import read_json, write_json
 from competition import COMPETITIONS, Competition, Part
 from data.folds import fold_numbers
 from experiment import EXPERIMENTS, Experiment
-from results.checkpoints import build_from_recipe, save_weights
+from results.checkpoints import build_network, save_weights
 from results.runs import open_run, probs_frame, read_oof, run_folder, write_probs
 
 LABELS = ("a", "b", "c")
@@ -56,7 +56,7 @@ def fabricate(data, name: str, split: int = 0, competition: Competition = MINE) 
     for fold in range(folds.count):
         run = open_run(competition, name, fold, replace(SMALL, split=split), folds.hash)
         torch.manual_seed(fold + 10 * split)
-        model = build_from_recipe(run.recipe)
+        model = build_network(run)
         for weights in model.parameters():  # some start at zero, and then all images look alike
             weights.data += 0.1 * torch.randn_like(weights)
         weights_hash = save_weights(run, model)

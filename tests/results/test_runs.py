@@ -14,7 +14,7 @@ from competition import Competition, Part
 from data.folds import fold_numbers
 from experiment import EXPERIMENTS
 from results.checkpoints import (
-    build_from_recipe,
+    build_network,
     load_checkpoint,
     load_model,
     save_checkpoint,
@@ -299,7 +299,7 @@ def test_all_runs_and_blends_of_a_competition_are_listed_and_nothing_else(home):
 def test_a_network_comes_back_from_its_folder_alone(home):
     (run,) = finish(folds=(0,))
     torch.manual_seed(1)
-    model = build_from_recipe(run.recipe).eval()
+    model = build_network(run).eval()
     save_weights(run, model)
     images = torch.randint(0, 256, (2, 1, 64, 64), dtype=torch.uint8)
     with torch.inference_mode():
@@ -314,7 +314,7 @@ def test_a_fold_that_is_not_finished_is_named_with_its_command(home):
 
 def test_weights_of_another_network_are_refused(home):
     (run,) = finish(folds=(0,))
-    save_weights(run, build_from_recipe({**run.recipe, "labels": ["a", "b", "c"]}))
+    save_weights(run, build_network(replace(run, recipe={**run.recipe, "labels": ["a", "b", "c"]})))
     with pytest.raises(ValueError, match=r"weights\.safetensors does not fit the network that .*recipe\.json names"):
         load_model(run)
 
@@ -323,7 +323,7 @@ def test_weights_of_another_network_are_refused(home):
 def test_weights_that_cannot_be_read_are_named(home, spoil):
     (run,) = finish(folds=(0,))
     path = run.folder / "weights.safetensors"
-    save_weights(run, build_from_recipe(run.recipe))
+    save_weights(run, build_network(run))
     raw = path.read_bytes()
     path.unlink() if spoil == "missing" else path.write_bytes(raw[:-100] if spoil == "cut off" else b"")
     with pytest.raises((ValueError, FileNotFoundError), match=r"weights\.safetensors"):
@@ -348,7 +348,7 @@ def test_a_checkpoint_that_cannot_be_read_is_named_with_what_to_do(home):
 def trained(name: str = "source", experiment=SMOKE, competition: Competition = SMALL, fold: int = 0) -> torch.nn.Module:
     """A finished fold with weights of its own; returns its network."""
     run = open_run(competition, name, fold, experiment, HASH)
-    model = build_from_recipe(run.recipe, weights="none")
+    model = build_network(run, weights="none")
     with torch.no_grad():
         for parameter in model.parameters():
             parameter += 1
@@ -363,7 +363,7 @@ def start(change: tuple[str, ...] = (), name: str = "source", fold: int = 0, com
     """The network that training of another run starts with, and what is told of its start."""
     experiment = override(replace(experiment, weights=f"run:{name}"), change)
     run = open_run(competition, "new", fold, experiment, folds_hash)
-    model = build_from_recipe(run.recipe)
+    model = build_network(run)
     return model, start_from_run(model, competition, name, fold, experiment, folds_hash)
 
 
@@ -445,6 +445,6 @@ def test_weights_that_are_not_those_of_the_result_start_nothing(home, spoil):
     if spoil == "cut off":
         path.write_bytes(path.read_bytes()[:-100])
     else:
-        save_weights(read_run(path.parent), build_from_recipe(read_run(path.parent).recipe))
+        save_weights(read_run(path.parent), build_network(read_run(path.parent)))
     with pytest.raises(ValueError, match=r"weights\.safetensors (cannot be read|is not what .*result\.json says)"):
         start()
