@@ -111,9 +111,10 @@ class Competition:
             raise ValueError(f"competition {self.name!r}: a test part without a table and label_pattern needs "
                              f"labelled=False")
         if self.submission == "text" and not (self.submission_column or self.label_list_column):
-            raise ValueError(f"competition {self.name!r}: submission='text' needs submission_column or label_list_column")
+            raise ValueError(f"competition {self.name!r}: submission='text' needs submission_column or "
+                             f"label_list_column")
         if strangers := sorted({*self.scored_labels} - {*self.labels}):
-            raise ValueError(f"competition {self.name!r}: scored names {strangers}, not among the labels")
+            raise ValueError(f"competition {self.name!r}: scored_labels names {strangers}, not among the labels")
         if self.scored_labels and self.task == "multiclass":
             raise ValueError(f"competition {self.name!r}: classes exclude one another, so all of them are scored")
         if not self.labels:

@@ -59,7 +59,7 @@ def main(argv: list[str] | None = None) -> Path:
     table, left_out = read_train(competition, data_dir)
     if len(left_out):
         print(f"{len(left_out)} training images are left out: their {left_out['group'].nunique()} patients are in the "
-              "test or expert part too")
+              "test or official validation part too")
     folds = split_table(competition, data_dir, table, args)
     drawn = folds.account["made_by"]
     columns = drawn.get("stratify", []) if isinstance(drawn, dict) else []

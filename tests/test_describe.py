@@ -87,8 +87,8 @@ WELL_KNOWN = {
         "sample_submission": "sample_submission.csv", "group_pattern": None, "laterality": False, **PROBS,
     }, ["which metric"]),
     "plant_2021": ({
-        "task": "multilabel", "label_list_column": "labels", "label_separator": " ", "id_column": "image", "metric": "f1_macro",
-        "labels": ("complex", "frog_eye_leaf_spot", "healthy", "powdery_mildew", "rust", "scab"),
+        "task": "multilabel", "label_list_column": "labels", "label_separator": " ", "id_column": "image",
+        "metric": "f1_macro", "labels": ("complex", "frog_eye_leaf_spot", "healthy", "powdery_mildew", "rust", "scab"),
         "train": Part(table="train.csv", images="train_images/{image}"),
         "test": Part(table="sample_submission.csv", images="test_images/{image}", labelled=False),
         "sample_submission": "sample_submission.csv", "submission_column": None, "channels": 3, **TEXT,
@@ -216,7 +216,8 @@ def test_the_same_images_labels_and_groups_are_read_as_by_the_ready_made_descrip
     ours = main([str(folder)])[0]
     if name == "chexpert_small":  # the answer to a question that is asked
         frontal = (("Frontal/Lateral", ("Frontal",)),)
-        ours = replace(ours, train=replace(ours.train, row_filter=frontal), official_validation=replace(ours.official_validation, row_filter=frontal))
+        ours = replace(ours, train=replace(ours.train, row_filter=frontal),
+                       official_validation=replace(ours.official_validation, row_filter=frontal))
     ready = COMPETITIONS[name]
     for part in described_parts(ready):
         mine, theirs = read_part(ours, folder, part), read_part(ready, folder, part)
@@ -357,7 +358,8 @@ def test_a_truncated_image_is_asked_about(home, tmp_path):
     written(tmp_path, train=LABELS, images=IMAGES)
     (tmp_path / "train" / "3.png").write_bytes((tmp_path / "train" / "3.png").read_bytes()[:20])
     assert asked(main([str(tmp_path)])[1],
-                 r"1 of the 8 images looked at cannot be read: train/3\.png: cut short.*exclude_ids=\('3',\).*audit\.py")
+                 r"1 of the 8 images looked at cannot be read: train/3\.png: cut short.*exclude_ids=\('3',\).*"
+                 r"audit\.py")
 
 
 def test_images_with_several_endings_are_found(home, tmp_path):

@@ -28,7 +28,7 @@ from data.splitting import (
     split_seed,
     stratified_folds,
 )
-from data.tables import label_cells, read_part, read_train
+from data.tables import described_parts, label_cells, read_part, read_train
 
 HELD_OUT = -1
 
@@ -136,8 +136,11 @@ def read_holdout(competition: Competition, data_dir: Path, folds: Folds | None =
 
 
 def read_predicted_parts(competition: Competition, data_dir: Path, folds: Folds) -> dict[str, pd.DataFrame]:
-    """The tables of all that a run predicts beside its own folds: those of "test", "official_validation" and "holdout" there are."""
-    parts = {part: read_part(competition, data_dir, part) for part in ("test", "official_validation") if getattr(competition, part)}
+    """Tables of the parts that a run predicts besides its own folds, by name: "test", "official_validation", "holdout".
+
+    A part that the competition does not have is absent.
+    """
+    parts = {part: read_part(competition, data_dir, part) for part in described_parts(competition)[1:]}
     holdout = read_holdout(competition, data_dir, folds)
     return parts if holdout is None else parts | {"holdout": holdout}
 

@@ -44,7 +44,7 @@ class PixelSettings:
 
     size: int                    # pixels, height and width
     channels: int                # 1: grey, 3: RGB
-    resize_mode: Literal["squash", "letterbox"] = "squash"  # into the square; letterbox keeps the aspect ratio, black beside it
+    resize_mode: Literal["squash", "letterbox"] = "squash"  # letterbox keeps the aspect ratio, with black beside it
     steps: tuple[str, ...] = ()  # keys of PREPROCESSING, in this order before the fitting and in this order after it
 
     def __post_init__(self):

@@ -20,7 +20,8 @@ MEND = "mend the description in competition.py"
 
 def read_train(competition: Competition, data_dir: Path,
                refuse_shared: bool = True) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The training table, and the rows left out of it because their group also stands in the test or expert part.
+    """The training table, and the rows left out of it because their group is in the test or official
+    validation part.
 
     Columns `image_id`, `path` (absolute), `group` and the labels: 1, 0, -1 (uncertain), NaN (blank).
     refuse_shared: False keeps such rows in the table where the competition says "error" of them, for whoever looks
@@ -32,17 +33,17 @@ def read_train(competition: Competition, data_dir: Path,
         return table, table.iloc[:0]
     shared = pd.Series(False, index=table.index)
     for part, groups in _kept_apart_groups(competition, data_dir).items():
-        here = table["group"].isin(groups)
+        here, title = table["group"].isin(groups), part.replace("_", " ")
         if here.any() and competition.shared_groups == "error":
             examples = ", ".join(table.loc[here, "group"].unique()[:5])
-            raise ValueError(f"{here.sum()} training images have a group that is in the {part} part too ({examples}); "
+            raise ValueError(f"{here.sum()} training images have a group that is in the {title} part too ({examples}); "
                              f"say in competition.py what that means: shared_groups='drop' or 'distinct'")
         shared |= here
     return table[~shared].reset_index(drop=True), table[shared]
 
 
 def read_part(competition: Competition, data_dir: Path, part: str) -> pd.DataFrame:
-    """The table of "train", "test" or "official_validation" as the files have it; without label columns where they are unknown."""
+    """The table of "train", "test" or "official_validation"; without label columns where the labels are unknown."""
     return _read_part(competition, data_dir, part)[0]
 
 
@@ -60,15 +61,15 @@ def described_parts(competition: Competition) -> list[str]:
 
 
 def submitted_part(competition: Competition) -> str | None:
-    """The part a submission is about: the test part; where there is none, the expert part; None without either."""
+    """The part a submission is about: the test part, else the official validation part, else None."""
     return next((part for part in ("test", "official_validation") if getattr(competition, part) is not None), None)
 
 
 def read_solution(competition: Competition, data_dir: Path) -> pd.DataFrame | None:
     """Labels of the submitted part, where they are known: `image_id`, the labels, `usage`. For reporting only.
 
-    `usage` is Public or Private as Kaggle's solution files say, or Test or Expert where that part carries its labels
-    itself.
+    `usage` is Public or Private as in Kaggle's solution files; Test or Official validation where the labels are in
+    that part's own files.
     """
     if competition.solution and (path := data_dir / competition.solution).exists():
         rows = _read_csv(competition, path)
@@ -83,7 +84,8 @@ def read_solution(competition: Competition, data_dir: Path) -> pd.DataFrame | No
         return table[table["usage"] != "Ignored"].reset_index(drop=True)  # Kaggle's word for rows that do not count
     name = submitted_part(competition)
     if name and getattr(competition, name).labelled:
-        return read_part(competition, data_dir, name).drop(columns=["path", "group"]).assign(usage=name.capitalize())
+        table = read_part(competition, data_dir, name).drop(columns=["path", "group"])
+        return table.assign(usage=name.replace("_", " ").capitalize())
     return None
 
 
@@ -194,7 +196,8 @@ def _read_one(competition: Competition, part: Part, data_dir: Path,
         _refuse_missing(rows, where)
     table = pd.DataFrame({"image_id": rows["image_id"], "path": rows["path"]})
     table["group"] = _groups(competition, rows, where, is_train)
-    used = {"image_id", "path", "below", competition.id_column, competition.label_list_column, *label_columns(competition)}
+    used = {"image_id", "path", "below", competition.id_column, competition.label_list_column,
+            *label_columns(competition)}
     if part.labelled:
         table[list(competition.labels)] = (_label_array if part.arrays else _label_cells)(competition, rows, where)
     table, rows = _merge_repeated(competition, part, table, rows, where)
@@ -414,7 +417,7 @@ def _groups(competition: Competition, rows: pd.DataFrame, where: Path, is_train:
 
 
 def _kept_apart_groups(competition: Competition, data_dir: Path) -> dict[str, set[str]]:
-    """The groups of the test and expert parts, where they are known."""
+    """The groups of the test and official validation parts, where they are known."""
     groups = {}
     for name in described_parts(competition)[1:]:
         part, column = getattr(competition, name), competition.group_column

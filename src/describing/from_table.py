@@ -67,13 +67,13 @@ def describe_table(survey: Survey, index: Index, seen: list[TableInfo], train: T
         few = len(missing) <= 20 and len(missing) <= 0.05 * train.place.found
         files["exclude_ids"] = missing if few else ()
         notes.ask(f"{len(missing)} ids of {train.table.path} have no image, the first is {missing[0]!r}. "
-                  + ("Are they lost? They are left out (without)." if few else
+                  + ("Are they lost? They are left out (exclude_ids)." if few else
                      "Is the download complete? Reading will refuse them."))
     if train.labels.kind == "single" and fields["task"] != "multilabel" and "label_list_column" in fields:
         column = train.labels.columns[0]
         if blank := int((rows[column].str.strip() == "").sum()):
             files["row_filter"] = ((column, tuple(text for text in rows[column].unique() if text.strip())),)
-            notes.ask(f"{blank} rows have no `{column}`. Why? They are left out (where).")
+            notes.ask(f"{blank} rows have no `{column}`. Why? They are left out (row_filter).")
     files = _join_tables(seen, train, files, notes)
     fields |= _find_parts(survey, seen, train, sample, files, notes)
     _ask_unnamed(survey, train, fields, notes)
@@ -155,7 +155,7 @@ def _join_tables(seen: list[TableInfo], train: TableInfo, files: dict, notes: Fi
 
 def _find_parts(survey: Survey, seen: list[TableInfo], train: TableInfo, sample: TableInfo | None, files: dict,
                 notes: Findings) -> dict:
-    """train, test and expert."""
+    """The fields train, test and official_validation."""
     if split := _find_split(train.rows):
         return _split_parts(train.rows, split, files, notes)
     if listed := _listed_parts(survey, train, files, notes):
@@ -169,8 +169,9 @@ def _find_parts(survey: Survey, seen: list[TableInfo], train: TableInfo, sample:
                         repeated_rows="any" if one.rows[one.column].duplicated().any() else "error")
             if _is_read_otherwise(train, one, train.labels.columns):
                 parts["official_validation"] = part
-                notes.decide("official_validation", one.table.path, "an official validation part without the training part's hedged "
-                                                       "or blank cells, so read by other people")
+                notes.decide("official_validation", one.table.path,
+                             "a validation part without the training part's uncertain or blank cells, so read by other "
+                             "people")
                 notes.ask(f"{one.table.path} looks better read than {train.table.path}. Keep it apart, predicted and "
                           f"reported only, or put it with the training part?")
             else:
@@ -286,7 +287,8 @@ def loose_test(survey: Survey, train_folder: str, notes: Findings) -> Part | Non
     return None
 
 
-def _find_submission(sample: TableInfo | None, seen: list[TableInfo], train: TableInfo, fields: dict, notes: Findings) -> dict:
+def _find_submission(sample: TableInfo | None, seen: list[TableInfo], train: TableInfo, fields: dict,
+                     notes: Findings) -> dict:
     found = {}
     for one in seen:
         columns = {fields.get("label_list_column")} if fields.get("label_list_column") else set(fields["labels"])

@@ -190,7 +190,7 @@ def _ask_failed(survey: Survey, train: Part, id_column: str, failed: dict[Path, 
     ids = tuple((find_id(train.images, id_column, path) if train.tables else path) or path for path, _ in shown)
     notes.ask(f"{len(failed)} of the {looked} images looked at cannot be read: "
               f"{'; '.join(f'{path}: {reason}' for path, reason in shown)}. Is the download complete? What is lost, or "
-              f"no image, is left out where its Part says without={ids!r}. audit.py opens them all.")
+              f"no image, is left out where its Part has exclude_ids={ids!r}. audit.py opens them all.")
 
 
 def _guess_metric(fields: dict, notes: Findings) -> str:

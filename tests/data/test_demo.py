@@ -110,7 +110,7 @@ def test_uncertain_cells_are_mostly_the_unclear_ones():
 
 
 def test_flipped_labels_are_a_small_share_and_said():
-    plan = plan_images(DemoSettings(images=20_000, test_images=2, uncertain=0, missing_labels=0))
+    plan = plan_images(DemoSettings(images=20_000, test_images=2, uncertain=0, blank=0))
     for label in LABELS:
         differs = plan[label] != plan[f"clean_{label}"]
         assert (differs == plan[f"flipped_{label}"].astype(bool)).all()
@@ -119,7 +119,7 @@ def test_flipped_labels_are_a_small_share_and_said():
 
 @pytest.mark.parametrize(("strength", "agreement"), [(0.0, (0.4, 0.65)), (1.0, (1.0, 1.0))])
 def test_the_token_follows_the_label_as_strictly_as_asked(strength, agreement):
-    plan = plan_images(DemoSettings(images=4_000, test_images=500, shortcut=strength, uncertain=0, missing_labels=0,
+    plan = plan_images(DemoSettings(images=4_000, test_images=500, shortcut=strength, uncertain=0, blank=0,
                                     exact_duplicates=0, near_duplicates=0))
     seen = plan[~plan["black"].astype(bool)]
     assert agreement[0] <= (seen["token"] == seen["effusion"]).mean() <= agreement[1]

@@ -416,7 +416,8 @@ def test_the_held_out_part_is_read_with_the_other_parts(tmp_path, monkeypatch, t
     train = read_train(own, data)[0]
     folds = make_folds(own, train, store, 3, seed=0, holdout=0.2)
     parts = read_predicted_parts(own, data, folds)
-    assert list(parts) == ["test", "official_validation", "holdout"] and parts["official_validation"]["image_id"].tolist() == ["i38", "i39"]
+    assert list(parts) == ["test", "official_validation", "holdout"]
+    assert parts["official_validation"]["image_id"].tolist() == ["i38", "i39"]
     pd.testing.assert_frame_equal(parts["holdout"], read_holdout(own, data))
     folds_path(own).unlink()
     make_folds(own, train, store, 3, seed=0)

@@ -435,7 +435,7 @@ def test_moving_the_data_does_not_build_again(home, monkeypatch):
 
 def test_every_setting_is_in_the_key_and_stores_of_other_settings_stay(home):
     table = make_table(home / "images", images=3)
-    others = {"size": 8, "channels": 3, "fit": "letterbox", "steps": ("clahe",)}
+    others = {"size": 8, "channels": 3, "resize_mode": "letterbox", "steps": ("clahe",)}
     assert {field.name for field in fields(PixelSettings)} == others.keys(), "a new setting needs a value here"
     folders = [open_store("set-train", table, settings).folder
                for settings in (GREY, *(replace(GREY, **{name: value}) for name, value in others.items()))]
@@ -480,7 +480,8 @@ def test_borders_are_cut_off_the_whole_picture_before_it_is_fitted(home):
 
 def test_one_image_comes_as_the_store_has_it(home):
     table = make_table(home / "images", images=8, kind="JPEG")
-    for settings in (GREY, PixelSettings(size=16, channels=3, resize_mode="letterbox", steps=("equalize", "crop_borders"))):
+    letterbox = PixelSettings(size=16, channels=3, resize_mode="letterbox", steps=("equalize", "crop_borders"))
+    for settings in (GREY, letterbox):
         store = open_store("set-train", table, settings)
         for image, path in zip(store.pixels, table["path"], strict=True):
             assert np.array_equal(stored_image(path, settings), image)
@@ -594,8 +595,9 @@ def test_duplicate_ids_an_empty_table_and_a_strange_name_are_refused(home):
         open_store("set-train", table[:0], GREY)
     with pytest.raises(ValueError, match="'../up'"):
         open_store("../up", table, GREY)
-    for wrong in ({"size": 0}, {"channels": 4}, {"fit": "pad"}, {"steps": ("sharpen",)}, {"steps": ("blur", "blur")}):
-        with pytest.raises(ValueError, match="pixels|channels|fit|no preprocessing 'sharpen'|twice"):
+    for wrong in ({"size": 0}, {"channels": 4}, {"resize_mode": "pad"}, {"steps": ("sharpen",)},
+                  {"steps": ("blur", "blur")}):
+        with pytest.raises(ValueError, match="pixels|channels|resize_mode|no preprocessing 'sharpen'|twice"):
             replace(GREY, **wrong)
 
 

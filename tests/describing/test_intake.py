@@ -161,16 +161,16 @@ HEAD = "image_id,patient,a,b\n"
 
 
 def write_parts(folder: Path) -> Path:
-    return write(folder, train=HEAD + "1,p1,1,0\n2,p2,0,1\n", valid=HEAD + "3,p1,0,0\n", official_validation=HEAD + "4,p4,1,1\n",
+    return write(folder, train=HEAD + "1,p1,1,0\n2,p2,0,1\n", valid=HEAD + "3,p1,0,0\n", expert=HEAD + "4,p4,1,1\n",
                  images="train/1.png train/2.png valid/3.png expert/4.png")
 
 
-def test_training_parts_are_put_together_and_the_expert_part_is_kept_apart(tmp_path):
+def test_official_validation_part_is_kept_apart_from_training_parts(tmp_path):
     table, left_out = read_train(PARTS, write_parts(tmp_path))
     assert table["image_id"].tolist() == ["1", "2", "3"] and len(left_out) == 0
     assert read_part(PARTS, tmp_path, "official_validation")["image_id"].tolist() == ["4"]
     assert described_parts(PARTS) == ["train", "official_validation"] and submitted_part(PARTS) == "official_validation"
-    assert read_solution(PARTS, tmp_path)[["image_id", "usage"]].to_numpy().tolist() == [["4", "Expert"]]
+    assert read_solution(PARTS, tmp_path)[["image_id", "usage"]].to_numpy().tolist() == [["4", "Official validation"]]
 
 
 def test_an_optional_part_may_be_missing_and_another_may_not(tmp_path):
@@ -188,9 +188,9 @@ def test_an_id_in_two_training_parts_is_refused(tmp_path):
         read_train(PARTS, tmp_path)
 
 
-def test_a_patient_of_the_expert_part_may_not_be_trained_on(tmp_path):
+def test_patients_of_official_validation_may_not_be_trained_on(tmp_path):
     (write_parts(tmp_path) / "expert.csv").write_text(HEAD + "4,p1,1,1\n")
-    with pytest.raises(ValueError, match="2 training images have a group that is in the expert part too"):
+    with pytest.raises(ValueError, match="2 training images have a group that is in the official validation part too"):
         read_train(PARTS, tmp_path)
     table, left_out = read_train(replace(PARTS, shared_groups="drop"), tmp_path)
     assert table["image_id"].tolist() == ["2"] and left_out["image_id"].tolist() == ["1", "3"]
@@ -282,8 +282,8 @@ def test_codes_and_words_in_one_column_mean_labels(tmp_path):
 
 def test_label_columns_of_words_say_how_to_describe_them(tmp_path):
     data = write(tmp_path, train="image_id,a,b\n1,yes,no\n", images="train/1.png")
-    with pytest.raises(ValueError, match="column 'a' holds 'yes' for the image '1'; .* label_list_column and label_map .*"
-                                         "of several columns write 1 and 0"):
+    with pytest.raises(ValueError, match="column 'a' holds 'yes' for the image '1'; .* label_list_column and "
+                                         "label_map .*of several columns write 1 and 0"):
         read_train(COLUMNS, data)
 
 
