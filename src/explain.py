@@ -29,8 +29,9 @@ from data.folds import Folds, fold_numbers, read_predicted_parts
 from data.labels import scoring_targets
 from data.pixel_store import PixelSettings
 from data.tables import label_cells
-from explaining.heatmap_sheet import COLUMNS, NAMES, Panel, draw_sheet
+from explaining.heatmap_sheet import COLUMNS, Panel, draw_sheet
 from explaining.held_out_maps import BlendMember, explained_by, held_out_maps, largest_store, layer_name, open_members
+from explaining.methods import METHODS
 from explaining.pointing_game import NEARLY, hottest_pixel, pointing_game
 from results.adopted_rules import policy_for, policy_inputs
 from results.runs import Oof, read_oof, run_folder
@@ -39,7 +40,6 @@ from scoring.decision_rules import FittedRule
 OUTCOMES = {"true positives": (1, 1), "false positives": (0, 1), "false negatives": (1, 0),
             "true negatives": (0, 0)}  # target, decision
 LABELS_A_PAGE = 3
-POINTING_IMAGES = {"gradcam": 300, "hirescam": 300, "occlusion": 50, "lime": 50}  # of a label at most, drawn at random
 NEAR_AMONG = 20_000      # ids that one mistyped is compared with
 FORMAT = 5               # of the sheets: raise it when they come to look different
 
@@ -58,7 +58,7 @@ def main(argv: list[str] | None = None) -> list[Path]:
     """Explains every experiment's run; returns the sheets' paths."""
     parser = make_parser(__doc__)
     add_experiment(parser)
-    parser.add_argument("--method", default="gradcam", choices=NAMES, help="of the spot checks; default: gradcam")
+    parser.add_argument("--method", default="gradcam", choices=METHODS, help="of the spot checks; default: gradcam")
     parser.add_argument("--image", nargs="+", metavar="ID", help="one image or several, of the training or test part")
     parser.add_argument("--measure", type=int, metavar="N", help="judge every method by N images of every label")
     args = parser.parse_args(argv)
@@ -98,8 +98,8 @@ def explain_run(competition: Competition, data_dir: Path, name: str, table: pd.D
     oof = read_explained(competition, name, table, folds)
     members, others = explained_by(open_members(competition, oof, table), method)
     for other in others:
-        print(f"{other}: {_why_not(oof, other)}, so {NAMES[method]} has nothing to look at; --method occlusion and "
-              "lime explain any network")
+        print(f"{other}: {METHODS[method].title} cannot explain it: {_why_not(oof, other)}. Use --method occlusion or "
+              "lime, which explain any network")
     if not members:
         return []
     folder, cells = run_folder(competition, name), label_cells(competition, table)
@@ -122,7 +122,7 @@ def explain_run(competition: Competition, data_dir: Path, name: str, table: pd.D
         files = _explain(competition, data_dir, table, oof, members, cells, method, layers)
         write_json(account, {"made_from": inputs, "files": [path.name for path in files]})
     if (played := folder / _pointing(method)) in files:
-        show_pointing(f"{name}, {NAMES[method]}", pd.read_csv(played))
+        show_pointing(f"{name}, {METHODS[method].title}", pd.read_csv(played))
     sheets = [path for path in files if path.suffix == ".png"]
     print(f"look at {', '.join(map(str, sheets))}")
     return sheets
@@ -228,7 +228,7 @@ def _explain(competition: Competition, data_dir: Path, table: pd.DataFrame, oof:
     cases = [Case(k, outcome, *pick_examples(seen[:, k], oof.probs[:, k], decisions[:, k], groups, outcome))
              for k in range(len(competition.labels)) for outcome in OUTCOMES]
     masks = [read_masks(data_dir, label, table["image_id"], np.flatnonzero(targets[:, k] == 1), store.settings,
-                        POINTING_IMAGES[method])
+                        METHODS[method].pointing_images)
              for k, label in enumerate(competition.labels)]  # row: mask
     shown = {(case.label, row) for case in cases for row in case.rows.tolist()}
     wanted = shown | {(k, row) for k in range(len(masks)) for row in masks[k] if not np.isnan(seen[row, k])}
@@ -296,7 +296,8 @@ def read_masks(data_dir: Path, label: str, image_ids: pd.Series, rows: np.ndarra
     paths = {int(row): folder / f"{image_ids.iloc[row]}.png" for row in rows} if folder.is_dir() else {}
     drawn = np.array([row for row, path in paths.items() if path.exists()], int)
     chosen = np.sort(np.random.default_rng(0).permutation(drawn)[:most])
-    masks = {int(row): fit_image(decode_image(paths[row], channels=1), size, settings.resize_mode) >= 128 for row in chosen}
+    masks = {int(row): fit_image(decode_image(paths[row], channels=1), size, settings.resize_mode) >= 128
+             for row in chosen}
     return {row: mask for row, mask in masks.items() if mask.any()}
 
 
@@ -327,9 +328,10 @@ def _caption(method: str, layers: dict[str, str], members: list[BlendMember], ha
     name = next(iter(layers.values()))
     layer = f", layer {name}," if len(layers) == 1 and name else ""
     mean = f", the mean of {len(members)} members' maps," if len(members) > 1 else ""
-    outlined = "; outlined: the finding as it was drawn" if has_masks else ""
-    return (f"{NAMES[method]}{layer}{mean} of out-of-fold images: each explained by models that never saw its group. "
-            f"Heat is relative to the map's own maximum.\nThe most confident cases, one a group at most{outlined}")
+    outlined = "; outlined: the annotated finding" if has_masks else ""
+    return (f"{METHODS[method].title}{layer}{mean} of out-of-fold images, each explained by models that did not train "
+            f"on its group. Heat is divided by the map's maximum.\nThe most confident cases, at most one per "
+            f"group{outlined}")
 
 
 def _truth(competition: Competition, cells: np.ndarray) -> str:

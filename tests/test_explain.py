@@ -1,6 +1,7 @@
 """The sheets of Grad-CAM: which images stand on them, what is drawn, and the pointing game."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -26,6 +27,7 @@ from explaining.heatmap_sheet import Panel, draw_sheet, heat_colours
 from explaining.held_out_maps import held_out_maps, open_members
 from explaining.image_view import make_columns, pick_labels, say_truth
 from explaining.map_quality import GUESSES
+from explaining.methods import METHODS
 from explaining.pointing_game import distance_to_mask, hottest_pixel, pointing_game
 from results.checkpoints import build_network, load_model, save_weights
 from results.runs import Oof, Run, open_run, probs_frame, read_oof, run_folder, write_blend, write_probs
@@ -239,7 +241,7 @@ def test_every_image_is_explained_by_the_model_of_its_own_fold(squares, monkeypa
     asked = []
     original = attribution.grad_cam
 
-    def spy(model, images, label, method):
+    def spy(model, images, label):
         asked.append((float(next(model.parameters()).detach().sum()), images))
         return original(model, images, label)
 
@@ -329,11 +331,11 @@ def test_a_member_that_gradcam_cannot_explain_is_said_and_left_out(squares, caps
     table = fabricate(squares, "toy")
     write_blend_of(table, "both", ("toy", "plain"))
     assert len(explain_run(SQUARES, squares, "both", table, read_folds(SQUARES))) == 1
-    assert "plain: mlp_a has no convolution" in capsys.readouterr().out
+    assert "plain: Grad-CAM cannot explain it: mlp_a has no convolution" in capsys.readouterr().out
 
 
 def test_any_network_is_explained_by_occlusion(squares, monkeypatch):
-    monkeypatch.setitem(explain.POINTING_IMAGES, "occlusion", 4)
+    monkeypatch.setitem(METHODS, "occlusion", replace(METHODS["occlusion"], pointing_images=4))
     table = fabricate(squares, "plain", "lstm")
     sheet, = explain_run(SQUARES, squares, "plain", table, read_folds(SQUARES), "occlusion")
     assert sheet.name == "occlusion.png"
@@ -342,7 +344,7 @@ def test_any_network_is_explained_by_occlusion(squares, monkeypatch):
 
 @pytest.mark.parametrize("network", ["cnn_b", "mlp_a"])
 def test_images_asked_for_get_a_sheet_each(squares, network, monkeypatch):
-    monkeypatch.setattr("explaining.attribution.SAMPLES", 24)
+    monkeypatch.setattr("explaining.attribution.LIME_SAMPLES", 24)
     fabricate(squares, "toy", network)
     sheets = explain.main(["--competition", "squares", "--experiment", "toy", "--image", "i01", "i38"])
     assert [path.name for path in sheets] == ["look_i01.png", "look_i38.png"]
@@ -394,7 +396,7 @@ def test_labels_that_are_there_come_first_then_the_most_probable():
 
 
 def test_maps_are_measured_beside_guesses_one_image_a_group(squares, monkeypatch, capsys):
-    monkeypatch.setattr("explaining.attribution.SAMPLES", 24)
+    monkeypatch.setattr("explaining.attribution.LIME_SAMPLES", 24)
     fabricate(squares, "toy")
     path, = explain.main(["--competition", "squares", "--experiment", "toy", "--measure", "2"])
     summary = pd.read_csv(path).set_index("method")
@@ -421,7 +423,7 @@ def test_a_blend_is_measured_by_the_mean_of_maps_and_of_probabilities(squares, m
         return model
 
     monkeypatch.setattr("explaining.map_quality.load_model", load_answering)
-    monkeypatch.setattr("explaining.map_quality.METHODS", ("gradcam", "occlusion"))
+    monkeypatch.setattr("explaining.map_quality.METHODS", {name: METHODS[name] for name in ("gradcam", "occlusion")})
     monkeypatch.setattr("explaining.attribution.GRID", 4)
     fabricate(squares, "toy")
     fabricate(squares, "plain", "mlp_a")

@@ -8,8 +8,6 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
-NAMES = {"gradcam": "Grad-CAM", "hirescam": "HiResCAM", "occlusion": "Occlusion", "lime": "LIME"}  # of the methods
-
 COLUMNS = 4    # panels beside each other in a row
 CAPTION = 9.5  # inches that a caption needs
 # inches of a sheet, points of its letters

@@ -13,6 +13,7 @@ from common.hardware import pick_device
 from competition import Competition
 from data.folds import fold_numbers
 from data.pixel_store import PixelStore, open_store, pixel_settings
+from explaining.methods import METHODS, explain_images, methods_for
 from results.runs import Oof, Run
 
 if TYPE_CHECKING:
@@ -47,7 +48,6 @@ def largest_store(members: list[BlendMember]) -> PixelStore:
 
 def explained_by(members: list[BlendMember], method: str) -> tuple[list[BlendMember], list[str]]:
     """The members that a method can explain, and the names of the others."""
-    from explaining.attribution import methods_for
     from results.checkpoints import load_model
 
     able = [member for member in members if method in methods_for(load_model(member.runs[0]))]
@@ -55,11 +55,11 @@ def explained_by(members: list[BlendMember], method: str) -> tuple[list[BlendMem
 
 
 def layer_name(member: BlendMember, method: str) -> str:
-    """The layer that Grad-CAM or HiResCAM looks at; empty where there is none, and for other methods."""
-    from explaining.saliency import classifier_of
+    """The name of the layer that a class activation map reads; "" for methods that read none."""
+    from explaining.attribution import classifier_of
     from results.checkpoints import load_model
 
-    return classifier_of(load_model(member.runs[0]), 0)[0].cam_layers.get(method, "")
+    return classifier_of(load_model(member.runs[0]), 0)[0].cam_layers.get(METHODS[method].cam_layer, "")
 
 
 def held_out_maps(members: list[BlendMember], table: pd.DataFrame, wanted: set[tuple[int, int]],
@@ -99,12 +99,10 @@ def _maps_of(member: BlendMember, table: pd.DataFrame, wanted: set[tuple[int, in
 def maps_of_rows(model: "nn.Module", member: BlendMember, places: np.ndarray, rows: np.ndarray, k: int, method: str,
                  bar: tqdm | None = None) -> Iterator[tuple[int, np.ndarray, bool]]:
     """Row, heat (S, S) and whether it is empty, of a table's rows by one model. places: (N,) the rows in the store."""
-    from explaining.attribution import explain_images
-    from models.cam_layers import METHODS
     from training.batches import ordered_batches
 
     device, task = next(model.parameters()).device, member.runs[0].recipe["task"]
-    step = BATCH if method in METHODS else 1  # the others make their own batches of one image, and a bar should move
+    step = BATCH if METHODS[method].cam_layer else 1  # the others make their own batches of one image
     for images, _, stored in ordered_batches(member.store, places[rows], step) if len(rows) else ():
         maps = explain_images(method, model, images.to(device), k, task)
         done, rows = rows[:len(stored)], rows[len(stored):]

@@ -11,9 +11,10 @@ from tqdm import tqdm
 from common.hardware import pick_device
 from competition import Competition
 from data.folds import fold_numbers
-from explaining.attribution import METHODS, explain_images, flip_map, methods_for, probs_without
-from explaining.heatmap_sheet import NAMES, Panel, draw_grid
+from explaining.attribution import flip_map, occluded_probs
+from explaining.heatmap_sheet import Panel, draw_grid
 from explaining.held_out_maps import BlendMember, fit_heat, largest_store, relative
+from explaining.methods import METHODS, explain_images, methods_for
 from results.checkpoints import load_model
 from results.runs import Run
 from scoring.decision_rules import FittedRule
@@ -58,7 +59,7 @@ def view_image(competition: Competition, name: str, members: list[BlendMember], 
     columns = make_columns(members, table, row, cells is not None)
     looks = [[(load_model(run, device), run.recipe["task"], _image_of(member, image_id).to(device))
               for member, run in column.models] for column in columns]
-    probs = np.stack([np.mean([probs_without(model, image, task) for model, task, image in look], axis=0)
+    probs = np.stack([np.mean([occluded_probs(model, image, task) for model, task, image in look], axis=0)
                       for look in looks])                                                 # (columns, 1 + squares, K)
     probs = np.concatenate([probs, probs.mean(axis=0, keepdims=True)])
     labels = pick_labels(cells, probs[-1, 0])
@@ -72,8 +73,9 @@ def view_image(competition: Competition, name: str, members: list[BlendMember], 
             for method in METHODS:
                 heats, texts = _maps_by(looks, method, k, size)
                 texts = [f"p {prob:.3f}{text}" for prob, text in zip(probs[:, 0, k], texts, strict=True)]
-                rows.append((head, NAMES[method], [None if heat is None else Panel(text, shown, *relative(heat), None)
-                                                  for heat, text in zip(heats, texts, strict=True)]))
+                panels = [None if heat is None else Panel(text, shown, *relative(heat), None)
+                          for heat, text in zip(heats, texts, strict=True)]
+                rows.append((head, METHODS[method].title, panels))
                 bar.update()
             rows.append((head, FLIPS, [_without(probs[number], fitted, k, shown, size)
                                        for number in range(len(titles))]))
@@ -108,8 +110,8 @@ def _maps_by(looks: list[list], method: str, k: int, size: int) -> tuple[list[np
         maps = [explain_images(method, model, image, k, task)
                 for model, task, image in look if method in methods_for(model)]
         heats.append(np.mean([fit_heat(each.heat[0].cpu().numpy(), size) for each in maps], axis=0) if maps else None)
-        fits = [each.fit.item() for each in maps]
-        texts.append(f",  R² {np.mean(fits):.2f}" if fits and np.isfinite(fits).all() else "")
+        fits = [each.fit.item() for each in maps if each.fit is not None]
+        texts.append(f",  R² {np.mean(fits):.2f}" if fits else "")
     there = [heat for heat in heats if heat is not None]
     return [*heats, np.mean(there, axis=0) if there else None], [*texts, ""]
 

@@ -19,8 +19,9 @@ from tqdm import tqdm
 
 from common.hardware import pick_device
 from data.folds import fold_numbers
-from explaining.attribution import BATCH, METHODS, explain_images, log_odds, methods_for
+from explaining.attribution import BATCH, label_log_odds
 from explaining.held_out_maps import BlendMember, fit_heat, largest_store, relative
+from explaining.methods import METHODS, explain_images, methods_for
 from explaining.pointing_game import hottest_pixel
 from results.checkpoints import load_model
 from training.batches import ordered_batches
@@ -157,7 +158,7 @@ def curves(model: nn.Module, image: Tensor, k: int, task: str, heat: np.ndarray)
     hot = torch.from_numpy(np.stack([rank < limit for limit in limits]).reshape(-1, 1, size, size)).to(image.device)
     whole, blurred = image.float(), blur(image)
     shown = torch.cat([torch.where(hot, blurred, whole), torch.where(hot, whole, blurred)])
-    answers = torch.cat([log_odds(model, part, k, task) for part in shown.split(BATCH)])
+    answers = torch.cat([label_log_odds(model, part, k, task) for part in shown.split(BATCH)])
     deletion, insertion = answers.sigmoid().double().cpu().numpy().reshape(2, -1)
     return deletion, insertion
 

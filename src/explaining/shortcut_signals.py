@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from common.hardware import pick_device
 from data.folds import fold_numbers
-from explaining.attribution import against_others
+from explaining.attribution import log_odds
 from explaining.held_out_maps import BlendMember
 from results.checkpoints import load_model
 from scoring.confidence_intervals import for_tests
@@ -142,13 +142,6 @@ def _variants(images: Tensor, average: Tensor) -> Iterator[tuple[str | tuple[str
     for zone, mask in masks.items():
         filled = torch.from_numpy(fill_in(pixels, mask)).to(images.device)
         yield ("filled in", zone), filled[:, None] if filled.ndim == 3 else filled.permute(0, 3, 1, 2)
-
-
-def log_odds(logits: Tensor, task: str) -> Tensor:
-    """(B, K) log p / (1 - p) of every label's probability, from logits (B, K)."""
-    if task != "multiclass":
-        return logits
-    return torch.stack([against_others(logits, k) for k in range(logits.shape[1])], dim=1)
 
 
 # ---- the signals

@@ -12,7 +12,7 @@ from torch.func import functional_call
 
 from models.architectures import Network
 
-METHODS = ("gradcam", "hirescam")
+KINDS = ("coarse", "fine")  # of layers: Grad-CAM reads the coarse one, HiResCAM the fine one
 CELLS = 7         # a side, at least: what networks made for 224 pixels end in
 CELL_PIXELS = 16  # for Grad-CAM cells of so many pixels are small enough: at 64 pixels 4 a side
 # families whose class token reads the patches only behind their last block, and the blocks in which it does
@@ -25,9 +25,9 @@ def find_cam_layers(network: nn.Module, channels: int, image_size: int) -> dict[
     Where no map is as large as it should be, the largest is taken.
     """
     sides = map_sides(network, channels, image_size)
-    least = {"gradcam": min(CELLS, image_size // CELL_PIXELS), "hirescam": CELLS}
-    return {method: [name for name, side in sides.items() if side >= min(least[method], max(sides.values()))][-1]
-            for method in METHODS} if sides else {}
+    least = {"coarse": min(CELLS, image_size // CELL_PIXELS), "fine": CELLS}
+    return {kind: [name for name, side in sides.items() if side >= min(least[kind], max(sides.values()))][-1]
+            for kind in KINDS} if sides else {}
 
 
 def map_sides(network: nn.Module, channels: int, image_size: int) -> dict[str, int]:

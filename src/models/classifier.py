@@ -42,9 +42,9 @@ class Classifier(nn.Module):
         self.cam_layers = cam_layers  # names, since a second reference would stand in the state_dict a second time
         self.left_out: list[str] = []  # tensors of a file's head that did not fit and were not loaded
 
-    def cam_layer(self, method: str = "gradcam") -> nn.Module | None:
-        """The layer whose output a method of camlayers.METHODS weighs; None where no layer gives a map."""
-        return self.network.get_submodule(self.cam_layers[method]) if self.cam_layers else None
+    def cam_layer(self, kind: str = "coarse") -> nn.Module | None:
+        """The layer that a class activation map reads, of a kind of cam_layers.KINDS; None if no layer has a map."""
+        return self.network.get_submodule(self.cam_layers[kind]) if self.cam_layers else None
 
     def normalise(self, images: Tensor) -> Tensor:
         return (images.float() - self.mean) / self.std
@@ -176,7 +176,7 @@ def _build_headed(layout: Layout, channels: int, image_size: int, outputs: int, 
     normalisations = {_normalisation(backbone, weights) for backbone in backbones}
     if len(normalisations) > 1:
         raise ValueError(f"{', '.join(layout.backbones)} expect images normalised differently: {normalisations}")
-    layers = {method: f"backbones.0.{layer}" for method, layer in
+    layers = {kind: f"backbones.0.{layer}" for kind, layer in
               find_cam_layers(backbones[0], seen, image_size).items()}
     model = Classifier(built, channels, *normalisations.pop(), layers)
     return _load_ours(model, channels, weights) if whole else model

@@ -6,7 +6,7 @@ from urllib.parse import quote
 
 from common.console import interval, number, percent
 from common.files import read_json
-from explaining.heatmap_sheet import NAMES
+from explaining.methods import METHODS
 from reporting.context import ReportContext, add_picture, noting, others_too, read_rows
 from reporting.html import Figure, Markup, Part, heading, link, paragraph, table
 
@@ -22,7 +22,7 @@ WORST = 12          # labels to look at again
 
 def explain_part(shown: ReportContext) -> Part | None:
     """Where the networks look: the sheets of explain.py, the pointing game and the measures of its methods."""
-    patterns = (*(f"{method}.json" for method in NAMES), "measures.csv", "look_*.png")
+    patterns = (*(f"{method}.json" for method in METHODS), "measures.csv", "look_*.png")
     found = [shown.holders(pattern) for pattern in patterns]
     names = list(dict.fromkeys(name for each, _ in found for name in each))
     if not names:
@@ -33,7 +33,7 @@ def explain_part(shown: ReportContext) -> Part | None:
                 "at the right thing everywhere.")
     for name in names:
         part.blocks.append(heading(name))
-        for method in NAMES:
+        for method in METHODS:
             if (shown.folder(name) / f"{method}.json").exists():
                 _add_sheets(shown, part, name, method)
         _add_measures(shown, part, name)
@@ -55,14 +55,15 @@ def _add_sheets(shown: ReportContext, part: Part, name: str, method: str) -> Non
     with noting(part, folder / f"{method}.json", command):
         said = read_json(folder / f"{method}.json")
         if said["made_from"]["weights"] != shown.read(name).made_of:
-            part.notes.append(f"{name}: the {NAMES[method]} sheets are of other models than the run has now. Make "
-                              f"them again: {command}")
+            part.notes.append(f"{name}: the {METHODS[method].title} sheets are of other models than the run has now. "
+                              f"Make them again: {command}")
         files = [str(file) for file in said["files"]]
         for file in files:
             if file.endswith(".png"):
-                add_picture(part, folder / file, f"{NAMES[method]}, the most confident cases of each outcome. Warm: "
-                            "what raises the label's probability, relative to the map's own maximum. Look whether true "
-                            "positives are warm on the finding and false ones on something that they share.", command)
+                add_picture(part, folder / file, f"{METHODS[method].title}, the most confident cases of each outcome. "
+                            "Warm: what raises the label's probability, relative to the map's own maximum. Look "
+                            "whether true positives are warm on the finding and false ones on something that they "
+                            "share.", command)
         for file in files:
             if file.endswith(".csv"):
                 with noting(part, folder / file, command):
@@ -90,7 +91,8 @@ def _add_measures(shown: ReportContext, part: Part, name: str) -> None:
         most = max(int(row["images"]) for row in read_rows(path, ("images",)))
         each = -(-most // len(shown.competition.labels))  # so many of every label
         command = shown.command("explain", f"--experiment {name} --measure {each}")
-        rows = [[NAMES.get(row["method"], row["method"]), row["images"], row["empty"],
+        titles = {method: METHODS[method].title for method in METHODS}
+        rows = [[titles.get(row["method"], row["method"]), row["images"], row["empty"],
                  *(f"{number(row[key], 2)} ({interval(row[f'{key}_low'], row[f'{key}_high'], 2)})" if row[key] else "-"
                    for key in MEASURES)] for row in read_rows(path, ("method", "images", "empty", *MEASURES))]
         part.blocks.append(Figure(

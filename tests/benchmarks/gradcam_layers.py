@@ -28,14 +28,16 @@ from data.tables import label_cells  # noqa: E402
 from explain import read_masks  # noqa: E402
 from explaining.held_out_maps import BlendMember, open_members  # noqa: E402
 from explaining.map_quality import mean_interval, share_inside  # noqa: E402
+from explaining.methods import METHODS as ALL_METHODS  # noqa: E402
+from explaining.methods import explain_images  # noqa: E402
 from explaining.pointing_game import hottest_pixel  # noqa: E402
-from explaining.saliency import grad_cam  # noqa: E402
-from models.cam_layers import CLASS_BLOCKS, METHODS, map_sides  # noqa: E402
+from models.cam_layers import CLASS_BLOCKS, map_sides  # noqa: E402
 from results.checkpoints import load_model  # noqa: E402
 from results.runs import read_oof  # noqa: E402
 from training.batches import ordered_batches  # noqa: E402
 
 NAMES = ["cnn_a", "cnn_b", "cnn_c", "cnn_d", "cnn_e", "lite0"]
+METHODS = {name: method for name, method in ALL_METHODS.items() if method.cam_layer}
 LEAST = (2, 4, 5, 6, 7, 8, 12, 16, 32)  # cells a side
 BATCH = 32
 
@@ -76,11 +78,11 @@ def play(member: BlendMember, table: pd.DataFrame, masks: dict[int, dict[int, np
                 done, rows = rows[:len(stored)], rows[len(stored):]
                 for method in METHODS:
                     for layer, side in sides.items():
-                        model.cam_layers = {method: layer}
-                        heats, empty = grad_cam(model, images, k, method)
-                        for row, heat, nothing in zip(done, heats.numpy(), empty.tolist(), strict=True):
+                        model.cam_layers = {METHODS[method].cam_layer: layer}
+                        maps = explain_images(method, model, images, k, run.recipe["task"])
+                        for row, heat, nothing in zip(done, maps.heat.numpy(), maps.empty.tolist(), strict=True):
                             yield {"layer": layer, "side": side, "method": method, "half": halves[row],
-                                   "used": layer == used[method],
+                                   "used": layer == used[METHODS[method].cam_layer],
                                    "inside": float(not nothing and by_row[row][hottest_pixel(heat)]),
                                    "share": share_inside(heat, by_row[row])}
 

@@ -35,7 +35,7 @@ from common.console import make_console  # noqa: E402
 from common.files import home, read_json, replace_atomically, write_json  # noqa: E402
 from data.demo import IMAGE_STREAM, PATIENT_STREAM, DemoSettings, plan_images  # noqa: E402
 from data.phantoms import LABELS, SITES, draw_phantom  # noqa: E402
-from explaining.attribution import explain_images  # noqa: E402
+from explaining.methods import explain_images  # noqa: E402
 from explaining.shortcut_signals import (  # noqa: E402
     THRESHOLDS,
     Evidence,
@@ -107,7 +107,7 @@ def train(pixels: np.ndarray, targets: np.ndarray, seed: int) -> Classifier:
         layers += [nn.Conv2d(before, after, 5 if before == 1 else 3, 2, 2 if before == 1 else 1, bias=False),
                    nn.BatchNorm2d(after), nn.ReLU()]
     network = nn.Sequential(*layers, nn.Flatten(), nn.Dropout(0.3), nn.Linear(64 * (SIZE // 8)**2, len(LABELS)))
-    model = Classifier(network, 1, (0.5,), (0.25,), cam_layers={"gradcam": str(len(layers) - 1)})
+    model = Classifier(network, 1, (0.5,), (0.25,), cam_layers={"coarse": str(len(layers) - 1)})
     steps = EPOCHS * -(-len(pixels) // 32)
     optimizer = torch.optim.AdamW(model.parameters(), weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, steps)

@@ -9,7 +9,7 @@ from scipy.stats import bootstrap
 from torch import nn
 
 from common.hardware import import_torchvision
-from explaining.attribution import LEAST, explain_images
+from explaining.attribution import MIN_LOG_ODDS
 from explaining.map_quality import (
     GUESSES,
     STEPS,
@@ -22,6 +22,7 @@ from explaining.map_quality import (
     share_inside,
     summarise,
 )
+from explaining.methods import explain_images
 from models.classifier import Classifier, build_model
 
 SIZE = 32
@@ -114,7 +115,7 @@ def test_a_deep_network_drawn_anew_still_tells_images_apart(network):
     images = torch.randint(0, 256, (8, 1, size, size), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
     drawn = draw_weights_anew(build_model(network, 1, size, 2), images)
     with torch.no_grad():
-        assert drawn(images).std(dim=0).min() > 10 * LEAST
+        assert drawn(images).std(dim=0).min() > 10 * MIN_LOG_ODDS
     assert not drawn.training and not any(module.training for module in drawn.modules())
 
 

@@ -6,7 +6,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 from torch import nn
 
-from explaining.attribution import explain_images
+from explaining.methods import explain_images
 from explaining.shortcut_signals import (
     CORNERS,
     FRAME,

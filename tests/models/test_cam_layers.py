@@ -5,12 +5,12 @@ import torch
 from torch import nn
 
 from common.hardware import import_torchvision
-from explaining.saliency import _as_maps
+from explaining.attribution import _as_maps
 from models.architectures import NETWORKS
-from models.cam_layers import CELLS, METHODS, find_cam_layers, map_sides
+from models.cam_layers import CELLS, KINDS, find_cam_layers, map_sides
 from models.classifier import build_model
 
-CHOSEN = {  # gradcam, hirescam
+CHOSEN = {  # coarse, fine
     ("cnn_a", 64): ("pool", "pool"),
     ("cnn_b", 64): ("conv3", "norm2"),
     ("cnn_c", 64): ("pool3", "pool3"),
@@ -44,10 +44,10 @@ def on_meta(network: str, size: int) -> nn.Module:
 def test_the_layers_are_those_that_point_best_and_give_square_maps(network, size):
     with torch.device("meta"):
         model, image = build_model(network, 1, size, 3).eval(), torch.empty(1, 1, size, size)
-    assert tuple(model.cam_layers[method] for method in METHODS) == CHOSEN[network, size]
+    assert tuple(model.cam_layers[kind] for kind in KINDS) == CHOSEN[network, size]
     seen = []
-    for method in METHODS:
-        model.cam_layer(method).register_forward_hook(lambda _, __, output: seen.append(output))
+    for kind in KINDS:
+        model.cam_layer(kind).register_forward_hook(lambda _, __, output: seen.append(output))
     model(image)
     prefix = getattr(model.network, "num_prefix_tokens", 0)
     sides = sorted(_as_maps(output, prefix).shape[3] for output in seen)
@@ -94,4 +94,4 @@ def test_looking_for_layers_changes_nothing():
 
 
 def test_a_small_image_is_looked_at_by_the_largest_map_there_is():
-    assert find_cam_layers(NETWORKS["cnn_b"](1, 17, 3), 1, 17) == {"gradcam": "conv3", "hirescam": "pool1"}
+    assert find_cam_layers(NETWORKS["cnn_b"](1, 17, 3), 1, 17) == {"coarse": "conv3", "fine": "pool1"}

@@ -174,7 +174,7 @@ def test_only_a_recipe_whose_backbone_never_learns_and_sees_every_image_alike_us
     frozen = Experiment(stages=("head:10:1e-3",))
     assert uses_features(frozen) and uses_features(Experiment(head_fit="svc"))
     assert not uses_features(Experiment())
-    for change in ({"stages": ("head:4:1e-3", "all:6:1e-4")}, {"augmentation": "warp"}, {"mixing": "mixup:0.2"},
+    for change in ({"stages": ("head:4:1e-3", "all:6:1e-4")}, {"augmentation": "warp"}, {"mix": "mixup:0.2"},
                    {"per_task": True}):
         assert not uses_features(Experiment(**{"stages": ("head:10:1e-3",), **change}))
     used = {name for name, experiment in EXPERIMENTS.items() if uses_features(experiment)}

@@ -9,7 +9,7 @@ from sklearn.metrics import log_loss
 from sklearn.neighbors import KNeighborsClassifier
 
 from experiment import Experiment
-from explaining.attribution import methods_for
+from explaining.methods import methods_for
 from models.classifier import build_model
 from models.heads import head_name, put_head
 from models.knn_head import KNNHead

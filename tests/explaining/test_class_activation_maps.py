@@ -1,13 +1,15 @@
 """Grad-CAM against captum, both methods against networks whose answer is known, on tokens, and with nothing to see."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from captum.attr import LayerAttribution, LayerGradCam
 from torch import nn
 
 from common.hardware import import_torchvision
-from explaining.saliency import cam_layer, grad_cam
-from models.cam_layers import METHODS
+from explaining.attribution import cam_layer, grad_cam, hires_cam
+from models.cam_layers import KINDS
 from models.classifier import Classifier, PerTask, build_model
 
 TOKEN_NETWORKS = ["vit_tiny_patch16_224", "deit_tiny_distilled_patch16_224", "cait_xxs24_224",
@@ -40,6 +42,11 @@ def captum_heat(model: nn.Module, images: torch.Tensor, label: int) -> torch.Ten
     return heat / peak.where(peak > 0, torch.ones(()))
 
 
+def cam(model: nn.Module, images: torch.Tensor, label: int, method: Callable = grad_cam) -> tuple[torch.Tensor, ...]:
+    maps = method(model, images, label)
+    return maps.heat, maps.empty
+
+
 def hottest(heat: torch.Tensor) -> tuple[int, int]:
     return divmod(int(heat[0].argmax()), heat.shape[2])
 
@@ -59,7 +66,7 @@ class BrightSpots(nn.Module):
 
 
 def classifier(network: nn.Module, layer: str) -> Classifier:
-    return Classifier(network, 1, (0.5,), (0.25,), dict.fromkeys(METHODS, layer))
+    return Classifier(network, 1, (0.5,), (0.25,), dict.fromkeys(KINDS, layer))
 
 
 def bright_spots(**options) -> Classifier:
@@ -78,7 +85,7 @@ def test_maps_are_captums(network):
     model, images = build(network, 64), random_images(64)
     compared = 0
     for label in range(3):
-        heat, empty = grad_cam(model, images, label)
+        heat, empty = cam(model, images, label)
         expected = captum_heat(model, images, label)
         torch.testing.assert_close(heat[~empty], expected[~empty], rtol=1e-4, atol=1e-4)
         compared += int((~empty).sum())
@@ -102,8 +109,8 @@ class Corner(nn.Module):
 
 def test_hirescam_knows_in_which_cell_a_feature_matters():
     model, image = classifier(Corner(), "conv"), torch.full((1, 1, 4, 4), 255, dtype=torch.uint8)
-    assert grad_cam(model, image, 0)[1].all()  # the mean gradient is 0
-    heat, empty = grad_cam(model, image, 0, "hirescam")
+    assert cam(model, image, 0)[1].all()  # the mean gradient is 0
+    heat, empty = cam(model, image, 0, hires_cam)
     assert not empty.any() and heat[0, 0, 0] == 1 and heat.sum() == 1
 
 
@@ -115,19 +122,19 @@ def test_hirescam_is_the_product_of_values_and_gradients():
     values = network[0](model.normalise(images)).detach()
     for label in range(2):
         by_hand = (values.relu() * network[3].weight[label].detach().reshape(5, 8, 8)).sum(dim=1).relu()
-        heat, _ = grad_cam(model, images, label, "hirescam")
+        heat, _ = cam(model, images, label, hires_cam)
         torch.testing.assert_close(heat, by_hand / by_hand.amax(dim=(1, 2), keepdim=True), rtol=1e-4, atol=1e-5)
 
 
 def test_behind_a_mean_of_the_map_both_methods_are_one():
     network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
-    maps = [grad_cam(classifier(network, "0"), random_images(16), 1, method)[0] for method in METHODS]
+    maps = [cam(classifier(network, "0"), random_images(16), 1, method)[0] for method in (grad_cam, hires_cam)]
     torch.testing.assert_close(*maps)
 
 
 @pytest.mark.parametrize("network", TOKEN_NETWORKS)
 def test_tokens_become_maps(network):
-    heat, empty = grad_cam(build(network, 64), random_images(64), 0)
+    heat, empty = cam(build(network, 64), random_images(64), 0)
     assert heat.shape == (3, 64, 64)
     assert not empty.all()
     assert heat[~empty].amax(dim=(1, 2)).eq(1).all()
@@ -151,7 +158,7 @@ def test_class_tokens_are_left_out():
 
     network, image = Tokens(), torch.zeros(1, 1, 32, 32, dtype=torch.uint8)
     image[:, :, 16:24, 8:16] = 255  # the patch in row 2, column 1
-    heat, empty = grad_cam(classifier(network, "norm"), image, 0)
+    heat, empty = cam(classifier(network, "norm"), image, 0)
     assert not empty.any()
     row, column = hottest(heat)
     assert 16 <= row < 24 and 8 <= column < 16
@@ -159,7 +166,7 @@ def test_class_tokens_are_left_out():
 
 @pytest.mark.parametrize("label, is_inside", [(0, True), (1, False)])
 def test_hottest_pixel_is_where_the_evidence_is(label, is_inside):
-    heat, empty = grad_cam(bright_spots(), square_image(), label)
+    heat, empty = cam(bright_spots(), square_image(), label)
     row, column = hottest(heat)
     assert not empty[0]
     assert (20 <= row < 26 and 4 <= column < 10) is is_inside
@@ -168,22 +175,22 @@ def test_hottest_pixel_is_where_the_evidence_is(label, is_inside):
 def test_gradient_is_the_logits_not_the_probabilitys():
     """Where the network is sure the sigmoid is flat and its gradient zero in float32; the logit's is not."""
     sure, flat = bright_spots(gain=1e4), bright_spots(gain=1e4, squash=True)
-    heat, empty = grad_cam(sure, square_image(), 0)
+    heat, empty = cam(sure, square_image(), 0)
     assert not empty[0] and heat.max() == 1
-    assert grad_cam(flat, square_image(), 0)[1].all()
+    assert cam(flat, square_image(), 0)[1].all()
 
 
 def test_a_map_without_evidence_is_zeros_and_said_to_be_empty():
-    heat, empty = grad_cam(bright_spots(), torch.zeros(2, 1, 32, 32, dtype=torch.uint8), 0)
+    heat, empty = cam(bright_spots(), torch.zeros(2, 1, 32, 32, dtype=torch.uint8), 0)
     assert empty.tolist() == [True, True]
     assert heat.eq(0).all()
 
 
 def test_one_empty_map_leaves_the_others_as_they_are():
     images = torch.cat([torch.zeros_like(square_image()), square_image()])
-    heat, empty = grad_cam(bright_spots(), images, 0)
+    heat, empty = cam(bright_spots(), images, 0)
     assert empty.tolist() == [True, False]
-    torch.testing.assert_close(heat[1:], grad_cam(bright_spots(), square_image(), 0)[0])
+    torch.testing.assert_close(heat[1:], cam(bright_spots(), square_image(), 0)[0])
 
 
 def test_noise_of_rounding_is_not_a_map():
@@ -199,7 +206,7 @@ def test_noise_of_rounding_is_not_a_map():
             return (maps[:, 1] - maps[:, 0]).mean(dim=(1, 2))[:, None]
 
     network = Cancelling()
-    heat, empty = grad_cam(classifier(network, "conv"), square_image(), 0)
+    heat, empty = cam(classifier(network, "conv"), square_image(), 0)
     assert empty.all() and heat.eq(0).all()
 
 
@@ -211,19 +218,19 @@ def test_an_activation_in_place_changes_no_map():
                                 nn.Linear(4, 2))
         return classifier(network, "0")
 
-    torch.testing.assert_close(*(grad_cam(sequential(in_place), random_images(16), 0)[0] for in_place in (True, False)))
+    torch.testing.assert_close(*(cam(sequential(in_place), random_images(16), 0)[0] for in_place in (True, False)))
 
 
 def test_frozen_weights_are_explained_too():
     model = build("cnn_b", 64)
-    expected = grad_cam(model, random_images(64), 0)[0]
-    torch.testing.assert_close(grad_cam(model.requires_grad_(False), random_images(64), 0)[0], expected)
+    expected = cam(model, random_images(64), 0)[0]
+    torch.testing.assert_close(cam(model.requires_grad_(False), random_images(64), 0)[0], expected)
 
 
 def test_dropout_is_off_and_nothing_is_left_behind():
     model = build("cnn_e", 64)
-    expected = grad_cam(model, random_images(64), 0)[0]
-    torch.testing.assert_close(grad_cam(model.train(), random_images(64), 0)[0], expected)
+    expected = cam(model, random_images(64), 0)[0]
+    torch.testing.assert_close(cam(model.train(), random_images(64), 0)[0], expected)
     assert not model.cam_layer()._forward_hooks
     assert all(parameter.grad is None for parameter in model.parameters())
 
@@ -232,9 +239,9 @@ def test_a_label_of_its_own_network_is_explained_by_that_network():
     first, second = (bright_spots() for _ in range(2))
     second.network.conv.weight.data *= -1  # there, bright places speak against the label
     model = PerTask([first, second])
-    heat, empty = zip(*(grad_cam(model, square_image(), label) for label in (0, 1)), strict=True)
-    torch.testing.assert_close(heat[0], grad_cam(first, square_image(), 0)[0])
-    torch.testing.assert_close(heat[1], grad_cam(second, square_image(), 0)[0])
+    heat, empty = zip(*(cam(model, square_image(), label) for label in (0, 1)), strict=True)
+    torch.testing.assert_close(heat[0], cam(first, square_image(), 0)[0])
+    torch.testing.assert_close(heat[1], cam(second, square_image(), 0)[0])
     assert cam_layer(model, 1) is second.network.conv
 
 
@@ -243,4 +250,4 @@ def test_a_network_without_a_map_is_refused(network):
     model = build(network, 16)
     assert cam_layer(model) is None
     with pytest.raises(ValueError, match="no convolution or tokens"):
-        grad_cam(model, random_images(16), 0)
+        cam(model, random_images(16), 0)
