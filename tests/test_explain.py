@@ -258,7 +258,8 @@ def test_every_image_is_explained_by_the_model_of_its_own_fold(squares, monkeypa
 
 def build_weights(fold: int) -> torch.nn.Module:
     torch.manual_seed(fold)
-    return build_network(Run(Path(), {"channels": 1, "labels": ["a", "b"]}, Experiment(network="cnn_b", image_size=SIZE)))
+    experiment = Experiment(network="cnn_b", image_size=SIZE)
+    return build_network(Run(Path(), {"channels": 1, "labels": ["a", "b"]}, experiment))
 
 
 def test_only_certain_labels_of_images_that_show_something_are_used(squares, monkeypatch):

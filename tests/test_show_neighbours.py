@@ -1,8 +1,6 @@
-"""The map of what looks alike: neighbours of other folds, turned spaces, a page that is whole, sheets and refusals."""
+"""The map of similar images and their neighbours: distances, aligned feature spaces, figures and errors."""
 
-import json
 import re
-from html.parser import HTMLParser
 
 import numpy as np
 import pandas as pd
@@ -11,15 +9,21 @@ from scipy.stats import ortho_group
 from sklearn.metrics import confusion_matrix
 
 import show_neighbours
-from common.image_grid import labels_text
+from common.image_grid import draw_tiles, labels_text
 from competition import COMPETITIONS, Competition, Part
 from data.demo import DemoSettings, make_demo
 from data.folds import make_folds
 from data.pixel_store import PixelSettings, open_store
 from data.tables import read_train
-from explaining.embedding_map import draw_confusion, draw_map, make_views
+from explaining.embedding_map import (
+    THUMBNAIL_SIDE,
+    THUMBNAILS,
+    draw_confusion,
+    draw_map,
+    make_views,
+    place_thumbnails,
+)
 from explaining.embeddings import align_spaces, lay_out, search, search_from_outside, search_held_out
-from explaining.mappage import Points, pack_thumbnails, write_page
 from untrained import write_untrained
 
 RNG = np.random.default_rng(0)
@@ -32,7 +36,7 @@ def cosine_distances(one: np.ndarray, others: np.ndarray) -> np.ndarray:
 # ---- neighbours
 
 
-def test_the_nearest_are_those_of_the_smallest_angle_among_the_allowed():
+def test_neighbours_have_the_smallest_angles():
     asked, cases, allowed = RNG.normal(size=(5, 4)), RNG.normal(size=(30, 4)), RNG.random(30) < 0.5
     found = search(asked, cases, allowed, 3)
     distances = np.where(allowed, cosine_distances(asked, cases), np.inf)
@@ -40,13 +44,13 @@ def test_the_nearest_are_those_of_the_smallest_angle_among_the_allowed():
     np.testing.assert_allclose(found.distances, np.sort(distances, axis=1)[:, :3], atol=1e-5)
 
 
-def test_fewer_cases_than_asked_for_leave_the_rest_empty():
+def test_missing_neighbours_are_marked():
     found = search(RNG.normal(size=(2, 4)), RNG.normal(size=(3, 4)), np.array([True, False, True]), 5)
     assert (found.rows[:, 2:] == -1).all() and np.isnan(found.distances[:, 2:]).all() and (found.rows[:, :2] >= 0).all()
     assert (search(np.zeros((0, 4)), np.zeros((3, 4)), np.ones(3, bool), 2).rows).shape == (0, 2)
 
 
-def test_a_held_out_image_has_neighbours_of_other_folds_by_the_model_that_did_not_see_it():
+def test_held_out_images_have_neighbours_in_other_folds():
     folds = np.arange(20) % 2
     embedded = [RNG.normal(size=(20, 3)), RNG.normal(size=(20, 3))]
     found = search_held_out(embedded, [0, 1], folds, np.ones(20, bool), np.array([4, 7]), 2)
@@ -56,7 +60,7 @@ def test_a_held_out_image_has_neighbours_of_other_folds_by_the_model_that_did_no
     assert (search_held_out(embedded[:1], [0], folds, np.ones(20, bool), np.array([7]), 2).rows == -1).all()
 
 
-def test_an_image_of_another_part_is_compared_by_the_models_that_were_trained_on_the_case():
+def test_distances_of_other_parts_average_models_trained_on_the_neighbour():
     folds = np.arange(12) % 3
     embedded, asked = [RNG.normal(size=(12, 3)) for _ in range(3)], [RNG.normal(size=(2, 3)) for _ in range(3)]
     found = search_from_outside(asked, embedded, [0, 1, 2], folds, np.ones(12, bool), 12)
@@ -70,7 +74,7 @@ def test_an_image_of_another_part_is_compared_by_the_models_that_were_trained_on
 # ---- spaces and the map
 
 
-def test_spaces_that_are_one_turned_and_mirrored_come_to_lie_on_each_other():
+def test_rotated_spaces_are_aligned():
     plain, folds = RNG.normal(size=(60, 5)).astype(np.float32), np.arange(60) % 2
     turned = (plain @ ortho_group.rvs(5, random_state=0)).astype(np.float32)
     aligned, agreement = align_spaces([plain, turned], [0, 1], folds, np.ones(60, bool))
@@ -82,7 +86,7 @@ def test_spaces_that_are_one_turned_and_mirrored_come_to_lie_on_each_other():
 
 
 @pytest.mark.parametrize("count", [1, 2, 5, 40])
-def test_few_images_are_laid_out_too(count):
+def test_few_images_are_laid_out(count):
     points = RNG.normal(size=(count, 6))
     points[:count // 2] += 50
     places = lay_out(points)
@@ -93,48 +97,23 @@ def test_few_images_are_laid_out_too(count):
     assert np.isfinite(lay_out(np.zeros((count, 6)))).all()
 
 
-# ---- the page
+# ---- the figures
 
 
-class Tags(HTMLParser):
-    def __init__(self):
-        super().__init__()
-        self.seen = []
-
-    def handle_starttag(self, tag, attributes):
-        self.seen.append((tag, dict(attributes)))
-
-
-def a_page(path, count: int, name: str = "image"):
-    views = make_views(COMPETITIONS["demo"], np.ones((count, 3)), np.full((count, 3), 1.0),
-                       np.ones((count, 3), np.int8), np.zeros(count, int))
-    points = Points(RNG.random((count, 2)), [f"{name} {row}" for row in range(count + 1)], ["none"] * (count + 1),
-                    ["p 1"] * count, np.tile([count, -1], (count, 1)), np.tile([0.5, np.nan], (count, 1)))
-    images = RNG.integers(0, 256, (count, 32, 32), dtype=np.uint8)
-    return write_page(path, "a <title> & more", "note", points, views, images).read_text(encoding="utf-8")
+def test_thumbnails_lie_at_their_images_places():
+    images = np.stack([np.full((8, 8), value, np.uint8) for value in (10, 120, 200)])
+    canvas = place_thumbnails(np.array([[0.0, 0.0], [1.0, 1.0], [0.999, 0.999]]), images)
+    assert canvas.shape == (THUMBNAILS * THUMBNAIL_SIDE, THUMBNAILS * THUMBNAIL_SIDE, 3)
+    lower_left, upper_right = canvas[-THUMBNAIL_SIDE:, :THUMBNAIL_SIDE], canvas[:THUMBNAIL_SIDE, -THUMBNAIL_SIDE:]
+    assert (lower_left == 10).all() and (upper_right == 120).all()  # of two in one cell the first is drawn
+    assert (canvas == 255).mean() > 0.99
 
 
-def test_the_page_asks_for_nothing_outside_itself_and_holds_every_image(tmp_path):
-    text = a_page(tmp_path / "page.html", 300, "</script><b>")
-    assert not re.search(r"""(?:src|href)=["'](?!data:)|https?://|@import|fetch\(""", text)
-    parser = Tags()
-    parser.feed(text)
-    assert [tag for tag, _ in parser.seen].count("script") == 2 and "<title> &" not in text
-    data = json.loads(re.search(r'application/json">(.*?)</script>', text, re.DOTALL).group(1))
-    assert len(data["sheets"]) == 2 and len(data["names"]) == 301 and data["names"][3] == "</script><b> 3"
-    assert data["near"][0] == [300, -1] and data["distances"][0] == [0.5, None]
-    assert all(len(view["values"]) == 300 and max(view["values"]) < len(view["texts"]) for view in data["views"])
-
-
-def test_thumbnails_shrink_until_they_are_small_enough():
-    noise = RNG.integers(0, 256, (100, 128, 128), dtype=np.uint8)
-    sides = {bound: pack_thumbnails(noise, bound) for bound in (10_000_000, 200_000)}
-    assert sides[10_000_000][0] == 96 > sides[200_000][0]
-    assert sum(map(len, sides[200_000][1])) <= 200_000
-    assert pack_thumbnails(RNG.integers(0, 256, (2, 16, 16, 3), dtype=np.uint8))[0] == 16
-
-
-# ---- views and confusion
+def test_thumbnails_keep_their_colours():
+    red = np.zeros((1, 8, 8, 3), np.uint8)
+    red[..., 0] = 255
+    canvas = place_thumbnails(np.array([[0.0, 1.0]]), red)
+    assert (canvas[:THUMBNAIL_SIDE, :THUMBNAIL_SIDE] == (255, 0, 0)).all()
 
 
 @pytest.mark.parametrize("task", ["multilabel", "multiclass"])
@@ -156,15 +135,15 @@ def test_confusion_matrices_are_scikit_learns(task):
     assert np.array_equal(found, expected)
 
 
-def test_an_error_is_named_and_what_is_not_certain_is_not_scored():
+def test_errors_are_named_and_uncertain_cells_not_scored():
     cells = np.array([[1.0], [0.0], [1.0], [0.0], [-1.0], [np.nan]])
     one = Competition(name="c", about="", task="binary", labels=("a",), metric="roc_auc",
                       train=Part(table="t.csv", images="{image_id}.png"))
     views = make_views(one, cells, np.full((6, 1), 1.0), np.array([[1], [1], [0], [0], [1], [0]]), np.zeros(6, int))
     error = next(view for view in views if view.name == "a: error")
     assert [error.texts[value] for value in error.values] == [
-        "right", "false positive", "false negative", "right", "not scored", "not scored"]
-    draw_map("title", "note", RNG.random((6, 2)), views)
+        "correct", "false positive", "false negative", "correct", "not scored", "not scored"]
+    draw_map("title", "note", RNG.random((6, 2)), views, RNG.integers(0, 256, (6, 8, 8), dtype=np.uint8))
     assert labels_text(one, cells[4]) == "a?" and labels_text(one, cells[5]) == "not stated"
 
 
@@ -180,40 +159,51 @@ def demo_home(home):
     return home
 
 
-def test_a_run_is_drawn_and_its_neighbours_are_found(demo_home, capsys):
-    competition = COMPETITIONS["demo"]
-    oof, table, folds = write_untrained(competition, "cnn_b", with_network=True)
-    page, picture, confusion = show_neighbours.main(["--experiment", "cnn_b"])
-    assert page.stat().st_size < 10e6 and picture.exists() and confusion.exists()
-    shown = table.loc[~table["constant"], "image_id"]
-    data = json.loads(re.search(r'application/json">(.*?)</script>', page.read_text(), re.DOTALL).group(1))
-    assert data["names"][:len(data["places"])] == shown.tolist()
-    fold_of = dict(zip(table["image_id"], table["fold"], strict=True))
-    for name, near in zip(data["names"], data["near"], strict=False):
-        assert all(fold_of[data["names"][each]] != fold_of[name] for each in near if each >= 0)
+def test_a_run_is_drawn(demo_home, capsys):
+    write_untrained(COMPETITIONS["demo"], "cnn_b", with_network=True)
+    files = show_neighbours.main(["--experiment", "cnn_b"])
+    assert [path.name for path in files] == ["neighbours.png", "confusion.png"] and all(path.exists() for path in files)
+    assert "their correlation is then" in capsys.readouterr().out
+
+
+def test_neighbours_of_training_and_test_images_are_drawn(demo_home, monkeypatch):
+    _, table, _ = write_untrained(COMPETITIONS["demo"], "cnn_b", with_network=True)
+    drawn = {}
+    monkeypatch.setattr(show_neighbours, "draw_tiles",
+                        lambda title, caption, rows: drawn.update(rows=rows) or draw_tiles(title, caption, rows))
+    row = int(np.flatnonzero(~table["constant"])[0])
     test_id = pd.read_csv(demo_home / "data" / "demo" / "sample_submission.csv")["image_id"].iloc[0]
-    (sheet,) = show_neighbours.main(["--experiment", "cnn_b", "--image", shown.iloc[0], test_id])
-    assert sheet.exists()
+    sheet, = show_neighbours.main(["--experiment", "cnn_b", "--image", table["image_id"].iloc[row], test_id])
+    assert sheet.exists() and [len(tiles) for tiles in drawn["rows"]] == [9, 9]
+    fold_of = dict(zip(table["image_id"], table["fold"], strict=True))
+    neighbours = [tile.text.partition("\n")[0] for tile in drawn["rows"][0][1:]]
+    assert all(fold_of[each] != table["fold"].iloc[row] for each in neighbours)
+    distances = [float(re.search(r"distance ([\d.]+)", tile.text).group(1)) for tile in drawn["rows"][1][1:]]
+    assert distances == sorted(distances)
+
+
+def test_an_unknown_image_is_an_error(demo_home):
+    write_untrained(COMPETITIONS["demo"], "cnn_b", with_network=True)
     with pytest.raises(ValueError, match=r"no image is called nobody in the parts train, test"):
-        show_neighbours.main(["--experiment", "cnn_b", "--image", shown.iloc[0], "nobody"])
+        show_neighbours.main(["--experiment", "cnn_b", "--image", "nobody"])
 
 
-def test_nothing_is_drawn_a_second_time_until_something_changes(demo_home, monkeypatch, capsys):
+def test_figures_are_drawn_anew_only_after_a_change(demo_home, monkeypatch, capsys):
     write_untrained(COMPETITIONS["demo"], "cnn_b", with_network=True)
     drawn = []
     monkeypatch.setattr(show_neighbours, "lay_out", lambda points: drawn.append(len(points)) or lay_out(points))
     first = show_neighbours.main(["--experiment", "cnn_b"])
     made = [path.read_bytes() for path in first]
     assert show_neighbours.main(["--experiment", "cnn_b"]) == first and len(drawn) == 1
-    assert "neighbours.html is there already" in capsys.readouterr().out
-    first[1].unlink()  # a picture that is gone
+    assert "neighbours.png is up to date" in capsys.readouterr().out
+    first[1].unlink()
     show_neighbours.main(["--experiment", "cnn_b"])
-    assert len(drawn) == 2 and [path.read_bytes() for path in first][1:] == made[1:]
+    assert len(drawn) == 2 and [path.read_bytes() for path in first] == made
     write_untrained(COMPETITIONS["demo"], "cnn_b", seed=1, with_network=True)  # other weights
     show_neighbours.main(["--experiment", "cnn_b"])
     assert len(drawn) == 3
 
 
-def test_what_cannot_be_drawn_is_said(demo_home):
+def test_a_run_without_a_fold_is_an_error(demo_home):
     with pytest.raises(FileNotFoundError, match="has no finished fold; run: python src/train.py"):
         show_neighbours.main(["--experiment", "cnn_b"])

@@ -2,13 +2,12 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from urllib.parse import quote
 
 from common.console import interval, number, percent
 from common.files import read_json
 from explaining.methods import METHODS
 from reporting.context import ReportContext, add_picture, noting, others_too, read_rows
-from reporting.html import Figure, Markup, Part, heading, link, paragraph, table
+from reporting.html import Figure, Markup, Part, heading, paragraph, table
 
 NOTHING = {"attribution": 1.0, "alone": 0.5}  # what signals of a shortcut are where there is none; others 0
 MEASURES = {"inside": "hottest inside", "share_inside": "heat inside", "deletion": "deletion ↓",
@@ -118,7 +117,7 @@ def _by_run(shown: ReportContext, part: Part, script: str, pattern: str,
 
 
 def map_part(shown: ReportContext) -> Part | None:
-    """The map of what looks alike, as a picture, and a link to the page that one can hover over."""
+    """The map of similar images of every run that has one."""
     part = Part("map", "Map of neighbours", "All out-of-fold images by what the one model that did not see each makes "
                 "of it; near points are alike to the network. How far apart groups lie means little.")
     return _by_run(shown, part, "neighbours", "neighbours.png", _add_map)
@@ -133,10 +132,6 @@ def _add_map(shown: ReportContext, part: Part, name: str, folder: Path, command:
     add_picture(part, folder / "neighbours.png", "t-SNE of the run's features, a panel a colouring. Labels that "
                 "form no region are not told apart; errors that lie together have a common cause; folds that lie "
                 "apart mean that their models see differently.", command)
-    if (folder / "neighbours.html").exists():
-        address = link(f"./{quote(name)}/neighbours.html", f"{name}/neighbours.html")
-        part.blocks.append(paragraph("To hover over, with the images and their nearest training cases: ", address,
-                                     ", where this page lies beside the runs."))
     if (folder / "neighbours_of_images.png").exists():
         add_picture(part, folder / "neighbours_of_images.png", "Single images, framed, and their nearest training "
                     "cases: neighbours with other labels show what the network confuses.",
