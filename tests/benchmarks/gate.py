@@ -1,6 +1,6 @@
 """What the gate lets through, warns of and takes: python tests/benchmarks/gate.py [--worlds N] [--rows N]
 
-Three tables: the planted faults of tests/test_mutations.py, by kind of submission, caught by the check of the form
+Three tables: the planted faults of tests/submitting/test_mutations.py, by kind of submission, caught by the check of the form
 alone and by the whole gate; sound submissions of drawn competitions, refused or warned of; seconds and memory of a
 large file.
 """
@@ -17,7 +17,7 @@ from contextlib import contextmanager, redirect_stdout
 from io import StringIO
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).resolve().parents[2] / name) for name in ("src", "tests")]
+sys.path[:0] = [str(Path(__file__).resolve().parents[2] / name) for name in ("src", "tests", "tests/submitting")]
 
 import numpy as np  # noqa: E402
 from rich.console import Console  # noqa: E402
