@@ -21,8 +21,8 @@ from common.console import make_console
 from common.files import write_text
 from competition import COMPETITIONS, Competition, Part
 from data.tables import described_parts, label_cells, read_part, read_sample, read_train
-from describing.infer import describe_survey
-from describing.inventory import Survey, survey_folder
+from describing.infer import infer_competition
+from describing.inventory import Inventory, read_inventory
 from describing.label_columns import Findings
 
 WIDTH = 120
@@ -39,23 +39,23 @@ def main(argv: list[str] | None = None) -> tuple[Competition, list[str]]:
     args = parser.parse_args(argv)
     if args.data_dir is None:
         parser.error("DATA_DIR is missing: the folder that holds the downloaded files")
-    survey = survey_folder(args.data_dir)
-    competition, notes = describe_survey(survey, make_name(args.name or args.data_dir.resolve().name))
+    inventory = read_inventory(args.data_dir)
+    competition, findings = infer_competition(inventory, make_name(args.name or args.data_dir.resolve().name))
     if competition.name in COMPETITIONS:
-        notes.ask(f"There is a competition {competition.name!r} already. What is this one to be called (--name)?")
-    trial = try_reading(competition, args.data_dir, notes)
+        findings.ask(f"There is a competition {competition.name!r} already. What is this one to be called (--name)?")
+    trial = try_reading(competition, args.data_dir, findings)
     known = find_known(args.data_dir)
     text = write_literal(competition)
-    show(survey, notes, trial, known)
+    show(inventory, findings, trial, known)
     print(text)
     print(f"\nPaste it into src/competition.py, answer the questions there, and name {constant(competition)} in "
           f"COMPETITIONS; then look it over, and split it:")
     for script in ("audit", "make_folds"):
         print(f"python src/{script}.py --competition {competition.name} --data-dir {shlex.quote(str(args.data_dir))}")
     if args.out:
-        questions = "\n".join(textwrap.indent(doubt, "# ") for doubt in notes.doubts)
+        questions = "\n".join(textwrap.indent(question, "# ") for question in findings.questions)
         print(f"{write_text(args.out, f'{questions}{chr(10) * 2}{text}{chr(10)}')} written")
-    return competition, notes.doubts
+    return competition, findings.questions
 
 
 def make_name(text: str) -> str:
@@ -64,16 +64,16 @@ def make_name(text: str) -> str:
     return name if re.match(r"[a-z]", name) else f"set_{name}".rstrip("_")
 
 
-def try_reading(competition: Competition, data_dir: Path, notes: Findings) -> list[tuple[str, str]]:
+def try_reading(competition: Competition, data_dir: Path, findings: Findings) -> list[tuple[str, str]]:
     """What reading with the description gives, part by part; where it fails, the error becomes a question."""
     trial = []
-    if notes.not_yet:
+    if findings.needs_preparation:
         return [("nothing yet", "the files that the description is about must be made first")]
     for part in described_parts(competition):
         try:
             table = read_train(competition, data_dir)[0] if part == "train" else read_part(competition, data_dir, part)
         except (ValueError, OSError) as error:
-            notes.ask(f"As written, the {part} part cannot be read: {error}. What is to be done?")
+            findings.ask(f"As written, the {part} part cannot be read: {error}. What is to be done?")
             continue
         said = f"{len(table)} images, {table['group'].nunique()} groups"
         if set(competition.labels) <= set(table):
@@ -83,7 +83,7 @@ def try_reading(competition: Competition, data_dir: Path, notes: Findings) -> li
     try:
         sample = read_sample(competition, data_dir)
     except (ValueError, OSError) as error:
-        notes.ask(f"As written, the sample submission cannot be read: {error}. What is to be done?")
+        findings.ask(f"As written, the sample submission cannot be read: {error}. What is to be done?")
     else:
         trial += [] if sample is None else [("sample submission", f"{len(sample)} rows")]
     return trial
@@ -105,30 +105,30 @@ def find_known(data_dir: Path) -> list[str]:
     return known
 
 
-def show(survey: Survey, notes: Findings, trial: list[tuple[str, str]], known: list[str]) -> None:
+def show(inventory: Inventory, findings: Findings, trial: list[tuple[str, str]], known: list[str]) -> None:
     """Prints what was found, decided, read and asked."""
     console = make_console()
-    found = Table("found", "what", title=escape(str(survey.folder)))
-    folders = sorted(survey.images.items(), key=lambda item: -len(item[1]))
+    found = Table("found", "what", title=escape(str(inventory.folder)))
+    folders = sorted(inventory.images.items(), key=lambda item: -len(item[1]))
     for folder, names in folders[:10]:
         found.add_row(escape(f"{folder or '.'}/"), escape(f"{len(names)} images, {names[0]} to {names[-1]}"))
     if len(folders) > 10:
         found.add_row(f"{len(folders) - 10} folders more", f"{sum(len(names) for _, names in folders[10:])} images")
-    for table in survey.tables:
+    for table in inventory.tables:
         found.add_row(escape(table.path), escape(f"{len(table.rows)}{'' if table.whole else '+'} rows: "
                                                  f"{', '.join(table.rows.columns[:12])}"))
-    for path, words in survey.lists.items():
+    for path, words in inventory.lists.items():
         found.add_row(escape(path), escape(f"{len(words)} lines of one word, {words[0]} to {words[-1]}"))
-    for path, arrays in survey.arrays.items():
+    for path, arrays in inventory.arrays.items():
         found.add_row(escape(path), escape(", ".join(f"{key} {getattr(array, 'shape', array)}"
                                                      for key, array in arrays.items())))
-    for path in survey.meanings:
+    for path in inventory.code_names:
         found.add_row(escape(path), "codes and their meaning")
-    for ending, count in survey.others.items():
+    for ending, count in inventory.others.items():
         found.add_row(f"{count} {f'x .{escape(ending)}' if ending else 'without an ending'}", "not looked at")
     console.print(found)
     decided = Table("decided", "as", "because")
-    for what, value, why in notes.decisions:
+    for what, value, why in findings.decisions:
         decided.add_row(escape(what), escape(textwrap.shorten(value, 300)), escape(why))
     console.print(decided)
     read = Table("read as described", "gives")
@@ -138,9 +138,9 @@ def show(survey: Survey, notes: Findings, trial: list[tuple[str, str]], known: l
     if known:
         console.print(f"There is a description that reads this folder already: --competition {' or '.join(known)}",
                       style="green")
-    console.print(f"\n{len(notes.doubts)} questions", style="bold")
-    for number, doubt in enumerate(notes.doubts, start=1):
-        console.print(f"{number:2}. {escape(doubt)}", style="yellow", highlight=False)
+    console.print(f"\n{len(findings.questions)} questions", style="bold")
+    for number, question in enumerate(findings.questions, start=1):
+        console.print(f"{number:2}. {escape(question)}", style="yellow", highlight=False)
     console.print()
 
 

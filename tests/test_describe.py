@@ -16,8 +16,8 @@ from competition import COMPETITIONS, Competition, Part
 from data.decoding import decode_image
 from data.tables import described_parts, label_cells, read_part, read_sample, read_train
 from describe import constant, main, make_name, write_literal
-from describing.image_headers import look_at
-from describing.inventory import IMAGE_ENDINGS, _find_unnamed_dicoms, find_id, survey_folder
+from describing.image_headers import read_headers
+from describing.inventory import IMAGE_ENDINGS, _find_unnamed_dicoms, find_id, read_inventory
 from describing.label_columns import find_group_pattern, find_labels
 from real_data import DATA, needs
 
@@ -185,8 +185,8 @@ def written(folder: Path, **files: str) -> Path:
     return folder
 
 
-def asked(doubts: list[str], pattern: str) -> bool:
-    return any(re.search(pattern, doubt, re.IGNORECASE | re.DOTALL) for doubt in doubts)
+def asked(questions: list[str], pattern: str) -> bool:
+    return any(re.search(pattern, question, re.IGNORECASE | re.DOTALL) for question in questions)
 
 
 # ---- well-known competitions
@@ -195,12 +195,12 @@ def asked(doubts: list[str], pattern: str) -> bool:
 @pytest.mark.parametrize("name", WELL_KNOWN)
 def test_a_well_known_competition_is_described_and_can_be_read(name, home, tmp_path, capsys):
     folder = getattr(layouts, f"write_{name}")(tmp_path / name)
-    competition, doubts = main([str(folder)])
+    competition, questions = main([str(folder)])
     fields, questions = WELL_KNOWN[name]
     assert {field: getattr(competition, field) for field in fields} == fields
-    missing = [question for question in questions if not asked(doubts, question)]
-    assert not missing, doubts
-    assert not asked(doubts, "cannot be read")
+    missing = [question for question in questions if not asked(questions, question)]
+    assert not missing, questions
+    assert not asked(questions, "cannot be read")
     assert pasted(competition) == competition and competition.name == name
     table, _ = read_train(competition, folder)
     assert len(table) > 0 and np.nansum(label_cells(competition, table) == 1) > 0
@@ -228,27 +228,27 @@ def test_the_same_images_labels_and_groups_are_read_as_by_the_ready_made_descrip
 
 @pytest.mark.parametrize("name", list(layouts.MEDMNIST))
 def test_the_arrays_of_medmnist_are_described_as_the_ready_made_description_has_them(name, home, tmp_path):
-    competition, doubts = main([str(layouts.write_medmnist(tmp_path / "data", name))])
+    competition, questions = main([str(layouts.write_medmnist(tmp_path / "data", name))])
     ready = COMPETITIONS[name]
     for field in ("task", "labels", "channels", "laterality"):
         assert getattr(competition, field) == getattr(ready, field)
-    assert pasted(competition) == competition and asked(doubts, "npz file does not say which images are of one patient")
+    assert pasted(competition) == competition and asked(questions, "npz file does not say which images are of one patient")
     assert len(read_train(competition, tmp_path / "data")[0]) == 100
 
 
 def test_arrays_of_an_unknown_set_are_described_by_their_numbers(home, tmp_path):
     layouts.write_medmnist(tmp_path, "octmnist")
     (tmp_path / "octmnist.npz").rename(tmp_path / "mine.npz")
-    competition, doubts = main([str(tmp_path)])
+    competition, questions = main([str(tmp_path)])
     assert (competition.task, competition.labels, competition.channels) == ("multiclass", ("0", "1", "2", "3"), 1)
-    assert asked(doubts, "labels are numbers; what do they mean")
+    assert asked(questions, "labels are numbers; what do they mean")
 
 
 def test_a_row_a_label_is_said_to_be_inexpressible_and_the_code_that_mends_it_works(tmp_path, home):
     folder = layouts.write_rsna_hemorrhage(tmp_path / "ich")
-    competition, doubts = main([str(folder)])
+    competition, questions = main([str(folder)])
     assert competition.labels == layouts.ICH_LABELS and competition.task == "multilabel"
-    code = next(doubt for doubt in doubts if "import pandas" in doubt).partition("with:\n")[2]
+    code = next(question for question in questions if "import pandas" in question).partition("with:\n")[2]
     exec(code, {})
     table, _ = read_train(competition, folder)
     assert len(table) == 24 and len(read_part(competition, folder, "test")) == 6
@@ -256,7 +256,7 @@ def test_a_row_a_label_is_said_to_be_inexpressible_and_the_code_that_mends_it_wo
     for label in layouts.ICH_LABELS:
         assert (table[label].to_numpy() == raw[[f"{name}_{label}" for name in table["image_id"]]].to_numpy()).all()
     assert list(read_sample(competition, folder)) == ["ID", *layouts.ICH_LABELS]
-    assert asked(doubts, "melt") and asked(doubts, "`any` is 1")
+    assert asked(questions, "melt") and asked(questions, "`any` is 1")
 
 
 # ---- what happens with other columns and cells
@@ -268,9 +268,9 @@ IMAGES = " ".join(f"train/{k}.png" for k in range(8))
 
 def test_lost_images_are_left_out_and_asked_about(home, tmp_path):
     folder = layouts.write_chexpert(tmp_path, small=False)
-    competition, doubts = main([str(folder)])
+    competition, questions = main([str(folder)])
     assert competition.train.exclude_ids == ("CheXpert-v1.0/train/patient40761/study1/view1_frontal.jpg",)
-    assert asked(doubts, "1 ids of .*train.csv have no image")
+    assert asked(questions, "1 ids of .*train.csv have no image")
 
 
 def test_a_folder_that_is_too_deep_is_refused_with_the_one_above(home, tmp_path):
@@ -283,16 +283,16 @@ def test_a_folder_that_is_too_deep_is_refused_with_the_one_above(home, tmp_path)
 def test_codes_that_cannot_be_read_are_asked_about(home, tmp_path, text):
     sample = "image_id,a,b\n0,0.5,0.5\n"
     written(tmp_path, train=LABELS.replace("3,1,1", f"3,1,{text}"), sample_submission=sample, images=IMAGES)
-    _, doubts = main([str(tmp_path)])
-    assert asked(doubts, f"`b` holds '{text}' beside 0 and 1") and asked(doubts, "train part cannot be read")
+    _, questions = main([str(tmp_path)])
+    assert asked(questions, f"`b` holds '{text}' beside 0 and 1") and asked(questions, "train part cannot be read")
 
 
 def test_a_column_of_yes_and_no_beside_labels_is_asked_about(home, tmp_path):
     rows = "".join(f"{k},{k % 2},{k // 2 % 2},{'yes' if k % 3 else 'No'},{'left' if k % 3 else 'right'}\n"
                    for k in range(8))
-    competition, doubts = main([str(written(tmp_path, train="image_id,a,b,c,d\n" + rows, images=IMAGES))])
-    assert competition.labels == ("a", "b") and asked(doubts, "`c` holds No and yes. Is it a label too?")
-    assert not asked(doubts, "`d` holds")
+    competition, questions = main([str(written(tmp_path, train="image_id,a,b,c,d\n" + rows, images=IMAGES))])
+    assert competition.labels == ("a", "b") and asked(questions, "`c` holds No and yes. Is it a label too?")
+    assert not asked(questions, "`d` holds")
 
 
 def test_hard_labels_and_probabilities_are_told_by_the_sample(home, tmp_path):
@@ -304,24 +304,24 @@ def test_hard_labels_and_probabilities_are_told_by_the_sample(home, tmp_path):
 
 def test_a_patient_column_with_blanks_is_not_taken_and_asked_about(home, tmp_path):
     rows = "".join(f"{k},{'' if k == 5 else f'p{k // 2}'},{k % 2},{k // 2 % 2}\n" for k in range(8))
-    competition, doubts = main([str(written(tmp_path, train="image_id,patient,a,b\n" + rows, images=IMAGES))])
-    assert competition.group_column is None and asked(doubts, "`patient` looks like the group but is blank for 1 of 8")
-    assert not asked(doubts, "cannot be read")
+    competition, questions = main([str(written(tmp_path, train="image_id,patient,a,b\n" + rows, images=IMAGES))])
+    assert competition.group_column is None and asked(questions, "`patient` looks like the group but is blank for 1 of 8")
+    assert not asked(questions, "cannot be read")
 
 
 def test_a_column_that_repeats_as_patients_do_is_asked_about(home, tmp_path):
     rows = "".join(f"{k},z{k // 2},{k % 2},{k // 2 % 2}\n" for k in range(20))
     images = " ".join(f"train/{k}.png" for k in range(20))
-    competition, doubts = main([str(written(tmp_path, train="image_id,code,a,b\n" + rows, images=images))])
-    assert competition.group_column is None and asked(doubts, "`code` repeat as a patient's would: 10 values for 20")
+    competition, questions = main([str(written(tmp_path, train="image_id,code,a,b\n" + rows, images=images))])
+    assert competition.group_column is None and asked(questions, "`code` repeat as a patient's would: 10 values for 20")
 
 
 def test_patients_in_train_and_test_are_dropped_from_train_and_asked_about(home, tmp_path):
     rows = "".join(f"{k},p{k // 2},{k % 2},{k // 2 % 2}\n" for k in range(8))
     written(tmp_path, train="image_id,patient,a,b\n" + rows, test="image_id,patient\nx,p0\ny,p9\nz,p8\n",
             images=f"{IMAGES} test/x.png test/y.png test/z.png")
-    competition, doubts = main([str(tmp_path)])
-    assert competition.shared_groups == "drop" and asked(doubts, "1 groups are in train and test, for example 'p0'")
+    competition, questions = main([str(tmp_path)])
+    assert competition.shared_groups == "drop" and asked(questions, "1 groups are in train and test, for example 'p0'")
     assert len(read_train(competition, tmp_path)[0]) == 6
 
 
@@ -338,20 +338,20 @@ def test_patients_in_names_are_compared_between_the_parts_of_one_table(home, tmp
 def test_a_measurement_is_asked_about(home, tmp_path):
     rows = "".join(f"{k},{k // 2 + 1}\n" for k in range(90))
     images = " ".join(f"train/{k}.png" for k in range(90))
-    _, doubts = main([str(written(tmp_path, train="image_id,label\n" + rows, images=images))])
-    assert asked(doubts, "Is it a measurement")
+    _, questions = main([str(written(tmp_path, train="image_id,label\n" + rows, images=images))])
+    assert asked(questions, "Is it a measurement")
 
 
 def test_rows_without_a_class_are_left_out_and_asked_about(home, tmp_path):
     rows = "".join(f"{k},{('x', 'y', 'z', '')[k % 4]}\n" for k in range(8))
-    competition, doubts = main([str(written(tmp_path, train="image_id,label\n" + rows, images=IMAGES))])
-    assert competition.labels == ("x", "y", "z") and asked(doubts, "2 rows have no `label`")
+    competition, questions = main([str(written(tmp_path, train="image_id,label\n" + rows, images=IMAGES))])
+    assert competition.labels == ("x", "y", "z") and asked(questions, "2 rows have no `label`")
     assert len(read_train(competition, tmp_path)[0]) == 6
 
 
 def test_a_table_whose_rows_are_of_unequal_length_is_asked_about(home, tmp_path):
-    _, doubts = main([str(written(tmp_path, train=LABELS + "8,1\n", images=IMAGES))])
-    assert asked(doubts, "train.csv: 1 rows are longer or shorter") and asked(doubts, "train part cannot be read")
+    _, questions = main([str(written(tmp_path, train=LABELS + "8,1\n", images=IMAGES))])
+    assert asked(questions, "train.csv: 1 rows are longer or shorter") and asked(questions, "train part cannot be read")
 
 
 def test_a_truncated_image_is_asked_about(home, tmp_path):
@@ -371,9 +371,9 @@ def test_images_with_several_endings_are_found(home, tmp_path):
 def test_ids_that_begin_anew_in_the_test_part_keep_to_their_folders(home, tmp_path):
     written(tmp_path, train=LABELS, sample_submission="image_id,a,b\n0,0,1\n1,1,0\n",
             images=f"{IMAGES} test/0.png test/1.png")
-    competition, doubts = main([str(tmp_path)])
+    competition, questions = main([str(tmp_path)])
     assert competition.train.images == "train/{image_id}.png" and competition.test.images == "test/{image_id}.png"
-    assert asked(doubts, "2 ids of sample_submission.csv are training ids too")
+    assert asked(questions, "2 ids of sample_submission.csv are training ids too")
 
 
 def test_images_that_no_row_is_about_are_asked_about(home, tmp_path):
@@ -416,17 +416,17 @@ def test_circles_of_links_and_files_that_are_no_text_do_no_harm(home, tmp_path):
     (tmp_path / "odd.csv").write_bytes(b"\xff\xfe\x00,\x81\n")
     (tmp_path / "empty.csv").touch()
     (tmp_path / "broken.npz").write_bytes(b"PK nothing")
-    competition, doubts = main([str(tmp_path)])
+    competition, questions = main([str(tmp_path)])
     assert competition.train.images == "train/{image_id}.png"
-    assert all(asked(doubts, text) for text in (r"odd\.csv cannot be read", r"empty\.csv is empty", r"broken\.npz"))
+    assert all(asked(questions, text) for text in (r"odd\.csv cannot be read", r"empty\.csv is empty", r"broken\.npz"))
 
 
 def test_a_table_of_which_few_images_were_fetched_is_described_and_asked_about(home, tmp_path):
     rows = "".join(f"{k:05d},{k % 2},{k // 2 % 2}\n" for k in range(3000))
     images = " ".join(f"train/{k:05d}.png" for k in range(2001, 2031))
-    competition, doubts = main([str(written(tmp_path, train="image_id,a,b\n" + rows, images=images))])
+    competition, questions = main([str(written(tmp_path, train="image_id,a,b\n" + rows, images=images))])
     assert competition.train.images == "train/{image_id}.png" and competition.train.exclude_ids == ()
-    assert asked(doubts, "2970 ids of train.csv have no image.*Is the download complete")
+    assert asked(questions, "2970 ids of train.csv have no image.*Is the download complete")
 
 
 def test_class_folders_with_a_flat_test_part_are_described(home, tmp_path):
@@ -439,9 +439,9 @@ def test_class_folders_with_a_flat_test_part_are_described(home, tmp_path):
         layouts.save(tmp_path / "test" / "y.png", np.zeros((4, 4), np.uint8))
         for image in re.findall(r"train/.*?png", images):
             layouts.save(tmp_path / image, np.zeros((4, 4), np.uint8))
-        competition, doubts = main([str(written(tmp_path, sample_submission=cells))])
+        competition, questions = main([str(written(tmp_path, sample_submission=cells))])
         assert {field: getattr(competition, field) for field in fields} == fields
-        assert competition.labels == ("Black-grass", "Charlock", "Sugar beet") and not asked(doubts, "cannot be read")
+        assert competition.labels == ("Black-grass", "Charlock", "Sugar beet") and not asked(questions, "cannot be read")
         assert competition.test == Part(table="sample_submission.csv", images="test/{file}", labelled=False)
         assert len(read_sample(competition, tmp_path)) == len(read_part(competition, tmp_path, "test")) == 2
         assert len(read_train(competition, tmp_path)[0]) == 12
@@ -450,18 +450,18 @@ def test_class_folders_with_a_flat_test_part_are_described(home, tmp_path):
 def test_another_name_of_the_label_in_the_sample_is_described(home, tmp_path):
     written(tmp_path, train="id,target\n" + "".join(f"{k},{k % 2}\n" for k in range(8)),
             sample_submission="id,probability\nx,0.5\ny,0.5\n", images=f"{IMAGES} test/x.png test/y.png")
-    competition, doubts = main([str(tmp_path)])
+    competition, questions = main([str(tmp_path)])
     assert (competition.label_columns, competition.submission) == (("probability",), "probs")
-    assert asked(doubts, "calls `target` `probability`") and not asked(doubts, "cannot be read")
+    assert asked(questions, "calls `target` `probability`") and not asked(questions, "cannot be read")
     assert read_train(competition, tmp_path)[0]["target"].tolist() == [0, 1] * 4
 
 
 def test_a_column_a_class_in_the_sample_is_described(home, tmp_path):
     written(tmp_path, train="id,label\n" + "".join(f"{k},{'xyz'[k % 3]}\n" for k in range(8)),
             sample_submission="id,x,y,z\nu,0.3,0.3,0.4\n", images=f"{IMAGES} test/u.png")
-    competition, doubts = main([str(tmp_path)])
+    competition, questions = main([str(tmp_path)])
     assert (competition.labels, competition.submission) == (("x", "y", "z"), "probs")
-    assert read_sample(competition, tmp_path).shape == (1, 4) and not asked(doubts, "cannot be read")
+    assert read_sample(competition, tmp_path).shape == (1, 4) and not asked(questions, "cannot be read")
 
 
 def test_paths_that_lack_their_first_folders_are_completed(home, tmp_path):
@@ -531,8 +531,8 @@ def test_grey_images_in_three_channels_are_told_from_coloured_ones(tmp_path):
     for name, image in (("grey.png", grey), ("grey.jpg", grey), ("coloured.png", coloured),
                         ("plain.png", grey[..., 0])):
         assert cv2.imwrite(str(tmp_path / name), image)
-    assert not look_at([tmp_path / name for name in ("grey.png", "grey.jpg", "plain.png")]).coloured
-    look = look_at([tmp_path / "plain.png", tmp_path / "coloured.png"])
+    assert not read_headers([tmp_path / name for name in ("grey.png", "grey.jpg", "plain.png")]).coloured
+    look = read_headers([tmp_path / "plain.png", tmp_path / "coloured.png"])
     assert look.coloured and look.sizes == ((40, 40), (40, 40)) and look.modes == {"L": 1, "RGB": 1}
 
 
@@ -541,7 +541,7 @@ def test_pictures_too_large_for_a_first_look_are_not_decoded(tmp_path, monkeypat
         write_image(tmp_path / f"a.{ending}")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 12)
     monkeypatch.setattr("describing.image_headers.decode_image", None)
-    look = look_at([tmp_path / "a.png", tmp_path / "a.tif"])
+    look = read_headers([tmp_path / "a.png", tmp_path / "a.tif"])
     assert look.modes == {"very large": 2} and list(look.failed) == [tmp_path / "a.tif"] and look.coloured is None
 
 
@@ -563,19 +563,19 @@ def test_a_literal_gives_back_any_text(texts):
 
 
 def test_a_literal_never_overwrites_what_stands_in_competition_py(home, tmp_path):
-    competition, doubts = main([str(layouts.write_medmnist(tmp_path / "medmnist", "octmnist"))])
+    competition, questions = main([str(layouts.write_medmnist(tmp_path / "medmnist", "octmnist"))])
     assert constant(competition) == "MEDMNIST_SET" and pasted(competition) == competition
     assert asked(main([str(tmp_path / "medmnist"), "--name", "demo"])[1], "There is a competition 'demo' already")
 
 
 def test_the_questions_and_the_literal_are_written_to_a_file(home, tmp_path):
     folder = layouts.write_aptos(tmp_path / "aptos")
-    competition, doubts = main([str(folder), "--name", "Blind Ness", "--out", str(tmp_path / "found.py")])
+    competition, questions = main([str(folder), "--name", "Blind Ness", "--out", str(tmp_path / "found.py")])
     text = (tmp_path / "found.py").read_text()
     assert competition.name == "blind_ness"
     values = {"Competition": Competition, "Part": Part}
     exec(text, values)
-    assert values["BLIND_NESS"] == competition and all(f"# {doubt}" in text for doubt in doubts)
+    assert values["BLIND_NESS"] == competition and all(f"# {question}" in text for question in questions)
 
 
 def test_the_folder_must_be_given(capsys):
@@ -593,7 +593,7 @@ def test_nothing_is_written_without_being_asked_for(home, tmp_path):
 
 def test_a_long_table_and_many_files_are_described_without_listing_them_twice(home, tmp_path, monkeypatch):
     monkeypatch.setattr("describing.inventory.ROWS_AT_MOST", 5)
-    survey = survey_folder(written(tmp_path, train=LABELS, images=IMAGES))
+    survey = read_inventory(written(tmp_path, train=LABELS, images=IMAGES))
     assert len(survey.tables[0].rows) == 5 and not survey.tables[0].whole
     assert asked(main([str(tmp_path)])[1], "Only the first 5 rows of train.csv")
 
@@ -622,8 +622,8 @@ def labelled(folder: Path, ids: list[str], paths: list[str], header: str = "id,l
 @pytest.mark.parametrize("ending", sorted(IMAGE_ENDINGS))
 def test_every_ending_that_is_looked_for_is_described_and_decoded(home, tmp_path, ending):
     folder = labelled(tmp_path, list("abcdefgh"), [f"train/{name}.{ending}" for name in "abcdefgh"])
-    competition, doubts = main([str(folder)])
-    assert competition.train.images == f"train/{{id}}.{ending}" and not asked(doubts, "cannot be read")
+    competition, questions = main([str(folder)])
+    assert competition.train.images == f"train/{{id}}.{ending}" and not asked(questions, "cannot be read")
     assert all(decode_image(path, 1).shape == (12, 12) for path in read_train(competition, folder)[0]["path"])
 
 
@@ -634,9 +634,9 @@ def test_dicoms_are_known_by_their_mark_whatever_they_are_called(home, tmp_path,
     folder = labelled(tmp_path, [text.removesuffix(".IMA") for text in names], [f"train/{text}" for text in names])
     (folder / "train" / "LICENSE").write_text("none of the images")
     layouts.save_dicom(folder / "train" / "DICOMDIR", np.zeros((4, 4), np.uint8))
-    competition, doubts = main([str(folder)])
+    competition, questions = main([str(folder)])
     table = read_train(competition, folder)[0]
-    assert competition.train.images == pattern and not asked(doubts, "cannot be read|stand in no row")
+    assert competition.train.images == pattern and not asked(questions, "cannot be read|stand in no row")
     assert len(table) == 30 and decode_image(table["path"].iloc[7], 1).shape == (12, 12)
 
 
@@ -649,8 +649,8 @@ def test_dicoms_without_an_ending_in_folders_of_patients_and_studies_are_found(h
     written(tmp_path, train="PatientID,Study,SOPInstanceUID,label\n" + "".join(
         f"{','.join(map(str, row))}\n" for row in rows), sample_submission="SOPInstanceUID,label\n" + "".join(
         f"1.2.840.{k},0.5\n" for k in range(24, 30)))
-    competition, doubts = main([str(tmp_path)])
-    assert competition.group_column == "PatientID" and not asked(doubts, "cannot be read")
+    competition, questions = main([str(tmp_path)])
+    assert competition.group_column == "PatientID" and not asked(questions, "cannot be read")
     table = read_train(competition, tmp_path)[0]
     assert (len(table), table["group"].nunique(), len(read_part(competition, tmp_path, "test"))) == (24, 6, 6)
     assert decode_image(table["path"].iloc[5], 3).shape == (12, 12, 3)
@@ -662,18 +662,18 @@ def test_folders_of_patients_in_class_folders_are_groups_and_no_classes(home, tm
     for k, patient in enumerate(patients):
         for number in range(3):
             write_image(tmp_path / "train" / ("ILL", "NORMAL")[k % 2] / patient / f"IM-{number:04d}")
-    competition, doubts = main([str(tmp_path)])
+    competition, questions = main([str(tmp_path)])
     table = read_train(competition, tmp_path)[0]
     assert competition.labels == ("ILL",) and competition.train.images == "train/*/*/*"
     assert (len(table), table["group"].nunique(), table["ILL"].sum()) == (30, 10, 15)
-    assert asked(doubts, f"Is '{patients[0]}' in 'train/ILL/{patients[0]}/IM-0000' the patient")
+    assert asked(questions, f"Is '{patients[0]}' in 'train/ILL/{patients[0]}/IM-0000' the patient")
 
 
 def test_class_folders_whose_file_names_begin_anew_are_no_patients(home, tmp_path):
-    competition, doubts = main([str(written(tmp_path, images=" ".join(
+    competition, questions = main([str(written(tmp_path, images=" ".join(
         f"{name}/{k}.png" for name in ("nv", "mel", "bcc", "df") for k in range(4))))])
     assert competition.labels == ("bcc", "df", "mel", "nv") and competition.group_pattern is None
-    assert asked(doubts, "Nothing in the file names says which images are of one patient")
+    assert asked(questions, "Nothing in the file names says which images are of one patient")
 
 
 def test_files_without_an_ending_between_others_are_read(home, tmp_path):
@@ -688,10 +688,10 @@ def test_files_without_an_ending_between_others_are_read(home, tmp_path):
 
 def test_folders_of_classes_in_folders_of_organs_are_taken_and_asked_about(home, tmp_path):
     names = ("colon/colon_aca", "colon/colon_n", "lung/lung_aca", "lung/lung_n", "lung/lung_scc")
-    competition, doubts = main([str(written(tmp_path, images=" ".join(
+    competition, questions = main([str(written(tmp_path, images=" ".join(
         f"{name}/{name[-3:]}{k}.png" for name in names for k in range(4))))])
     assert competition.labels == tuple(name.partition("/")[2] for name in names)
-    assert asked(doubts, "The folders colon, lung hold the folders .*Are they, or is it the folders above")
+    assert asked(questions, "The folders colon, lung hold the folders .*Are they, or is it the folders above")
 
 
 def test_only_a_few_of_many_files_without_an_ending_are_opened(tmp_path, monkeypatch):
@@ -720,8 +720,8 @@ def test_what_lies_between_images_of_several_endings_is_left_out(home, tmp_path)
     assert len(read_train(competition, tmp_path)[0]) == 12
     for k in range(25):
         (tmp_path / "train" / "A" / f"{k}.xml").touch()
-    competition, doubts = main([str(tmp_path)])
-    assert competition.train.exclude_ids == () and asked(doubts, "27 files that are no images lie among")
+    competition, questions = main([str(tmp_path)])
+    assert competition.train.exclude_ids == () and asked(questions, "27 files that are no images lie among")
 
 
 def test_a_test_folder_of_several_endings_is_found_whole(home, tmp_path):
@@ -739,8 +739,8 @@ def test_a_dicom_without_pixels_is_asked_about_by_name_with_what_to_do(home, tmp
     files = Path(pydicom.__file__).parent / "data" / "test_files"
     for source in ("rtplan.dcm", "reportsi.dcm"):
         (folder / "train" / name).write_bytes((files / source).read_bytes())
-        competition, doubts = main([str(folder)])
-        assert asked(doubts, rf"1 of the 12 images looked at .*train/{name}: a DICOM file without pixels.*"
+        competition, questions = main([str(folder)])
+        assert asked(questions, rf"1 of the 12 images looked at .*train/{name}: a DICOM file without pixels.*"
                              r"exclude_ids=\('IM-0003',\)")
     mended = replace(competition, train=replace(competition.train, exclude_ids=("IM-0003",)))
     assert len(read_train(mended, folder)[0]) == 11
@@ -751,8 +751,8 @@ def test_a_truncated_listed_image_is_asked_about_by_the_id_that_leaves_it_out(ho
         write_image(tmp_path / "train" / "AB"[k % 2] / f"{k}.jpg")
     path = tmp_path / "train" / "A" / "4.jpg"
     path.write_bytes(path.read_bytes()[:-40])  # the header is whole
-    competition, doubts = main([str(tmp_path)])
-    assert asked(doubts, r"1 of the 8 .*train/A/4\.jpg: .*exclude_ids=\('train/A/4\.jpg',\)")
+    competition, questions = main([str(tmp_path)])
+    assert asked(questions, r"1 of the 8 .*train/A/4\.jpg: .*exclude_ids=\('train/A/4\.jpg',\)")
     mended = replace(competition, train=replace(competition.train, exclude_ids=("train/A/4.jpg",)))
     assert len(read_train(mended, tmp_path)[0]) == 7
 
@@ -780,9 +780,9 @@ def test_ids_that_nearly_name_the_images_are_an_error_that_says_so(home, tmp_pat
 def test_ids_that_are_some_files_whole_name_and_not_others_are_asked_about(home, tmp_path, name, called):
     ids = [(name if k % 2 else "{}").format(f"x{k}") for k in range(8)]
     files = [(called if k % 2 else "{}.png").format(f"train/x{k}") for k in range(8)]
-    competition, doubts = main([str(labelled(tmp_path, ids, files))])
+    competition, questions = main([str(labelled(tmp_path, ids, files))])
     assert competition.train.images == "train/{id}.*"
-    assert asked(doubts, f"`id` in train.csv is some files' whole name, '{re.escape(ids[1])}', and others' without")
+    assert asked(questions, f"`id` in train.csv is some files' whole name, '{re.escape(ids[1])}', and others' without")
 
 
 def test_ids_of_which_some_lost_their_zeros_are_asked_about(home, tmp_path):
@@ -798,10 +798,10 @@ def test_ids_that_begin_anew_in_every_patients_folder_are_an_error_that_says_wha
                       "patient,image,label")
     with pytest.raises(ValueError, match="`image` in train.csv begins anew in every folder that `patient` names"):
         main([str(folder)])
-    competition, doubts = main([str(labelled(tmp_path, ["/".join(pair) for pair in pairs], [], "path,label"))])
+    competition, questions = main([str(labelled(tmp_path, ["/".join(pair) for pair in pairs], [], "path,label"))])
     table = read_train(competition, folder)[0]
     assert (competition.train.images, len(table), table["group"].nunique()) == ("train/{path}", 18, 6)
-    assert asked(doubts, "Is 'p0' in 'train/p0/IM-0' the patient")
+    assert asked(questions, "Is 'p0' in 'train/p0/IM-0' the patient")
 
 
 @pytest.mark.parametrize("content, said", [
@@ -837,8 +837,8 @@ def test_settings_beside_the_labels_are_no_meaning_of_theirs(home, tmp_path):
     folder = written(tmp_path, train="id,label\n" + rows, images=IMAGES)
     (folder / "info.json").write_text('{"seed": 1, "version": 2, "folds": 0}')
     (folder / "classes.json").write_text('{"0": 1, "1": 0, "2": 2}')
-    competition, doubts = main([str(folder)])
-    assert competition.labels == ("0", "1", "2") and asked(doubts, "classes in `label` are numbers")
+    competition, questions = main([str(folder)])
+    assert competition.labels == ("0", "1", "2") and asked(questions, "classes in `label` are numbers")
 
 
 def test_pictures_go_before_dicom_of_the_same_name_without_an_ending(home, tmp_path):
@@ -847,8 +847,8 @@ def test_pictures_go_before_dicom_of_the_same_name_without_an_ending(home, tmp_p
     (folder / "raw").mkdir()
     for name in names:
         layouts.save_dicom(folder / "raw" / name, np.zeros((8, 8), np.uint8))
-    competition, doubts = main([str(folder)])
-    assert competition.train.images == "train/{id}.png" and asked(doubts, r"raw/\{id\}")
+    competition, questions = main([str(folder)])
+    assert competition.train.images == "train/{id}.png" and asked(questions, r"raw/\{id\}")
 
 
 def test_hidden_files_among_the_pictures_of_class_folders_are_left_out(home, tmp_path):
@@ -862,8 +862,8 @@ def test_hidden_files_among_the_pictures_of_class_folders_are_left_out(home, tmp
 def test_other_json_files_mean_nothing(home, tmp_path, text):
     rows = "".join(f"{k},{k % 3}\n" for k in range(8))
     (tmp_path / "classes.json").write_text(text)
-    competition, doubts = main([str(written(tmp_path, train="id,label\n" + rows, images=IMAGES))])
-    assert competition.labels == ("0", "1", "2") and asked(doubts, "classes in `label` are numbers")
+    competition, questions = main([str(written(tmp_path, train="id,label\n" + rows, images=IMAGES))])
+    assert competition.labels == ("0", "1", "2") and asked(questions, "classes in `label` are numbers")
 
 
 def test_a_folder_whose_name_means_something_in_a_description_is_named(home, tmp_path):
@@ -871,8 +871,8 @@ def test_a_folder_whose_name_means_something_in_a_description_is_named(home, tmp
     folder = labelled(tmp_path / "one", ["a", "b"], ["train {x}/a.png", "train {x}/b.png"])
     with pytest.raises(ValueError, match=f"holds no image .*{said}$"):
         main([str(folder)])
-    competition, doubts = main([str(labelled(folder, ["a", "b"], ["train/a.png", "train/b.png"]))])
-    assert competition.train.images == "train/{id}.png" and asked(doubts, said)
+    competition, questions = main([str(labelled(folder, ["a", "b"], ["train/a.png", "train/b.png"]))])
+    assert competition.train.images == "train/{id}.png" and asked(questions, said)
     images = " ".join(f"train[1]/{'AB'[k % 2]}/{k}.png" for k in range(8))
     assert asked(main([str(written(tmp_path / "two", images=images))])[1], r"train\[1\]/\* has \[ in its name")
 
@@ -891,12 +891,12 @@ def test_the_next_steps_are_to_look_over_and_to_split(home, tmp_path, capsys):
 
 @needs("nih1000", "chest_xray")
 def test_the_real_folders_are_described(home):
-    competition, doubts = main([str(DATA / "nih1000")])
+    competition, questions = main([str(DATA / "nih1000")])
     ready = COMPETITIONS["nih14"]
     for field in ("task", "labels", "metric", "train", "test", "id_column", "label_list_column", "group_column",
                   "shared_groups", "channels"):
         assert getattr(competition, field) == getattr(ready, field)
-    assert asked(doubts, "`View Position` holds AP")
-    competition, doubts = main([str(DATA / "chest_xray")])
+    assert asked(questions, "`View Position` holds AP")
+    competition, questions = main([str(DATA / "chest_xray")])
     assert len(read_train(competition, DATA / "chest_xray")[0]) == 5216 and competition.shared_groups == "distinct"
-    assert asked(doubts, "leaky_split.csv") and asked(doubts, r"bacteria \(2530\) or virus \(1345\)")
+    assert asked(questions, "leaky_split.csv") and asked(questions, r"bacteria \(2530\) or virus \(1345\)")

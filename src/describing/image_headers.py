@@ -15,7 +15,7 @@ DECODED_AT_MOST, PIXELS_AT_MOST = 8, 25_000_000
 
 
 @dataclass(frozen=True)
-class ImageHeader:
+class ImageHeaders:
     """What the headers of some images and the pixels of a few say."""
 
     sizes: tuple[tuple[int, int], ...]  # (height, width)
@@ -24,9 +24,9 @@ class ImageHeader:
     failed: dict[Path, str]  # image -> why it cannot be read
 
 
-def look_at(paths: list[Path]) -> ImageHeader:
+def read_headers(paths: list[Path]) -> ImageHeaders:
     """Opens the images' headers. Decodes those without a readable one, and eight more, first what may be coloured."""
-    sizes, modes, verdicts, failed, odd, small = [], Counter(), [], {}, [], {True: [], False: []}
+    sizes, modes, verdicts, failed, unreadable, small = [], Counter(), [], {}, [], {True: [], False: []}
     with warnings.catch_warnings(record=True):  # odd headers have their warnings, and what matters is an error
         warnings.resetwarnings()
         for path in paths:
@@ -38,21 +38,21 @@ def look_at(paths: list[Path]) -> ImageHeader:
                     failed[path] = str(error)
                 continue
             except DAMAGE:
-                odd.append(path)  # decoding says why, in words
+                unreadable.append(path)  # decoding says why, in words
                 continue
             modes[mode] += 1
             sizes.append(size)
             verdicts += [False] if grey else []
             if size[0] * size[1] <= PIXELS_AT_MOST:
                 small[grey].append(path)
-    for path in [*odd, *[*small[False], *small[True]][:DECODED_AT_MOST]]:
+    for path in [*unreadable, *[*small[False], *small[True]][:DECODED_AT_MOST]]:
         try:
             pixels = decode_image(path, 3, 256).astype(np.int16)
         except ValueError as error:
             failed[path] = str(error).removeprefix(f"{path}: ")
             continue
         verdicts.append(bool((np.ptp(pixels, axis=2) > 12).mean() > 0.01))  # JPEG adds a few levels of colour to grey
-    return ImageHeader(tuple(sizes), dict(modes), any(verdicts) if verdicts else None, failed)
+    return ImageHeaders(tuple(sizes), dict(modes), any(verdicts) if verdicts else None, failed)
 
 
 def _read_header(path: Path) -> tuple[str, bool, tuple[int, int]]:

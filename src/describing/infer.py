@@ -7,14 +7,14 @@ from competition import Competition, Part
 from describing.from_folders import (
     describe_arrays,
     describe_folders,
-    describe_long,
+    describe_long_table,
     find_class_folders,
-    find_long,
+    find_long_table,
     folder_groups,
 )
 from describing.from_table import describe_table, find_train
-from describing.image_headers import look_at
-from describing.inventory import Survey, Table, find_id, images_pattern, index_images, near_name, place_table
+from describing.image_headers import read_headers
+from describing.inventory import Inventory, Table, find_id, images_pattern, index_images, similar_name, locate_images
 from describing.label_columns import Findings, TableInfo, are_numbers, find_labels, wanted_columns
 
 ROLES = (("sample", r"submi"), ("solution", r"solution"), ("test", r"(?<![a-z])test"),
@@ -25,74 +25,74 @@ SIDED = re.compile(r"chest|lung|thora|x-?ray|cxr|pneumo|breast|mammo|chexpert|ra
 SIDELESS = re.compile(r"skin|lesion|melanoma|isic|ham10000|\bderm|histo|patholog|leaf|plant|cassava|protein|retin|"
                       r"diabetic|aptos|fundus|blood|cell|tissue|slide|tumou?r|ocean|malaria", re.IGNORECASE)
 
-def describe_survey(survey: Survey, name: str) -> tuple[Competition, Findings]:
+def infer_competition(inventory: Inventory, name: str) -> tuple[Competition, Findings]:
     """The description that fits best, and the notes on it.
 
     Raises ValueError where nothing in the folder says any label.
     """
-    notes = Findings()
-    for note in survey.notes:
-        notes.ask(f"{note}. Is it needed? If so, mend it.")
-    index = index_images(survey)
-    seen = []
-    for table in survey.tables:
+    findings = Findings()
+    for note in inventory.problems:
+        findings.ask(f"{note}. Is it needed? If so, mend it.")
+    index = index_images(inventory)
+    infos = []
+    for table in inventory.tables:
         role = _role(table)
         part = "test" if role in ("test", "sample", "solution") else "train"
-        seen.append(TableInfo(table, role, place_table(table.rows, index, part)))
-    _refuse_deep(survey, seen)
-    _refuse_anew(seen)
-    for one in seen:
-        missing = [text for text in one.place.missing if "/" not in text] if one.place else []
-        if near := near_name(survey, missing):
-            notes.ask(f"`{one.column}` in {one.table.path} says {near[0]!r}, which is no image's name, but there is "
+        infos.append(TableInfo(table, role, locate_images(table.rows, index, part)))
+    _check_depth(inventory, infos)
+    _check_repeated_ids(infos)
+    for info in infos:
+        missing = [text for text in info.location.missing if "/" not in text] if info.location else []
+        if near := similar_name(inventory, missing):
+            findings.ask(f"`{info.column}` in {info.table.path} says {near[0]!r}, which is no image's name, but there is "
                       f"{near[1]!r}. Is it that? Then write the names as the files have them, and run this again.")
-        if one.place and one.place.images.endswith(".*") and (
-                whole := [text for text in one.rows[one.column].unique() if text in index.names]):
-            notes.ask(f"`{one.column}` in {one.table.path} is some files' whole name, {whole[0]!r}, and others' "
+        if info.location and info.location.images.endswith(".*") and (
+                whole := [text for text in info.rows[info.column].unique() if text in index.names]):
+            findings.ask(f"`{info.column}` in {info.table.path} is some files' whole name, {whole[0]!r}, and others' "
                       f"without their ending. Reading knows one manner: write every file's whole name, and run again.")
-    if long := find_long(seen, index):
-        fields = describe_long(survey, seen, *long, notes)
+    if long := find_long_table(infos, index):
+        fields = describe_long_table(inventory, infos, *long, findings)
     else:
-        sample = _find_sample(seen)
-        for one in seen:
-            if one.place and one.role not in ("sample", "solution"):
-                one.labels = find_labels(one.rows, one.column, wanted_columns(sample))
-        train = find_train(seen, sample)
+        sample = _find_sample(infos)
+        for info in infos:
+            if info.location and info.role not in ("sample", "solution"):
+                info.labels = find_labels(info.rows, info.column, wanted_columns(sample))
+        train = find_train(infos, sample)
         if train is None:
-            _refuse_studies(survey, seen)
-        folders = find_class_folders(survey)
+            _check_study_folders(inventory, infos)
+        folders = find_class_folders(inventory)
         in_parts = folders is not None and "" not in folders[0]
         if folders and (train is None or (in_parts and train.role != "train")):
-            fields = describe_folders(survey, *folders, sample, notes)
+            fields = describe_folders(inventory, *folders, sample, findings)
             if train:
-                notes.ask(f"`{train.table.path}` names {train.place.found} of these images too, and is not used. Is "
+                findings.ask(f"`{train.table.path}` names {train.location.found} of these images too, and is not used. Is "
                           f"it a split or are its labels better than the folders'?")
         elif train:
-            fields = describe_table(survey, index, seen, train, sample, notes)
-        elif survey.arrays:
-            fields = describe_arrays(survey, notes)
+            fields = describe_table(inventory, index, infos, train, sample, findings)
+        elif inventory.arrays:
+            fields = describe_arrays(inventory, findings)
         else:
-            raise ValueError(_nothing(survey, seen))
-    return _finish(survey, name, fields, notes), notes
+            raise ValueError(_explain_no_labels(inventory, infos))
+    return _complete(inventory, name, fields, findings), findings
 
 
-def _nothing(survey: Survey, seen: list[TableInfo]) -> str:
-    tables = ", ".join(f"{one.table.path} ({', '.join(map(repr, one.rows.columns[:8]))}"
-                       f"{'' if len(one.rows) else ', no row'})" for one in seen) or "none"
-    names = _explain_names(survey, seen) + "".join(f"{note}. " for note in survey.notes)
-    return (f"nothing in {survey.folder} says any image's label: no table names the images and has a label column, and "
+def _explain_no_labels(inventory: Inventory, infos: list[TableInfo]) -> str:
+    tables = ", ".join(f"{info.table.path} ({', '.join(map(repr, info.rows.columns[:8]))}"
+                       f"{'' if len(info.rows) else ', no row'})" for info in infos) or "none"
+    names = _explain_names(inventory, infos) + "".join(f"{note}. " for note in inventory.problems)
+    return (f"nothing in {inventory.folder} says any image's label: no table names the images and has a label column, and "
             f"there are no class folders. {names}Image folders: "
-            f"{', '.join(map(repr, list(survey.images)[:8])) or 'none'}; "
+            f"{', '.join(map(repr, list(inventory.images)[:8])) or 'none'}; "
             f"tables: {tables}. Is the folder given too deep, or is an archive still packed?")
 
 
-def _explain_names(survey: Survey, seen: list[TableInfo]) -> str:
+def _explain_names(inventory: Inventory, infos: list[TableInfo]) -> str:
     """Says which column would name the images if its cells were written otherwise; "" where none would."""
-    for one in (one for one in seen if one.place is None):
-        for column in one.rows.columns:
-            texts = one.rows[column].unique()
-            if len(texts) > 2 and (near := near_name(survey, texts)):
-                return (f"`{column}` in {one.table.path} says {near[0]!r} where the file is called {near[1]!r}: write "
+    for info in (info for info in infos if info.location is None):
+        for column in info.rows.columns:
+            texts = info.rows[column].unique()
+            if len(texts) > 2 and (near := similar_name(inventory, texts)):
+                return (f"`{column}` in {info.table.path} says {near[0]!r} where the file is called {near[1]!r}: write "
                         f"names as the files have them, with or without the ending, and run this again. ")
     return ""
 
@@ -104,96 +104,96 @@ def _role(table: Table) -> str:
     return next((role for role, pattern in ROLES if re.search(pattern, name)), "")
 
 
-def _refuse_studies(survey: Survey, seen: list[TableInfo]) -> None:
+def _check_study_folders(inventory: Inventory, infos: list[TableInfo]) -> None:
     """A training table that is about folders of several images."""
-    folders = {name for folder in survey.images for name in folder.split("/")}
-    for one in seen:
-        for column in one.rows.columns:
-            names = one.rows[column]
-            if one.role == "train" and names.nunique() == len(names) > 1 and names.isin(folders).mean() > 0.5:
-                raise ValueError(f"`{column}` in {one.table.path} names folders of images and not images. A label a "
+    folders = {name for folder in inventory.images for name in folder.split("/")}
+    for info in infos:
+        for column in info.rows.columns:
+            names = info.rows[column]
+            if info.role == "train" and names.nunique() == len(names) > 1 and names.isin(folders).mean() > 0.5:
+                raise ValueError(f"`{column}` in {info.table.path} names folders of images and not images. A label a "
                                  f"folder (a study of several images) cannot be described: write a table with a row an "
-                                 f"image, its path below {survey.folder} and the folder's label and name (as the "
+                                 f"image, its path below {inventory.folder} and the folder's label and name (as the "
                                  f"group), and run this again")
 
 
-def _refuse_anew(seen: list[TableInfo]) -> None:
+def _check_repeated_ids(infos: list[TableInfo]) -> None:
     """Ids that begin anew in every folder, and a column that names the folders."""
-    for one in seen:
-        if one.role == "sample" or not (one.place and one.place.also and one.rows[one.column].duplicated().any()):
+    for info in infos:
+        if info.role == "sample" or not (info.location and info.location.copies and info.rows[info.column].duplicated().any()):
             continue
-        folders = {images.split("/")[-2] for images in (one.place.images, *one.place.also) if "/" in images}
-        for column in one.rows.columns.drop(one.column):
-            if len(folders) > 1 and folders <= set(one.rows[column]):
-                raise ValueError(f"`{one.column}` in {one.table.path} begins anew in every folder that `{column}` "
+        folders = {images.split("/")[-2] for images in (info.location.images, *info.location.copies) if "/" in images}
+        for column in info.rows.columns.drop(info.column):
+            if len(folders) > 1 and folders <= set(info.rows[column]):
+                raise ValueError(f"`{info.column}` in {info.table.path} begins anew in every folder that `{column}` "
                                  f"names, so it is no image's id by itself. Write a column of both, such as "
-                                 f'rows["image"] = rows[{column!r}] + "/" + rows[{one.column!r}], in place of '
-                                 f"`{one.column}`, and run this again")
+                                 f'rows["image"] = rows[{column!r}] + "/" + rows[{info.column!r}], in place of '
+                                 f"`{info.column}`, and run this again")
 
 
-def _refuse_deep(survey: Survey, seen: list[TableInfo]) -> None:
-    for one in seen:
-        if one.place and one.place.below_parent:
-            above = survey.folder.resolve()
-            for _ in Path(one.place.below_parent).parts:
+def _check_depth(inventory: Inventory, infos: list[TableInfo]) -> None:
+    for info in infos:
+        if info.location and info.location.parent_above:
+            above = inventory.folder.resolve()
+            for _ in Path(info.location.parent_above).parts:
                 above = above.parent
-            raise ValueError(f"the paths in {one.table.path} begin with {one.place.below_parent}/, so the folder is "
+            raise ValueError(f"the paths in {info.table.path} begin with {info.location.parent_above}/, so the folder is "
                              f"too deep; describe the one above it: {above}")
 
 
-def _find_sample(seen: list[TableInfo]) -> TableInfo | None:
-    samples = [one for one in seen if one.role == "sample"]
-    return min(samples, key=lambda one: (one.place is None, len(one.table.path)), default=None)
+def _find_sample(infos: list[TableInfo]) -> TableInfo | None:
+    samples = [info for info in infos if info.role == "sample"]
+    return min(samples, key=lambda info: (info.location is None, len(info.table.path)), default=None)
 
 
 # ---- the rest
 
 
-def _finish(survey: Survey, name: str, fields: dict, notes: Findings) -> Competition:
+def _complete(inventory: Inventory, name: str, fields: dict, findings: Findings) -> Competition:
     if "label_pattern" in fields:
-        fields |= folder_groups(survey, fields, notes)
+        fields |= folder_groups(inventory, fields, findings)
     if "channels" not in fields:
-        fields |= _find_channels(survey, fields, notes)
-    fields["metric"] = _guess_metric(fields, notes)
+        fields |= _find_channels(inventory, fields, findings)
+    fields["metric"] = _guess_metric(fields, findings)
     if "laterality" not in fields:
-        fields["laterality"] = _guess_laterality(survey, name, fields, notes)
+        fields["laterality"] = _guess_laterality(inventory, name, fields, findings)
     about = "Say here whose images these are, where the labels come from, the licence, and where to get the files."
     return Competition(name=name, about=about, **fields)
 
 
-def _find_channels(survey: Survey, fields: dict, notes: Findings) -> dict:
+def _find_channels(inventory: Inventory, fields: dict, findings: Findings) -> dict:
     train = fields["train"] if isinstance(fields["train"], Part) else fields["train"][0]
     pattern = images_pattern(train.images)
-    paths = [f"{below}/{name}".lstrip("/") for below, names in survey.images.items()
+    paths = [f"{below}/{name}".lstrip("/") for below, names in inventory.images.items()
              for name in names[::max(1, len(names) // 50)]]
     chosen = [path for path in paths if pattern.fullmatch(path)] or paths
-    opened = [survey.folder / path for path in chosen[::max(1, len(chosen) // 50)][:50]]
-    look = look_at(opened)
+    opened = [inventory.folder / path for path in chosen[::max(1, len(chosen) // 50)][:50]]
+    look = read_headers(opened)
     kinds = ", ".join(f"{count} {mode}" for mode, count in sorted(look.modes.items()))
     if look.failed:
-        _ask_failed(survey, train, fields.get("id_column", "image_id"), look.failed, len(opened), notes)
+        _ask_failed(inventory, train, fields.get("id_column", "image_id"), look.failed, len(opened), findings)
     channels = 3 if look.coloured else 1
     sizes = sorted({f"{height}x{width}" for height, width in look.sizes})
     why = {True: "their channels differ", False: "they are grey, or their channels are equal",
            None: "nothing could be told; grey is the default"}[look.coloured]
-    notes.decide("channels", channels, f"{kinds or 'no image'} of {', '.join(sizes[:3])}"
+    findings.decide("channels", channels, f"{kinds or 'no image'} of {', '.join(sizes[:3])}"
                  f"{' and others' if len(sizes) > 3 else ''}: {why}")
     if look.coloured is None:
-        notes.ask("Are the images grey or in colour? Grey is assumed.")
+        findings.ask("Are the images grey or in colour? Grey is assumed.")
     return {"channels": channels}
 
 
-def _ask_failed(survey: Survey, train: Part, id_column: str, failed: dict[Path, str], looked: int,
-                notes: Findings) -> None:
+def _ask_failed(inventory: Inventory, train: Part, id_column: str, failed: dict[Path, str], looked: int,
+                findings: Findings) -> None:
     """Names what cannot be read among the images that were looked at, why, and what to do."""
-    shown = [(path.relative_to(survey.folder).as_posix(), reason) for path, reason in list(failed.items())[:3]]
+    shown = [(path.relative_to(inventory.folder).as_posix(), reason) for path, reason in list(failed.items())[:3]]
     ids = tuple((find_id(train.images, id_column, path) if train.tables else path) or path for path, _ in shown)
-    notes.ask(f"{len(failed)} of the {looked} images looked at cannot be read: "
+    findings.ask(f"{len(failed)} of the {looked} images looked at cannot be read: "
               f"{'; '.join(f'{path}: {reason}' for path, reason in shown)}. Is the download complete? What is lost, or "
               f"no image, is left out where its Part has exclude_ids={ids!r}. audit.py opens them all.")
 
 
-def _guess_metric(fields: dict, notes: Findings) -> str:
+def _guess_metric(fields: dict, findings: Findings) -> str:
     task, labels = fields["task"], fields["labels"]
     column = fields.get("label_list_column") or ""
     texts = [text for text, _ in fields.get("label_map") or ()] or list(labels)
@@ -205,21 +205,21 @@ def _guess_metric(fields: dict, notes: Findings) -> str:
         metric, why = "accuracy", "one class an image is to be told"
     else:
         metric, why = "roc_auc", "the usual one for probabilities"
-    notes.decide("metric", metric, f"a guess: {why}")
-    notes.ask(f"Which metric do the organisers use? No file says it; {metric} is a guess ({why}).")
+    findings.decide("metric", metric, f"a guess: {why}")
+    findings.ask(f"Which metric do the organisers use? No file says it; {metric} is a guess ({why}).")
     return metric
 
 
-def _guess_laterality(survey: Survey, name: str, fields: dict, notes: Findings) -> bool:
-    words = " ".join([name, survey.folder.name, *fields["labels"], *(table.path for table in survey.tables),
-                      *list(survey.images)[:20], *(column for table in survey.tables[:5] for column in
+def _guess_laterality(inventory: Inventory, name: str, fields: dict, findings: Findings) -> bool:
+    words = " ".join([name, inventory.folder.name, *fields["labels"], *(table.path for table in inventory.tables),
+                      *list(inventory.images)[:20], *(column for table in inventory.tables[:5] for column in
                                                    table.rows.columns[:40])]).replace("_", " ")
     sided, sideless = SIDED.search(words), SIDELESS.search(words)
     if sideless and not sided:
-        notes.decide("laterality", False, f"{sideless[0]!r} stands in the names: left and right are alike there")
-        notes.ask("May an image be mirrored without changing what it means? It is taken so (laterality=False).")
+        findings.decide("laterality", False, f"{sideless[0]!r} stands in the names: left and right are alike there")
+        findings.ask("May an image be mirrored without changing what it means? It is taken so (laterality=False).")
         return False
-    notes.decide("laterality", True, f"{sided[0]!r} stands in the names" if sided else "the safe choice")
+    findings.decide("laterality", True, f"{sided[0]!r} stands in the names" if sided else "the safe choice")
     if not sided:
-        notes.ask("Do left and right differ, as in a chest? It is taken so (laterality=True): no flips in training.")
+        findings.ask("Do left and right differ, as in a chest? It is taken so (laterality=True): no flips in training.")
     return True

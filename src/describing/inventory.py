@@ -25,8 +25,8 @@ TABLE_ENDINGS = {"csv", "tsv", "txt", "csv.gz"}
 ROWS_AT_MOST, CELLS_AT_MOST, COLUMNS_AT_MOST = 250_000, 5_000_000, 300
 OPENED_AT_MOST, FOLDERS_AT_MOST = 20, 200  # files of unknown kind, of each of so many folders
 OTHER_PART = {"train": r"(?<![a-z])test", "test": r"train|(?<![a-z])val"}
-MEANING = r"class|label|categor|map|mean|code|index|name|grade"  # words of a file's name that holds such
-LESSER = re.compile(r"thumb|mask|segment|annot|small|resized|overlay|bbox|tfrec")  # copies and drawings of the images
+CODE_FILE_NAME = r"class|label|categor|map|mean|code|index|name|grade"  # words of a file's name that holds such
+DERIVED_NAME = re.compile(r"thumb|mask|segment|annot|small|resized|overlay|bbox|tfrec")  # copies and drawings of the images
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Survey:
+class Inventory:
     """Everything found below a folder."""
 
     folder: Path
@@ -50,9 +50,9 @@ class Survey:
     tables: tuple[Table, ...]
     lists: dict[str, list[str]]  # text files of one word a line
     arrays: dict[str, dict[str, np.ndarray | tuple[int, ...]]]  # npz file -> labels, and the shapes of the images
-    meanings: dict[str, dict[str, str]]  # JSON file that maps numbers or codes to words
+    code_names: dict[str, dict[str, str]]  # JSON file that maps numbers or codes to words
     others: dict[str, int]  # ending -> how many files of a kind that nothing here reads
-    notes: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
 
     @property
     def count(self) -> int:
@@ -61,19 +61,19 @@ class Survey:
 
 
 @dataclass(frozen=True)
-class Place:
+class ImageLocation:
     """The column of a table that names images, and where these stand."""
 
     column: str
     images: str  # as Part.images
     found: int  # different ids that have an image there
     missing: tuple[str, ...]  # those that have none
-    also: tuple[str, ...] = ()  # other places that hold the same images
-    below_parent: str = ""  # what the ids begin with where the folder given is too deep
+    copies: tuple[str, ...] = ()  # other places that hold the same images
+    parent_above: str = ""  # what the ids begin with where the folder given is too deep
 
 
 @dataclass
-class Index:
+class ImageIndex:
     """Where the images of a name, or of a name without its ending, stand."""
 
     names: dict[str, list[str]] = field(default_factory=dict)
@@ -81,14 +81,14 @@ class Index:
     prefixes: dict[str, list[tuple[str, str]]] = field(default_factory=dict)  # up to the last _
 
 
-def survey_folder(folder: Path) -> Survey:
+def read_inventory(folder: Path) -> Inventory:
     """Lists the folder once and reads its tables, not its images.
 
     Raises FileNotFoundError where there is no such folder, ValueError where it holds nothing that can be described.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder {folder}; give the one that holds the downloaded files")
-    images, unknown, found, lists, arrays, meanings, notes = {}, {}, [], {}, {}, {}, []
+    images, unknown, found, lists, arrays, code_names, problems = {}, {}, [], {}, {}, {}, []
     tables = []
     for below, name in tqdm(_walk(folder), desc="files", unit="", disable=None):
         ending = _ending(name)
@@ -98,22 +98,22 @@ def survey_folder(folder: Path) -> Survey:
         elif ending in TABLE_ENDINGS:
             found.append(path)
         elif ending == "npz":
-            arrays[path] = _read_arrays(folder / path, notes)
-        elif ending == "json" and (meaning := _read_meaning(folder / path)):
-            meanings[path] = meaning
+            arrays[path] = _read_arrays(folder / path, problems)
+        elif ending == "json" and (names_of_codes := _read_code_names(folder / path)):
+            code_names[path] = names_of_codes
         else:
             unknown.setdefault(below, []).append(name)
     others = Counter(_ending(name) for names in unknown.values() for name in names)
-    for below, name in _find_unnamed_dicoms(folder, unknown, notes):
+    for below, name in _find_unnamed_dicoms(folder, unknown, problems):
         images.setdefault(below, []).append(name)
         others[_ending(name)] -= 1
     others = +others
     for braced in [below for below in images if re.search(r"[{}*]", below)]:
-        notes.append(f"The {len(images.pop(braced))} images in {braced}/ are left alone: {{, }} and * stand for "
+        problems.append(f"The {len(images.pop(braced))} images in {braced}/ are left alone: {{, }} and * stand for "
                      f"something else in a description, so the folder must be renamed")
     known = {name for names in images.values() for name in names}
     for path in sorted(found):
-        read = _read_table(folder, path, known, notes)
+        read = _read_table(folder, path, known, problems)
         if isinstance(read, Table):
             tables.append(read)
         elif read:
@@ -123,20 +123,20 @@ def survey_folder(folder: Path) -> Survey:
                           for ending, count in others.most_common(5)) or "nothing else"
         raise ValueError(f"{folder} holds no image and no npz file (looked for {', '.join(sorted(IMAGE_ENDINGS))}, and "
                          f"for DICOM of any name; there are {len(found)} tables and {there}); unpack the archives that "
-                         f"were downloaded, or give another folder. {'. '.join(notes)}".rstrip(". "))
-    return Survey(folder, {below: sorted(names) for below, names in sorted(images.items())}, tuple(tables), lists,
-                  arrays, meanings, dict(others), tuple(notes))
+                         f"were downloaded, or give another folder. {'. '.join(problems)}".rstrip(". "))
+    return Inventory(folder, {below: sorted(names) for below, names in sorted(images.items())}, tuple(tables), lists,
+                  arrays, code_names, dict(others), tuple(problems))
 
 
 def _walk(folder: Path) -> Iterator[tuple[str, str]]:
     """(folder below, name) of every file that is not hidden. Links to folders are followed, circles are not."""
-    seen = set()
+    visited = set()
     for here, folders, names in os.walk(folder, followlinks=True):
         status = Path(here).stat()
-        if (status.st_dev, status.st_ino) in seen:
+        if (status.st_dev, status.st_ino) in visited:
             folders.clear()
             continue
-        seen.add((status.st_dev, status.st_ino))
+        visited.add((status.st_dev, status.st_ino))
         folders[:] = sorted(name for name in folders if not name.startswith((".", "__MACOSX")))
         below = Path(here).relative_to(folder).as_posix()
         yield from (("" if below == "." else below, name) for name in names if not name.startswith("."))
@@ -148,7 +148,7 @@ def _ending(name: str) -> str:
     return ".".join(parts[-2:]) if parts[-1] == "gz" else split_ending(name)[1][1:].lower()
 
 
-def _find_unnamed_dicoms(folder: Path, unknown: dict[str, list[str]], notes: list[str]) -> list[tuple[str, str]]:
+def _find_unnamed_dicoms(folder: Path, unknown: dict[str, list[str]], problems: list[str]) -> list[tuple[str, str]]:
     """(folder below, name) of the files that are DICOM by their mark and not by their name.
 
     Files of one ending in one folder are judged by twenty of them. Where there are many folders (one a patient), those
@@ -160,25 +160,25 @@ def _find_unnamed_dicoms(folder: Path, unknown: dict[str, list[str]], notes: lis
     for below, names in sorted(unknown.items()):
         folders = below.split("/")
         for name in sorted(names):
-            stem, tail = split_ending(name)
+            stem, suffix = split_ending(name)
             if stem.upper() != "DICOMDIR":  # the index of a disk: has the mark, and no picture
-                key = (*folders[:depth], len(folders), tail.lower(), bool(re.search(r"\d", stem)))
+                key = (*folders[:depth], len(folders), suffix.lower(), bool(re.search(r"\d", stem)))
                 alike.setdefault(key, []).append((below, name))
     for files in alike.values():
         opened = files[::max(1, len(files) // OPENED_AT_MOST)][:OPENED_AT_MOST]
-        marked = [file for file in opened if _has_mark(folder.joinpath(*file))]
+        marked = [file for file in opened if _is_dicom_file(folder.joinpath(*file))]
         if len(opened) == len(files):
             found += marked
         elif 2 * len(marked) > len(opened):
             found += files
         if marked and len(marked) < len(opened) < len(files):
             other = "/".join(next(file for file in opened if file not in marked)).lstrip("/")
-            notes.append(f"Of {len(opened)} files like {other} {len(marked)} are DICOM, and {other} is not; all "
+            problems.append(f"Of {len(opened)} files like {other} {len(marked)} are DICOM, and {other} is not; all "
                          f"{len(files)} are {'taken for images' if 2 * len(marked) > len(opened) else 'left alone'}")
     return found
 
 
-def _has_mark(path: Path) -> bool:
+def _is_dicom_file(path: Path) -> bool:
     """True for DICOM; False where a file cannot be opened, as a link that leads nowhere cannot."""
     try:
         with path.open("rb") as file:
@@ -190,14 +190,14 @@ def _has_mark(path: Path) -> bool:
 # ---- tables
 
 
-def _read_table(folder: Path, path: str, known: set[str], notes: list[str]) -> Table | list[str] | None:
+def _read_table(folder: Path, path: str, known: set[str], problems: list[str]) -> Table | list[str] | None:
     """A table; or the words of a list; or None and a note."""
     try:
         with (gzip.open if path.endswith(".gz") else open)(folder / path, "rt", newline="",
                                                          encoding="utf-8-sig") as file:
             first = [line for _, line in zip(range(50), file, strict=False) if line.strip()]
             if not first:
-                notes.append(f"{path} is empty")
+                problems.append(f"{path} is empty")
                 return None
             file.seek(0)
             words = [line.split() for line in first]
@@ -210,19 +210,19 @@ def _read_table(folder: Path, path: str, known: set[str], notes: list[str]) -> T
                 if len({len(line) for line in words}) > 1:
                     return None  # prose
                 separator = " "
-            return _parse(path, file, separator or ",", known, notes)
+            return _parse(path, file, separator or ",", known, problems)
     except UnicodeDecodeError as error:
-        notes.append(f"{path} cannot be read as a table: it is not in UTF-8 ({error.reason}); save it so")
+        problems.append(f"{path} cannot be read as a table: it is not in UTF-8 ({error.reason}); save it so")
     except (csv.Error, EOFError, OSError, ValueError) as error:
-        notes.append(f"{path} cannot be read as a table ({error})")
+        problems.append(f"{path} cannot be read as a table ({error})")
         return None
 
 
-def _parse(path: str, file: Iterator[str], separator: str, known: set[str], notes: list[str]) -> Table | None:
+def _parse(path: str, file: Iterator[str], separator: str, known: set[str], problems: list[str]) -> Table | None:
     lines = (line.split() for line in file) if separator == " " else csv.reader(file, delimiter=separator)
     header = next(line for line in lines if line)
     if len(header) > COLUMNS_AT_MOST:
-        notes.append(f"{path} has {len(header)} columns, taken for pixels or features and left alone")
+        problems.append(f"{path} has {len(header)} columns, taken for pixels or features and left alone")
         return None
     rows, wrong = [], 0
     limit = min(ROWS_AT_MOST, CELLS_AT_MOST // len(header))
@@ -264,7 +264,7 @@ def _name_columns(frame: pd.DataFrame, known: set[str]) -> list[str]:
     return names
 
 
-def _read_meaning(path: Path) -> dict[str, str]:
+def _read_code_names(path: Path) -> dict[str, str]:
     """A JSON file that maps codes to words, {"0": "healthy"}, or words to codes; nothing where it is another."""
     if path.stat().st_size > 1_000_000:
         return {}
@@ -276,13 +276,13 @@ def _read_meaning(path: Path) -> dict[str, str]:
     if flat:
         return content
     # the other way round only where the file's name says so: settings are words with numbers too
-    numbered = (isinstance(content, dict) and len(content) > 1 and re.search(MEANING, path.stem.lower())
+    numbered = (isinstance(content, dict) and len(content) > 1 and re.search(CODE_FILE_NAME, path.stem.lower())
                 and all(type(code) is int and re.search("[a-zA-Z]", word) for word, code in content.items()))
     words = {str(code): word for word, code in content.items()} if numbered else {}
     return words if numbered and len(words) == len(content) else {}
 
 
-def _read_arrays(path: Path, notes: list[str]) -> dict[str, np.ndarray | tuple[int, ...]]:
+def _read_arrays(path: Path, problems: list[str]) -> dict[str, np.ndarray | tuple[int, ...]]:
     """The label arrays of an npz file, and the shapes of the others."""
     content = {}
     try:
@@ -295,24 +295,24 @@ def _read_arrays(path: Path, notes: list[str]) -> dict[str, np.ndarray | tuple[i
                     shape = read(file)[0]
                 content[key] = arrays[key] if key.endswith("_labels") else shape
     except (zipfile.BadZipFile, ValueError, KeyError, OSError, EOFError) as error:
-        notes.append(f"{path.name} cannot be read as an npz file ({error})")
+        problems.append(f"{path.name} cannot be read as an npz file ({error})")
     return content
 
 
 # ---- images
 
 
-def index_images(survey: Survey) -> Index:
+def index_images(inventory: Inventory) -> ImageIndex:
     """Every image's name and stem."""
-    index = Index()
-    for folder, names in survey.images.items():
+    index = ImageIndex()
+    for folder, names in inventory.images.items():
         for name in names:
-            stem, tail = split_ending(name)
+            stem, suffix = split_ending(name)
             index.names.setdefault(name, []).append(folder)
-            index.stems.setdefault(stem, []).append((folder, tail))
+            index.stems.setdefault(stem, []).append((folder, suffix))
             prefix, score, rest = stem.rpartition("_")
             if prefix and not rest.isdigit():
-                index.prefixes.setdefault(prefix, []).append((folder, score + rest + tail))
+                index.prefixes.setdefault(prefix, []).append((folder, score + rest + suffix))
     return index
 
 
@@ -338,31 +338,31 @@ def find_id(images: str, column: str, path: str) -> str | None:
 
 def glob_names(names: list[str]) -> str:
     """The glob that finds these files by their endings: "*.png", "*.*" for several, "*" where some have none."""
-    tails = {split_ending(name)[1] for name in names}
-    return "*" + (tails.pop() if len(tails) == 1 else "" if "" in tails else ".*")
+    suffixes = {split_ending(name)[1] for name in names}
+    return "*" + (suffixes.pop() if len(suffixes) == 1 else "" if "" in suffixes else ".*")
 
 
-def near_name(survey: Survey, ids: Sequence[str]) -> tuple[str, str] | None:
+def similar_name(inventory: Inventory, ids: Sequence[str]) -> tuple[str, str] | None:
     """An id and the image that it seems to mean, where most ids differ from names in ending, case or zeros only."""
-    names = {_plain(name): name for names in survey.images.values() for name in names} if len(ids) else {}
-    near = [(text, names[_plain(text)]) for text in ids if _plain(text) in names]
+    names = {_normalized(name): name for names in inventory.images.values() for name in names} if len(ids) else {}
+    near = [(text, names[_normalized(text)]) for text in ids if _normalized(text) in names]
     return near[0] if 2 * len(near) > len(ids) else None
 
 
-def _plain(name: str) -> str:
+def _normalized(name: str) -> str:
     """A name in small letters without folders, ending and zeros in front; a number as pandas writes floats, too."""
     stem, _ = split_ending(name.strip().rpartition("/")[2].lower())
     return re.sub(r"(?<!\d)0+(?=\d)", "", re.sub(r"^(\d+)\.0$", r"\1", stem))
 
 
-def find_strays(survey: Survey, images: str) -> tuple[str, ...]:
+def find_non_images(inventory: Inventory, images: str) -> tuple[str, ...]:
     """What a glob finds besides images, hidden files too: paths below the folder, sorted."""
-    known = {f"{below}/{name}".lstrip("/") for below, names in survey.images.items() for name in names}
-    there = (path.relative_to(survey.folder).as_posix() for path in survey.folder.glob(images) if path.is_file())
+    known = {f"{below}/{name}".lstrip("/") for below, names in inventory.images.items() for name in names}
+    there = (path.relative_to(inventory.folder).as_posix() for path in inventory.folder.glob(images) if path.is_file())
     return tuple(sorted(set(there) - known))
 
 
-def place_table(rows: pd.DataFrame, index: Index, part: str = "train") -> Place | None:
+def locate_images(rows: pd.DataFrame, index: ImageIndex, part: str = "train") -> ImageLocation | None:
     """The column that names the most images, and where they stand; None where no column does.
 
     part: "train" or "test"; where both have images of these names, those in a folder called so are taken.
@@ -372,17 +372,17 @@ def place_table(rows: pd.DataFrame, index: Index, part: str = "train") -> Place 
         values = [value for value in rows[column].unique() if value.strip()]
         if not values or (set(values) <= set(CELLS) and len(values) < len(rows)):  # a label, not an id
             continue
-        place = _place_column(rows, column, values, index, part)
-        if place and (best is None or place.found > best.found):
-            best = place
+        location = _locate_column(rows, column, values, index, part)
+        if location and (best is None or location.found > best.found):
+            best = location
     return best if best and (best.found >= 20 or best.found >= 0.1 * (best.found + len(best.missing))) else None
 
 
-def _finder(values: list[str], index: Index) -> Callable[[str], list[tuple[str, str]]]:
+def _make_finder(values: list[str], index: ImageIndex) -> Callable[[str], list[tuple[str, str]]]:
     """A function of an id that gives the (folder, tail of the name) of each of its images."""
     def by_path(value: str) -> list[tuple[str, str]]:
         parent, _, name = value.rpartition("/")
-        return [(folder, tail) for folder, tail in by_name(name)
+        return [(folder, suffix) for folder, suffix in by_name(name)
                 if f"/{folder}".endswith(f"/{parent}") or f"/{parent}".endswith(f"/{folder}")]
 
     def by_name(value: str) -> list[tuple[str, str]]:
@@ -397,9 +397,9 @@ def _finder(values: list[str], index: Index) -> Callable[[str], list[tuple[str, 
     return by_name if any(map(by_name, values)) else by_prefix
 
 
-def _place_column(rows: pd.DataFrame, column: str, values: list[str], index: Index, part: str) -> Place | None:
-    find = _finder(values, index)
-    places, where, missing = Counter(), {}, []
+def _locate_column(rows: pd.DataFrame, column: str, values: list[str], index: ImageIndex, part: str) -> ImageLocation | None:
+    find = _make_finder(values, index)
+    locations, where, missing = Counter(), {}, []
     for value in values:
         found = find(value)
         if not found:
@@ -408,49 +408,49 @@ def _place_column(rows: pd.DataFrame, column: str, values: list[str], index: Ind
         where[value] = found
         if "/" in value:
             parent = value.rpartition("/")[0]
-            found = [_beside(folder, parent, tail) for folder, tail in found]
-        places.update(set(found))
+            found = [_split_parent(folder, parent, suffix) for folder, suffix in found]
+        locations.update(set(found))
     if not where:
         return None
     if any("/" in value for value in list(where)[:1]):
-        (before, tail), _ = places.most_common(1)[0]
+        (before, suffix), _ = locations.most_common(1)[0]
         if before.startswith("<"):
-            return Place(column, "", len(where), tuple(missing), below_parent=before[1:])
-        return Place(column, f"{before}/{{{column}}}{tail}".lstrip("/"), len(where), tuple(missing))
-    images, also = _template(rows, column, places, where, part)
-    return Place(column, images, len(where), tuple(missing), also) if images else None
+            return ImageLocation(column, "", len(where), tuple(missing), parent_above=before[1:])
+        return ImageLocation(column, f"{before}/{{{column}}}{suffix}".lstrip("/"), len(where), tuple(missing))
+    images, copies = _template(rows, column, locations, where, part)
+    return ImageLocation(column, images, len(where), tuple(missing), copies) if images else None
 
 
-def _beside(folder: str, parent: str, tail: str) -> tuple[str, str]:
+def _split_parent(folder: str, parent: str, suffix: str) -> tuple[str, str]:
     """What stands before an id that is a path; marked by < where the id has more in front than the folder."""
     if f"/{folder}".endswith(f"/{parent}"):
-        return folder[:len(folder) - len(parent)].rstrip("/"), tail
-    return "<" + parent[:len(parent) - len(folder)].rstrip("/"), tail
+        return folder[:len(folder) - len(parent)].rstrip("/"), suffix
+    return "<" + parent[:len(parent) - len(folder)].rstrip("/"), suffix
 
 
-def _template(rows: pd.DataFrame, column: str, places: Counter, where: dict,
+def _template(rows: pd.DataFrame, column: str, locations: Counter, where: dict,
               part: str) -> tuple[str, tuple[str, ...]]:
     """Part.images for ids whose images stand in `places`, {(folder, tail): how many}, and other whole copies."""
-    ours = {place: count for place, count in places.items() if not re.search(OTHER_PART[part], place[0].lower())}
-    places = Counter(ours or places)  # ids may begin anew in the other part's folders
-    def written(folder: str, tail: str) -> str:
-        return f"{folder}/{{{column}}}{tail}".lstrip("/")
+    ours = {location: count for location, count in locations.items() if not re.search(OTHER_PART[part], location[0].lower())}
+    locations = Counter(ours or locations)  # ids may begin anew in the other part's folders
+    def written(folder: str, suffix: str) -> str:
+        return f"{folder}/{{{column}}}{suffix}".lstrip("/")
 
     enough = 0.9 * len(where)
-    whole = sorted((place for place, count in places.items() if count >= enough), key=_preference)
+    whole = sorted((location for location, count in locations.items() if count >= enough), key=_sort_key)
     if whole:
-        return written(*whole[0]), tuple(written(*place) for place in whole[1:])
-    tails = {tail for _, tail in places}
-    tail = tails.pop() if len(tails) == 1 else ".*"
-    if len(folders := {folder for folder, _ in places}) == 1:
-        return written(folders.pop(), tail), ()
+        return written(*whole[0]), tuple(written(*location) for location in whole[1:])
+    suffixes = {suffix for _, suffix in locations}
+    suffix = suffixes.pop() if len(suffixes) == 1 else ".*"
+    if len(folders := {folder for folder, _ in locations}) == 1:
+        return written(folders.pop(), suffix), ()
     if named := _folder_column(rows, column, where):
-        return written(named, tail), ()
+        return written(named, suffix), ()
     kinds = {len(folder.split("/")) for folder in folders}
-    chosen = max(kinds, key=lambda depth: sum(count for (folder, _), count in places.items()
+    chosen = max(kinds, key=lambda depth: sum(count for (folder, _), count in locations.items()
                                               if len(folder.split("/")) == depth))
     parts = zip(*(folder.split("/") for folder in sorted(folders) if len(folder.split("/")) == chosen), strict=True)
-    return written("/".join(map(_common, parts)), tail), ()
+    return written("/".join(map(_common_pattern, parts)), suffix), ()
 
 
 def _folder_column(rows: pd.DataFrame, column: str, where: dict) -> str:
@@ -467,16 +467,16 @@ def _folder_column(rows: pd.DataFrame, column: str, where: dict) -> str:
     return ""
 
 
-def _common(names: tuple[str, ...]) -> str:
+def _common_pattern(names: tuple[str, ...]) -> str:
     """images_001 and images_002 as images_*; names that begin alike have a * from where they differ."""
     if len(set(names)) == 1:
         return names[0]
     return re.sub(r"\d+$", "", os.path.commonprefix(names)) + "*"
 
 
-def _preference(place: tuple[str, str]) -> tuple:
+def _sort_key(location: tuple[str, str]) -> tuple:
     """Pictures before DICOM (its windows are a choice of their own), originals before copies and masks."""
-    folder, tail = place
-    kind = tail.lower().rpartition(".")[2]  # none: the ids have the ending already, or it is DICOM
+    folder, suffix = location
+    kind = suffix.lower().rpartition(".")[2]  # none: the ids have the ending already, or it is DICOM
     rank = {"": 2, "dcm": 2, "dicom": 2, "tif": 1, "tiff": 1, "bmp": 1}.get(kind, 0)
-    return bool(LESSER.search(f"{folder}{tail}".lower())), rank, "green" not in tail, folder.count("/"), folder, tail
+    return bool(DERIVED_NAME.search(f"{folder}{suffix}".lower())), rank, "green" not in suffix, folder.count("/"), folder, suffix

@@ -8,7 +8,7 @@ import pandas as pd
 
 from competition import Part
 from data.tables import CELLS
-from describing.inventory import Place, Survey, Table, find_strays, glob_names
+from describing.inventory import ImageLocation, Inventory, Table, find_non_images, glob_names
 
 PARTS = {"train": "train", "training": "train", "trainset": "train", "val": "valid", "valid": "valid",
          "validation": "valid", "dev": "valid", "test": "test", "testing": "test", "testset": "test"}
@@ -23,8 +23,8 @@ OTHER_NAME = re.compile(
     r"date|time|machine|manufacturer|device|hospital|source|dx type|implant|density|split|fold|usage|rad|reader|box|"
     r"bbox|[xyw]|[xy] ?(min|max)|follow|ap|pa|race|ethnicity|weight|size|rows|columns|tma|path|url|file\w*|unnamed|"
     r"difficult|quality|confidence|frame)\b")
-NOTHING = re.compile(r"^(no[ _-]?findings?|none|nothing)$", re.IGNORECASE)
-HEALTHY = re.compile(r"^(normal|healthy|benign|negative|neg|no|false|absent|control|n|uninfected|no[ _].*|non.*)$",
+NO_FINDING_NAME = re.compile(r"^(no[ _-]?findings?|none|nothing)$", re.IGNORECASE)
+ABSENCE_NAME = re.compile(r"^(normal|healthy|benign|negative|neg|no|false|absent|control|n|uninfected|no[ _].*|non.*)$",
                      re.IGNORECASE)
 GROUP_PATTERNS = (r"(patient\d+)", r"(person\d+|IM-\d+)", r"(person\d+)", r"(IM-\d+)", r"/(\d+)_(?:left|right)\b",
                   r"/([^/]+?)[_-](?:left|right|L|R|OD|OS)\b", r"(subject[_-]?\d+)", r"(case[_-]?\d+)",
@@ -36,8 +36,8 @@ class Findings:
     """What was decided and why, and what a person must answer."""
 
     decisions: list[tuple[str, str, str]] = field(default_factory=list)
-    doubts: list[str] = field(default_factory=list)
-    not_yet: bool = False  # True: the files that the description is about must be made first
+    questions: list[str] = field(default_factory=list)
+    needs_preparation: bool = False  # True: the files that the description is about must be made first
 
     def decide(self, what: str, value: object, why: str) -> None:
         """Writes down a decision."""
@@ -45,12 +45,12 @@ class Findings:
 
     def ask(self, question: str) -> None:
         """Writes down a doubt, once."""
-        if question not in self.doubts:
-            self.doubts.append(question)
+        if question not in self.questions:
+            self.questions.append(question)
 
 
 @dataclass(frozen=True)
-class Labels:
+class LabelColumns:
     """What says the labels of a table."""
 
     kind: str  # columns, single (one text a cell) or joined (several)
@@ -64,8 +64,8 @@ class TableInfo:
 
     table: Table
     role: str
-    place: Place | None
-    labels: Labels | None = None
+    location: ImageLocation | None
+    labels: LabelColumns | None = None
 
     @property
     def rows(self) -> pd.DataFrame:
@@ -75,26 +75,26 @@ class TableInfo:
     @property
     def column(self) -> str:
         """The column that names images."""
-        return self.place.column
+        return self.location.column
 
     def files(self) -> dict:
         """The fields of a Part that say how this table is read."""
         return {"table": self.table.path, "header": self.table.header, "separator": self.table.separator}
 
 
-def glob_part(survey: Survey, folder: str, names: list[str], notes: Findings, labelled: bool = True) -> Part:
+def glob_part(inventory: Inventory, folder: str, names: list[str], findings: Findings, labelled: bool = True) -> Part:
     """The part whose images, called so, list themselves in a folder (a glob)."""
     images = f"{folder}/{glob_names(names)}".lstrip("/")
-    if odd := re.search(r"[\[\]?]", folder):
-        notes.ask(f"{folder} has {odd[0]} in its name, which means something else in a pattern. Can you rename it?")
-    strays = find_strays(survey, images)
-    if len(strays) > 20:
-        notes.ask(f"{len(strays)} files that are no images lie among {images}, the first is {strays[0]}. Reading takes "
+    if special := re.search(r"[\[\]?]", folder):
+        findings.ask(f"{folder} has {special[0]} in its name, which means something else in a pattern. Can you rename it?")
+    others_found = find_non_images(inventory, images)
+    if len(others_found) > 20:
+        findings.ask(f"{len(others_found)} files that are no images lie among {images}, the first is {others_found[0]}. Reading takes "
                   f"them for images: can you move them elsewhere?")
-        strays = ()
-    elif strays:
-        notes.decide("exclude_ids", ", ".join(strays), f"no images, though {images} finds them")
-    return Part(images=images, exclude_ids=strays, labelled=labelled)
+        others_found = ()
+    elif others_found:
+        findings.decide("exclude_ids", ", ".join(others_found), f"no images, though {images} finds them")
+    return Part(images=images, exclude_ids=others_found, labelled=labelled)
 
 
 def distinct_texts(column: pd.Series) -> list[str]:
@@ -106,20 +106,20 @@ def wanted_columns(sample: TableInfo | None) -> list[str]:
     """The columns that a submission must fill."""
     if sample is None:
         return []
-    named = sample.column if sample.place else sample.rows.columns[0]
+    named = sample.column if sample.location else sample.rows.columns[0]
     return [column for column in sample.rows.columns if column != named]
 
 
 # ---- labels
 
 
-def find_labels(rows: pd.DataFrame, id_column: str, wanted: list[str] = ()) -> Labels | None:
+def find_labels(rows: pd.DataFrame, id_column: str, wanted: list[str] = ()) -> LabelColumns | None:
     """What says the labels in a table of text cells; `wanted`: the columns of the sample submission.
 
     None where no column looks like labels.
     """
     if wanted and all(column in rows for column in wanted):
-        return Labels("columns", tuple(wanted)) if len(wanted) > 1 else _read_single(rows, wanted[0])
+        return LabelColumns("columns", tuple(wanted)) if len(wanted) > 1 else _read_single(rows, wanted[0])
     candidates = [column for column in rows.columns if column != id_column and not is_other(column)]
     binary = [column for column in candidates if rows[column].str.strip().isin(CELLS).all()
               and not (rows[column] == "").all()]
@@ -128,7 +128,7 @@ def find_labels(rows: pd.DataFrame, id_column: str, wanted: list[str] = ()) -> L
     named.sort(key=lambda column: are_numbers(distinct_texts(rows[column])))  # words before their numbers
     one_hot = [column for column in binary if column not in named]
     if len(one_hot) > 1 and not (named and len(one_hot) < 3):
-        return Labels("columns", tuple(one_hot))
+        return LabelColumns("columns", tuple(one_hot))
     for column in [*named, *binary, *candidates]:
         if found := _read_single(rows, column):
             return found
@@ -152,7 +152,7 @@ def are_numbers(texts: list[str]) -> bool:
     return all(re.fullmatch(r"-?\d+(\.\d+)?", text) for text in texts if text)
 
 
-def _read_single(rows: pd.DataFrame, column: str) -> Labels | None:
+def _read_single(rows: pd.DataFrame, column: str) -> LabelColumns | None:
     """A column of classes, or of labels joined by | ; , or blanks; None where it is neither."""
     texts = [text for text in distinct_texts(rows[column]) if text]
     if len(texts) < 1:
@@ -165,10 +165,10 @@ def _read_single(rows: pd.DataFrame, column: str) -> Labels | None:
         alone = {text for text in texts if len(split_labels(text, separator)) == 1}
         plain = separator in "|;" or all(map(str.isdigit, names))  # no class has such a name
         if len(names) <= 200 and (plain or len(names & alone) * 2 >= len(names)):
-            return Labels("joined", (column,), separator)
+            return LabelColumns("joined", (column,), separator)
     decimals = are_numbers(texts) and any("." in text and not text.endswith(".0") for text in texts)
     if 2 <= len(texts) <= min(200, max(2, len(rows) / 2)) and not decimals:
-        return Labels("single", (column,))
+        return LabelColumns("single", (column,))
     return None
 
 
@@ -177,150 +177,150 @@ def split_labels(text: str, separator: str) -> list[str]:
     return text.split() if separator == " " else [name for part in text.split(separator) if (name := part.strip())]
 
 
-def label_fields(survey: Survey, rows: pd.DataFrame, ids: pd.Series, labels: Labels,
-                 notes: Findings) -> dict:
+def label_fields(inventory: Inventory, rows: pd.DataFrame, ids: pd.Series, labels: LabelColumns,
+                 findings: Findings) -> dict:
     """task, labels and how they are read."""
     if labels.kind == "columns":
-        return _column_fields(rows, labels, notes)
+        return _column_fields(rows, labels, findings)
     column = labels.columns[0]
     if labels.kind == "joined":
-        return _joined_fields(rows, column, labels.separator, notes)
+        return _joined_fields(rows, column, labels.separator, findings)
     texts = [text for text in distinct_texts(rows[column]) if text]
     if set(texts) <= set(CELLS) and {"0", "0.0"} & set(texts):
-        notes.decide("labels", column, "its cells are 0 and 1")
-        notes.decide("task", "binary", f"one column of 0 and 1; 1 is taken for `{column}` being present")
-        _ask_uncertain(rows, (column,), notes)
+        findings.decide("labels", column, "its cells are 0 and 1")
+        findings.decide("task", "binary", f"one column of 0 and 1; 1 is taken for `{column}` being present")
+        _ask_uncertain(rows, (column,), findings)
         return {"task": "binary", "labels": (column,)}
     varied = pd.Series(rows[column].to_numpy(), index=ids).groupby(level=0).nunique().gt(1).any()
-    return _class_fields(survey, column, texts, bool(varied), notes)
+    return _class_fields(inventory, column, texts, bool(varied), findings)
 
 
-def _column_fields(rows: pd.DataFrame, labels: Labels, notes: Findings) -> dict:
+def _column_fields(rows: pd.DataFrame, labels: LabelColumns, findings: Findings) -> dict:
     cells = rows[list(labels.columns)].apply(lambda column: column.str.strip())
     for column in labels.columns:
         if strange := sorted(set(cells[column]) - set(CELLS)):
-            notes.ask(f"`{column}` holds {', '.join(map(repr, strange[:5]))} beside 0 and 1. What does that mean? "
+            findings.ask(f"`{column}` holds {', '.join(map(repr, strange[:5]))} beside 0 and 1. What does that mean? "
                       f"Reading refuses it: write -1 for uncertain, leave blank what is not stated.")
     numbers = cells.apply(lambda column: column.map(CELLS))
     one_each = bool(((numbers == 1).sum(axis=1) == 1).all()) and not (numbers == -1).any(axis=None)
-    notes.decide("labels", ", ".join(labels.columns), "a column each, of 0 and 1")
-    notes.decide("task", "multiclass" if one_each else "multilabel",
+    findings.decide("labels", ", ".join(labels.columns), "a column each, of 0 and 1")
+    findings.decide("task", "multiclass" if one_each else "multilabel",
                  "every row has exactly one 1" if one_each else "rows have none or several")
     for column in labels.columns:
         if not (numbers[column] == 1).any():
-            notes.ask(f"No training image has `{column}`. Keep it because a submission needs the column?")
-    _ask_uncertain(rows, labels.columns, notes)
+            findings.ask(f"No training image has `{column}`. Keep it because a submission needs the column?")
+    _ask_uncertain(rows, labels.columns, findings)
     return {"task": "multiclass" if one_each else "multilabel", "labels": labels.columns}
 
 
-def _ask_uncertain(rows: pd.DataFrame, columns: tuple[str, ...], notes: Findings) -> None:
+def _ask_uncertain(rows: pd.DataFrame, columns: tuple[str, ...], findings: Findings) -> None:
     cells = rows[list(columns)].apply(lambda column: column.str.strip())
     if uncertain := int(cells.isin(("-1", "-1.0")).to_numpy().sum()):
-        notes.ask(f"{uncertain} label cells are -1. Does it mean uncertain? It is read so: neither trained on nor "
+        findings.ask(f"{uncertain} label cells are -1. Does it mean uncertain? It is read so: neither trained on nor "
                   f"scored, unless an experiment's `uncertain` says otherwise.")
     if blank := int((cells == "").to_numpy().sum()):
-        notes.ask(f"{blank} label cells are blank. Not stated, or absent? They are read as not stated; an experiment's "
+        findings.ask(f"{blank} label cells are blank. Not stated, or absent? They are read as not stated; an experiment's "
                   f"`missing_labels` may call them absent in training.")
 
 
-def _joined_fields(rows: pd.DataFrame, column: str, separator: str, notes: Findings) -> dict:
+def _joined_fields(rows: pd.DataFrame, column: str, separator: str, findings: Findings) -> dict:
     counts = Counter(name for text, count in rows[column].str.strip().value_counts().items()
                      for name in split_labels(text, separator) * int(count))
     names = sorted(counts, key=lambda name: (0, int(name), "") if name.isdigit() else (1, 0, name))
     together = {name for text in rows[column].unique() for name in split_labels(text, separator)
                 if len(split_labels(text, separator)) > 1}
-    ignored = tuple(name for name in names if NOTHING.match(name) and name not in together)
+    ignored = tuple(name for name in names if NO_FINDING_NAME.match(name) and name not in together)
     labels = tuple(name for name in names if name not in ignored)
     shown = {" ": "blanks", ",": "commas"}.get(separator, separator)
-    notes.decide("labels", ", ".join(labels), f"`{column}` joins them by {shown}")
-    notes.decide("task", "multilabel", "some rows name several")
+    findings.decide("labels", ", ".join(labels), f"`{column}` joins them by {shown}")
+    findings.decide("task", "multilabel", "some rows name several")
     if ignored:
-        notes.ask(f"`{ignored[0]}` never stands beside another label. Is it the absence of all, and not predicted? It "
+        findings.ask(f"`{ignored[0]}` never stands beside another label. Is it the absence of all, and not predicted? It "
                   f"is taken so (ignored_labels).")
     for name in labels:
-        if HEALTHY.match(name) and name not in together:
-            notes.ask(f"`{name}` never stands beside another label. Is it a label to predict, as it is written here, "
+        if ABSENCE_NAME.match(name) and name not in together:
+            findings.ask(f"`{name}` never stands beside another label. Is it a label to predict, as it is written here, "
                       f"or the absence of all (then it belongs into ignored_labels)?")
     if all(name.isdigit() for name in labels):
         gap = [str(k) for k in range(int(labels[-1])) if str(k) not in labels]
-        notes.ask("The labels are numbers; what do they mean?" + (
+        findings.ask("The labels are numbers; what do they mean?" + (
             f" {', '.join(gap)} never occur: are they labels too?" if gap else ""))
     return {"task": "multilabel", "labels": labels, "label_list_column": column, "label_separator": separator,
             "ignored_labels": ignored}
 
 
-def _class_fields(survey: Survey, column: str, texts: list[str], varied: bool, notes: Findings) -> dict:
+def _class_fields(inventory: Inventory, column: str, texts: list[str], varied: bool, findings: Findings) -> dict:
     """A column of words or numbers, one a row; `varied`: an image has rows of several."""
     numbers = are_numbers(texts)
     texts = sorted(texts, key=float) if numbers else texts
-    meaning = next((found for found in survey.meanings.values() if set(texts) <= set(found)), {})
-    names = tuple(meaning.get(text, text) for text in texts)
-    pairs = tuple(zip(texts, names, strict=True)) if meaning and len(set(names)) == len(names) else ()
+    names_of_codes = next((found for found in inventory.code_names.values() if set(texts) <= set(found)), {})
+    names = tuple(names_of_codes.get(text, text) for text in texts)
+    pairs = tuple(zip(texts, names, strict=True)) if names_of_codes and len(set(names)) == len(names) else ()
     if pairs:
-        path = next(path for path, found in survey.meanings.items() if found is meaning)
-        notes.decide("label_map", ", ".join(f"{text}: {word}" for text, word in pairs), f"`{path}` says so")
+        path = next(path for path, found in inventory.code_names.items() if found is names_of_codes)
+        findings.decide("label_map", ", ".join(f"{text}: {word}" for text, word in pairs), f"`{path}` says so")
     names = names if pairs else tuple(texts)
     if varied:
-        ignored = tuple(name for name in names if NOTHING.match(name))
+        ignored = tuple(name for name in names if NO_FINDING_NAME.match(name))
         labels = tuple(name for name in names if name not in ignored)
-        notes.decide("labels", ", ".join(labels), f"`{column}` says one a row")
-        notes.decide("task", "multilabel", "some images have rows of several labels")
+        findings.decide("labels", ", ".join(labels), f"`{column}` says one a row")
+        findings.decide("task", "multilabel", "some images have rows of several labels")
         if ignored:
-            notes.ask(f"`{ignored[0]}` in `{column}` is taken for the absence of all labels (ignored_labels). Is that "
+            findings.ask(f"`{ignored[0]}` in `{column}` is taken for the absence of all labels (ignored_labels). Is that "
                       f"right?")
         return {"task": "multilabel", "labels": labels, "label_list_column": column, "label_map": pairs,
                 "ignored_labels": ignored}
     if len(names) == 2:
-        return binary_fields(f"`{column}`", texts, names, notes) | {"label_list_column": column}
-    notes.decide("labels", ", ".join(names), f"`{column}` says one a row")
-    notes.decide("task", "multiclass", f"{len(names)} different texts, one an image")
+        return binary_fields(f"`{column}`", texts, names, findings) | {"label_list_column": column}
+    findings.decide("labels", ", ".join(names), f"`{column}` says one a row")
+    findings.decide("task", "multiclass", f"{len(names)} different texts, one an image")
     if numbers and len(texts) > 20:
-        notes.ask(f"`{column}` holds {len(texts)} different numbers. Is it a measurement? That cannot be described; "
+        findings.ask(f"`{column}` holds {len(texts)} different numbers. Is it a measurement? That cannot be described; "
                   f"they are taken for classes.")
     if numbers and not pairs:
-        notes.ask(f"The classes in `{column}` are numbers. What do they mean? Give them names with label_map.")
+        findings.ask(f"The classes in `{column}` are numbers. What do they mean? Give them names with label_map.")
         if missing := [str(k) for k in range(int(float(texts[-1]))) if str(k) not in texts]:
-            notes.ask(f"Class {', '.join(missing)} never occurs in `{column}`. Is it a class too?")
+            findings.ask(f"Class {', '.join(missing)} never occurs in `{column}`. Is it a class too?")
     return {"task": "multiclass", "labels": names, "label_list_column": column, "label_map": pairs}
 
 
-def binary_fields(where: str, texts: list[str], names: tuple[str, ...], notes: Findings) -> dict:
+def binary_fields(where: str, texts: list[str], names: tuple[str, ...], findings: Findings) -> dict:
     """The fields of two classes, of which one is taken for the absence of the other; `where`: what says them."""
-    healthy = [k for k in (0, 1) if HEALTHY.match(names[k])]
+    healthy = [k for k in (0, 1) if ABSENCE_NAME.match(names[k])]
     k = 1 - healthy[0] if len(healthy) == 1 else 1
-    notes.decide("labels", names[k], f"{where} says {names[0]!r} or {names[1]!r}")
-    notes.decide("task", "binary", f"two classes; {names[k]!r} is taken for present, {names[1 - k]!r} for absent")
-    notes.ask(f"Is {names[k]!r} the finding, and {names[1 - k]!r} its absence?")
+    findings.decide("labels", names[k], f"{where} says {names[0]!r} or {names[1]!r}")
+    findings.decide("task", "binary", f"two classes; {names[k]!r} is taken for present, {names[1 - k]!r} for absent")
+    findings.ask(f"Is {names[k]!r} the finding, and {names[1 - k]!r} its absence?")
     return {"task": "binary", "labels": (names[k],), "label_map": ((texts[1 - k], ""), (texts[k], names[k]))}
 
 
 # ---- groups
 
 
-def find_groups(survey: Survey, seen: list[TableInfo], train: TableInfo, fields: dict, notes: Findings) -> dict:
+def find_groups(inventory: Inventory, infos: list[TableInfo], train: TableInfo, fields: dict, findings: Findings) -> dict:
     """The fields that say whose images they are: column or pattern, and whether train and test share any."""
     others = [fields[part] for part in ("test", "official_validation") if fields.get(part) and fields[part].tables]
     trains = fields["train"] if isinstance(fields["train"], tuple) else (fields["train"],)
 
     def groups(part: Part, found: dict) -> set[str]:
-        rows = _rows_of(survey, seen, train, part)
+        rows = _rows_of(inventory, infos, train, part)
         if pattern := found.get("group_pattern"):
             return set(_below(rows, part.images).str.extract(pattern, expand=False).dropna())
         return set(rows[found["group_column"]].str.strip()) if found["group_column"] in rows else set()
 
-    if column := _group_column(train.rows, train, fields, notes):
+    if column := _group_column(train.rows, train, fields, findings):
         found = {"group_column": column}
     else:
-        paths = [_below(_rows_of(survey, seen, train, part), part.images) for part in (*trains, *others)]
+        paths = [_below(_rows_of(inventory, infos, train, part), part.images) for part in (*trains, *others)]
         pattern = find_group_pattern(paths[0], paths[1:], class_texts(fields))
         if pattern is None:
-            notes.ask("Nothing says which images are of one patient (or lesion, slide, plant). Does anything? Without "
+            findings.ask("Nothing says which images are of one patient (or lesion, slide, plant). Does anything? Without "
                       "it every image is its own group, and cross-validation is too good if there are several of one.")
             return {}
         found = {"group_pattern": pattern}
-        decide_pattern(paths[0], pattern, notes)
+        decide_pattern(paths[0], pattern, findings)
     mine, theirs = (set().union(*(groups(part, found) for part in parts)) for parts in (trains, others))
-    return found | shared_fields(mine, theirs, "group_pattern" in found, notes)
+    return found | shared_fields(mine, theirs, "group_pattern" in found, findings)
 
 
 def class_texts(fields: dict) -> tuple[str, ...]:
@@ -328,21 +328,21 @@ def class_texts(fields: dict) -> tuple[str, ...]:
     return *fields["labels"], *(text for text, _ in fields.get("label_map") or ())
 
 
-def decide_pattern(below: pd.Series, pattern: str, notes: Findings) -> None:
+def decide_pattern(below: pd.Series, pattern: str, findings: Findings) -> None:
     """Writes down that a pattern finds the patient in these paths, and asks whether it is one."""
     groups = below.str.extract(pattern, expand=False)
-    notes.decide("group_pattern", pattern, f"{groups.nunique()} groups of {below.nunique()} images; "
+    findings.decide("group_pattern", pattern, f"{groups.nunique()} groups of {below.nunique()} images; "
                                            f"{groups.iloc[0]!r} out of {below.iloc[0]!r}")
-    notes.ask(f"Is {groups.iloc[0]!r} in {below.iloc[0]!r} the patient? Images of one are kept in one fold.")
+    findings.ask(f"Is {groups.iloc[0]!r} in {below.iloc[0]!r} the patient? Images of one are kept in one fold.")
 
 
-def _rows_of(survey: Survey, seen: list[TableInfo], train: TableInfo, part: Part) -> pd.DataFrame:
+def _rows_of(inventory: Inventory, infos: list[TableInfo], train: TableInfo, part: Part) -> pd.DataFrame:
     """The rows of the part's first table that the part keeps."""
     rows = train.rows if train.table.path in part.tables else next(
-        one.rows for one in seen if one.table.path in part.tables)
+        info.rows for info in infos if info.table.path in part.tables)
     for name, values in part.row_filter:
         rows = rows[rows[name].isin(values)]
-    return rows[rows[train.column].isin(survey.lists[part.id_list])] if part.id_list else rows
+    return rows[rows[train.column].isin(inventory.lists[part.id_list])] if part.id_list else rows
 
 
 def _below(rows: pd.DataFrame, images: str) -> pd.Series:
@@ -353,20 +353,20 @@ def _below(rows: pd.DataFrame, images: str) -> pd.Series:
     return below
 
 
-def shared_fields(train: set[str], test: set[str], by_pattern: bool, notes: Findings) -> dict:
+def shared_fields(train: set[str], test: set[str], by_pattern: bool, findings: Findings) -> dict:
     """What it means that groups of the test part stand in the training part, where they do."""
     if not (shared := train & test):
         return {}
     anew = by_pattern and len(shared) > 0.5 * len(test)
-    notes.decide("shared_groups", "distinct" if anew else "drop",
+    findings.decide("shared_groups", "distinct" if anew else "drop",
                  f"{len(shared)} of the {len(test)} groups of the test part stand in the training part too"
                  + (": so many that the numbers seem to start anew" if anew else ""))
-    notes.ask(f"{len(shared)} groups are in train and test, for example {sorted(shared)[0]!r}. The same patients "
+    findings.ask(f"{len(shared)} groups are in train and test, for example {sorted(shared)[0]!r}. The same patients "
               f"('drop' leaves them out of train), or do the numbers start anew ('distinct')?")
     return {"shared_groups": "distinct" if anew else "drop"}
 
 
-def _group_column(rows: pd.DataFrame, train: TableInfo, fields: dict, notes: Findings) -> str | None:
+def _group_column(rows: pd.DataFrame, train: TableInfo, fields: dict, findings: Findings) -> str | None:
     """The patient's column, by its name and by how its cells repeat."""
     used = {*fields["labels"], fields.get("label_list_column"), *train.labels.columns}
     images = rows[train.column].nunique()
@@ -378,24 +378,24 @@ def _group_column(rows: pd.DataFrame, train: TableInfo, fields: dict, notes: Fin
         if column in used or VIEW_NAME.search(column) or is_other(column):
             continue
         if column == train.column or values.nunique() == images:
-            notes.ask(f"`{column}` is different for every image. Is one image a patient, or does something else say "
+            findings.ask(f"`{column}` is different for every image. Is one image a patient, or does something else say "
                       f"who is who?")
             continue
         if blank := int((values == "").sum()):
-            notes.ask(f"`{column}` looks like the group but is blank for {blank} of {images} images, which reading "
+            findings.ask(f"`{column}` looks like the group but is blank for {blank} of {images} images, which reading "
                       f"refuses. Fill the blanks (with the image's own id, say) and write group_column={column!r}? As "
                       f"written, every image is its own group: a leak if a {column} has several images.")
             continue
-        notes.decide("group_column", column, f"called so; {values.nunique()} values for {images} images, at most "
+        findings.decide("group_column", column, f"called so; {values.nunique()} values for {images} images, at most "
                                              f"{values.value_counts().iloc[0]} of one")
-        notes.ask(f"Is `{column}` the patient, or what else must not be in two folds?")
+        findings.ask(f"Is `{column}` the patient, or what else must not be in two folds?")
         return column
     for column in rows.columns.drop([train.column, *(used & set(rows))]):
         values = firsts[column].str.strip()
         if (not is_other(column) and not LABEL_NAME.match(column)
                 and max(5, images / 20) < values.nunique() < 0.9 * images
                 and not any("." in text for text in values.head(50)) and (values != "").all()):
-            notes.ask(f"The cells of `{column}` repeat as a patient's would: {values.nunique()} values for {images} "
+            findings.ask(f"The cells of `{column}` repeat as a patient's would: {values.nunique()} values for {images} "
                       f"images. Is it the patient? Then write group_column={column!r}.")
     return None
 
