@@ -21,9 +21,9 @@ from common.console import make_console
 from common.files import write_text
 from competition import COMPETITIONS, Competition, Part
 from data.tables import described_parts, label_cells, read_part, read_sample, read_train
+from describing.findings import Findings
 from describing.infer import infer_competition
 from describing.inventory import Inventory, read_inventory
-from describing.label_columns import Findings
 
 WIDTH = 120
 
@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> tuple[Competition, list[str]]:
     inventory = read_inventory(args.data_dir)
     competition, findings = infer_competition(inventory, make_name(args.name or args.data_dir.resolve().name))
     if competition.name in COMPETITIONS:
-        findings.ask(f"There is a competition {competition.name!r} already. What is this one to be called (--name)?")
+        findings.ask(f"A competition {competition.name!r} exists already. What should this one be called (--name)?")
     trial = try_reading(competition, args.data_dir, findings)
     known = find_known(args.data_dir)
     text = write_literal(competition)
@@ -73,7 +73,7 @@ def try_reading(competition: Competition, data_dir: Path, findings: Findings) ->
         try:
             table = read_train(competition, data_dir)[0] if part == "train" else read_part(competition, data_dir, part)
         except (ValueError, OSError) as error:
-            findings.ask(f"As written, the {part} part cannot be read: {error}. What is to be done?")
+            findings.ask(f"The {part} part cannot be read as described: {error}. How should the description change?")
             continue
         said = f"{len(table)} images, {table['group'].nunique()} groups"
         if set(competition.labels) <= set(table):
@@ -83,7 +83,7 @@ def try_reading(competition: Competition, data_dir: Path, findings: Findings) ->
     try:
         sample = read_sample(competition, data_dir)
     except (ValueError, OSError) as error:
-        findings.ask(f"As written, the sample submission cannot be read: {error}. What is to be done?")
+        findings.ask(f"The sample submission cannot be read as described: {error}. How should the description change?")
     else:
         trial += [] if sample is None else [("sample submission", f"{len(sample)} rows")]
     return trial

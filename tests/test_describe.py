@@ -16,9 +16,11 @@ from competition import COMPETITIONS, Competition, Part
 from data.decoding import decode_image
 from data.tables import described_parts, label_cells, read_part, read_sample, read_train
 from describe import constant, main, make_name, write_literal
+from describing.groups import find_group_pattern
 from describing.image_headers import read_headers
-from describing.inventory import IMAGE_ENDINGS, _find_unnamed_dicoms, find_id, read_inventory
-from describing.label_columns import find_group_pattern, find_labels
+from describing.image_paths import find_id
+from describing.inventory import IMAGE_ENDINGS, _find_unnamed_dicoms, read_inventory
+from describing.label_columns import find_labels
 from real_data import DATA, needs
 
 PROBS, TEXT = {"submission": "probs"}, {"submission": "text"}
@@ -38,14 +40,14 @@ WELL_KNOWN = {
         "test": Part(table="test.csv", images="jpeg/test/{image_name}.jpg", labelled=False),
         "group_column": "patient_id", "shared_groups": "error", "sample_submission": "sample_submission.csv",
         "channels": 3, "laterality": False, **PROBS,
-    }, [r"also stand at train/\{image_name\}\.dcm", "`diagnosis` looks like a label as well", "Is `patient_id`"]),
+    }, [r"also at train/\{image_name\}\.dcm", "`diagnosis` looks like a label as well", "Is `patient_id`"]),
     "aptos": ({
         "task": "multiclass", "labels": ("0", "1", "2", "3", "4"), "metric": "quadratic_kappa", "id_column": "id_code",
         "train": Part(table="train.csv", images="train_images/{id_code}.png"), "label_list_column": "diagnosis",
         "test": Part(table="test.csv", images="test_images/{id_code}.png", labelled=False),
         "sample_submission": "sample_submission.csv", "submission_column": None, "channels": 3, "laterality": False,
         **TEXT,
-    }, ["classes in `diagnosis` are numbers", "of one patient", "quadratic_kappa is a guess"]),
+    }, ["classes in `diagnosis` are numbers", "identifies the patient", "quadratic_kappa is a guess"]),
     "retinopathy": ({
         "task": "multiclass", "labels": ("0", "1", "2", "3", "4"), "metric": "quadratic_kappa", "id_column": "image",
         "train": Part(table="trainLabels.csv", images="train/{image}.jpeg"), "label_list_column": "level",
@@ -57,7 +59,7 @@ WELL_KNOWN = {
         "train": Part(table="train.csv", images="train/{image_id}.dicom", repeated_rows="any"),
         "test": Part(table="sample_submission.csv", images="test/{image_id}.dicom", labelled=False),
         "label_list_column": "class_name", "ignored_labels": ("No finding",), "sample_submission": None, "channels": 1,
-    }, ["PredictionString.*boxes.*cannot be described", "`rad_id` names 3 readers", "`No finding` in `class_name`"]),
+    }, ["PredictionString.*boxes.*cannot express it", "`rad_id` names 3 readers", "`No finding` in `class_name`"]),
     "rsna_pneumonia": ({
         "task": "binary", "labels": ("Target",), "id_column": "patientId", "channels": 1,
         "train": Part(table="stage_2_train_labels.csv", images="stage_2_train_images/{patientId}.dcm",
@@ -65,7 +67,7 @@ WELL_KNOWN = {
         "test": Part(table="stage_2_sample_submission.csv", images="stage_2_test_images/{patientId}.dcm",
                      labelled=False),
         "group_column": None, "sample_submission": None,
-    }, ["PredictionString.*cannot be described", "detailed_class_info.csv .* is not used", "Images have up to 2 rows",
+    }, ["PredictionString.*cannot express it", "detailed_class_info.csv .* is not used", "has up to 2 rows per image",
         "`patientId` is different for every image"]),
     "ham10000": ({
         "task": "multiclass", "labels": ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc"), "id_column": "image_id",
@@ -92,7 +94,7 @@ WELL_KNOWN = {
         "train": Part(table="train.csv", images="train_images/{image}"),
         "test": Part(table="sample_submission.csv", images="test_images/{image}", labelled=False),
         "sample_submission": "sample_submission.csv", "submission_column": None, "channels": 3, **TEXT,
-    }, ["`healthy` never stands beside another label"]),
+    }, ["`healthy` never occurs with another label"]),
     "protein_atlas": ({
         "task": "multilabel", "labels": tuple(map(str, range(28))), "id_column": "Id", "label_list_column": "Target",
         "label_separator": " ", "train": Part(table="train.csv", images="train/{Id}_green.png"),
@@ -104,7 +106,7 @@ WELL_KNOWN = {
         "train": Part(table="train_labels.csv", images="train/{id}.tif"),
         "test": Part(table="sample_submission.csv", images="test/{id}.tif", labelled=False),
         "sample_submission": "sample_submission.csv", **PROBS,
-    }, ["probabilities wanted", "of one patient"]),
+    }, ["hold probabilities", "identifies the patient"]),
     "cassava": ({
         "task": "multiclass", "labels": tuple(layouts.CASSAVA.values()), "label_map": tuple(layouts.CASSAVA.items()),
         "train": Part(table="train.csv", images="train_images/{image_id}"), "label_list_column": "label",
@@ -132,26 +134,26 @@ WELL_KNOWN = {
         "train": Part(table="CheXpert-v1.0-small/train.csv", images="{Path}"), "test": None,
         "official_validation": Part(table="CheXpert-v1.0-small/valid.csv", images="{Path}"),
         "group_pattern": r"(patient\d+)", "laterality": True,
-    }, ["label cells are -1", "label cells are blank", "`Frontal/Lateral` holds Frontal", "looks better read"]),
+    }, ["label cells are -1", "label cells are blank", "`Frontal/Lateral` holds Frontal", "labelled more carefully"]),
     "chest_xray": ({
         "task": "binary", "labels": ("PNEUMONIA",), "label_pattern": "/(PNEUMONIA|NORMAL)/", "channels": 1,
         "train": (Part(images="train/*/*.jpeg"), Part(images="val/*/*.jpeg")), "test": Part(images="test/*/*.jpeg"),
         "label_map": (("NORMAL", ""), ("PNEUMONIA", "PNEUMONIA")), "group_pattern": r"(person\d+|IM-\d+)",
         "shared_groups": "distinct", "laterality": True,
-    }, [r"names of PNEUMONIA hold (bacteria|virus) \(18\)", "val/ is put with the training part",
-        "do the numbers start anew"]),
+    }, [r"file names of PNEUMONIA contain (bacteria|virus) \(18\)", "val/ is added to the training part",
+        "does the numbering restart"]),
     "cxr_npt": ({
         "task": "multiclass", "labels": ("n", "p", "t"), "label_pattern": "/(n|p|t)/", "channels": 1,
         "train": (Part(images="dataset/training/*/*.png"), Part(images="dataset/validation/*/*.png")),
         "test": Part(images="dataset/test/*/*.png"), "group_pattern": None,
-    }, ["of one patient"]),
+    }, ["identifies the patient"]),
     "scans3": ({
         "task": "multilabel", "labels": ("label1", "label2", "label3"), "id_column": "id", "channels": 1,
         "train": (Part(table="train_labels.csv", images="train_images/{id}"),
                   Part(table="val_labels.csv", images="val_images/{id}")),
         "test": Part(table="sample_submission.csv", images="test_images/{id}", labelled=False),
         "sample_submission": "sample_submission.csv", **PROBS,
-    }, ["hard labels", "val_labels.csv is put with", "Do left and right differ"]),
+    }, ["hard labels", "val_labels.csv is added to", "Do left and right differ"]),
     "ubc_ocean": ({
         "task": "multiclass", "labels": ("CC", "EC", "HGSC", "LGSC", "MC"), "label_list_column": "label", "channels": 3,
         "train": Part(table="train.csv", images="train_images/{image_id}.png"),
@@ -163,7 +165,7 @@ WELL_KNOWN = {
         "train": Part(table="train.csv", images="train_images/{patient_id}/{image_id}.dcm"),
         "test": Part(table="test.csv", images="test_images/{patient_id}/{image_id}.dcm", labelled=False),
         "sample_submission": None, "laterality": True,
-    }, ["asks for `prediction_id` and not for `image_id`", "`view` holds CC"]),
+    }, ["has the ids `prediction_id`, not `image_id`", "`view` holds CC"]),
 }
 
 
@@ -196,9 +198,9 @@ def asked(questions: list[str], pattern: str) -> bool:
 def test_a_well_known_competition_is_described_and_can_be_read(name, home, tmp_path, capsys):
     folder = getattr(layouts, f"write_{name}")(tmp_path / name)
     competition, questions = main([str(folder)])
-    fields, questions = WELL_KNOWN[name]
+    fields, expected = WELL_KNOWN[name]
     assert {field: getattr(competition, field) for field in fields} == fields
-    missing = [question for question in questions if not asked(questions, question)]
+    missing = [pattern for pattern in expected if not asked(questions, pattern)]
     assert not missing, questions
     assert not asked(questions, "cannot be read")
     assert pasted(competition) == competition and competition.name == name
@@ -232,7 +234,7 @@ def test_the_arrays_of_medmnist_are_described_as_the_ready_made_description_has_
     ready = COMPETITIONS[name]
     for field in ("task", "labels", "channels", "laterality"):
         assert getattr(competition, field) == getattr(ready, field)
-    assert pasted(competition) == competition and asked(questions, "npz file does not say which images are of one patient")
+    assert pasted(competition) == competition and asked(questions, "npz file does not identify patients")
     assert len(read_train(competition, tmp_path / "data")[0]) == 100
 
 
@@ -241,7 +243,7 @@ def test_arrays_of_an_unknown_set_are_described_by_their_numbers(home, tmp_path)
     (tmp_path / "octmnist.npz").rename(tmp_path / "mine.npz")
     competition, questions = main([str(tmp_path)])
     assert (competition.task, competition.labels, competition.channels) == ("multiclass", ("0", "1", "2", "3"), 1)
-    assert asked(questions, "labels are numbers; what do they mean")
+    assert asked(questions, "labels are numbers. What do they mean")
 
 
 def test_a_row_a_label_is_said_to_be_inexpressible_and_the_code_that_mends_it_works(tmp_path, home):
@@ -273,9 +275,9 @@ def test_lost_images_are_left_out_and_asked_about(home, tmp_path):
     assert asked(questions, "1 ids of .*train.csv have no image")
 
 
-def test_a_folder_that_is_too_deep_is_refused_with_the_one_above(home, tmp_path):
+def test_too_deep_folder_raises_with_the_folder_above(home, tmp_path):
     layouts.write_chexpert(tmp_path)
-    with pytest.raises(ValueError, match=f"too deep; describe the one above it: {re.escape(str(tmp_path))}$"):
+    with pytest.raises(ValueError, match=f"too deep; describe the folder above it: {re.escape(str(tmp_path))}$"):
         main([str(tmp_path / "CheXpert-v1.0-small")])
 
 
@@ -284,7 +286,7 @@ def test_codes_that_cannot_be_read_are_asked_about(home, tmp_path, text):
     sample = "image_id,a,b\n0,0.5,0.5\n"
     written(tmp_path, train=LABELS.replace("3,1,1", f"3,1,{text}"), sample_submission=sample, images=IMAGES)
     _, questions = main([str(tmp_path)])
-    assert asked(questions, f"`b` holds '{text}' beside 0 and 1") and asked(questions, "train part cannot be read")
+    assert asked(questions, f"`b` holds '{text}' besides 0 and 1") and asked(questions, "train part cannot be read")
 
 
 def test_a_column_of_yes_and_no_beside_labels_is_asked_about(home, tmp_path):
@@ -305,7 +307,8 @@ def test_hard_labels_and_probabilities_are_told_by_the_sample(home, tmp_path):
 def test_a_patient_column_with_blanks_is_not_taken_and_asked_about(home, tmp_path):
     rows = "".join(f"{k},{'' if k == 5 else f'p{k // 2}'},{k % 2},{k // 2 % 2}\n" for k in range(8))
     competition, questions = main([str(written(tmp_path, train="image_id,patient,a,b\n" + rows, images=IMAGES))])
-    assert competition.group_column is None and asked(questions, "`patient` looks like the group but is blank for 1 of 8")
+    assert competition.group_column is None
+    assert asked(questions, "`patient` looks like the group but is blank for 1 of 8")
     assert not asked(questions, "cannot be read")
 
 
@@ -313,7 +316,7 @@ def test_a_column_that_repeats_as_patients_do_is_asked_about(home, tmp_path):
     rows = "".join(f"{k},z{k // 2},{k % 2},{k // 2 % 2}\n" for k in range(20))
     images = " ".join(f"train/{k}.png" for k in range(20))
     competition, questions = main([str(written(tmp_path, train="image_id,code,a,b\n" + rows, images=images))])
-    assert competition.group_column is None and asked(questions, "`code` repeat as a patient's would: 10 values for 20")
+    assert competition.group_column is None and asked(questions, "`code` repeat as patient ids do: 10 values for 20")
 
 
 def test_patients_in_train_and_test_are_dropped_from_train_and_asked_about(home, tmp_path):
@@ -358,7 +361,7 @@ def test_a_truncated_image_is_asked_about(home, tmp_path):
     written(tmp_path, train=LABELS, images=IMAGES)
     (tmp_path / "train" / "3.png").write_bytes((tmp_path / "train" / "3.png").read_bytes()[:20])
     assert asked(main([str(tmp_path)])[1],
-                 r"1 of the 8 images looked at cannot be read: train/3\.png: cut short.*exclude_ids=\('3',\).*"
+                 r"1 of the 8 images opened cannot be read: train/3\.png: cut short.*exclude_ids=\('3',\).*"
                  r"audit\.py")
 
 
@@ -373,12 +376,12 @@ def test_ids_that_begin_anew_in_the_test_part_keep_to_their_folders(home, tmp_pa
             images=f"{IMAGES} test/0.png test/1.png")
     competition, questions = main([str(tmp_path)])
     assert competition.train.images == "train/{image_id}.png" and competition.test.images == "test/{image_id}.png"
-    assert asked(questions, "2 ids of sample_submission.csv are training ids too")
+    assert asked(questions, "2 ids of sample_submission.csv are also training ids")
 
 
 def test_images_that_no_row_is_about_are_asked_about(home, tmp_path):
     written(tmp_path, train=LABELS, images=f"{IMAGES} train/extra.png")
-    assert asked(main([str(tmp_path)])[1], "1 of the 9 images in train stand in no row of train.csv")
+    assert asked(main([str(tmp_path)])[1], "1 of the 9 images in train are in no row of train.csv")
 
 
 def test_masks_beside_class_folders_are_left_alone(home, tmp_path):
@@ -441,7 +444,8 @@ def test_class_folders_with_a_flat_test_part_are_described(home, tmp_path):
             layouts.save(tmp_path / image, np.zeros((4, 4), np.uint8))
         competition, questions = main([str(written(tmp_path, sample_submission=cells))])
         assert {field: getattr(competition, field) for field in fields} == fields
-        assert competition.labels == ("Black-grass", "Charlock", "Sugar beet") and not asked(questions, "cannot be read")
+        assert competition.labels == ("Black-grass", "Charlock", "Sugar beet")
+        assert not asked(questions, "cannot be read")
         assert competition.test == Part(table="sample_submission.csv", images="test/{file}", labelled=False)
         assert len(read_sample(competition, tmp_path)) == len(read_part(competition, tmp_path, "test")) == 2
         assert len(read_train(competition, tmp_path)[0]) == 12
@@ -452,7 +456,8 @@ def test_another_name_of_the_label_in_the_sample_is_described(home, tmp_path):
             sample_submission="id,probability\nx,0.5\ny,0.5\n", images=f"{IMAGES} test/x.png test/y.png")
     competition, questions = main([str(tmp_path)])
     assert (competition.label_columns, competition.submission) == (("probability",), "probs")
-    assert asked(questions, "calls `target` `probability`") and not asked(questions, "cannot be read")
+    assert asked(questions, "has a column `probability` where the labels have `target`")
+    assert not asked(questions, "cannot be read")
     assert read_train(competition, tmp_path)[0]["target"].tolist() == [0, 1] * 4
 
 
@@ -471,7 +476,7 @@ def test_paths_that_lack_their_first_folders_are_completed(home, tmp_path):
     assert competition.train.images == "data/set/{path}" and len(read_train(competition, tmp_path)[0]) == 8
 
 
-def test_a_label_a_folder_is_refused_with_what_to_do(home, tmp_path):
+def test_labels_per_folder_raise_with_what_to_do(home, tmp_path):
     images = " ".join(f"train/{k:05d}/FLAIR/Image-{j}.png" for k in range(4) for j in range(2))
     written(tmp_path, train="BraTS21ID,MGMT_value\n" + "".join(f"{k:05d},{k % 2}\n" for k in range(4)), images=images)
     with pytest.raises(ValueError, match="`BraTS21ID` in train.csv names folders of images"):
@@ -486,11 +491,11 @@ def test_two_rows_are_described(home, tmp_path):
 @pytest.mark.parametrize("prepare, error, said", [
     (lambda folder: folder.joinpath("nothing"), FileNotFoundError, "there is no folder"),
     (lambda folder: folder, ValueError, "holds no image and no npz file"),
-    (lambda folder: written(folder, images="a/1.png a/2.png"), ValueError, "says any image's label"),
+    (lambda folder: written(folder, images="a/1.png a/2.png"), ValueError, "there are no labels in"),
     (lambda folder: written(folder, train="no,a\n77,1\n78,0\n79,1\n", images="1.png 2.png"), ValueError,
-     r"says any image's label.*train\.csv \('no', 'a'\)"),
+     r"there are no labels in.*train\.csv \('no', 'a'\)"),
 ])
-def test_a_folder_that_cannot_be_described_is_refused_with_what_is_in_it(home, tmp_path, prepare, error, said):
+def test_folder_without_labels_raises_with_its_contents(home, tmp_path, prepare, error, said):
     with pytest.raises(error, match=said):
         main([str(prepare(tmp_path))])
 
@@ -565,7 +570,7 @@ def test_a_literal_gives_back_any_text(texts):
 def test_a_literal_never_overwrites_what_stands_in_competition_py(home, tmp_path):
     competition, questions = main([str(layouts.write_medmnist(tmp_path / "medmnist", "octmnist"))])
     assert constant(competition) == "MEDMNIST_SET" and pasted(competition) == competition
-    assert asked(main([str(tmp_path / "medmnist"), "--name", "demo"])[1], "There is a competition 'demo' already")
+    assert asked(main([str(tmp_path / "medmnist"), "--name", "demo"])[1], "A competition 'demo' exists already")
 
 
 def test_the_questions_and_the_literal_are_written_to_a_file(home, tmp_path):
@@ -636,7 +641,7 @@ def test_dicoms_are_known_by_their_mark_whatever_they_are_called(home, tmp_path,
     layouts.save_dicom(folder / "train" / "DICOMDIR", np.zeros((4, 4), np.uint8))
     competition, questions = main([str(folder)])
     table = read_train(competition, folder)[0]
-    assert competition.train.images == pattern and not asked(questions, "cannot be read|stand in no row")
+    assert competition.train.images == pattern and not asked(questions, "cannot be read|are in no row")
     assert len(table) == 30 and decode_image(table["path"].iloc[7], 1).shape == (12, 12)
 
 
@@ -673,7 +678,7 @@ def test_class_folders_whose_file_names_begin_anew_are_no_patients(home, tmp_pat
     competition, questions = main([str(written(tmp_path, images=" ".join(
         f"{name}/{k}.png" for name in ("nv", "mel", "bcc", "df") for k in range(4))))])
     assert competition.labels == ("bcc", "df", "mel", "nv") and competition.group_pattern is None
-    assert asked(questions, "Nothing in the file names says which images are of one patient")
+    assert asked(questions, "No pattern in the file names identifies the patient")
 
 
 def test_files_without_an_ending_between_others_are_read(home, tmp_path):
@@ -691,12 +696,12 @@ def test_folders_of_classes_in_folders_of_organs_are_taken_and_asked_about(home,
     competition, questions = main([str(written(tmp_path, images=" ".join(
         f"{name}/{name[-3:]}{k}.png" for name in names for k in range(4))))])
     assert competition.labels == tuple(name.partition("/")[2] for name in names)
-    assert asked(questions, "The folders colon, lung hold the folders .*Are they, or is it the folders above")
+    assert asked(questions, "The folders colon, lung hold the folders .*are the upper folders the classes")
 
 
 def test_only_a_few_of_many_files_without_an_ending_are_opened(tmp_path, monkeypatch):
     opened = []
-    monkeypatch.setattr("describing.inventory._has_mark",
+    monkeypatch.setattr("describing.inventory._is_dicom_file",
                         lambda path: bool(opened.append(path)) or path.name.startswith("IM"))
     many = {f"train/{k:05d}": [f"IM-{j}" for j in range(3)] + ["notes"] for k in range(3000)}
     found = _find_unnamed_dicoms(tmp_path, many, notes := [])
@@ -721,7 +726,7 @@ def test_what_lies_between_images_of_several_endings_is_left_out(home, tmp_path)
     for k in range(25):
         (tmp_path / "train" / "A" / f"{k}.xml").touch()
     competition, questions = main([str(tmp_path)])
-    assert competition.train.exclude_ids == () and asked(questions, "27 files that are no images lie among")
+    assert competition.train.exclude_ids == () and asked(questions, "27 files that are no images match")
 
 
 def test_a_test_folder_of_several_endings_is_found_whole(home, tmp_path):
@@ -740,7 +745,7 @@ def test_a_dicom_without_pixels_is_asked_about_by_name_with_what_to_do(home, tmp
     for source in ("rtplan.dcm", "reportsi.dcm"):
         (folder / "train" / name).write_bytes((files / source).read_bytes())
         competition, questions = main([str(folder)])
-        assert asked(questions, rf"1 of the 12 images looked at .*train/{name}: a DICOM file without pixels.*"
+        assert asked(questions, rf"1 of the 12 images opened .*train/{name}: a DICOM file without pixels.*"
                              r"exclude_ids=\('IM-0003',\)")
     mended = replace(competition, train=replace(competition.train, exclude_ids=("IM-0003",)))
     assert len(read_train(mended, folder)[0]) == 11
@@ -769,9 +774,9 @@ def test_the_id_is_found_in_a_path(images, column, path, found):
 
 @pytest.mark.parametrize("written_as, called", [("{}.jpg", "{}.png"), ("{}", "{:05d}.png"), ("{}.0", "{}.png"),
                                                 ("img{}.png", "Img{}.PNG"), ("1.2.{}.dcm", "1.2.{}")])
-def test_ids_that_nearly_name_the_images_are_an_error_that_says_so(home, tmp_path, written_as, called):
+def test_ids_that_almost_match_file_names_raise(home, tmp_path, written_as, called):
     ids, names = [written_as.format(k) for k in range(8)], [called.format(k) for k in range(8)]
-    with pytest.raises(ValueError, match=f"`id` in train.csv says '{re.escape(ids[0])}' where the file is called "
+    with pytest.raises(ValueError, match=f"`id` in train.csv holds '{re.escape(ids[0])}' where the file is called "
                                          f"'{re.escape(names[0])}': write names as the files have them"):
         main([str(labelled(tmp_path, ids, [f"train/{name}" for name in names]))])
 
@@ -782,21 +787,21 @@ def test_ids_that_are_some_files_whole_name_and_not_others_are_asked_about(home,
     files = [(called if k % 2 else "{}.png").format(f"train/x{k}") for k in range(8)]
     competition, questions = main([str(labelled(tmp_path, ids, files))])
     assert competition.train.images == "train/{id}.*"
-    assert asked(questions, f"`id` in train.csv is some files' whole name, '{re.escape(ids[1])}', and others' without")
+    assert asked(questions, f"`id` in train.csv holds the whole file name of some images, '{re.escape(ids[1])}', and")
 
 
 def test_ids_of_which_some_lost_their_zeros_are_asked_about(home, tmp_path):
     numbers = range(9990, 10030)
     folder = labelled(tmp_path, list(map(str, numbers)), [f"train/{number:05d}.png" for number in numbers])
-    assert asked(main([str(folder)])[1], "`id` in train.csv says '9990', which is no image's name, but there is "
+    assert asked(main([str(folder)])[1], "`id` in train.csv holds '9990', which is no file name, but there is a file "
                                          "'09990.png'")
 
 
-def test_ids_that_begin_anew_in_every_patients_folder_are_an_error_that_says_what_to_do(home, tmp_path):
+def test_ids_repeated_in_every_patient_folder_raise(home, tmp_path):
     pairs = [(f"p{k // 3}", f"IM-{k % 3}") for k in range(18)]
     folder = labelled(tmp_path, [",".join(pair) for pair in pairs], [f"train/{p}/{image}" for p, image in pairs],
                       "patient,image,label")
-    with pytest.raises(ValueError, match="`image` in train.csv begins anew in every folder that `patient` names"):
+    with pytest.raises(ValueError, match="ids in `image` of train.csv repeat in every folder that `patient` names"):
         main([str(folder)])
     competition, questions = main([str(labelled(tmp_path, ["/".join(pair) for pair in pairs], [], "path,label"))])
     table = read_train(competition, folder)[0]
@@ -806,9 +811,9 @@ def test_ids_that_begin_anew_in_every_patients_folder_are_an_error_that_says_wha
 
 @pytest.mark.parametrize("content, said", [
     (b"", "train.csv is empty"), (b"id,label\n", r"train.csv \('id', 'label', no row\)"),
-    ("id,label\na,\u00d6dem\n".encode("latin-1"), "train.csv cannot be read as a table: it is not in UTF-8"),
-    ("id,label\na,1\n".encode("utf-16"), "train.csv cannot be read as a table: it is not in UTF-8")])
-def test_a_table_that_says_nothing_is_named_in_the_error(home, tmp_path, content, said):
+    ("id,label\na,\u00d6dem\n".encode("latin-1"), "train.csv cannot be read as a table: it is not UTF-8"),
+    ("id,label\na,1\n".encode("utf-16"), "train.csv cannot be read as a table: it is not UTF-8")])
+def test_unreadable_table_is_named_in_the_error(home, tmp_path, content, said):
     folder = labelled(tmp_path, [], [f"train/{name}.png" for name in "abcd"])
     (folder / "train.csv").write_bytes(content)
     with pytest.raises(ValueError, match=said):
@@ -866,8 +871,8 @@ def test_other_json_files_mean_nothing(home, tmp_path, text):
     assert competition.labels == ("0", "1", "2") and asked(questions, "classes in `label` are numbers")
 
 
-def test_a_folder_whose_name_means_something_in_a_description_is_named(home, tmp_path):
-    said = r"The 2 images in train \{x\}/ are left alone: .* must be renamed"
+def test_folder_name_with_pattern_characters_is_reported(home, tmp_path):
+    said = r"The 2 images in train \{x\}/ are ignored.*: rename the folder"
     folder = labelled(tmp_path / "one", ["a", "b"], ["train {x}/a.png", "train {x}/b.png"])
     with pytest.raises(ValueError, match=f"holds no image .*{said}$"):
         main([str(folder)])

@@ -64,13 +64,14 @@ def _numbers(texts: pd.Series) -> pd.Series | None:
 
 def is_age(column: str) -> bool:
     """True for Patient Age, age_approx, PatientAge; not for Image or Stage."""
-    return "age" in _words(column)
+    return "age" in column_words(column)
 
 
 def is_sex(column: str) -> bool:
     """True for Sex, Patient Gender, patient_sex."""
-    return bool({"sex", "gender"} & _words(column))
+    return bool({"sex", "gender"} & set(column_words(column)))
 
 
-def _words(column: str) -> set[str]:
-    return set(re.findall(r"[a-z]+", re.sub(r"([a-z])([A-Z])", r"\1 \2", column).lower()))
+def column_words(column: str) -> list[str]:
+    """The words of a column's name in small letters: ["patient", "age"] for PatientAge, Patient_Age and patient age."""
+    return re.findall(r"[a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", column).lower())

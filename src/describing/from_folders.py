@@ -1,4 +1,4 @@
-"""Competitions without a plain table of labels: a row a label, class folders, arrays in an npz file."""
+"""Describes competitions without a plain table of labels: one row per label, class folders, arrays in an npz file."""
 
 import re
 from collections import Counter
@@ -7,26 +7,19 @@ import pandas as pd
 
 from common.files import split_ending
 from competition import MEDMNIST, Part
-from describing.from_table import unlisted_test_part, numbers_wanted
-from describing.inventory import ImageIndex, Inventory, images_pattern, index_images, locate_images
-from describing.label_columns import (
-    PARTS,
-    Findings,
-    TableInfo,
-    binary_fields,
-    class_texts,
-    decide_pattern,
-    find_group_pattern,
-    glob_part,
-    shared_fields,
-    wanted_columns,
-)
+from describing.findings import Findings, TableInfo, wanted_columns
+from describing.from_table import numbers_wanted
+from describing.groups import class_texts, decide_pattern, find_group_pattern, shared_fields
+from describing.image_paths import ImageIndex, images_pattern, index_images, locate_images
+from describing.inventory import Inventory
+from describing.label_columns import binary_fields
+from describing.parts import PARTS, glob_part, unlisted_test_part
 
-# ---- a row a label
+# ---- one row per image and label
 
 
 def find_long_table(infos: list[TableInfo], index: ImageIndex) -> tuple[TableInfo, list[str]] | None:
-    """A table whose ids are an image's and a label's name, "ID_1234_epidural", and the labels."""
+    """A table with one row per image and label, whose ids join both names ("ID_1234_epidural"), and the labels."""
     if any(info.location and info.role == "train" for info in infos):
         return None
     for info in sorted(infos, key=lambda info: info.role != "train"):
@@ -52,10 +45,12 @@ for name in ({names}):
 """.strip()
 
 
-def describe_long_table(inventory: Inventory, infos: list[TableInfo], train: TableInfo, labels: list[str], findings: Findings) -> dict:
-    """The nearest description: of tables that a few lines of pandas make."""
+def describe_long_table(inventory: Inventory, infos: list[TableInfo], train: TableInfo, labels: list[str],
+                        findings: Findings) -> dict:
+    """The fields of a competition whose tables have one row per image and label, after conversion by pandas."""
     column, value = train.rows.columns
-    sample = next((info for info in infos if info.role == "sample" and list(info.rows.columns) == [column, value]), None)
+    sample = next((info for info in infos
+                   if info.role == "sample" and list(info.rows.columns) == [column, value]), None)
     index = index_images(inventory)
     locations = {}
     for info in filter(None, (train, sample)):
@@ -66,13 +61,14 @@ def describe_long_table(inventory: Inventory, infos: list[TableInfo], train: Tab
     code = WIDEN.format(names=", ".join(map(repr, stems)) + ",", folder=inventory.folder.as_posix(), column=column,
                         value=value, labels=", ".join(map(repr, labels)))
     findings.needs_preparation = True
-    findings.decide("train", train.table.path, f"a row a label: `{column}` is the image and one of {', '.join(labels)}")
-    findings.decide("task", "multilabel", f"{len(labels)} labels an image, any of them 0 or 1")
-    findings.ask(f"{train.table.path} has a row for every image and label. That cannot be described; the literal is about "
-              f"tables with a column a label. Make them once with:\n{code}")
+    findings.decide("train", train.table.path,
+                    f"one row per image and label: `{column}` joins the image id and one of {', '.join(labels)}")
+    findings.decide("task", "multilabel", f"{len(labels)} labels an image, each 0 or 1")
+    findings.ask(f"{train.table.path} has one row for every image and label. A description needs one row per image, "
+                 f"so the literal names tables with one column per label. Make them once with:\n{code}")
     if sample:
-        findings.ask(f"A submission must have a row for every image and label again, as {sample.table.path} has. Turn "
-                  f"what is written here back (pandas' melt) before it goes up?")
+        findings.ask(f"A submission must have one row for every image and label, as {sample.table.path} has. Will "
+                     "you convert the file written here (pandas.melt) before uploading it?")
     parts = {"train": Part(table=f"{stems[0]}_wide.csv", images=locations[train.table.path].images)}
     found = {}
     if sample and locations[sample.table.path]:
@@ -80,10 +76,10 @@ def describe_long_table(inventory: Inventory, infos: list[TableInfo], train: Tab
         parts["test"] = Part(table=wide, images=locations[sample.table.path].images, labelled=False)
         found = {"sample_submission": wide,
                  "submission": numbers_wanted(sample.rows[[value]], sample.table.path, findings)}
-    findings.ask("Nothing says which images are of one patient. Do the DICOM headers (PatientID)? Without it "
-              "cross-validation is too good.")
+    findings.ask("No column names the patient. Do the DICOM headers (PatientID)? Without it, images of one patient "
+                 "fall into several folds and scores are too high.")
     if "any" in labels:
-        findings.ask("`any` is 1 where any other label is. Does the metric weigh it more?")
+        findings.ask("`any` is 1 where any other label is 1. Does the metric give it a larger weight?")
     return {"task": "multilabel", "labels": tuple(labels), "id_column": column, **parts, **found}
 
 
@@ -119,7 +115,7 @@ def find_class_folders(inventory: Inventory) -> tuple[dict[str, list[str]], list
             continue
         above, here = ({tuple(names[first:end]) for names in chosen} for end in (level, level + 1))
         if len(here) == len(classes) >= 4 * len(above) > 4:
-            continue  # each stands in one folder above, and many do: patients in their classes
+            continue  # each is in one folder above, and there are many: patients in class folders
         if 2 <= len(classes) <= 50 and len(classes) * 2 <= inventory.count:
             parts = {}
             for names in chosen:
@@ -133,7 +129,7 @@ def find_class_folders(inventory: Inventory) -> tuple[dict[str, list[str]], list
 
 
 def _flat_test(inventory: Inventory, sample: TableInfo | None, classes: tuple[str, ...], findings: Findings) -> dict:
-    """Test images that no class folder holds, and the submission about them."""
+    """The fields of a test part that is in no class folder, and of its submission."""
     if sample is None or sample.location is None:
         test = unlisted_test_part(inventory, "", findings)
         return {"test": test} if test else {}
@@ -143,19 +139,19 @@ def _flat_test(inventory: Inventory, sample: TableInfo | None, classes: tuple[st
     if set(wanted) == set(classes):
         return fields | {"sample_submission": path, "submission": numbers_wanted(sample.rows[wanted], path, findings)}
     if len(wanted) == 1 and sample.rows[wanted[0]].isin(classes).all():
-        findings.decide("submission", "text", f"`{wanted[0]}` in {path} says a class's name")
+        findings.decide("submission", "text", f"`{wanted[0]}` in {path} holds class names")
         return fields | {"sample_submission": path, "submission": "text", "submission_column": wanted[0]}
     if len(wanted) == 1 and len(classes) == 2:
         findings.ask(f"Is `{wanted[0]}` in {path} the probability of the finding?")
         return fields | {"sample_submission": path, "label_columns": (wanted[0],),
                          "submission": numbers_wanted(sample.rows[wanted], path, findings)}
-    findings.ask(f"{path} asks for `{', '.join(wanted)}`, which the folders' names do not explain. What is it?")
+    findings.ask(f"{path} asks for `{', '.join(wanted)}`, which is no class folder. What is it?")
     return fields
 
 
 def describe_folders(inventory: Inventory, parts: dict[str, list[str]], classes: list[str], level: int,
                      sample: TableInfo | None, findings: Findings) -> dict:
-    """The fields of a competition whose classes are folders; the arguments are what find_class_folders gives."""
+    """The fields of a competition with class folders; parts, classes and level as find_class_folders returns them."""
     def read(part: str) -> Part:
         names = parts[part][0].split("/")
         alike = [len({folder.split("/")[k] for folder in parts[part]}) == 1 for k in range(len(names))]
@@ -169,37 +165,37 @@ def describe_folders(inventory: Inventory, parts: dict[str, list[str]], classes:
     trains = [read(part) for part in kinds.get("train", [])]
     for part in kinds.get("valid", []):
         trains.append(read(part))
-        findings.ask(f"The folder {part}/ is put with the training part, since folds validate. Or keep it apart as "
-                  f"`official_validation`?")
+        findings.ask(f"The folder {part}/ is added to the training part, because folds are used for validation. "
+                     "Should it be kept apart as `official_validation` instead?")
     fields = {"train": tuple(trains) if len(trains) > 1 else trains[0]}
     for part in kinds.get("test", []):
         fields["test"] = read(part)
         findings.decide("test", fields["test"].images,
-                     "a folder of that name, with the class folders in it: its labels are known")
+                        "a folder of that name with class folders in it, so its labels are known")
     if "test" not in fields:
         fields |= _flat_test(inventory, sample, tuple(classes), findings)
     above = {folder.split("/")[level - 1] for folders in parts.values() for folder in folders} if level else set()
     if len(above) > 1 and not above <= set(parts):
-        findings.ask(f"The folders {', '.join(sorted(above)[:5])} hold the folders {', '.join(classes[:5])}, which are "
-                  f"taken for the classes. Are they, or is it the folders above?")
+        findings.ask(f"The folders {', '.join(sorted(above)[:5])} hold the folders {', '.join(classes[:5])}, which "
+                     "are taken for the classes. Is that right, or are the upper folders the classes?")
     below = {folder.split("/")[level + 1] for folders in parts.values() for folder in folders
              if folder.count("/") > level}
     if 2 <= len(below) <= 50:
-        findings.ask(f"The class folders {', '.join(classes[:5])} hold folders, {', '.join(sorted(below)[:5])}, which are "
-                  f"not taken for the classes. Is that right, or are they?")
+        findings.ask(f"The class folders {', '.join(classes[:5])} hold the folders {', '.join(sorted(below)[:5])}, "
+                     "which are not taken for classes. Is that right?")
     choice = "|".join(map(re.escape, sorted(classes, key=len, reverse=True)))
     fields["label_pattern"] = f"/({choice})/" if level else f"^({choice})/"
     if len(classes) == 2:
         fields |= binary_fields("the folder", classes, tuple(classes), findings)
     else:
         findings.decide("labels", ", ".join(classes), "folders of these names hold the images")
-        findings.decide("task", "multiclass", f"{len(classes)} folders, an image is in one")
+        findings.decide("task", "multiclass", f"{len(classes)} class folders; an image is in exactly one")
         fields |= {"task": "multiclass", "labels": tuple(classes)}
     return fields
 
 
 def folder_groups(inventory: Inventory, fields: dict, findings: Findings) -> dict:
-    """The patient out of file names, and finer classes that they may tell."""
+    """The fields group_pattern and shared_groups from file names; asks about finer classes in the names."""
     def paths(part: Part) -> list[str]:
         pattern = images_pattern(part.images)
         return [path for folder, names in inventory.images.items() for name in names
@@ -211,8 +207,8 @@ def folder_groups(inventory: Inventory, fields: dict, findings: Findings) -> dic
     _ask_finer(train, fields["label_pattern"], findings)
     pattern = find_group_pattern(train, [test] if len(test) else [], class_texts(fields))
     if pattern is None:
-        findings.ask("Nothing in the file names says which images are of one patient. Does anything? Without it every "
-                  "image is its own group, and cross-validation is too good if there are several of one.")
+        findings.ask("No pattern in the file names identifies the patient. Does anything else? Without it every "
+                     "image is its own group, and scores are too high if a patient has several images.")
         return {}
     decide_pattern(train, pattern, findings)
     mine, theirs = (set(paths.str.extract(pattern, expand=False)) for paths in (train, test))
@@ -226,8 +222,9 @@ def _ask_finer(paths: pd.Series, pattern: str, findings: Findings) -> None:
         words = Counter(word for stem in stems for word in set(re.findall(r"[A-Za-z]{4,}", stem)))
         finer = {word: count for word, count in words.items() if 0.1 * len(stems) <= count <= 0.9 * len(stems)}
         if 2 <= len(finer) <= 6 and 0.9 * len(stems) <= sum(finer.values()) <= len(stems):
-            findings.ask(f"The names of {name} hold {' or '.join(f'{word} ({count})' for word, count in finer.items())}. "
-                      f"Are those finer classes to predict?")
+            findings.ask(f"The file names of {name} contain "
+                         f"{' or '.join(f'{word} ({count})' for word, count in finer.items())}. Are these finer "
+                         "classes to predict?")
 
 
 # ---- arrays
@@ -241,7 +238,7 @@ def describe_arrays(inventory: Inventory, findings: Findings) -> dict:
                          f"{', '.join(key for found in inventory.arrays.values() for key in found)}")
     path, found = min(usable.items(), key=lambda item: item[1]["train_images"][1])
     if len(usable) > 1:
-        findings.ask(f"There are {', '.join(usable)}. {path} is described. Is that the one?")
+        findings.ask(f"There are several npz files: {', '.join(usable)}. {path} is described. Is it the right one?")
     labels, shape = found["train_labels"], found["train_images"]
     width = labels.shape[1] if labels.ndim > 1 else 1
     set_name = re.sub(r"(_\d+)?\.npz$", "", path.rpartition("/")[2])
@@ -256,12 +253,12 @@ def describe_arrays(inventory: Inventory, findings: Findings) -> dict:
         fields = {"task": task, "labels": names[-1:] if task == "binary" else names,
                   "channels": 3 if shape[-1] == 3 and len(shape) == 4 else 1}
         findings.decide("labels", ", ".join(fields["labels"]), f"train_labels is {labels.shape}, 0 to {highest}")
-        findings.ask("The labels are numbers; what do they mean?")
+        findings.ask("The labels are numbers. What do they mean?")
     findings.decide("task", fields["task"], f"train_labels is {labels.shape}, 0 to {int(labels.max())}")
     findings.decide("channels", fields["channels"], f"train_images is {shape}")
     parts = [Part(images=path, arrays=name) for name in ("train", "val") if f"{name}_images" in found]
     fields["train"] = tuple(parts) if len(parts) > 1 else parts[0]
     if "test_images" in found:
         fields["test"] = Part(images=path, arrays="test", labelled="test_labels" in found)
-    findings.ask("An npz file does not say which images are of one patient. Does anything?")
+    findings.ask("An npz file does not identify patients. Does anything else?")
     return fields

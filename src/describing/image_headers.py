@@ -1,4 +1,4 @@
-"""A glance at some of the images: their headers, and the pixels of a few."""
+"""Reads the headers of some images and the pixels of a few."""
 
 import warnings
 from collections import Counter
@@ -16,18 +16,18 @@ DECODED_AT_MOST, PIXELS_AT_MOST = 8, 25_000_000
 
 @dataclass(frozen=True)
 class ImageHeaders:
-    """What the headers of some images and the pixels of a few say."""
+    """Sizes, modes and colour of some images."""
 
     sizes: tuple[tuple[int, int], ...]  # (height, width)
     modes: dict[str, int]  # Pillow's words, or DICOM
-    coloured: bool | None  # whether three channels differ; None: could not be told
+    coloured: bool | None  # whether the three channels differ; None where no image could be checked
     failed: dict[Path, str]  # image -> why it cannot be read
 
 
 def read_headers(paths: list[Path]) -> ImageHeaders:
-    """Opens the images' headers. Decodes those without a readable one, and eight more, first what may be coloured."""
+    """Reads the headers, decodes the images without a readable one, and decodes eight more, possibly coloured first."""
     sizes, modes, verdicts, failed, unreadable, small = [], Counter(), [], {}, [], {True: [], False: []}
-    with warnings.catch_warnings(record=True):  # odd headers have their warnings, and what matters is an error
+    with warnings.catch_warnings(record=True):  # unusual headers cause warnings; what matters raises an error
         warnings.resetwarnings()
         for path in paths:
             try:

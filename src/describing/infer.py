@@ -1,9 +1,10 @@
-"""Deciding what a survey of files means as a Competition: every decision with its reason, every doubt as a question."""
+"""Infers a Competition from an inventory of files: each decision with its reason, each uncertainty as a question."""
 
 import re
 from pathlib import Path
 
 from competition import Competition, Part
+from describing.findings import Findings, TableInfo, wanted_columns
 from describing.from_folders import (
     describe_arrays,
     describe_folders,
@@ -14,8 +15,9 @@ from describing.from_folders import (
 )
 from describing.from_table import describe_table, find_train
 from describing.image_headers import read_headers
-from describing.inventory import Inventory, Table, find_id, images_pattern, index_images, similar_name, locate_images
-from describing.label_columns import Findings, TableInfo, are_numbers, find_labels, wanted_columns
+from describing.image_paths import ImageIndex, find_id, images_pattern, index_images, locate_images, similar_name
+from describing.inventory import Inventory, Table
+from describing.label_columns import are_numbers, find_labels
 
 ROLES = (("sample", r"submi"), ("solution", r"solution"), ("test", r"(?<![a-z])test"),
          ("valid", r"(?<![a-z])(?:val|valid|validation|dev)(?![a-z])"), ("train", r"train"))
@@ -25,75 +27,89 @@ SIDED = re.compile(r"chest|lung|thora|x-?ray|cxr|pneumo|breast|mammo|chexpert|ra
 SIDELESS = re.compile(r"skin|lesion|melanoma|isic|ham10000|\bderm|histo|patholog|leaf|plant|cassava|protein|retin|"
                       r"diabetic|aptos|fundus|blood|cell|tissue|slide|tumou?r|ocean|malaria", re.IGNORECASE)
 
-def infer_competition(inventory: Inventory, name: str) -> tuple[Competition, Findings]:
-    """The description that fits best, and the notes on it.
 
-    Raises ValueError where nothing in the folder says any label.
+def infer_competition(inventory: Inventory, name: str) -> tuple[Competition, Findings]:
+    """The description that fits best, and the decisions and questions behind it.
+
+    Raises ValueError where no labels are found, or the layout cannot be described.
     """
     findings = Findings()
-    for note in inventory.problems:
-        findings.ask(f"{note}. Is it needed? If so, mend it.")
+    for problem in inventory.problems:
+        findings.ask(f"{problem}. Is it needed? If so, correct it.")
     index = index_images(inventory)
-    infos = []
-    for table in inventory.tables:
-        role = _role(table)
-        part = "test" if role in ("test", "sample", "solution") else "train"
-        infos.append(TableInfo(table, role, locate_images(table.rows, index, part)))
+    infos = [_assign_role(table, index) for table in inventory.tables]
     _check_depth(inventory, infos)
     _check_repeated_ids(infos)
+    _ask_names(inventory, index, infos, findings)
+    fields = _infer_fields(inventory, index, infos, findings)
+    return _complete(inventory, name, fields, findings), findings
+
+
+def _assign_role(table: Table, index: ImageIndex) -> TableInfo:
+    role = _role(table)
+    part = "test" if role in ("test", "sample", "solution") else "train"
+    return TableInfo(table, role, locate_images(table.rows, index, part))
+
+
+def _ask_names(inventory: Inventory, index: ImageIndex, infos: list[TableInfo], findings: Findings) -> None:
+    """Asks about ids that are almost, or only sometimes, a file's whole name."""
     for info in infos:
         missing = [text for text in info.location.missing if "/" not in text] if info.location else []
         if near := similar_name(inventory, missing):
-            findings.ask(f"`{info.column}` in {info.table.path} says {near[0]!r}, which is no image's name, but there is "
-                      f"{near[1]!r}. Is it that? Then write the names as the files have them, and run this again.")
+            findings.ask(f"`{info.column}` in {info.table.path} holds {near[0]!r}, which is no file name, but there is "
+                         f"a file {near[1]!r}. Is it meant? Then write the names as the files have them and run this "
+                         "again.")
         if info.location and info.location.images.endswith(".*") and (
                 whole := [text for text in info.rows[info.column].unique() if text in index.names]):
-            findings.ask(f"`{info.column}` in {info.table.path} is some files' whole name, {whole[0]!r}, and others' "
-                      f"without their ending. Reading knows one manner: write every file's whole name, and run again.")
+            findings.ask(f"`{info.column}` in {info.table.path} holds the whole file name of some images, "
+                         f"{whole[0]!r}, and the name without extension of others. Write the whole name everywhere "
+                         "and run this again.")
+
+
+def _infer_fields(inventory: Inventory, index: ImageIndex, infos: list[TableInfo], findings: Findings) -> dict:
+    """The fields of the layout that fits: a row per label, class folders, a table, or arrays."""
     if long := find_long_table(infos, index):
-        fields = describe_long_table(inventory, infos, *long, findings)
-    else:
-        sample = _find_sample(infos)
-        for info in infos:
-            if info.location and info.role not in ("sample", "solution"):
-                info.labels = find_labels(info.rows, info.column, wanted_columns(sample))
-        train = find_train(infos, sample)
-        if train is None:
-            _check_study_folders(inventory, infos)
-        folders = find_class_folders(inventory)
-        in_parts = folders is not None and "" not in folders[0]
-        if folders and (train is None or (in_parts and train.role != "train")):
-            fields = describe_folders(inventory, *folders, sample, findings)
-            if train:
-                findings.ask(f"`{train.table.path}` names {train.location.found} of these images too, and is not used. Is "
-                          f"it a split or are its labels better than the folders'?")
-        elif train:
-            fields = describe_table(inventory, index, infos, train, sample, findings)
-        elif inventory.arrays:
-            fields = describe_arrays(inventory, findings)
-        else:
-            raise ValueError(_explain_no_labels(inventory, infos))
-    return _complete(inventory, name, fields, findings), findings
+        return describe_long_table(inventory, infos, *long, findings)
+    sample = _find_sample(infos)
+    for info in infos:
+        if info.location and info.role not in ("sample", "solution"):
+            info.labels = find_labels(info.rows, info.column, wanted_columns(sample))
+    train = find_train(infos, sample)
+    if train is None:
+        _check_study_folders(inventory, infos)
+    folders = find_class_folders(inventory)
+    in_parts = folders is not None and "" not in folders[0]
+    if folders and (train is None or (in_parts and train.role != "train")):
+        fields = describe_folders(inventory, *folders, sample, findings)
+        if train:
+            findings.ask(f"`{train.table.path}` also names {train.location.found} of these images and is not used. Is "
+                         "it a split, or are its labels better than the folders'?")
+        return fields
+    if train:
+        return describe_table(inventory, index, infos, train, sample, findings)
+    if inventory.arrays:
+        return describe_arrays(inventory, findings)
+    raise ValueError(_explain_no_labels(inventory, infos))
 
 
 def _explain_no_labels(inventory: Inventory, infos: list[TableInfo]) -> str:
     tables = ", ".join(f"{info.table.path} ({', '.join(map(repr, info.rows.columns[:8]))}"
                        f"{'' if len(info.rows) else ', no row'})" for info in infos) or "none"
-    names = _explain_names(inventory, infos) + "".join(f"{note}. " for note in inventory.problems)
-    return (f"nothing in {inventory.folder} says any image's label: no table names the images and has a label column, and "
-            f"there are no class folders. {names}Image folders: "
+    names = _explain_names(inventory, infos) + "".join(f"{problem}. " for problem in inventory.problems)
+    return (f"there are no labels in {inventory.folder}: no table names the images and has a label column, and there "
+            f"are no class folders. {names}Image folders: "
             f"{', '.join(map(repr, list(inventory.images)[:8])) or 'none'}; "
-            f"tables: {tables}. Is the folder given too deep, or is an archive still packed?")
+            f"tables: {tables}. Is this folder too deep, or is an archive still packed?")
 
 
 def _explain_names(inventory: Inventory, infos: list[TableInfo]) -> str:
-    """Says which column would name the images if its cells were written otherwise; "" where none would."""
+    """Which column would name the images if its cells were written differently; "" where none would."""
     for info in (info for info in infos if info.location is None):
         for column in info.rows.columns:
             texts = info.rows[column].unique()
             if len(texts) > 2 and (near := similar_name(inventory, texts)):
-                return (f"`{column}` in {info.table.path} says {near[0]!r} where the file is called {near[1]!r}: write "
-                        f"names as the files have them, with or without the ending, and run this again. ")
+                return (f"`{column}` in {info.table.path} holds {near[0]!r} where the file is called {near[1]!r}: "
+                        f"write names as the files have them, with or without the extension, and run this again. ")
     return ""
 
 
@@ -105,28 +121,29 @@ def _role(table: Table) -> str:
 
 
 def _check_study_folders(inventory: Inventory, infos: list[TableInfo]) -> None:
-    """A training table that is about folders of several images."""
+    """Raises ValueError where a training table names folders of several images."""
     folders = {name for folder in inventory.images for name in folder.split("/")}
     for info in infos:
         for column in info.rows.columns:
             names = info.rows[column]
             if info.role == "train" and names.nunique() == len(names) > 1 and names.isin(folders).mean() > 0.5:
-                raise ValueError(f"`{column}` in {info.table.path} names folders of images and not images. A label a "
-                                 f"folder (a study of several images) cannot be described: write a table with a row an "
-                                 f"image, its path below {inventory.folder} and the folder's label and name (as the "
-                                 f"group), and run this again")
+                raise ValueError(f"`{column}` in {info.table.path} names folders of images, not images. A description "
+                                 f"needs one label per image, not per folder (a study): write a table with one row per "
+                                 f"image that has its path below {inventory.folder}, the folder's label, and the "
+                                 f"folder's name (as the group), and run this again")
 
 
 def _check_repeated_ids(infos: list[TableInfo]) -> None:
-    """Ids that begin anew in every folder, and a column that names the folders."""
+    """Raises ValueError where ids repeat in every folder and another column names the folders."""
     for info in infos:
-        if info.role == "sample" or not (info.location and info.location.copies and info.rows[info.column].duplicated().any()):
+        repeats = info.location and info.location.copies and info.rows[info.column].duplicated().any()
+        if info.role == "sample" or not repeats:
             continue
         folders = {images.split("/")[-2] for images in (info.location.images, *info.location.copies) if "/" in images}
         for column in info.rows.columns.drop(info.column):
             if len(folders) > 1 and folders <= set(info.rows[column]):
-                raise ValueError(f"`{info.column}` in {info.table.path} begins anew in every folder that `{column}` "
-                                 f"names, so it is no image's id by itself. Write a column of both, such as "
+                raise ValueError(f"the ids in `{info.column}` of {info.table.path} repeat in every folder that "
+                                 f"`{column}` names, so they identify no image. Write a column of both, such as "
                                  f'rows["image"] = rows[{column!r}] + "/" + rows[{info.column!r}], in place of '
                                  f"`{info.column}`, and run this again")
 
@@ -137,8 +154,8 @@ def _check_depth(inventory: Inventory, infos: list[TableInfo]) -> None:
             above = inventory.folder.resolve()
             for _ in Path(info.location.parent_above).parts:
                 above = above.parent
-            raise ValueError(f"the paths in {info.table.path} begin with {info.location.parent_above}/, so the folder is "
-                             f"too deep; describe the one above it: {above}")
+            raise ValueError(f"the paths in {info.table.path} start with {info.location.parent_above}/, so this "
+                             f"folder is too deep; describe the folder above it: {above}")
 
 
 def _find_sample(infos: list[TableInfo]) -> TableInfo | None:
@@ -146,7 +163,7 @@ def _find_sample(infos: list[TableInfo]) -> TableInfo | None:
     return min(samples, key=lambda info: (info.location is None, len(info.table.path)), default=None)
 
 
-# ---- the rest
+# ---- fields that do not depend on the layout
 
 
 def _complete(inventory: Inventory, name: str, fields: dict, findings: Findings) -> Competition:
@@ -175,7 +192,7 @@ def _find_channels(inventory: Inventory, fields: dict, findings: Findings) -> di
     channels = 3 if look.coloured else 1
     sizes = sorted({f"{height}x{width}" for height, width in look.sizes})
     why = {True: "their channels differ", False: "they are grey, or their channels are equal",
-           None: "nothing could be told; grey is the default"}[look.coloured]
+           None: "no image could be checked; grey is the default"}[look.coloured]
     findings.decide("channels", channels, f"{kinds or 'no image'} of {', '.join(sizes[:3])}"
                  f"{' and others' if len(sizes) > 3 else ''}: {why}")
     if look.coloured is None:
@@ -185,12 +202,13 @@ def _find_channels(inventory: Inventory, fields: dict, findings: Findings) -> di
 
 def _ask_failed(inventory: Inventory, train: Part, id_column: str, failed: dict[Path, str], looked: int,
                 findings: Findings) -> None:
-    """Names what cannot be read among the images that were looked at, why, and what to do."""
+    """Asks about the images that could not be read, with the reasons and what to do."""
     shown = [(path.relative_to(inventory.folder).as_posix(), reason) for path, reason in list(failed.items())[:3]]
     ids = tuple((find_id(train.images, id_column, path) if train.tables else path) or path for path, _ in shown)
-    findings.ask(f"{len(failed)} of the {looked} images looked at cannot be read: "
-              f"{'; '.join(f'{path}: {reason}' for path, reason in shown)}. Is the download complete? What is lost, or "
-              f"no image, is left out where its Part has exclude_ids={ids!r}. audit.py opens them all.")
+    findings.ask(f"{len(failed)} of the {looked} images opened cannot be read: "
+                 f"{'; '.join(f'{path}: {reason}' for path, reason in shown)}. Is the download complete? To leave "
+                 f"out images that are lost, and files that are no images, set exclude_ids={ids!r} in the Part. "
+                 "audit.py opens every image.")
 
 
 def _guess_metric(fields: dict, findings: Findings) -> str:
@@ -200,13 +218,13 @@ def _guess_metric(fields: dict, findings: Findings) -> str:
     if task == "multiclass" and are_numbers(texts) and ORDINAL_NAME.search(column) and len(texts) > 2:
         metric, why = "quadratic_kappa", f"the classes of `{column}` look ordered"
     elif task == "multilabel" and fields.get("submission") in ("text", "labels"):
-        metric, why = "f1_macro", "hard labels are to be handed in"
+        metric, why = "f1_macro", "a submission holds hard labels"
     elif task == "multiclass" and fields.get("submission") != "probs":
-        metric, why = "accuracy", "one class an image is to be told"
+        metric, why = "accuracy", "a submission holds one class per image"
     else:
-        metric, why = "roc_auc", "the usual one for probabilities"
+        metric, why = "roc_auc", "the usual metric for probabilities"
     findings.decide("metric", metric, f"a guess: {why}")
-    findings.ask(f"Which metric do the organisers use? No file says it; {metric} is a guess ({why}).")
+    findings.ask(f"Which metric do the organisers use? No file names it; {metric} is a guess ({why}).")
     return metric
 
 
@@ -216,10 +234,12 @@ def _guess_laterality(inventory: Inventory, name: str, fields: dict, findings: F
                                                    table.rows.columns[:40])]).replace("_", " ")
     sided, sideless = SIDED.search(words), SIDELESS.search(words)
     if sideless and not sided:
-        findings.decide("laterality", False, f"{sideless[0]!r} stands in the names: left and right are alike there")
-        findings.ask("May an image be mirrored without changing what it means? It is taken so (laterality=False).")
+        findings.decide("laterality", False, f"{sideless[0]!r} is in the names, and left and right are alike there")
+        findings.ask("May an image be mirrored without changing its meaning? The description says so "
+                     "(laterality=False).")
         return False
-    findings.decide("laterality", True, f"{sided[0]!r} stands in the names" if sided else "the safe choice")
+    findings.decide("laterality", True, f"{sided[0]!r} is in the names" if sided else "the safe default")
     if not sided:
-        findings.ask("Do left and right differ, as in a chest? It is taken so (laterality=True): no flips in training.")
+        findings.ask("Do left and right differ, as in a chest? The description says so (laterality=True): no flips "
+                     "in training.")
     return True
