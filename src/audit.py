@@ -228,8 +228,8 @@ def sampler_copies(counts: pd.DataFrame) -> np.ndarray:
     """
     labels = counts["label"].tolist()
     for experiment in EXPERIMENTS.values():
-        if experiment.label_repeats and set(by_label("copies", experiment.label_repeats)) <= set(labels):
-            return np.array(for_labels("copies", experiment.label_repeats, labels, "0"), int)
+        if experiment.label_repeats and set(by_label("label_repeats", experiment.label_repeats)) <= set(labels):
+            return np.array(for_labels("label_repeats", experiment.label_repeats, labels, "0"), int)
     rivals = counts["present"] if len(labels) > 1 else counts[["present", "absent"]].iloc[0]
     return copies_of_rare(rivals.to_numpy())[:len(labels)]
 

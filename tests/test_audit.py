@@ -280,7 +280,7 @@ def test_what_each_sampler_shows_is_drawn_without_black_images(messy, home):
     labels, report = look_at_labels("messy")
     shown = labels["samplers"]
     assert "label_samplers.png" in report.plots and (home / "label_samplers.png").stat().st_size > 1000
-    assert list(shown) == ["natural", "square_root", "balanced", "copies"] and labels["copies"] == {
+    assert list(shown) == ["natural", "square_root", "balanced", "label_repeats"] and labels["copies"] == {
         "square": 1, "other": 2}
     assert shown["natural"][0]["images"] == N - 2
     assert (shown["natural"][1]["present"], labels["cells"]["train"][1]["present"]) == (15, 16)

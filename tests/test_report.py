@@ -23,7 +23,7 @@ from data.demo import DemoSettings, make_demo
 from data.folds import Folds, make_folds
 from data.pixel_store import PixelSettings, open_store
 from data.tables import read_train
-from reporting.context import ReportContext, compact, number, pick_runs, span
+from reporting.context import ReportContext, compact, pick_runs
 from reporting.html import (
     MOST_BYTES,
     Figure,
@@ -477,7 +477,7 @@ def test_tables_escape_cells_and_put_numbers_to_the_right():
 def test_numbers_read_as_people_write_them():
     assert [number("0.81234"), number(None), number("nan"), number("x"), number(0.01, 2, "+"), number(12345.6, 0)] == [
         "0.8123", "-", "-", "-", "+0.01", "12,346"]
-    assert [span(0.1, 0.2, 2), span(-0.1, 0.2, 2, "+"), span("", 1)] == ["0.10 to 0.20", "-0.10 to +0.20", "-"]
+    assert [interval(0.1, 0.2, 2), interval(-0.1, 0.2, 2, "+"), interval("", 1)] == ["0.10 to 0.20", "-0.10 to +0.20", "-"]
     assert [compact(3_374_275), compact("102263"), compact(12), compact("")] == ["3.37 M", "102 k", "12", "-"]
 
 

@@ -73,7 +73,7 @@ def count_shown(cells: np.ndarray, labels: list[str], task: str, copies: np.ndar
 
     Each has `label`, `present`, `absent` (images shown on average, repeated ones counted), `prevalence` (of present
     among both) and `images` (the epoch's length); last the images without a positive label, where there can be any.
-    cells are those of the training images;  copies: (K,) of the sampler "copies", which is left out where none is over
+    cells are those of the training images;  copies: (K,) of the sampler "label_repeats", which is left out where none is over
     1. Uncertain and blank cells are left out, as an experiment does unless it says otherwise, and so are images without
     any other; where none is left, nothing is counted.
     """
@@ -83,7 +83,7 @@ def count_shown(cells: np.ndarray, labels: list[str], task: str, copies: np.ndar
     if not len(targets):
         return {}
     shown, none = {}, f"no {labels[0]}" if len(labels) == 1 else "(none of them)"
-    for sampler in ("natural", "square_root", "balanced", *(["copies"] if (copies > 1).any() else [])):
+    for sampler in ("natural", "square_root", "balanced", *(["label_repeats"] if (copies > 1).any() else [])):
         expected = expected_counts(sampler, targets, task, copies)
         present, absent = (expected @ (targets == kind) for kind in (1, 0))
         frame = pd.DataFrame({"label": labels, "present": present, "absent": absent})

@@ -160,7 +160,7 @@ def test_shown_counts_are_those_of_the_rows_that_an_epoch_draws():
     shown = count_shown(cells, list("abcd"), "multilabel", np.array([1, 3, 1, 2]))
     targets = np.where(np.isin(cells, (0, 1)), cells, NAN)
     targets = targets[~np.isnan(targets).all(axis=1)]
-    assert list(shown) == ["natural", "square_root", "balanced", "copies"]
+    assert list(shown) == ["natural", "square_root", "balanced", "label_repeats"]
     for sampler, frame in shown.items():
         expected = expected_counts(sampler, targets, "multilabel", [1, 3, 1, 2])
         drawn = np.concatenate([draw_epoch(expected, 0, epoch) for epoch in range(1000)])
@@ -187,7 +187,7 @@ def test_classes_are_balanced_and_have_no_row_for_none_of_them():
     cells[9] = [0, 0, -1]  # a doubtful class: left out whole
     shown = count_shown(np.vstack([cells, np.eye(3)[[2]]]), list("abc"), "multiclass", np.array([1, 2, 6]))
     assert shown["balanced"]["label"].tolist() == list("abc")
-    assert shown["natural"]["present"].tolist() == [6, 3, 1] and shown["copies"]["present"].tolist() == [6, 6, 6]
+    assert shown["natural"]["present"].tolist() == [6, 3, 1] and shown["label_repeats"]["present"].tolist() == [6, 6, 6]
     np.testing.assert_allclose(shown["balanced"]["prevalence"], [1 / 3] * 3)
 
 
