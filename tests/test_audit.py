@@ -11,9 +11,11 @@ import pytest
 
 import audit
 import competition as descriptions
-from auditing.file_checks import Report
+from auditing import shortcut_checks
+from auditing.findings import Report
+from auditing.label_checks import check_labels, suggest_label_repeats
 from common.files import home as home_folder
-from common.files import read_csv, write_csv
+from common.files import json_ready, read_csv, write_csv
 from competition import Competition, Part
 from data.image_scan import Scan
 from data.tables import read_train
@@ -98,13 +100,17 @@ def said(account: dict, words: str) -> dict:
 def test_every_planted_trouble_is_said_and_named(messy, capsys):
     account = run("messy", "--quick")
     named = {
-        "cannot be read": ("error", "i03"), "of one colour throughout": ("warning", "i00"),
-        "another size": ("note", "i01 (96x96)"), "another mode": ("note", "i02 (RGBA)"),
-        "that no row names": ("warning", "train/nobody.png"), "with equal pixels": ("warning", "i04 = i11"),
-        "with different labels": ("warning", "i04 i11: square 0 1"),
-        "1 test image in the training part too": ("error", "i06 = t05"), "impossible age": ("warning", "i07: 414"),
-        "several values of sex": ("warning", "p4"), "1 uncertain label cell": ("note", ""),
-        "1 blank label cell": ("note", "")}
+        "1 train image of 48 cannot be read.": ("error", "i03"),
+        "1 train image is constant (2.1 %): all pixels have one grey value. 1 of them has": ("warning", "i00"),
+        "1 train image has another size than 32x32": ("note", "i01 (96x96)"),
+        "1 train image has another pixel mode than L": ("note", "i02 (RGBA)"),
+        "1 file in the image folders is in no table.": ("warning", "train/nobody.png"),
+        "2 training images have identical pixels: 1 set, 1 of them with several": ("warning", "i04 = i11"),
+        "1 set of identical images has different labels": ("warning", "i04 i11: square 0 1"),
+        "1 test image has exactly the same pixels": ("error", "i06 = t05"),
+        "1 image has an impossible age": ("warning", "i07: 414"),
+        "1 patient has more than one value of sex": ("warning", "p4"),
+        "1 label cell is uncertain (1.0 %)": ("note", ""), "1 label cell is blank (1.0 %)": ("note", "")}
     for words, (severity, example) in named.items():
         finding = said(account, words)
         assert finding["severity"] == severity
@@ -118,16 +124,16 @@ def test_every_planted_trouble_is_said_and_named(messy, capsys):
 def test_the_account_holds_the_counts(messy, undrawn):
     account = run("messy", "--quick")
     train, counts = account["images"]["train"], account["labels"]["cells"]["train"]
-    assert (train["images"], train["unreadable"], train["one_colour"], train["patients"]) == (N, 1, 1, N // 2)
+    assert (train["images"], train["unreadable"], train["constant"], train["patients"]) == (N, 1, 1, N // 2)
     assert account["images"]["test"]["patients"] is None  # its table has no column of patients
     assert train["unreadable_images"][0]["image_id"] == "i03"
     assert [counts[0][kind] for kind in ("present", "absent", "uncertain", "blank")] == [24, 23, 1, 0]
     assert account["duplicates"]["exact_sets"] == 1 and account["duplicates"]["exact_sets_of_several_patients"] == 1
     assert account["parts"]["shared_with_train"]["test"]["exact"] == 1
-    assert account["columns"]["left_out"] == {"patient": "it names the patient",
+    assert account["columns"]["left_out"] == {"patient": "it identifies the patient",
                                               "report": "ids or free text, 48 different values"}
     assert set(account["columns"]["numeric"]) == {"age"} and set(account["columns"]["categorical"]) == {"sex"}
-    assert account["price"] is None and account["command"] == ["audit.py", "--competition", "messy", "--quick"]
+    assert account["leakage"] is None and account["command"] == ["audit.py", "--competition", "messy", "--quick"]
     # every readable picture that is not black counts alike
     pictures = [noise(n) for n in range(2, N) if n not in (3, 11)] + [noise(1, 96), noise(4)]
     assert account["channels"]["mean"][0] == pytest.approx(np.mean([p.mean() for p in pictures]) / 255, abs=1e-4)
@@ -147,8 +153,8 @@ def test_a_search_for_near_duplicates_that_was_cut_short_says_so(messy, undrawn,
 
 def test_a_column_that_gives_a_label_away_is_said(messy, undrawn):
     account = run("messy", "--quick")
-    finding = said(account, "by file and table columns alone")
-    assert "square AUC" in finding["examples"][0] and "by sex" in finding["examples"][0]
+    finding = said(account, "from file and table columns alone")
+    assert "square AUC" in finding["examples"][0] and "best column sex" in finding["examples"][0]
     best = next(iter(account["probes"]["metadata"][0]["families"]))
     assert best == "sex" and account["probes"]["metadata"][0]["auc"] > 0.9
 
@@ -158,7 +164,7 @@ def test_patients_in_train_and_test_are_a_finding_and_stop_nothing_here(messy, u
     table = read_csv(messy / "test.csv")
     write_csv(messy / "test.csv", table.assign(patient=["p3", "p3", *(f"q{n}" for n in range(2, 12))]))
     account = run("messy", "--quick")
-    finding = said(account, "1 patient with images in train and in test")
+    finding = said(account, "1 patient has images in train and in test")
     assert finding["severity"] == "error" and finding["examples"] == ["p3"]
     assert account["parts"]["shared_with_train"]["test"]["shared_patients"] == 1
     assert account["images"]["train"]["images"] == N
@@ -192,37 +198,37 @@ def test_the_price_of_a_leak_is_said_beside_the_true_score(messy, monkeypatch, c
         assert len(patients) == len(images)
         return rng.normal(size=(N, 16))[patients] + rng.normal(0, 0.01, (len(images), 16))
 
-    monkeypatch.setattr(audit, "frozen_features", fake)
+    monkeypatch.setattr(shortcut_checks, "frozen_features", fake)
     account = run("messy")
-    folds = account["price"]["folds"]
+    folds = account["leakage"]["folds"]
     assert folds["random"] > folds["grouped"] + 0.2
-    assert "random folds would promise" in capsys.readouterr().out
+    assert "Random folds would report" in capsys.readouterr().out
     assert {row["kind"] for row in folds["by_twin"]} == {"exact duplicate", "same patient"}
-    assert account["price"]["upsampling"][-1]["label"] == "mean" and "price_of_a_leak.png" in account["plots"]
+    assert account["leakage"]["upsampling"][-1]["label"] == "mean" and "leakage.png" in account["plots"]
 
 
 def test_a_binary_task_has_its_rare_rows_copied_too_early(home, undrawn, monkeypatch, capsys):
     """Noise that knows the image: F1 of the rarer side, the absence, comes from its copies alone."""
     register(monkeypatch, replace(MESSY, name="two", task="binary", labels=("square",), test=None, group_column=None))
     small(home, "two", {"square": [str(int(n % 6 > 0)) for n in range(N)]}, count=N)
-    monkeypatch.setattr(audit, "frozen_features", lambda name, images, key: np.random.default_rng(0).normal(
+    monkeypatch.setattr(shortcut_checks, "frozen_features", lambda name, images, key: np.random.default_rng(0).normal(
         size=(len(images), 16)))
-    rows = {row["label"]: row for row in run("two")["price"]["upsampling"]}
+    rows = {row["label"]: row for row in run("two")["leakage"]["upsampling"]}
     assert list(rows) == ["square", "no square", "mean"] and rows["no square"]["copies"] == 5
     assert rows["no square"]["false_f1"] > rows["no square"]["true_f1"] + 0.4
     screen = capsys.readouterr().out
-    assert "copying rare rows before the split would promise" in screen
+    assert "Copying rare images before the split would report" in screen
     assert f"{rows['no square']['false_f1']:.3f}" in screen and f"{rows['no square']['true_f1']:.3f}" in screen
 
 
 def test_where_nothing_is_rare_nothing_is_said_of_copies(home, undrawn, monkeypatch):
     register(monkeypatch, replace(MESSY, name="even", task="binary", labels=("square",), test=None, group_column=None))
     small(home, "even", {"square": [str(n % 2) for n in range(N)]}, count=N)
-    monkeypatch.setattr(audit, "frozen_features", lambda name, images, key: np.random.default_rng(0).normal(
+    monkeypatch.setattr(shortcut_checks, "frozen_features", lambda name, images, key: np.random.default_rng(0).normal(
         size=(len(images), 16)))
     account = run("even")
-    assert account["price"]["upsampling"] is None
-    assert not any("copying" in finding["what"] for finding in account["findings"])
+    assert account["leakage"]["upsampling"] is None
+    assert not any("Copying" in finding["what"] for finding in account["findings"])
 
 
 # ---- labels
@@ -232,8 +238,8 @@ def look_at_labels(name: str) -> tuple[dict, Report]:
     """The labels' account as audit.json has it, and the report, plots in the home folder; no other check is run."""
     competition, data = descriptions.COMPETITIONS[name], home_folder() / "data" / name
     report = Report(competition, home_folder())
-    audit.check_labels(report, data, audit.load_parts(competition, data)[0])
-    return audit.plain(report.account["labels"]), report
+    check_labels(report, data, audit.load_parts(competition, data)[0])
+    return json_ready(report.summary["labels"], 6), report
 
 
 def test_labels_that_say_the_same_or_the_opposite_are_one_finding_each(home, undrawn, monkeypatch):
@@ -244,9 +250,9 @@ def test_labels_that_say_the_same_or_the_opposite_are_one_finding_each(home, und
     small(home, "same", {label: cell.astype(int).astype(str) for label, cell in cells.items()}, count=120)
     labels, report = look_at_labels("same")
     nested, same, opposite = ([each for each in report.findings if words in each.what]
-                              for words in ("has the second too", "nearly the same", "nearly the opposite"))
+                              for words in ("also has the second", "nearly identical", "nearly opposite"))
     assert len(nested) == len(same) == len(opposite) == 1
-    assert nested[0].what.startswith("10 pairs of labels") and len(nested[0].examples) == 5
+    assert nested[0].what.startswith("In 10 pairs of labels") and len(nested[0].examples) == 5
     assert nested[0].examples[0] == "a → b" and len(labels["nested"]) == 10 and ["f", "a"] in labels["nested"]
     assert same[0].what.startswith("6 pairs") and same[0].examples[0] == "a, b: phi 1.00"
     assert opposite[0].what.startswith("4 pairs") and opposite[0].examples[0] == "a, e: phi -1.00"
@@ -280,7 +286,7 @@ def test_what_each_sampler_shows_is_drawn_without_black_images(messy, home):
     labels, report = look_at_labels("messy")
     shown = labels["samplers"]
     assert "label_samplers.png" in report.plots and (home / "label_samplers.png").stat().st_size > 1000
-    assert list(shown) == ["natural", "square_root", "balanced", "label_repeats"] and labels["copies"] == {
+    assert list(shown) == ["natural", "square_root", "balanced", "label_repeats"] and labels["label_repeats"] == {
         "square": 1, "other": 2}
     assert shown["natural"][0]["images"] == N - 2
     assert (shown["natural"][1]["present"], labels["cells"]["train"][1]["present"]) == (15, 16)
@@ -289,7 +295,7 @@ def test_what_each_sampler_shows_is_drawn_without_black_images(messy, home):
 
 def test_chexpert_is_copied_as_001_did_and_others_by_how_rare_a_label_is():
     def copies_of(labels: tuple, present: list, absent: int = 200) -> list:
-        return audit.sampler_copies(pd.DataFrame({"label": labels, "present": present, "absent": absent})).tolist()
+        return suggest_label_repeats(pd.DataFrame({"label": labels, "present": present, "absent": absent})).tolist()
 
     copies = copies_of(descriptions.CHEXPERT_LABELS, [1] * 14)
     assert dict(zip(descriptions.CHEXPERT_LABELS, copies, strict=True)) == {
@@ -307,10 +313,10 @@ def test_a_split_that_shares_images_and_patients_lights_up(messy, undrawn, tmp_p
     split = pd.DataFrame({"file": [*(f"i{n:02d}.png" for n in range(20)), "i00.png", "i02.png", "stranger.png"],
                           "split": ["train"] * 17 + ["test"] * 6})
     account = run("messy", "--quick", "--split", str(write_csv(tmp_path / "split.csv", split)))
-    finding = said(account, "the split shares images between")
+    finding = said(account, "of the split overlap")
     # i00 and i02 are in both; p8's second image is in test
-    assert finding["severity"] == "error" and "of 6 images of test 2 are there too" in finding["what"]
-    assert "3 are of a patient" in finding["what"]
+    assert finding["severity"] == "error" and "of 6 images in test, 2 are also in train" in finding["what"]
+    assert "3 belong to a patient in train" in finding["what"]
     assert said(account, "1 row of 23 in the split")["severity"] == "warning"
     assert account["split"]
 
@@ -318,7 +324,7 @@ def test_a_split_that_shares_images_and_patients_lights_up(messy, undrawn, tmp_p
 def test_a_clean_split_is_called_so(messy, undrawn, tmp_path):
     split = pd.DataFrame({"file": ["i04", "i05", "i08", "i09"], "split": ["train", "train", "test", "test"]})
     account = run("messy", "--quick", "--split", str(write_csv(tmp_path / "split.csv", split)))
-    assert said(account, "share nothing")["severity"] == "note"
+    assert said(account, "of the split share no image")["severity"] == "note"
 
 
 def test_a_split_file_that_is_not_there_is_an_error(messy):
@@ -345,7 +351,7 @@ def test_files_whose_names_end_in_numbers_are_strays_where_no_row_names_them(hom
         path.rename(path.with_name(f"1.2.840.{number}"))
     rows = read_csv(data / "train.csv")
     write_csv(data / "train.csv", rows.assign(image_id=[f"1.2.840.{number}" for number in range(4)])[:3])
-    assert said(run("uids", "--quick"), "1 file in the image folders that no row names")["examples"] == [
+    assert said(run("uids", "--quick"), "1 file in the image folders is in no table")["examples"] == [
         "train/1.2.840.3"]
 
 
@@ -353,8 +359,8 @@ def test_two_images_without_test_part_and_patients(home, monkeypatch):
     register(monkeypatch, replace(MESSY, name="tiny", test=None, group_column=None))
     small(home, "tiny", {"square": ["1", "0"], "other": ["0", "0"]}, count=2)
     account = run("tiny")
-    assert said(account, "each counts as a patient of its own") and said(account, "price of a leak is not computed")
-    assert account["images"]["train"]["patients"] is None and account["price"] is None
+    assert said(account, "each image counts as its own patient") and said(account, "Leakage was not measured")
+    assert account["images"]["train"]["patients"] is None and account["leakage"] is None
     assert account["probes"]["metadata"][0]["auc"] is None
 
 
@@ -381,7 +387,7 @@ def test_every_task_and_labels_of_one_class(home, monkeypatch, task, labels, cel
     account = run("kind", "--quick")
     assert len(account["labels"]["cells"]["train"]) == len(labels)
     assert len(account["channels"]["mean"]) == 3
-    assert said(account, "to the pixel")["what"].startswith("8 test images")
+    assert said(account, "exactly the same pixels")["what"].startswith("8 test images")
 
 
 def test_labels_with_long_names_and_dollars_and_many_of_them(home, monkeypatch):
@@ -412,19 +418,12 @@ def test_a_missing_file_is_the_tables_error(messy):
         audit.main(["--competition", "messy", "--quick"])
 
 
-def test_plain_holds_nothing_that_json_cannot():
-    value = {"a": np.float32(0.5), "b": [np.nan, np.int64(3), pd.NA], 1: pd.DataFrame({"x": [1, 2]}),
-             "c": (np.bool_(True), np.array([[1.5, np.inf]]))}
-    assert audit.plain(value) == {"a": 0.5, "b": [None, 3, None], "1": [{"x": 1}, {"x": 2}], "c": [True, [[1.5, None]]]}
-    json.dumps(audit.plain(value), allow_nan=False)
-
-
 @pytest.mark.slow
 @needs("nih1000")
 def test_the_order_of_the_nih_sample_tells_its_labels(home, undrawn):
     """Its table lists the images without a finding first: what the order gives away, and what is no harm."""
     account = run("nih14", "--quick", "--data-dir", str(DATA / "nih1000"))
-    assert said(account, "by the order of rows and the ids alone")["severity"] in ("note", "warning")
+    assert said(account, "from the order of rows and the image ids alone")["severity"] in ("note", "warning")
     assert account["duplicates"]["exact_sets"] == account["duplicates"]["near_pairs"] == 0
     assert account["parts"]["left_out"] == 77
 
@@ -437,7 +436,7 @@ def test_a_scan_has_the_fields_that_the_audit_reads():
 @needs("nih1000")
 def test_the_split_column_of_the_nih_sample_shares_patients(home, undrawn, monkeypatch):
     """15 patients of its train and valid, 8 of train and test, 9 of valid and test."""
-    monkeypatch.setattr(audit, "probe_train", lambda report, *others: report.account.update(probes={"left_out": {}}))
+    monkeypatch.setattr(audit, "probe_train", lambda report, *others: report.summary.update(probes={"left_out": {}}))
     monkeypatch.setattr(audit, "probe_part", lambda *arguments: None)
     account = run("nih14", "--quick", "--data-dir", str(DATA / "nih1000"), "--split",
                   str(DATA / "nih1000" / "sample_labels.csv"))
@@ -450,6 +449,6 @@ def test_the_split_column_of_the_nih_sample_shares_patients(home, undrawn, monke
 def test_a_published_split_whose_test_images_are_training_images_lights_up(home, undrawn):
     account = run("pneumonia2", "--quick", "--data-dir", str(DATA / "chest_xray"), "--split",
                   str(DATA / "chest_xray" / "leaky_split.csv"))
-    finding = said(account, "between test and train")
-    assert finding["severity"] == "error" and "of 784 images of test 784 are there too" in finding["what"]
-    assert said(account, "between val and train")["severity"] == "error"
+    finding = said(account, "The parts test and train of the split overlap")
+    assert finding["severity"] == "error" and "of 784 images in test, 784 are also in train" in finding["what"]
+    assert said(account, "The parts val and train of the split overlap")["severity"] == "error"

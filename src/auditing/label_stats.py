@@ -18,7 +18,7 @@ FEW_POSITIVES = 100
 
 
 def count_cells(cells: np.ndarray, labels: list[str]) -> pd.DataFrame:
-    """One row a label: `label`, the numbers of its cells `present`, `absent`, `uncertain`, `missing_labels`, and `prevalence`.
+    """One row a label: `label`, the numbers of its cells `present`, `absent`, `uncertain`, `blank`, and `prevalence`.
 
     Prevalence is the share of positives among certain cells, in [0, 1]; NaN where there are none.
     """

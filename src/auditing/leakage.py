@@ -103,7 +103,7 @@ def predict_held_out(features: np.ndarray, targets: np.ndarray, folds: np.ndarra
 
 def _fit_predict(features: np.ndarray, targets: np.ndarray, new_features: np.ndarray,
                  copies: np.ndarray | None = None) -> np.ndarray:
-    """(n, K) in [0, 1]; `label_repeats` (N,) says how often a row counts.
+    """(n, K) in [0, 1]; copies (N,): how often a row counts.
 
     Kernel ridge regression to 0 and 1 with a Gaussian and hardly any ridge: it all but passes through every training
     cell, as a network that was trained for long does, and is fitted to all labels at once, in a fiftieth of the time

@@ -14,6 +14,7 @@ from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from auditing.label_stats import MeanImages
+from common.console import shorten
 from common.figures import save_figure
 
 # Source of the colours: Okabe & Ito 2008, https://jfly.uni-koeln.de/color/
@@ -60,7 +61,7 @@ def plot_prevalence(by_part: dict[str, pd.DataFrame], path: Path) -> Path:
     for part, counts in by_part.items():
         images = int(counts.iloc[0][["present", "absent", "uncertain", "blank"]].sum())
         rates[f"{part} ({images:,} images)"] = counts["prevalence"].to_numpy()
-    _bars_beside(axes, rates, _say_rates(rates))
+    _bars_beside(axes, rates, _rate_texts(rates))
     axes.set_xlim(0, 1.16 * max(0.01, axes.dataLim.x1))
     _name_rows(axes, labels)
     _finish_bars(axes, "Positives among certain cells", "", SHARE)
@@ -85,7 +86,7 @@ def plot_counts(by_series: dict[str, pd.DataFrame], title: str, path: Path, with
     if with_absent:
         _bars_beside(left, stated, texts, "0.88")
     _bars_beside(left, present, None if with_absent else texts)
-    _bars_beside(right, rates, _say_rates(rates))
+    _bars_beside(right, rates, _rate_texts(rates))
     figure.suptitle(title, fontsize=LARGE)
     for axes, words, formatter in ((left, "Positives", THOUSANDS), (right, "Positives among certain cells", SHARE)):
         _name_rows(axes, labels)
@@ -110,9 +111,9 @@ def plot_correlation(phi: np.ndarray, labels: Sequence[str], path: Path) -> Path
             text = "–" if np.isnan(value) else "" if i == j else rounded
             axes.text(j, i, text, ha="center", va="center", fontsize=SMALL - 1,
                       color="white" if abs(np.nan_to_num(value)) > 0.65 else "black")
-    axes.set_xticks(range(len(labels)), shorten(labels), rotation=45, ha="right", rotation_mode="anchor",
+    axes.set_xticks(range(len(labels)), shorten_names(labels), rotation=45, ha="right", rotation_mode="anchor",
                     fontsize=SMALL)
-    axes.set_yticks(range(len(labels)), shorten(labels), fontsize=SMALL)
+    axes.set_yticks(range(len(labels)), shorten_names(labels), fontsize=SMALL)
     axes.set_title("Correlation of labels (phi, certain cells)", fontsize=LARGE)
     figure.colorbar(image, ax=axes, shrink=0.7).ax.tick_params(labelsize=SMALL)
     return save_figure(figure, path)
@@ -193,7 +194,7 @@ def plot_mean_images(means: MeanImages, labels: Sequence[str], path: Path) -> Pa
             bar = figure.colorbar(trio[2].images[0], ax=trio[2], shrink=0.8, ticks=[-largest, 0, largest],
                                   extend="both" if np.abs(differences[k]).max() > largest else "neither")
             bar.ax.set_yticklabels([f"{-largest:.0f}", "0", f"+{largest:.0f}"], fontsize=SMALL - 1)
-        trio[0].text(0, 1.22, shorten([label])[0], transform=trio[0].transAxes, fontsize=NORMAL, weight="bold")
+        trio[0].text(0, 1.22, shorten_names([label])[0], transform=trio[0].transAxes, fontsize=NORMAL, weight="bold")
     return save_figure(figure, path)
 
 
@@ -245,9 +246,9 @@ def plot_categories(name: str, categories: Sequence[str], rates: np.ndarray, cou
     image = axes.imshow(np.ma.masked_invalid(rates.T), cmap="viridis", vmin=0, vmax=np.nanmax([0.01, *rates.ravel()]),
                         aspect="auto")
     axes.set_facecolor("0.85")
-    axes.set_xticks(range(len(names)), shorten(names), rotation=45, ha="right", rotation_mode="anchor",
+    axes.set_xticks(range(len(names)), shorten_names(names), rotation=45, ha="right", rotation_mode="anchor",
                     fontsize=SMALL)
-    axes.set_yticks(range(len(labels)), shorten(labels), fontsize=SMALL)
+    axes.set_yticks(range(len(labels)), shorten_names(labels), fontsize=SMALL)
     axes.set_title(f"Positives among certain cells, by {name}", fontsize=LARGE)
     figure.colorbar(image, ax=axes, format=SHARE).ax.tick_params(labelsize=SMALL)
     return save_figure(figure, path)
@@ -296,7 +297,7 @@ def plot_age_by_sex(name: str, ages: np.ndarray, sexes: np.ndarray, cells: np.nd
             rows = (cells[:, k] == 1) & (sexes == sex) & ~np.isnan(ages)
             _violin(axes, ages[rows], k + rng[number] * 0.8 / len(kinds), SERIES[number], vertical=True,
                     width=0.72 / len(kinds))
-    axes.set_xticks(range(len(labels)), shorten(labels), rotation=30, ha="right", rotation_mode="anchor",
+    axes.set_xticks(range(len(labels)), shorten_names(labels), rotation=30, ha="right", rotation_mode="anchor",
                     fontsize=SMALL)
     axes.set_title(f"{name} of the images with each label, by sex; line: median", fontsize=LARGE)
     axes.set_ylabel(name, fontsize=NORMAL)
@@ -328,7 +329,7 @@ def plot_age_histograms(name: str, ages: np.ndarray, sexes: np.ndarray, cells: n
             rows = (cells[:, k] == 1) & (sexes == sex) & ~np.isnan(ages)
             counts = np.histogram(ages[rows], bins)[0]
             axis.stairs(counts, bins, color=SERIES[number], linewidth=1.6, label=f"{sex} {rows.sum():,}")
-        axis.set_title(shorten([labels[k]])[0], fontsize=NORMAL)
+        axis.set_title(shorten_names([labels[k]])[0], fontsize=NORMAL)
         axis.legend(fontsize=SMALL - 1.5, frameon=False)
         axis.tick_params(labelsize=SMALL - 1, labelbottom=k + across >= len(labels))  # the lowest of its column
         axis.yaxis.set_major_locator(MaxNLocator(4, integer=True))
@@ -419,7 +420,7 @@ def plot_probes(names: Sequence[str], aucs: Sequence[tuple[float, float, float]]
     return save_figure(figure, path)
 
 
-def plot_price(folds: Sequence[tuple[str, float, float]], f1: Sequence[tuple[str, float, float]], path: Path) -> Path:
+def plot_leakage(folds: Sequence[tuple[str, float, float]], f1: Sequence[tuple[str, float, float]], path: Path) -> Path:
     """What a leak adds: AUC under random and under audited folds, and the false and the true F1 of copying first.
 
     folds: (name, random AUC, audited AUC);  f1: (label, false F1, true F1), none to leave that half out.
@@ -457,7 +458,7 @@ def _rows_figure(rows: float, width: float, extra: float = 1.2, columns: int = 1
 
 
 def _name_rows(axes: Axes, names: Sequence[str], longest: int = LONGEST) -> None:
-    axes.set_yticks(range(len(names)), shorten(names, longest), fontsize=SMALL)
+    axes.set_yticks(range(len(names)), shorten_names(names, longest), fontsize=SMALL)
     axes.set_ylim(len(names) - 0.4, -0.6)
 
 
@@ -475,7 +476,7 @@ def _bars_beside(axes: Axes, series: dict[str, np.ndarray], texts: dict[str, lis
             axes.annotate(text, (end, row), (3, 0), textcoords="offset points", va="center", fontsize=SMALL - 1)
 
 
-def _say_rates(rates: dict[str, np.ndarray]) -> dict[str, list[str]]:
+def _rate_texts(rates: dict[str, np.ndarray]) -> dict[str, list[str]]:
     return {name: ["not stated" if np.isnan(rate) else f"{100 * rate:.1f} %" for rate in of]
             for name, of in rates.items()}
 
@@ -560,8 +561,6 @@ def _frame(shape: tuple[int, ...]) -> Rectangle:
     return Rectangle((-0.5, -0.5), shape[1], shape[0], fill=False, edgecolor=ORANGE, linewidth=1.2)
 
 
-def shorten(names: Sequence[str], longest: int = LONGEST) -> list[str]:
-    """Names with their middle left out where they are long, safe to draw: a dollar would begin a formula."""
-    short = [name if len(name) <= longest else f"{name[:longest // 2]}…{name[1 - longest + longest // 2:]}"
-             for name in map(str, names)]
-    return [name.replace("$", r"\$") for name in short]
+def shorten_names(names: Sequence[str], longest: int = LONGEST) -> list[str]:
+    """Names without the middle of long ones; dollar signs are escaped, because they would begin a formula."""
+    return [shorten(str(name), longest).replace("$", r"\$") for name in names]

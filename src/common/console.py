@@ -5,6 +5,7 @@ import math
 from rich.console import Console
 
 MISSING = "-"
+SINGULAR = {"": "", "are": "is", "have": "has", "do": "does"}
 
 
 def make_console() -> Console:
@@ -43,9 +44,14 @@ def interval(low: float | str | None, high: float | str | None, decimals: int = 
     return MISSING if MISSING in ends else f"{ends[0]} to {ends[1]}"
 
 
-def plural(amount: int, noun: str) -> str:
-    """An amount with its noun in singular or plural: "1 image", "2,000 images"."""
-    return f"{amount:,} {noun}" + ("" if amount == 1 else "s")
+def plural(amount: int, noun: str, verb: str = "") -> str:
+    """An amount, its noun in singular or plural, and a verb that agrees: "1 image has", "2,000 images have".
+
+    verb: "are", "have" or "do", or "" for none.
+    """
+    if amount != 1:
+        return f"{amount:,} {noun}s {verb}".rstrip()
+    return f"1 {noun} {SINGULAR[verb]}".rstrip()
 
 
 def shorten(text: str, longest: int) -> str:

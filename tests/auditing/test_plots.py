@@ -110,7 +110,7 @@ def test_long_combinations_that_differ_in_the_middle_can_be_told_apart(drawn):
 
 
 def test_both_halves_of_the_price_have_bars_as_thick(drawn):
-    plots.plot_price([("all images", 0.7, 0.6)], [(label, 0.9, 0.1) for label in LABELS], Path("x.png"))
+    plots.plot_leakage([("all images", 0.7, 0.6)], [(label, 0.9, 0.1) for label in LABELS], Path("x.png"))
     heights = [axes.patches[0].get_window_extent().height for axes in drawn[0].axes]
     assert heights[0] == pytest.approx(heights[1], rel=0.02)
 

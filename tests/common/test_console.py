@@ -33,6 +33,7 @@ def test_percent_without_decimals_is_rounded():
 
 def test_one_is_singular_and_all_else_plural():
     assert [plural(n, "image") for n in (0, 1, 2000)] == ["0 images", "1 image", "2,000 images"]
+    assert [plural(n, "label", "have") for n in (1, 2)] == ["1 label has", "2 labels have"]
 
 
 @pytest.mark.parametrize("longest", [7, 8, 22])
