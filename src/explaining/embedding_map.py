@@ -66,7 +66,7 @@ def _views_of(label: str, cells: np.ndarray, probs: np.ndarray, decisions: np.nd
 
 
 def draw_map(title: str, note: str, places: np.ndarray, views: list[View], images: np.ndarray) -> Figure:
-    """The map as a figure: a panel of thumbnails, then a panel per view; of many labels the first six.
+    """The map as a figure: a panel per view, of many labels the first six, then a panel of thumbnails.
 
     places: (n, 2) in [0, 1];  images: (n, S, S) or (n, S, S, 3) uint8. Legends list only what occurs.
     """
@@ -78,9 +78,7 @@ def draw_map(title: str, note: str, places: np.ndarray, views: list[View], image
     grid = figure.subplots(lines, columns, squeeze=False)
     for axes in grid.flat:
         axes.set_axis_off()
-    grid.flat[0].set(title="images")
-    grid.flat[0].imshow(place_thumbnails(places, images), interpolation="bilinear")
-    for axes, view in zip(list(grid.flat)[1:], shown, strict=False):
+    for axes, view in zip(grid.flat, shown, strict=False):
         axes.set(aspect="equal", title=view.name)
         for number, (text, colour) in enumerate(zip(view.texts, view.colours, strict=True)):
             rows = view.values == number
@@ -88,6 +86,9 @@ def draw_map(title: str, note: str, places: np.ndarray, views: list[View], image
                 axes.scatter(places[rows, 0], places[rows, 1], s=size, c=colour, lw=0, alpha=0.85,
                              label=f"{text} ({rows.sum():,})")
         axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, fontsize=7, markerscale=2)
+    thumbnails = grid.flat[len(shown)]
+    thumbnails.set(title="images")
+    thumbnails.imshow(place_thumbnails(places, images), interpolation="bilinear")
     figure.suptitle("\n".join([title, *textwrap.wrap(note, 46 * columns)]), fontsize=10)
     return figure
 

@@ -1,6 +1,7 @@
 """Images as they are stored to logits: any network of ours or of timm, with the normalisation its weights expect."""
 
 import difflib
+from collections import ChainMap
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,7 @@ from models.pretrained import (
 )
 from models.reference_networks import FROM_SCRATCH, LAYOUTS, Headed, Layout, make_front, make_head
 
-OURS = {**NETWORKS, **FROM_SCRATCH}  # networks without a part of timm's
+OURS = ChainMap(FROM_SCRATCH, NETWORKS)  # networks that are written here, without a part of timm's
 # X-rays after /255 lie around these, near enough for networks trained from scratch
 SCRATCH_MEAN, SCRATCH_STD = (0.5,), (0.25,)
 

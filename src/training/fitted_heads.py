@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from data.splitting import grouped_folds
 from experiment import Experiment
-from models.heads import SVM, SupportVectors
 from models.knn_head import SPACES, KNNHead
+from models.svm_head import SVM, SupportVectors
 
 INNER_PARTS = 5
 LOGISTIC_STRENGTHS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)  # C, the inverse of the penalty, on standardised features
@@ -193,7 +193,7 @@ def fit_machines(examples: Examples, task: str, parts: np.ndarray) -> SupportVec
         lines = np.array([fit_sigmoid(each[:, 0], question) for each in value])  # (strengths, slope and offset)
         best = _least([question], [value * lines[:, None, :1] + lines[:, None, 1:]])
         machines.append(_as_machine(question, fit, SVC_STRENGTHS[best], *lines[best].tolist()))
-    return SupportVectors.of_machines(machines, torch.from_numpy(examples.features), gamma, task == "multiclass")
+    return SupportVectors.from_machines(machines, torch.from_numpy(examples.features), gamma, task == "multiclass")
 
 
 def _gaussian_kernel(features: np.ndarray, gamma: float) -> np.ndarray:

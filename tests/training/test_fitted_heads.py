@@ -16,8 +16,9 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
 from experiment import Experiment
-from models import heads
-from models.heads import SupportVectors, head_name
+from models import svm_head
+from models.heads import head_name
+from models.svm_head import SupportVectors
 from training import fitted_heads
 from training.fitted_heads import Examples, check_solver, fit_head, fit_logistic, fit_machines, inner_parts
 from training.loop import predict_logits
@@ -190,7 +191,7 @@ def test_cells_that_nobody_stated_are_left_out_of_a_machine(one_strength):
 def test_without_room_for_the_kernel_the_machines_are_the_same(monkeypatch):
     whole = logits_of(fit_head("svc", examples(holes=True), "multilabel", 0), new_features())
     monkeypatch.setattr(fitted_heads, "KERNEL_ROWS", 10)
-    monkeypatch.setattr(heads, "VECTORS_AT_ONCE", 7)
+    monkeypatch.setattr(svm_head, "VECTORS_AT_ONCE", 7)
     in_pieces = logits_of(fit_head("svc", examples(holes=True), "multilabel", 0), new_features())
     np.testing.assert_allclose(in_pieces, whole, atol=5e-3)
 
