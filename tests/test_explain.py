@@ -27,10 +27,11 @@ from explaining.heatmap_sheet import Panel, draw_sheet, heat_colours
 from explaining.held_out_maps import held_out_maps, open_members
 from explaining.image_view import make_columns, pick_labels, say_truth
 from explaining.map_quality import GUESSES
-from explaining.methods import METHODS
+from explaining.methods import METHODS, Method
 from explaining.pointing_game import distance_to_mask, hottest_pixel, pointing_game
 from results.checkpoints import build_network, load_model, save_weights
 from results.runs import Oof, Run, open_run, probs_frame, read_oof, run_folder, write_blend, write_probs
+from results.workspace import Workspace
 
 SIZE, N = 24, 40
 SQUARES = Competition(name="squares", about="Bright squares.", task="multilabel", labels=("square", "other"),
@@ -203,14 +204,14 @@ def test_the_interval_is_wilsons():
     assert played["low"] != pytest.approx(exact, abs=1e-3)
 
 
-def test_the_best_guess_never_sees_its_own_fold():
+def test_the_best_guess_comes_from_other_folds():
     left, right = np.zeros((8, 8), bool), np.zeros((8, 8), bool)
     left[:, :2], right[:, 6:] = True, True
     masks, hottest = [{0: left, 1: left, 2: right, 3: right}], {(0, row): (0, 0) for row in range(4)}
     assert pointing_game(("side",), masks, hottest, np.array([0, 0, 1, 1])).iloc[0]["best_guess"] == 0
 
 
-def test_a_run_gets_its_sheet_and_its_pointing_game(squares, capsys):
+def test_a_run_gets_a_figure_and_a_pointing_game(squares, capsys):
     fabricate(squares, "toy")
     sheets = explain.main(["--competition", "squares", "--experiment", "toy"])
     folder = run_folder(SQUARES, "toy")
@@ -223,13 +224,13 @@ def test_a_run_gets_its_sheet_and_its_pointing_game(squares, capsys):
     assert "hottest pixel" in capsys.readouterr().out
 
 
-def test_a_second_time_nothing_is_made_until_the_weights_change(squares, capsys):
+def test_figures_are_made_anew_only_for_new_weights(squares, capsys):
     fabricate(squares, "toy")
     sheet, = explain.main(["--competition", "squares", "--experiment", "toy"])
     first = sheet.stat().st_mtime_ns
     assert explain.main(["--competition", "squares", "--experiment", "toy"]) == [sheet]
     assert sheet.stat().st_mtime_ns == first
-    assert "there already" in capsys.readouterr().out
+    assert "is up to date" in capsys.readouterr().out
     write_json(run_folder(SQUARES, "toy") / "fold1" / "result.json",
                {"prior": [0.5, 0.5], "weights_sha256": "trained again"})
     explain.main(["--competition", "squares", "--experiment", "toy"])
@@ -246,7 +247,7 @@ def test_every_image_is_explained_by_the_model_of_its_own_fold(squares, monkeypa
         return original(model, images, label)
 
     monkeypatch.setattr(attribution, "grad_cam", spy)
-    explain_run(SQUARES, squares, "toy", table, read_folds(SQUARES))
+    explain_run(Workspace(SQUARES, squares), "toy")
     store = open_store("squares-train", table, PixelSettings(SIZE, 1))
     images = store.read(store.rows(table["image_id"]))
     fold_of = {image.tobytes(): fold for image, fold in zip(images, table["fold"], strict=True)}
@@ -262,12 +263,12 @@ def build_weights(fold: int) -> torch.nn.Module:
     return build_network(Run(Path(), {"channels": 1, "labels": ["a", "b"]}, experiment))
 
 
-def test_only_certain_labels_of_images_that_show_something_are_used(squares, monkeypatch):
+def test_uncertain_labels_and_constant_images_are_not_used(squares, monkeypatch):
     table = fabricate(squares, "toy")
     shown = []
     monkeypatch.setattr(explain, "pick_examples",
                         lambda targets, *rest: shown.append(targets) or pick_examples(targets, *rest))
-    explain_run(SQUARES, squares, "toy", table, read_folds(SQUARES))
+    explain_run(Workspace(SQUARES, squares), "toy")
     black = table["constant"].to_numpy()
     assert black.sum() == 2
     for targets in shown:
@@ -275,32 +276,32 @@ def test_only_certain_labels_of_images_that_show_something_are_used(squares, mon
     assert np.isnan(shown[-1][3])  # the other label of image 3 is uncertain
 
 
-def test_missing_folds_are_said_and_left_out(squares, capsys):
+def test_missing_folds_are_named_and_left_out(squares, capsys):
     table = fabricate(squares, "toy", folds=(1,))
-    assert len(explain_run(SQUARES, squares, "toy", table, read_folds(SQUARES))) == 1
-    assert "the folds 0 are not trained" in capsys.readouterr().out
+    assert len(explain_run(Workspace(SQUARES, squares), "toy")) == 1
+    assert "folds 0 are not trained" in capsys.readouterr().out
     played = pd.read_csv(run_folder(SQUARES, "toy") / "pointing.csv").set_index("label")
     here = (table["fold"] == 1) & (table["square"] == 1) & ~table["constant"]
     assert played.loc["square", "images"] == here.sum()
 
 
 def test_a_run_without_a_fold_names_the_command(squares):
-    table = fabricate(squares, "toy", folds=())
+    fabricate(squares, "toy", folds=())
     with pytest.raises(FileNotFoundError, match=r"python src/train.py --competition squares --experiment toy"):
-        explain_run(SQUARES, squares, "toy", table, read_folds(SQUARES))
+        explain_run(Workspace(SQUARES, squares), "toy")
 
 
 @pytest.mark.parametrize("network", ["lstm", "mlp_a"])
 def test_a_network_without_a_convolution_says_so(squares, capsys, network):
-    table = fabricate(squares, "plain", network)
-    assert explain_run(SQUARES, squares, "plain", table, read_folds(SQUARES)) == []
+    fabricate(squares, "plain", network)
+    assert explain_run(Workspace(SQUARES, squares), "plain") == []
     assert f"{network} has no convolution" in capsys.readouterr().out
     assert not (run_folder(SQUARES, "plain") / "gradcam.png").exists()
 
 
-def test_a_network_a_label_is_explained(squares):
-    table = fabricate(squares, "tasks", per_task=True)
-    assert len(explain_run(SQUARES, squares, "tasks", table, read_folds(SQUARES))) == 1
+def test_one_network_per_label_is_explained(squares):
+    fabricate(squares, "tasks", per_task=True)
+    assert len(explain_run(Workspace(SQUARES, squares), "tasks")) == 1
     account = json.loads((run_folder(SQUARES, "tasks") / "gradcam.json").read_text())
     assert account["made_from"]["layer"] == {"tasks": "conv3"}
 
@@ -324,23 +325,56 @@ def test_a_blend_is_explained_by_the_mean_of_its_members_maps(squares):
     for key in wanted:
         mean = (maps["small"][key] + maps["other"][key]) / 2
         np.testing.assert_allclose(maps["both"][key], mean / max(mean.max(), 1e-9), atol=1e-6)
-    assert len(explain_run(SQUARES, squares, "both", table, split)) == 1
+    assert len(explain_run(Workspace(SQUARES, squares), "both")) == 1
 
 
-def test_a_member_that_gradcam_cannot_explain_is_said_and_left_out(squares, capsys):
+def test_a_member_without_maps_is_named_and_left_out(squares, capsys):
     fabricate(squares, "plain", "mlp_a")
     table = fabricate(squares, "toy")
     write_blend_of(table, "both", ("toy", "plain"))
-    assert len(explain_run(SQUARES, squares, "both", table, read_folds(SQUARES))) == 1
+    assert len(explain_run(Workspace(SQUARES, squares), "both")) == 1
     assert "plain: Grad-CAM cannot explain it: mlp_a has no convolution" in capsys.readouterr().out
 
 
 def test_any_network_is_explained_by_occlusion(squares, monkeypatch):
     monkeypatch.setitem(METHODS, "occlusion", replace(METHODS["occlusion"], pointing_images=4))
-    table = fabricate(squares, "plain", "lstm")
-    sheet, = explain_run(SQUARES, squares, "plain", table, read_folds(SQUARES), "occlusion")
+    fabricate(squares, "plain", "lstm")
+    sheet, = explain_run(Workspace(SQUARES, squares), "plain", "occlusion")
     assert sheet.name == "occlusion.png"
     assert pd.read_csv(sheet.parent / "pointing_occlusion.csv")["images"].tolist() == [4, 4]
+
+
+def test_wrong_decisions_are_listed_beside_the_figures(squares, capsys):
+    table = fabricate(squares, "toy")
+    explain.main(["--competition", "squares", "--experiment", "toy"])
+    path = run_folder(SQUARES, "toy") / "errors.csv"
+    assert str(path) in capsys.readouterr().out
+    errors = pd.read_csv(path)
+    truth = table.set_index("image_id").loc[errors["image_id"]]
+    assert len(errors) and (errors["truth"] != errors["predicted"]).all()
+    for label in SQUARES.labels:
+        mine = (errors["label"] == label).to_numpy()
+        assert (truth[label].to_numpy()[mine] == errors["truth"].to_numpy()[mine]).all()
+
+
+def test_a_method_needs_one_entry_only(squares, monkeypatch):
+    def brightness(model, images, label, task):
+        return attribution.maps_from_signed(images.float().mean(dim=1) / 255)
+
+    monkeypatch.setitem(METHODS, "brightness", Method("Brightness", brightness, pointing_images=5))
+    monkeypatch.setattr("explaining.attribution.LIME_SAMPLES", 24)
+    monkeypatch.setattr("explaining.attribution.GRID", 4)
+    fabricate(squares, "toy")
+    command = ["--competition", "squares", "--experiment", "toy"]
+    sheet, = explain.main([*command, "--method", "brightness"])
+    pointing = pd.read_csv(sheet.parent / "pointing_brightness.csv").set_index("label")
+    assert sheet.name == "brightness.png" and pointing.loc["square", ["images", "inside"]].tolist() == [5, 1]
+    drawn = []
+    monkeypatch.setattr("explaining.image_view.draw_grid", lambda *given: drawn.extend(given[-1]) or Figure())
+    explain.main([*command, "--image", "i01"])
+    assert "Brightness" in [method for _, method, _ in drawn]
+    measures = pd.read_csv(explain.main([*command, "--evaluate-maps", "2"])[0]).set_index("method")
+    assert measures.loc["brightness", "inside"] == 1
 
 
 @pytest.mark.parametrize("network", ["cnn_b", "mlp_a"])
@@ -399,7 +433,7 @@ def test_labels_that_are_there_come_first_then_the_most_probable():
 def test_maps_are_measured_beside_guesses_one_image_a_group(squares, monkeypatch, capsys):
     monkeypatch.setattr("explaining.attribution.LIME_SAMPLES", 24)
     fabricate(squares, "toy")
-    path, = explain.main(["--competition", "squares", "--experiment", "toy", "--measure", "2"])
+    path, = explain.main(["--competition", "squares", "--experiment", "toy", "--evaluate-maps", "2"])
     summary = pd.read_csv(path).set_index("method")
     assert list(summary.index) == ["gradcam", "hirescam", "occlusion", "lime", "chance", "centre of lungs"]
     images = pd.read_csv(path.with_name("measured_images.csv"))
@@ -408,7 +442,7 @@ def test_maps_are_measured_beside_guesses_one_image_a_group(squares, monkeypatch
     assert images.loc[images["label"] == "other", ["inside", "share_inside"]].isna().all(axis=None)
     assert images[["deletion", "insertion"]].notna().all(axis=None)
     assert (images.loc[images["label"] == "square", "area"] - 64 / SIZE**2).abs().max() < 1e-5
-    assert "so much of the heat lies inside by chance" in capsys.readouterr().out
+    assert "by chance that share of the heat lies inside" in capsys.readouterr().out
 
 
 def test_a_blend_is_measured_by_the_mean_of_maps_and_of_probabilities(squares, monkeypatch):
@@ -432,7 +466,7 @@ def test_a_blend_is_measured_by_the_mean_of_maps_and_of_probabilities(squares, m
     write_blend_of(table, "both", ("toy", "twin"))
     write_blend_of(table, "mixed", ("toy", "plain"), "rank_mean")
     names, keys = ("toy", "plain", "both", "mixed"), ["image_id", "label", "method"]
-    explain.main(["--competition", "squares", "--experiment", *names, "--measure", "2"])
+    explain.main(["--competition", "squares", "--experiment", *names, "--evaluate-maps", "2"])
     alone, plain, both, mixed = (pd.read_csv(run_folder(SQUARES, name) / "measured_images.csv").set_index(keys)
                                  for name in names)
     assert not alone["empty"].all() and alone["deletion"].std() > 0.01 and alone["randomised"].notna().any()
@@ -447,7 +481,7 @@ def test_a_blend_is_measured_by_the_mean_of_maps_and_of_probabilities(squares, m
                                   alone[cams][["empty", "inside", "share_inside", "randomised"]], atol=1e-5)
 
 
-@pytest.mark.parametrize("flags", [["--measure", "0"], ["--measure", "2", "--image", "i01"]])
-def test_what_cannot_be_asked_for_is_an_error(squares, flags):
+@pytest.mark.parametrize("flags", [["--evaluate-maps", "0"], ["--evaluate-maps", "2", "--image", "i01"]])
+def test_contradicting_flags_are_an_error(squares, flags):
     with pytest.raises(SystemExit):
         explain.main(["--competition", "squares", "--experiment", "toy", *flags])

@@ -83,13 +83,14 @@ def _pointing(path: Path, command: str) -> Figure:
 
 
 def _add_measures(shown: ReportContext, part: Part, name: str) -> None:
-    path, command = shown.folder(name) / "measures.csv", shown.command("explain", f"--experiment {name} --measure 24")
+    path = shown.folder(name) / "measures.csv"
+    command = shown.command("explain", f"--experiment {name} --evaluate-maps 24")
     if not path.exists():
         return
     with noting(part, path, command):
         most = max(int(row["images"]) for row in read_rows(path, ("images",)))
         each = -(-most // len(shown.competition.labels))  # so many of every label
-        command = shown.command("explain", f"--experiment {name} --measure {each}")
+        command = shown.command("explain", f"--experiment {name} --evaluate-maps {each}")
         titles = {method: METHODS[method].title for method in METHODS}
         rows = [[titles.get(row["method"], row["method"]), row["images"], row["empty"],
                  *(f"{number(row[key], 2)} ({interval(row[f'{key}_low'], row[f'{key}_high'], 2)})" if row[key] else "-"
