@@ -21,7 +21,7 @@ from common.files import sha256
 from competition import Competition
 from data.folds import Folds, fold_numbers, read_predicted_parts
 from data.tables import scored_targets, submitted_part
-from results.adopted_rules import policy_for, policy_inputs
+from results.adopted_rules import adopted_inputs, rule_for
 from results.runs import Oof, read_oof, read_predictions, run_folder, train_command, write_blend, write_predictions
 from scoring.blend_gain import Gain, measure_gains
 from scoring.blending import FITTED, METHODS, crossfit_blend, fit_blend, mean_blend, rank_mean_blend
@@ -86,7 +86,7 @@ def pick_best(competition: Competition, table: pd.DataFrame, folds_hash: str) ->
 
 
 def _two_best(competition: Competition, targets: np.ndarray, members: np.ndarray) -> list[int]:
-    sign = -1 if METRICS[competition.metric].greater_is_better else 1
+    sign = -METRICS[competition.metric].sign
     scores = [sign * score(competition.metric, targets, probs, competition.task) for probs in members]
     return np.argsort(scores, kind="stable")[:2].tolist()
 
@@ -104,7 +104,7 @@ def blend_runs(competition: Competition, data_dir: Path, table: pd.DataFrame, fo
     Members may be runs on several splits: each predicted an image with a model that never saw its group. What is fitted
     on other folds, weights or thresholds, then goes by the first split: that no image is judged by what was fitted on
     its own group is true of any split of whole groups. Members and blends are all judged by the metric's own decisions:
-    a policy that was adopted for a run is no blend's.
+    a rule that was adopted for a run is not used for a blend.
     Returns the cross-fitted scores of what was written. Raises ValueError where a member lacks folds, would be a blend
     of itself, or is a blend that was fitted.
     """
@@ -122,7 +122,7 @@ def blend_runs(competition: Competition, data_dir: Path, table: pd.DataFrame, fo
     scores = {member: METRICS[metric].score(targets, values, task) for member, values in judged.items()}
     best = sorted(scores, key=scores.get, reverse=METRICS[metric].greater_is_better)[0]
     ranked = None
-    if metric not in ("brier", "log_loss"):  # to which ranks mean nothing
+    if METRICS[metric].order_only or METRICS[metric].uses == "decisions":  # other metrics need probabilities, not ranks
         ranked = [judged_values(metric, targets, rank_mean_blend(each[None], own, task), own, task) for each, own in (
             (honest["mean"], numbers), (probs[members.index(best)], own_folds[members.index(best)]))]
     gains = measure_gains(metric, task, targets, table["group"].to_numpy(str),
@@ -181,14 +181,14 @@ def predict_blends(competition: Competition, data_dir: Path, table: pd.DataFrame
             continue
         inputs = template_inputs(competition, template) | run_inputs(
             competition, blended, read_images(competition, blended, part)) | {
-            "folds": folds_hash, part: sha256(np.ascontiguousarray(probs).tobytes())} | policy_inputs(
+            "folds": folds_hash, part: sha256(np.ascontiguousarray(probs).tobytes())} | adopted_inputs(
             competition, blended)
-        policy = policy_for(competition, blended, submitted_kind(competition), submitted=True)
+        rule = rule_for(competition, blended, submitted_kind(competition), submitted=True)
         if is_written(competition, blended.name, inputs):
             print(f"{submission_path(competition, blended.name)} is there already, made from these very predictions")
         else:
             submit_probs(competition, template, blended.name, image_ids, probs, blended.probs, table, inputs,
-                         policy, computed=read_computed(competition, blended, part))
+                         rule, computed=read_computed(competition, blended, part))
 
 
 def show_gains(competition: Competition, gains: list[Gain], scores: dict[str, float], best: str,

@@ -13,7 +13,6 @@ from data.pixel_store import open_store, pixel_settings
 from data.tables import read_train
 from experiment import EXPERIMENTS, Experiment
 from results.workspace import Workspace
-from scoring.metrics import METRICS
 
 
 def make_parser(description: str) -> argparse.ArgumentParser:
@@ -69,9 +68,6 @@ def pick_experiment(name: str) -> Experiment:
 def load_competition(args: argparse.Namespace) -> tuple[Competition, Path]:
     """The competition and its data folder. The demo's images are drawn if they are missing."""
     competition, data_dir = COMPETITIONS[args.competition], data_folder(args)
-    if competition.metric not in METRICS:
-        raise ValueError(f"competition {competition.name!r}: no metric {competition.metric!r}; "
-                         f"there are {', '.join(METRICS)}")
     if competition.name == "demo" and args.data_dir is None and not (data_dir / "demo.json").exists():
         from data.demo import DemoSettings, make_demo
 

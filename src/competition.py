@@ -4,6 +4,8 @@ import re
 from dataclasses import dataclass
 from typing import Literal, get_args, get_origin, get_type_hints
 
+from scoring.metrics import check_metric
+
 
 def check_choices(description: object) -> None:
     """Raises ValueError where a field of a dataclass holds none of the values that its Literal allows."""
@@ -88,6 +90,10 @@ class Competition:
 
     def __post_init__(self):
         check_choices(self)
+        try:
+            check_metric(self.metric, self.task)
+        except ValueError as error:
+            raise ValueError(f"competition {self.name!r}: {error}") from None
         if self.task == "binary" and len(self.labels) != 1:
             raise ValueError(f"competition {self.name!r}: a binary task has one label, not {len(self.labels)}")
         if self.task == "multiclass" and len(self.labels) < 2:

@@ -1,9 +1,9 @@
-"""Decide, and say what deciding by these very predictions is worth:  python src/decide.py --experiment cnn_e
+"""Compare and adopt decision rules and calibration:  python src/decide.py --experiment cnn_e
 
-Thresholds, policies and calibration of runs or blends, each fitted on the other folds and scored on the held-out one,
-beside the naive figure. Writes decisions.json and reliability.png beside the run. Nothing changes by looking: what
-leaderboard, predict and explain use stays the default until --use POLICY adopts another; --use default goes back.
---shift estimates from the test images' scores how common the labels are there, and rehearses deciding for that.
+Every rule is fitted on the other folds and scored on the held-out one, beside its score on the rows it was fitted on.
+Writes decisions.json and reliability.png beside the run. Leaderboard, predict, explain and report use the default rule
+until --adopt RULE adopts another; --adopt default goes back. --label-shift estimates the labels' prevalence in the test
+part from its scores, and scores the rule for that prevalence on weighted oof rows.
 """
 
 import argparse
@@ -23,28 +23,21 @@ from common.files import json_ready, read_json, write_json
 from competition import Competition
 from data.folds import fold_numbers
 from data.tables import read_part, read_solution, scored_targets, submitted_part
-from results.adopted_rules import SHIFTS, decisions_path, made_from, policy_metric, predictions_hash
+from results.adopted_rules import decisions_path, made_from, predictions_hash, rule_metric
 from results.runs import Oof, read_oof, read_predictions, run_folder, train_command
-from scoring.bootstrap_metrics import ROW_METRICS, make_scorer
 from scoring.calibration import calibration_errors, draw_reliability
-from scoring.confidence_intervals import (
-    bootstrap_counts,
-    bootstrap_scores,
-    for_tests,
-    percentile_interval,
-    widen_differences,
-)
-from scoring.decision_rules import Policy, make_policies
-from scoring.label_shift import class_weights, estimate_prevalence, misfit, prevalence_interval, shift_policy
-from scoring.metrics import METRICS, brier, f1_by_label, log_loss, prevalence
-from scoring.thresholds import CRITERIA, best_threshold, criterion
+from scoring.confidence_intervals import bootstrap_scores, for_tests, percentile_interval, widen_differences
+from scoring.decision_rules import RULES, DecisionRule, check_rule, rule_for_prevalence, rules_for
+from scoring.label_shift import class_weights, estimate_prevalence, misfit, prevalence_interval
+from scoring.metrics import METRICS, brier, check_metric, counts_by_label, log_loss, make_scorer, prevalence
+from scoring.thresholds import criterion
 
-LIPTON_REPLICATES = 200
+SHIFT = "label_shift"  # the entry of RULES that needs an estimated prevalence
 
 
 @dataclass(frozen=True)
-class Known:
-    """What the decisions of a run are fitted and judged on: the scored targets (N, K), folds and groups (N,)."""
+class ScoredOof:
+    """A run's out-of-fold predictions with the scored targets (N, K), folds (N,) and groups (N,)."""
 
     competition: Competition
     oof: Oof
@@ -61,167 +54,163 @@ class Known:
         return {label: None if np.isnan(value) else float(value)
                 for label, value in zip(self.competition.labels, values, strict=True)}
 
+    def rules(self, metric: str) -> dict[str, DecisionRule]:
+        """The rules for a metric, the default first."""
+        return rules_for(self.task, self.competition.labels, metric)
+
 
 def main(argv: list[str] | None = None) -> dict[str, dict]:
     """Writes the decisions of every run named; returns them by run."""
     parser = make_parser(__doc__)
     add_experiment(parser)
-    parser.add_argument("--metric", choices=METRICS, help="judge by this one; default: the competition's, and macro F1 "
-                                                          "where that judges probabilities")
-    parser.add_argument("--shift", action="store_true", help="estimate and rehearse the test part's prevalence")
-    parser.add_argument("--use", metavar="POLICY", help="adopt this policy; default: none is adopted any more")
+    parser.add_argument("--metric", metavar="NAME", help="score by this one; default: the competition's, and macro F1 "
+                                                         f"where that takes probabilities; known: {', '.join(METRICS)}")
+    parser.add_argument("--label-shift", action="store_true", help="estimate the prevalence in the test part")
+    parser.add_argument("--adopt", metavar="RULE", help="use this rule from now on, default: none; known: "
+                                                        f"{', '.join(RULES)}")
     args = parser.parse_args(argv)
     competition, data_dir = load_competition(args)
+    if args.metric:
+        check_metric(args.metric, competition.task)
     table, folds = load_folded_table(competition, data_dir)
     targets = scored_targets(competition, table)
-    made = {}
+    decisions = {}
     for name in run_names(args):
         oof = read_oof(competition, name, table, folds.hash)
         if not oof.is_whole:
             raise ValueError(f"run {name!r} lacks the folds {list(oof.folds_missing)}; run: "
                              f"{train_command(competition, oof)}")
-        known = Known(competition, oof, targets, fold_numbers(table, oof.split), table["group"].to_numpy(str))
-        made[name] = decide_run(known, data_dir, args)
-    return made
+        run = ScoredOof(competition, oof, targets, fold_numbers(table, oof.split), table["group"].to_numpy(str))
+        decisions[name] = decide_run(run, data_dir, args)
+    return decisions
 
 
-def decide_run(known: Known, data_dir: Path, args: argparse.Namespace) -> dict:
-    """Computes, shows and writes all about the decisions of one run; returns what decisions.json says."""
-    competition, oof = known.competition, known.oof
+def decide_run(run: ScoredOof, data_dir: Path, args: argparse.Namespace) -> dict:
+    """Computes, shows and writes all about the decisions of one run; returns the contents of decisions.json."""
+    competition, oof = run.competition, run.oof
     metrics = [args.metric] if args.metric else list(dict.fromkeys((competition.metric, criterion(competition.metric))))
-    path, scored = decisions_path(competition, oof.name), ~np.isnan(known.targets).all(axis=0)
-    policies = {metric: make_policies(known.task, competition.labels, metric) for metric in metrics}
-    there = {"default", *SHIFTS}.union(*policies.values())
-    if args.use and args.use not in there:
-        raise ValueError(f"there is no policy {args.use!r} for {', '.join(metrics)} to --use; choose "
-                         f"{', '.join(sorted(there))}")
+    path, scored = decisions_path(competition, oof.name), ~np.isnan(run.targets).all(axis=0)
+    rules = {metric: run.rules(metric) for metric in metrics}
+    if args.adopt:
+        check_rule(args.adopt, sorted({"default", SHIFT}.union(*rules.values())))
     if not scored.any():
-        raise ValueError(f"no label of {competition.name!r} has a certain cell in the training table: there is nothing "
-                         f"to decide by")
-    said = {
+        raise ValueError(f"no label of {competition.name!r} has a certain cell in the training table: no rule can be "
+                         f"fitted")
+    decisions = {
         "run": oof.name,
         "competition": competition.name,
         "made": datetime.now().astimezone().isoformat(timespec="seconds"),
         "made_from": made_from(competition, oof),
-        "images": len(known.targets),
-        "positives": known.by_label((known.targets == 1).sum(axis=0).astype(float)),
-        "folds": len(np.unique(known.folds)),
-        "calibration": show_calibration(known, scored),
-        "policies": {},
+        "images": len(run.targets),
+        "positives": run.by_label((run.targets == 1).sum(axis=0).astype(float)),
+        "folds": len(np.unique(run.folds)),
+        "calibration": show_calibration(run, scored),
+        "rules": {metric: show_rules(run, metric, rules[metric]) for metric in metrics},
     }
-    for metric in metrics:
-        said["policies"][metric] = show_policies(known, metric, policies[metric])
-        if known.task != "multiclass" and CRITERIA.get(metric) == "f1" and metric not in ROW_METRICS:
-            said["half_of_best_f1"] = show_lipton(known)
-    if args.shift or (args.use in SHIFTS):
-        said["shift"] = show_shift(known, data_dir, metrics)
-    said = json_ready(said)
-    said["use"] = adopt(known, said, args.use, _earlier_use(path, said))
-    write_json(path, said)
+    if args.label_shift or args.adopt == SHIFT:
+        decisions[SHIFT] = show_label_shift(run, data_dir, metrics)
+    decisions = json_ready(decisions)
+    decisions["adopted"] = adopt(run, decisions, args.adopt, _adopted_before(path, decisions))
+    write_json(path, decisions)
     make_console().print(f"wrote {path} and {path.with_name('reliability.png')}", soft_wrap=True)
-    return said
+    return decisions
 
 
-def _earlier_use(path: Path, said: dict) -> dict:
-    """What was adopted before, where that was for these very predictions."""
+def _adopted_before(path: Path, decisions: dict) -> dict:
+    """The rules adopted before, where that was for these predictions."""
     earlier = read_json(path) if path.exists() else {}
-    if earlier.get("use") and earlier["made_from"] != said["made_from"]:
-        print(f"{path} adopted a policy for other predictions than {said['run']} has now; it is no longer in use")
+    if earlier.get("adopted") and earlier["made_from"] != decisions["made_from"]:
+        print(f"{path} adopted a rule for other predictions than {decisions['run']} has now; it is no longer in use")
         return {}
-    return earlier.get("use", {})
+    return earlier.get("adopted", {})
 
 
-def adopt(known: Known, said: dict, wanted: str | None, earlier: dict) -> dict:
-    """What is in use from now on, by what it gives. Raises ValueError where there is no such policy here."""
-    competition = known.competition
+def adopt(run: ScoredOof, decisions: dict, wanted: str | None, earlier: dict) -> dict:
+    """The rules in use from now on, by what they give. Raises ValueError where the wanted one cannot be used here."""
     if wanted is None or wanted == "default":
         in_use = {} if wanted else earlier
-        print("in use: " + (", ".join(f"{each['policy']} for {each['metric']}" for each in in_use.values())
+        print("in use: " + (", ".join(f"{each['rule']} for {each['metric']}" for each in in_use.values())
                             or "the default for the metric"))
         return in_use
-    if wanted in SHIFTS:
-        rows = {metric: shift[wanted] for metric, shift in said.get("shift", {}).get("policies", {}).items()
-                if wanted in shift}
-    else:
-        rows = {metric: policies[wanted] for metric, policies in said["policies"].items() if wanted in policies}
-    if not rows:
-        raise ValueError(f"{wanted} cannot be used: there is no estimate, or correcting for one changes nothing that "
-                         f"{', '.join(said['policies'])} judges")
+    by_metric = decisions.get(SHIFT, {}).get("rules", {}) if wanted == SHIFT else {
+        metric: rows[wanted] for metric, rows in decisions["rules"].items() if wanted in rows}
+    if not by_metric:
+        raise ValueError(f"{wanted} cannot be adopted: there is no estimate, or it changes nothing that "
+                         f"{', '.join(decisions['rules'])} scores")
     in_use = dict(earlier)
-    for metric, row in rows.items():
-        in_use[METRICS[metric].uses] = {"policy": wanted, "metric": metric}
-        if wanted in SHIFTS:
+    for metric, row in by_metric.items():
+        in_use[METRICS[metric].uses] = {"rule": wanted, "metric": metric}
+        if wanted == SHIFT:
             in_use[METRICS[metric].uses] |= {"prevalence": row["prevalence"],
-                                             "test_sha256": predictions_hash(competition, known.oof.name)}
-        if wanted in SHIFTS and not row["recommended"]:
-            print(f"warning: {wanted} is in use for {metric} now, though it is not recommended: {row['why']}")
-        elif wanted not in SHIFTS and row["gain"] is not None and not (row["gain_low"] or 0) > 0:
+                                             "test_sha256": predictions_hash(run.competition, run.oof.name)}
+            if not row["recommended"]:
+                print(f"warning: {wanted} is in use for {metric} now, though it is not recommended: {row['why']}")
+        elif row["gain"] is not None and not (row["gain_low"] or 0) > 0:
             print(f"warning: {wanted} is in use for {metric} now, though it is not credibly better than the default")
     print(f"in use from now on: {wanted}; predict again for the submission to follow")
     return in_use
 
 
-def show_calibration(known: Known, scored: np.ndarray) -> dict:
+def show_calibration(run: ScoredOof, scored: np.ndarray) -> dict:
     """Log loss, Brier score and calibration error before and after, cross-fitted; draws reliability.png."""
-    task, targets, competition = known.task, known.targets, known.competition
-    policies = make_policies(task, competition.labels, policy_metric(competition, "probs"))
-    values = {name: policy.crossfit(targets, known.oof.probs, known.folds) for name, policy in policies.items()}
-    losses = {name: bootstrap_scores("log_loss", targets, probs, task, known.groups) for name, probs in values.items()}
-    shown = Table("probabilities", "log loss", "gain", "95 % interval", "Brier", "ECE",
-                  title=f"{known.oof.name}: calibration fitted on the other folds")
-    said = {"ece": "15 bins of equal numbers of cells, mean over labels, each against the rest"}
+    task, targets, competition = run.task, run.targets, run.competition
+    rules = run.rules(rule_metric(competition, "probs"))
+    values = {name: rule.crossfit(targets, run.oof.probs, run.folds) for name, rule in rules.items()}
+    losses = {name: bootstrap_scores("log_loss", targets, probs, task, run.groups) for name, probs in values.items()}
+    table = Table("probabilities", "log loss", "gain", "95 % interval", "Brier", "ECE",
+                  title=f"{run.oof.name}: calibration fitted on the other folds")
+    rows = {"ece": "15 bins of equal numbers of cells, mean over labels, each against the rest"}
     for name, probs in values.items():
         errors = calibration_errors(targets, probs)
         low, high = percentile_interval(losses["as_is"] - losses[name])
         loss = log_loss(targets, probs, task)
-        gain = log_loss(targets, known.oof.probs, task) - loss
-        said[name] = {"log_loss": loss, "brier": brier(targets, probs, task), "ece": float(np.nanmean(errors)),
-                      "ece_by_label": known.by_label(errors),
-                      **_parameters(known, policies[name].fit(targets, known.oof.probs).parameters)}
-        shown.add_row(name, f"{loss:.4f}", *(("", "") if name == "as_is" else (f"{gain:+.4f}",
-                                                                              interval(low, high, sign="+"))),
-                      f"{said[name]['brier']:.4f}", f"{said[name]['ece']:.4f}")
-    make_console().print(shown)
+        gain = log_loss(targets, run.oof.probs, task) - loss
+        rows[name] = {"log_loss": loss, "brier": brier(targets, probs, task), "ece": float(np.nanmean(errors)),
+                      "ece_by_label": run.by_label(errors),
+                      **_parameters(run, rules[name].fit(targets, run.oof.probs).parameters)}
+        gains = ("", "") if name == "as_is" else (f"{gain:+.4f}", interval(low, high, sign="+"))
+        table.add_row(name, f"{loss:.4f}", *gains, f"{rows[name]['brier']:.4f}", f"{rows[name]['ece']:.4f}")
+    make_console().print(table)
     labels = tuple(label for label, is_scored in zip(competition.labels, scored, strict=True) if is_scored)
     figure = draw_reliability(targets[:, scored], {name: probs[:, scored] for name, probs in values.items()}, labels,
-                              f"{competition.name}, {known.oof.name}\ncross-fitted, 15 bins of equal numbers")
-    save_figure(figure, run_folder(competition, known.oof.name) / "reliability.png")
-    return said
-
-
-def show_policies(known: Known, metric: str, policies: dict[str, Policy]) -> dict:
-    """Naive and cross-fitted score of every policy for a metric, and the gain over the first, the default."""
-    targets, probs = known.targets, known.oof.probs
-    fitted = {name: policy.fit(targets, probs) for name, policy in policies.items()}
-    values = {name: policy.crossfit(targets, probs, known.folds)
-              for name, policy in tqdm(policies.items(), desc=metric, leave=False, disable=None)}
-    rows = _compare(known, metric, {name: each.apply(probs) for name, each in fitted.items()}, values)
-    shown = Table("policy", "naive", "cross-fitted", "optimism", "gain over the default", "95 % interval", "parameters",
-                  title=f"{known.oof.name}: policies for {METRICS[metric].title}")
-    for name, row in rows.items():
-        row |= _parameters(known, fitted[name].parameters)
-        gain = ("default", "") if row["gain"] is None else (f"{row['gain']:+.4f}",
-                                                            interval(row["gain_low"], row["gain_high"], sign="+"))
-        shown.add_row(name, f"{row['naive']:.4f}", f"{row['crossfit']:.4f}", f"{row['optimism']:+.4f}", *gain,
-                      _brief(fitted[name].parameters), style=None if gain[0] == "default" else _style(row))
-    make_console().print(shown)
+                              f"{competition.name}, {run.oof.name}\ncross-fitted, 15 bins of equal numbers")
+    save_figure(figure, run_folder(competition, run.oof.name) / "reliability.png")
     return rows
 
 
-def _compare(known: Known, metric: str, naive: dict[str, np.ndarray], crossfit: dict[str, np.ndarray],
-             weights: np.ndarray | None = None) -> dict[str, dict]:
-    """Scores of every policy, its optimism, and its gain over the first with the interval; more is better."""
-    sign = 1 if METRICS[metric].greater_is_better else -1
-    ones = np.ones((1, len(known.targets)))
-    scores, honest = ({name: float(make_scorer(metric, known.targets, values, known.task, weights)(ones)[0])
+def show_rules(run: ScoredOof, metric: str, rules: dict[str, DecisionRule]) -> dict:
+    """Naive and cross-fitted score of every rule for a metric, and the gain over the first, the default."""
+    targets, probs = run.targets, run.oof.probs
+    fitted = {name: rule.fit(targets, probs) for name, rule in rules.items()}
+    values = {name: rule.crossfit(targets, probs, run.folds)
+              for name, rule in tqdm(rules.items(), desc=metric, leave=False, disable=None)}
+    rows = _score_rules(run, metric, {name: each.apply(probs) for name, each in fitted.items()}, values)
+    table = Table("rule", "naive", "cross-fitted", "optimism", "gain over the default", "95 % interval", "parameters",
+                  title=f"{run.oof.name}: decision rules for {METRICS[metric].title}")
+    for name, row in rows.items():
+        row |= _parameters(run, fitted[name].parameters)
+        gain = ("default", "") if row["gain"] is None else (f"{row['gain']:+.4f}",
+                                                            interval(row["gain_low"], row["gain_high"], sign="+"))
+        table.add_row(name, f"{row['naive']:.4f}", f"{row['crossfit']:.4f}", f"{row['optimism']:+.4f}", *gain,
+                      _brief(fitted[name].parameters), style=None if gain[0] == "default" else _style(row))
+    make_console().print(table)
+    return rows
+
+
+def _score_rules(run: ScoredOof, metric: str, naive: dict[str, np.ndarray], crossfit: dict[str, np.ndarray],
+                 weights: np.ndarray | None = None) -> dict[str, dict]:
+    """Scores of every rule, its optimism, and its gain over the first with the interval; a gain above 0 is better."""
+    sign = METRICS[metric].sign
+    ones = np.ones((1, len(run.targets)))
+    scores, honest = ({name: float(make_scorer(metric, run.targets, values, run.task, weights)(ones)[0])
                        for name, values in each.items()} for each in (naive, crossfit))
-    drawn = {name: bootstrap_scores(metric, known.targets, values, known.task, known.groups, class_weights=weights)
+    drawn = {name: bootstrap_scores(metric, run.targets, values, run.task, run.groups, class_weights=weights)
              for name, values in crossfit.items()}
     first, rows = next(iter(crossfit)), {}
     for name in crossfit:
         gain = sign * (honest[name] - honest[first])
         low, high = percentile_interval(widen_differences(
-            metric, known.targets, crossfit[name], crossfit[first], known.groups, gain,
+            metric, run.targets, crossfit[name], crossfit[first], run.groups, gain,
             sign * (drawn[name] - drawn[first])))
         rows[name] = {"naive": scores[name], "crossfit": honest[name], "optimism": sign * (scores[name] - honest[name]),
                       "gain": None if name == first else gain,
@@ -229,196 +218,140 @@ def _compare(known: Known, metric: str, naive: dict[str, np.ndarray], crossfit: 
     return rows
 
 
-def show_lipton(known: Known) -> dict:
-    """Every label's threshold for F1 beside half of the F1 it reaches, which is where it lies for calibrated scores.
-
-    Flagged where the interval of their difference leaves out 0, made wider for so many labels: then the scores are not
-    calibrated there.
-    Source: Lipton, Elkan & Naryanaswamy 2014, https://arxiv.org/abs/1402.1892
-    """
-    targets, probs = known.targets, known.oof.probs
-    ones = np.arange(len(targets))
-    rows = [ones] + [np.repeat(ones, counts) for counts in bootstrap_counts(known.groups, LIPTON_REPLICATES)]
-    shown = Table("label", "threshold", "F1 there", "half of it", "threshold minus half", "95 % interval", "",
-                  title=f"{known.oof.name}: thresholds for F1, and where calibrated scores would have them")
-    differences = []
-    for drawn in tqdm(rows, desc="F*/2", leave=False, disable=None):
-        thresholds = np.array([best_threshold(targets[drawn, k], probs[drawn, k]) for k in range(targets.shape[1])])
-        f1 = f1_by_label(targets[drawn], (probs[drawn] >= thresholds).astype(np.int8))
-        if drawn is ones:
-            first = thresholds, f1
-        differences.append(thresholds - f1 / 2)
-    said, looked_at = {}, int((~np.isnan(first[1])).sum())
-    for k, label in enumerate(known.competition.labels):
-        if np.isnan(first[1][k]):
-            continue
-        low, high = percentile_interval(np.array([each[k] for each in differences[1:]]))
-        least, most = for_tests(low, high, differences[0][k], looked_at)
-        off = least > 0 or most < 0
-        said[label] = {"threshold": float(first[0][k]), "f1": float(first[1][k]), "low": low, "high": high,
-                       "not_calibrated": bool(off)}
-        shown.add_row(label, f"{first[0][k]:.3f}", f"{first[1][k]:.3f}", f"{first[1][k] / 2:.3f}",
-                      f"{differences[0][k]:+.3f}", interval(low, high, 3, "+"), "not calibrated" if off else "",
-                      style="yellow" if off else None)
-    make_console().print(shown)
-    return said
-
-
-def show_shift(known: Known, data_dir: Path, metrics: list[str]) -> dict:
-    """The test part's prevalence by its scores, the rehearsal at that prevalence, and the test scores where known."""
-    competition, task, part = known.competition, known.task, submitted_part(known.competition)
+def show_label_shift(run: ScoredOof, data_dir: Path, metrics: list[str]) -> dict:
+    """The prevalence in the test part, the rule for it scored on weighted oof rows, and on the test part if known."""
+    competition, task, part = run.competition, run.task, submitted_part(run.competition)
     if part is None:
         raise ValueError(f"competition {competition.name!r} has no test part whose prevalence could be estimated")
-    if "rank" in known.oof.kind:
-        raise ValueError(f"{known.oof.name} is a blend of ranks, which are spread alike whatever the prevalence is; "
-                         f"use --shift with a run or a mean")
+    if "rank" in run.oof.kind:
+        raise ValueError(f"{run.oof.name} is a blend of ranks, whose distribution is the same whatever the prevalence "
+                         f"is; use --label-shift with a run or a mean")
     images = read_part(competition, data_dir, part)
-    probs = read_predictions(competition, known.oof, part, images["image_id"])
+    probs = read_predictions(competition, run.oof, part, images["image_id"])
     if probs is None:
-        raise FileNotFoundError(f"{known.oof.name} has not predicted the {part} images; run: python src/predict.py "
-                                f"--competition {competition.name} --experiment {known.oof.name}")
-    decider = next(iter(make_policies(task, competition.labels, criterion(metrics[-1])).values()))
-    decided = decider.crossfit(known.targets, known.oof.probs, known.folds)
-    new_decided = decider.fit(known.targets, known.oof.probs).apply(probs)
-    arguments = (known.targets, known.oof.probs, decided, probs, new_decided, task)
-    groups = images["group"].to_numpy(str)
-    estimates = {method: (estimate_prevalence(method, *arguments),
-                          prevalence_interval(method, *arguments, known.groups, groups)) for method in SHIFTS.values()}
-    training = prevalence(known.targets)
+        raise FileNotFoundError(f"{run.oof.name} has not predicted the {part} images; run: python src/predict.py "
+                                f"--competition {competition.name} --experiment {run.oof.name}")
+    estimate = estimate_prevalence(run.targets, run.oof.probs, probs, task)
+    bounds = prevalence_interval(run.targets, run.oof.probs, probs, task, run.groups, images["group"].to_numpy(str))
+    training = prevalence(run.targets)
     labels = int((~np.isnan(training)).sum())
-    fits = {k: misfit(_class_rows(known, k), known.oof.probs[:, k], probs[:, k], labels)
-            for k in range(len(competition.labels))}
-    _show_estimates(known, training, estimates, fits, part)
-    said = {"training": known.by_label(training), "misfit": {
-        label: {"distance": fits[k][0], "limit": fits[k][1]} for k, label in enumerate(competition.labels)
-        if not np.isnan(fits[k][0])},
-        **{method: {"prevalence": known.by_label(estimate), "low": known.by_label(interval[:, 0]),
-                    "high": known.by_label(interval[:, 1])} for method, (estimate, interval) in estimates.items()},
-        "policies": {}}
-    fits_shift = all(not distance > limit for distance, limit in fits.values())
+    fits = np.array([misfit(_class_rows(run, k), run.oof.probs[:, k], probs[:, k], labels)
+                     for k in range(len(competition.labels))])
+    _show_estimate(run, training, estimate, bounds, fits, part)
+    doubts = find_doubts(training, estimate, bounds, fits)
+    result = {"training": run.by_label(training), "prevalence": run.by_label(estimate),
+              "low": run.by_label(bounds[:, 0]), "high": run.by_label(bounds[:, 1]), "misfit": {
+        label: {"distance": distance, "limit": limit}
+        for label, (distance, limit) in zip(competition.labels, fits.tolist(), strict=True) if not np.isnan(distance)},
+        "rules": {}}
     for metric in metrics:
-        if metric in ("roc_auc", "average_precision"):
+        if METRICS[metric].order_only:
             continue  # correcting for a prevalence changes no order
-        if metric in ROW_METRICS and task == "multilabel":
-            print(f"{metric} judges all labels of a row together, which estimates label by label say nothing about: "
-                  f"no rehearsal")
+        if task == "multilabel" and not counts_by_label(metric, task):
+            print(f"{metric} does not count label by label, so rows cannot be weighted to the estimates: not scored")
             continue
-        said["policies"][metric] = rehearse(known, metric, estimates, training, fits_shift)
-        report_test(known, data_dir, metric, images["image_id"], probs, said["policies"][metric])
-    return said
+        result["rules"][metric] = rehearse(run, metric, estimate, doubts)
+        report_test(run, data_dir, metric, images["image_id"], probs, result["rules"][metric])
+    return result
 
 
-def _class_rows(known: Known, k: int) -> np.ndarray:
-    """(N, C) bool: the rows of each class whose scores of label k are mixed among the new ones."""
-    if known.task == "multiclass":
-        return known.targets[:, (known.targets == 1).any(axis=0)] == 1
-    return np.column_stack([known.targets[:, k] == 0, known.targets[:, k] == 1])
+def find_doubts(training: np.ndarray, estimate: np.ndarray, bounds: np.ndarray, fits: np.ndarray) -> list[str]:
+    """Reasons not to correct for an estimated prevalence, before anything is scored; none: [].
 
-
-def _show_estimates(known: Known, training: np.ndarray, estimates: dict, fits: dict, part: str) -> None:
-    shown = Table("label", "training", *(f"{method.upper()}, 95 % interval" for method in estimates),
-                  "scores off label shift by", "within noise up to",
-                  title=f"{known.oof.name}: prevalence in the {part} part by its scores alone")
-    for k, label in enumerate(known.competition.labels):
-        if np.isnan(training[k]):
-            continue
-        off = fits[k][0] > fits[k][1]
-        shown.add_row(label, f"{training[k]:.3f}",
-                      *(f"{estimate[k]:.3f}   {interval[k, 0]:.3f} to {interval[k, 1]:.3f}"
-                        for estimate, interval in estimates.values()),
-                      f"{fits[k][0]:.3f}", f"{fits[k][1]:.3f}", style="yellow" if off else None)
-    make_console().print(shown)
-    if any(distance > limit for distance, limit in fits.values()):
-        print("scores lie off label shift where the images are another population, and where the folds' models "
-              "disagree, whose mean the new scores are")
-    if known.task == "multilabel":
-        print("each label by itself, which is an approximation: labels that shift together are not told apart")
-
-
-def rehearse(known: Known, metric: str, estimates: dict, training: np.ndarray, fits_shift: bool) -> dict:
-    """The default and the policies for each estimate, on oof rows weighed to that estimate; cross-fitted.
-
-    Recommended where the gain is credible at the estimate, not credibly a loss at either end of its interval, the
-    interval, made wider for so many labels, leaves out a training prevalence, and the scores are what label shift
-    allows.
+    training, estimate: (K,) prevalences;  bounds: (K, 2) of the estimate;  fits: (K, 2) distance and limit of
+    `misfit`.
     """
-    default = next(iter(make_policies(known.task, known.competition.labels, metric).values()))
-    shown = Table("oof weighed to", "default", "corrected", "gain", "95 % interval", "gain at the interval's ends", "",
-                  title=f"{known.oof.name}: rehearsal for {METRICS[metric].title}, cross-fitted")
-    said = {}
-    for name, method in SHIFTS.items():
-        estimate, bounds = estimates[method]
-        if np.isnan(estimate).all():
-            print(f"{method.upper()} has no estimate: a class is missing, or decided for as if by chance")
-            continue
-        at, *ends = (_rehearse_at(known, metric, default, name, goal) for goal in (estimate, *bounds.T))
-        low, high = for_tests(*bounds.T, estimate, int((~np.isnan(training)).sum()))
-        differs = bool(((low > training) | (high < training)).any())
-        doubts = [why for why, is_so in (
-            ("the scores are not what label shift allows", not fits_shift),
-            ("the interval holds the training prevalence", not differs),
-            ("the rehearsal's gain is within noise", not at["gain_low"] > 0),
-            ("it loses at an end of the interval", any(end["gain_high"] < 0 for end in ends))) if is_so]
-        said[name] = at | {"prevalence": known.by_label(estimate), "recommended": not doubts, "why": "; ".join(doubts),
-                           "at_the_intervals_ends": ends}
-        shown.add_row(f"{method.upper()}'s estimate", f"{at['default']:.4f}", f"{at['crossfit']:.4f}",
-                      f"{at['gain']:+.4f}", interval(at["gain_low"], at["gain_high"], sign="+"),
-                      " / ".join(f"{end['gain']:+.4f}" for end in ends),
-                      "recommended" if not doubts else f"not recommended: {'; '.join(doubts)}")
-    make_console().print(shown)
-    return said
+    low, high = for_tests(*bounds.T, estimate, int((~np.isnan(training)).sum()))
+    reasons = {"the scores are not what label shift allows": (fits[:, 0] > fits[:, 1]).any(),
+               "the interval holds the training prevalence": not ((low > training) | (high < training)).any()}
+    return [reason for reason, holds in reasons.items() if holds]
 
 
-def _rehearse_at(known: Known, metric: str, default: Policy, name: str, goal: np.ndarray) -> dict:
-    if known.task == "multiclass":
-        goal = goal / goal.sum()
-    policies = {"default": default, name: shift_policy(name, known.task, metric, goal)}
-    values = {key: policy.crossfit(known.targets, known.oof.probs, known.folds) for key, policy in policies.items()}
-    rows = _compare(known, metric, values, values, class_weights(known.targets, goal, known.task))
-    fitted = policies[name].fit(known.targets, known.oof.probs)
-    return {key: rows[name][key] for key in ("crossfit", "gain", "gain_low", "gain_high")} | {
-        "default": rows["default"]["crossfit"], **_parameters(known, fitted.parameters)}
+def _class_rows(run: ScoredOof, k: int) -> np.ndarray:
+    """(N, C) bool: the rows of each class whose scores of label k are mixed among the new ones."""
+    if run.task == "multiclass":
+        return run.targets[:, (run.targets == 1).any(axis=0)] == 1
+    return np.column_stack([run.targets[:, k] == 0, run.targets[:, k] == 1])
 
 
-def report_test(known: Known, data_dir: Path, metric: str, image_ids: pd.Series, probs: np.ndarray,
-                said: dict) -> None:
-    """Prints the test scores with and without, where the labels are known, and notes them; nothing is chosen by them.
+def _show_estimate(run: ScoredOof, training: np.ndarray, estimate: np.ndarray, bounds: np.ndarray, fits: np.ndarray,
+                   part: str) -> None:
+    table = Table("label", "training", "estimate", "95 % interval", "distance from label shift", "limit",
+                  title=f"{run.oof.name}: prevalence in the {part} part, by its scores alone")
+    for k, label in enumerate(run.competition.labels):
+        if not np.isnan(training[k]):
+            table.add_row(label, f"{training[k]:.3f}", f"{estimate[k]:.3f}",
+                          interval(*bounds[k], 3), f"{fits[k, 0]:.3f}", f"{fits[k, 1]:.3f}",
+                          style="yellow" if fits[k, 0] > fits[k, 1] else None)
+    make_console().print(table)
+    if (fits[:, 0] > fits[:, 1]).any():
+        print("Scores deviate from label shift where the images are from another population, and where the folds' "
+              "models disagree, because the new scores are their mean.")
+    if run.task == "multilabel":
+        print("Each label is estimated by itself, which ignores that labels may shift together.")
+
+
+def rehearse(run: ScoredOof, metric: str, estimate: np.ndarray, doubts: list[str]) -> dict:
+    """The default and the rule for the estimate, on oof rows weighted to that prevalence, cross-fitted.
+
+    doubts: reasons against the rule that are known before; the gain's being within noise is one more. The rule is
+    recommended where there is none.
+    """
+    goal = estimate / estimate.sum() if run.task == "multiclass" else estimate
+    rules = {"default": next(iter(run.rules(metric).values())),
+             SHIFT: rule_for_prevalence(SHIFT, run.task, run.competition.labels, metric, goal)}
+    values = {name: rule.crossfit(run.targets, run.oof.probs, run.folds) for name, rule in rules.items()}
+    scores = _score_rules(run, metric, values, values, class_weights(run.targets, goal, run.task))
+    row = {name: scores[SHIFT][name] for name in ("crossfit", "gain", "gain_low", "gain_high")}
+    doubts = doubts if row["gain_low"] > 0 else [*doubts, "the gain is within noise"]
+    row |= {"default": scores["default"]["crossfit"], "prevalence": run.by_label(estimate), "recommended": not doubts,
+            "why": "; ".join(doubts), **_parameters(run, rules[SHIFT].fit(run.targets, run.oof.probs).parameters)}
+    table = Table("default", "for the estimate", "gain", "95 % interval", "",
+                  title=f"{run.oof.name}: {METRICS[metric].title} of oof rows weighted to the estimate, cross-fitted")
+    table.add_row(f"{row['default']:.4f}", f"{row['crossfit']:.4f}", f"{row['gain']:+.4f}",
+                  interval(row["gain_low"], row["gain_high"], sign="+"),
+                  f"not recommended: {row['why']}" if doubts else "recommended")
+    make_console().print(table)
+    return row
+
+
+def report_test(run: ScoredOof, data_dir: Path, metric: str, image_ids: pd.Series, probs: np.ndarray,
+                row: dict) -> None:
+    """Prints the test scores of both rules where the labels are known, and adds them to `row`; for reporting only.
 
     probs: (n, K) of `image_ids`.
     """
-    competition = known.competition
+    competition = run.competition
     if (solution := read_solution(competition, data_dir)) is None:
         return
     truth = scored_targets(competition, solution)
     probs = pd.DataFrame(probs, index=image_ids).loc[solution["image_id"]].to_numpy()
-    policies = dict([next(iter(make_policies(known.task, competition.labels, metric).items()))])
-    policies |= {name: shift_policy(name, known.task, metric, np.array(list(row["prevalence"].values()), dtype=float))
-                 for name, row in said.items()}
-    shown = Table("policy", METRICS[metric].title, title=f"{known.oof.name}: {len(truth)} test images, reported only")
-    for name, policy in policies.items():
-        values = policy.fit(known.targets, known.oof.probs).apply(probs)
-        found = METRICS[metric].score(truth, values, known.task)
-        shown.add_row(name, f"{found:.4f}")
-        if name in said:
-            said[name]["test_reported_only"] = found
-    make_console().print(shown)
+    estimate = np.array(list(row["prevalence"].values()), dtype=float)
+    rules = [next(iter(run.rules(metric).values())),
+             rule_for_prevalence(SHIFT, run.task, competition.labels, metric, estimate)]
+    table = Table("rule", METRICS[metric].title, title=f"{run.oof.name}: {len(truth)} test images, reported only")
+    for rule in rules:
+        values = rule.fit(run.targets, run.oof.probs).apply(probs)
+        row["test_reported_only"] = METRICS[metric].score(truth, values, run.task)
+        table.add_row(rule.name, f"{row['test_reported_only']:.4f}")
+    make_console().print(table)
     print("prevalence there: " + ", ".join(
         f"{label} {share:.3f}" for label, share in zip(competition.labels, prevalence(truth), strict=True)))
 
 
-def _parameters(known: Known, parameters: dict) -> dict:
+def _parameters(run: ScoredOof, parameters: dict) -> dict:
     """Parameters as decisions.json has them: lists of one value a label under the labels' names."""
-    count = len(known.competition.labels)
-    return {name: known.by_label(np.array(value)) if isinstance(value, list) and len(value) == count else value
+    count = len(run.competition.labels)
+    return {name: run.by_label(np.array(value)) if isinstance(value, list) and len(value) == count else value
             for name, value in parameters.items()}
 
 
 def _brief(parameters: dict) -> str:
     parts = []
     for name, value in parameters.items():
-        shown = value if not isinstance(value, list) else " ".join(f"{each:.3f}" for each in value[:4]) + (
+        text = value if not isinstance(value, list) else " ".join(f"{each:.3f}" for each in value[:4]) + (
             " ..." if len(value) > 4 else "")
-        parts.append(f"{name} {shown}")
+        parts.append(f"{name} {text}")
     return ", ".join(parts)
 
 

@@ -34,7 +34,7 @@ from explaining.heatmap_sheet import COLUMNS, Panel, draw_sheet
 from explaining.held_out_maps import BlendMember, explained_by, held_out_maps, largest_store, layer_name, open_members
 from explaining.methods import METHODS
 from explaining.pointing_game import NEARLY, hottest_pixel, pointing_game
-from results.adopted_rules import policy_for, policy_inputs
+from results.adopted_rules import rule_for, adopted_inputs
 from results.runs import Oof, run_folder, train_command
 from results.workspace import Workspace
 from scoring.decision_rules import FittedRule
@@ -112,7 +112,7 @@ def explain_run(workspace: Workspace, name: str, method: str = "gradcam") -> lis
         "folds": workspace.folds.hash,
         "weights": oof.made_of,
         "layer": layers,
-    } | policy_inputs(competition, oof)
+    } | adopted_inputs(competition, oof)
     record, sheet = folder / f"{method}.json", folder / f"{method}.png"
     made = read_json(record) if record.exists() else {}
     files = [folder / file for file in made.get("files", [])]
@@ -131,7 +131,7 @@ def explain_run(workspace: Workspace, name: str, method: str = "gradcam") -> lis
 def write_errors(workspace: Workspace, oof: Oof) -> Path:
     """Writes errors.csv, what the run decided wrongly on its held-out images; returns its path."""
     targets = np.where(np.isnan(oof.probs), np.nan, workspace.label_targets)
-    fitted = policy_for(workspace.competition, oof, "decisions").fit(targets, oof.probs)
+    fitted = rule_for(workspace.competition, oof, "decisions").fit(targets, oof.probs)
     folds = fold_numbers(workspace.table, oof.split)
     errors = list_errors(workspace.competition, workspace.table["image_id"], targets, oof.probs,
                          fitted.apply(oof.probs), folds)
@@ -278,7 +278,7 @@ def _decided(workspace: Workspace, oof: Oof) -> tuple[np.ndarray, np.ndarray, Fi
     targets = workspace.label_targets.copy()
     targets[workspace.table["constant"].to_numpy()] = np.nan  # no region of a constant image could be evidence
     predicted = np.where(np.isnan(oof.probs), np.nan, targets)
-    return targets, predicted, policy_for(workspace.competition, oof, "decisions").fit(predicted, oof.probs)
+    return targets, predicted, rule_for(workspace.competition, oof, "decisions").fit(predicted, oof.probs)
 
 
 def pick_examples(targets: np.ndarray, probs: np.ndarray, decisions: np.ndarray, groups: np.ndarray, outcome: str,
@@ -330,7 +330,7 @@ def show_pointing(name: str, pointing: pd.DataFrame) -> None:
 
 
 def _row_texts(competition: Competition, case: Case, fitted: FittedRule) -> tuple[str, str]:
-    return (f"{competition.labels[case.label]}  ({fitted.rule(case.label)})",
+    return (f"{competition.labels[case.label]}  ({fitted.describe(case.label)})",
             f"{case.outcome}\n{len(case.rows)} of {case.total:,}")
 
 

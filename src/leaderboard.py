@@ -22,16 +22,15 @@ from data.folds import Folds, fold_numbers, read_holdout
 from data.labels import scored_counts, scoring_targets
 from data.tables import label_cells, read_part, read_solution, scored_targets
 from reporting.run_comparison import show_comparison, show_forecast
-from results.adopted_rules import policy_for, untuned_policy
+from results.adopted_rules import rule_for, untuned_rule
 from results.runs import Oof, list_runs, read_oof, read_predictions
 from scoring.confidence_intervals import score_interval
-from scoring.decision_rules import Policy
+from scoring.decision_rules import DecisionRule
 from scoring.metrics import (
     METRICS,
     average_precision_by_label,
     brier,
     constant_probs,
-    f1_macro,
     prevalence,
     roc_auc_by_label,
     score,
@@ -93,7 +92,7 @@ def make_board(competition: Competition, table: pd.DataFrame, folds_hash: str, s
     for name in tqdm(list_runs(competition), desc="scoring", unit="run", leave=False, disable=None):
         try:
             oof = read_oof(competition, name, table, folds_hash)
-            policy_for(competition, oof, METRICS[competition.metric].uses, submitted=True)
+            rule_for(competition, oof, METRICS[competition.metric].uses, submitted=True)
         except (ValueError, FileNotFoundError) as error:  # one stale run must not hide all others
             rows.append({"run": name, "status": f"not counted: {error}"})
             continue
@@ -127,13 +126,13 @@ def _score_row(competition: Competition, table: pd.DataFrame, oof: Oof, solution
     """Every figure of one set of out-of-fold probabilities (N, K), and of test probabilities where a solution is there.
 
     All but those by label count the labels that the competition counts.
-    tuned: by the run's policy, fitted on the other folds of its own split; else decisions are made at 0.5.
+    tuned: by the run's rule, fitted on the other folds of its own split; else decisions are made at 0.5.
     """
     task, metric, probs = competition.task, METRICS[competition.metric], oof.probs
     targets, folds = scored_targets(competition, table), fold_numbers(table, oof.split)
-    half = untuned_policy(competition, "decisions").crossfit(targets, probs, folds)
-    policy = policy_for(competition, oof, metric.uses) if tuned else untuned_policy(competition, metric.uses)
-    values = policy.crossfit(targets, probs, folds)
+    half = untuned_rule(competition, "decisions").crossfit(targets, probs, folds)
+    rule = rule_for(competition, oof, metric.uses) if tuned else untuned_rule(competition, metric.uses)
+    values = rule.crossfit(targets, probs, folds)
     fold_scores = np.array([metric.score(targets[folds == fold], values[folds == fold], task)
                             for fold in np.unique(folds)])
     fold_scores = fold_scores[~np.isnan(fold_scores)]
@@ -148,8 +147,9 @@ def _score_row(competition: Competition, table: pd.DataFrame, oof: Oof, solution
         "fold_sd": fold_scores.std(ddof=1) if len(fold_scores) > 1 else np.nan,
         "cv_without_black": metric.score(targets[~black], values[~black], task),
         "cv_black": metric.score(targets[black], values[black], task) if black.any() else np.nan,
-        "f1_at_half": f1_macro(targets, half, task),
-        "f1_crossfit": f1_macro(targets, crossfit_decisions(targets, probs, folds, task) if tuned else half, task),
+        "f1_at_half": METRICS["f1_macro"].score(targets, half, task),
+        "f1_crossfit": METRICS["f1_macro"].score(
+            targets, crossfit_decisions(targets, probs, folds, task) if tuned else half, task),
         "accuracy": score("accuracy", targets, probs, task),
         "roc_auc": score("roc_auc", targets, probs, task),
         "average_precision": score("average_precision", targets, probs, task),
@@ -159,18 +159,18 @@ def _score_row(competition: Competition, table: pd.DataFrame, oof: Oof, solution
     for name, by_label in (("auc", roc_auc_by_label), ("ap", average_precision_by_label)):
         values = by_label(scoring_targets(label_cells(competition, table)), probs)
         row |= {f"{name}_{label}": value for label, value in zip(competition.labels, values, strict=True)}
-    if tuned:  # a policy for the prevalence of the test part is for that part alone
-        policy = policy_for(competition, oof, metric.uses, submitted=True)
-    return row | _test_scores(competition, targets, probs, solution, test_probs, policy)
+    if tuned:  # a rule for the prevalence of the test part is for that part alone
+        rule = rule_for(competition, oof, metric.uses, submitted=True)
+    return row | _test_scores(competition, targets, probs, solution, test_probs, rule)
 
 
 def _test_scores(competition: Competition, targets: np.ndarray, probs: np.ndarray, solution: pd.DataFrame | None,
-                 test_probs: np.ndarray | None, policy: Policy) -> dict:
-    """The metric on each part of the solution, by a policy that is fitted on the oof predictions."""
+                 test_probs: np.ndarray | None, rule: DecisionRule) -> dict:
+    """The metric on each part of the solution, by a rule that is fitted on the oof predictions."""
     if test_probs is None:
         return {}
     task, metric = competition.task, METRICS[competition.metric]
-    truth, values = scored_targets(competition, solution), policy.fit(targets, probs).apply(test_probs)
+    truth, values = scored_targets(competition, solution), rule.fit(targets, probs).apply(test_probs)
     scores = {}
     for usage in sorted(solution["usage"].unique()):
         part = (solution["usage"] == usage).to_numpy()
@@ -182,10 +182,10 @@ def _test_scores(competition: Competition, targets: np.ndarray, probs: np.ndarra
 
 def _report_parts(competition: Competition, table: pd.DataFrame, oof: Oof, reported: dict[str, pd.DataFrame],
                   part_probs: dict[str, np.ndarray | None], tuned: bool = True) -> dict:
-    """The metric on each part that is reported, with its interval, by the run's policy fitted on the oof."""
+    """The metric on each part that is reported, with its interval, by the run's rule fitted on the oof."""
     task, metric, row = competition.task, METRICS[competition.metric], {}
-    policy = policy_for(competition, oof, metric.uses) if tuned else untuned_policy(competition, metric.uses)
-    fitted = policy.fit(scored_targets(competition, table), oof.probs)
+    rule = rule_for(competition, oof, metric.uses) if tuned else untuned_rule(competition, metric.uses)
+    fitted = rule.fit(scored_targets(competition, table), oof.probs)
     for part, images in reported.items():
         if (probs := part_probs[part]) is None:
             continue

@@ -19,8 +19,9 @@ from common.files import home, replace_atomically, write_json, write_text
 from competition import Competition
 from data.folds import folds_path
 from data.tables import submitted_part
-from results.adopted_rules import SHIFTS, decisions_path, read_adopted
+from results.adopted_rules import decisions_path, read_adopted
 from results.runs import Oof, read_oof, run_folder, train_command
+from scoring.decision_rules import RULES
 from submitting.kernel_rehearsal import rehearse
 from training.prediction import refuse_other_weights
 
@@ -154,10 +155,11 @@ def read_whole(competition: Competition, oof: Oof) -> Oof:
         raise ValueError(f"{oof.name!r} has the blend {nested[0]!r} for a member, and a kernel blends runs only; blend "
                          "the runs themselves: python src/blend.py --experiment "
                          f"{' '.join(dict.fromkeys(run.folder.parent.name for run in oof.runs))}")
-    if shifts := SHIFTS.keys() & {each["policy"] for each in read_adopted(competition, oof).values()}:
-        raise ValueError(f"{oof.name!r} is decided by {min(shifts)}, estimated from the test images that are known "
+    adopted = {each["rule"] for each in read_adopted(competition, oof).values()}
+    if estimated := [name for name in adopted if RULES[name].for_prevalence]:
+        raise ValueError(f"{oof.name!r} is decided by {estimated[0]}, estimated from the test images that are known "
                          f"here, and a kernel sees others; run: python src/decide.py --competition {competition.name} "
-                         f"--experiment {oof.name} --use default")
+                         f"--experiment {oof.name} --adopt default")
     for run in oof.runs:
         refuse_other_weights(run)
     return oof
@@ -195,7 +197,7 @@ def write_bundle(competition: Competition, oof: Oof, user: str, python: str | No
 
 
 def list_files(competition: Competition, oof: Oof) -> list[Path]:
-    """All that predicting needs: code, folds, of every fold's folder what is no log, and what policy was adopted."""
+    """All that predicting needs: code, folds, of every fold's folder what is no log, and which decision rules were adopted."""
     files = sorted(SRC.rglob("*.py"))
     files += [folds_path(competition), folds_path(competition).with_suffix(".json")]
     files += [run.folder / name for run in oof.runs for name in KEPT_FILES]

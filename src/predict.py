@@ -27,7 +27,7 @@ from competition import Competition
 from data.folds import Folds, read_predicted_parts
 from data.pixel_store import PixelStore, open_store, pixel_settings
 from data.tables import submitted_part
-from results.adopted_rules import policy_for, policy_inputs
+from results.adopted_rules import adopted_inputs, rule_for
 from results.runs import Oof, read_oof, read_predictions, train_command, write_predictions
 from submitting.checks import gate
 from submitting.manifest import describe_device, hash_images, model_name, read_computed, run_inputs
@@ -128,17 +128,17 @@ def predict_run(competition: Competition, data_dir: Path, name: str, table: pd.D
     if not is_whole and submitted_kind(competition) == "decisions":  # fitted on whatever folds have been trained
         inputs["oof_probs"] = sha256(np.ascontiguousarray(oof.probs).tobytes())
     if is_whole:  # what was adopted is for the whole run
-        inputs |= policy_inputs(competition, oof)
+        inputs |= adopted_inputs(competition, oof)
     is_there = is_written(competition, submission, inputs)
     probs = {} if is_there and not is_whole else predict_parts(competition, oof, parts, stores, is_whole, device)
     if is_there:
         print(f"{path} is there already, made from these very models and images")
         return path
-    # asked for only now: a policy for the test part's prevalence is out of date where that part was predicted anew
-    policy = policy_for(competition, oof, submitted_kind(competition), submitted=True) if is_whole else None
+    # asked for only now: a rule for the test part's prevalence is out of date where that part was predicted anew
+    rule = rule_for(competition, oof, submitted_kind(competition), submitted=True) if is_whole else None
     computed = read_computed(competition, oof, submitted) if is_whole else {name: describe_device(device)}
     return submit_probs(competition, template, submission, image_ids, probs[submitted], oof.probs, table, inputs,
-                        policy, computed=computed)
+                        rule, computed=computed)
 
 
 def read_wanted(competition: Competition, name: str, table: pd.DataFrame, folds: Folds, wanted: list[int]) -> Oof:

@@ -24,7 +24,7 @@ from data.pixel_store import PixelStore
 from data.tables import label_cells
 from explaining.embedding_map import draw_confusion, draw_map, make_views
 from explaining.embeddings import align_spaces, embed_part, is_one_space, lay_out, search_from_outside, search_held_out
-from results.adopted_rules import policy_for, policy_inputs
+from results.adopted_rules import rule_for, adopted_inputs
 from results.runs import Oof, read_predictions, run_folder, train_command
 from results.workspace import Workspace
 from scoring.metrics import decide
@@ -74,7 +74,7 @@ def draw_run(workspace: Workspace, oof: Oof) -> list[Path]:
         "folds": oof.runs[0].recipe["folds_sha256"],
         "probabilities": sha256(np.ascontiguousarray(oof.probs).tobytes()),
         "weights": oof.made_of,
-    } | policy_inputs(competition, oof)
+    } | adopted_inputs(competition, oof)
     record = folder / "neighbours.json"
     if record.exists() and read_json(record).get("made_from") == inputs and all(path.exists() for path in files):
         print(f"{files[0]} is up to date: same models, images and labels")
@@ -113,7 +113,7 @@ def decide_held_out(competition: Competition, oof: Oof, targets: np.ndarray, pro
     """(n, K) decisions of every fold by the run's rule fitted on the other folds; with a single fold at 0.5."""
     if len(np.unique(folds)) < 2:
         return decide(probs, np.full(len(competition.labels), 0.5), competition.task)
-    return policy_for(competition, oof, "decisions").crossfit(targets, probs, folds)
+    return rule_for(competition, oof, "decisions").crossfit(targets, probs, folds)
 
 
 def draw_neighbours(workspace: Workspace, oof: Oof, image_ids: list[str]) -> Path:

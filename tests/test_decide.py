@@ -16,7 +16,7 @@ from commandline import load_folded_table
 from common.files import read_json, write_json
 from competition import COMPETITIONS, Competition, Part
 from experiment import EXPERIMENTS
-from results.adopted_rules import decisions_path, policy_for
+from results.adopted_rules import decisions_path, rule_for
 from results.runs import open_run, probs_frame, read_oof, write_predictions, write_probs
 from scoring import label_shift
 from scoring.metrics import METRICS
@@ -39,7 +39,6 @@ def decide_mine(*words: str) -> dict:
 @pytest.fixture
 def mine(home, monkeypatch, request):
     """120 images of 60 patients to train on, 60 to test, and two runs with scores off the scale of 0.5."""
-    monkeypatch.setattr(decide, "LIPTON_REPLICATES", 20)
     monkeypatch.setattr(label_shift, "REPLICATES", 20)
     competition = TASKS[getattr(request, "param", "hard")]
     rng, data, count = np.random.default_rng(0), home / "data" / "mine", len(competition.labels)
@@ -76,7 +75,7 @@ def mine(home, monkeypatch, request):
 def test_the_figures_are_those_of_thresholds_fitted_elsewhere(mine):
     competition, table, _, oof = mine
     said = decide_mine()
-    targets, row = table[list(LABELS)].to_numpy(float), said["policies"]["f1_macro"]["thresholds"]
+    targets, row = table[list(LABELS)].to_numpy(float), said["rules"]["f1_macro"]["thresholds"]
     honest = crossfit_decisions(targets, oof.probs, table["fold"].to_numpy(), "multilabel")
     naive = oof.probs >= fit_thresholds(targets, oof.probs)
     score = METRICS["f1_macro"].score
@@ -84,12 +83,11 @@ def test_the_figures_are_those_of_thresholds_fitted_elsewhere(mine):
     assert row["naive"] == pytest.approx(score(targets, naive.astype(int), "multilabel"))
     assert row["optimism"] == pytest.approx(row["naive"] - row["crossfit"])
     assert row["thresholds"] == dict(zip(LABELS, fit_thresholds(targets, oof.probs), strict=True))
-    half = said["policies"]["f1_macro"]["half"]
+    half = said["rules"]["f1_macro"]["half"]
     assert half["gain"] < 0 and half["gain_low"] <= half["gain"] <= half["gain_high"]
     assert read_json(decisions_path(competition, "one")) == said
     assert decisions_path(competition, "one").with_name("reliability.png").stat().st_size > 1000
     assert said["images"] == 120 and said["positives"]["a"] == targets[:, 0].sum()
-    assert set(said["half_of_best_f1"]) == set(LABELS)
 
 
 @pytest.mark.parametrize("mine", TASKS, indirect=True)
@@ -97,13 +95,13 @@ def test_looking_changes_nothing_that_is_used(mine, capsys):
     competition, _, _, oof = mine
     where = ["--competition", "mine"]
     before = leaderboard.main(where)
-    said = decide_mine("--shift")
+    said = decide_mine("--label-shift")
     pd.testing.assert_frame_equal(leaderboard.main(where), before)
-    assert said["use"] == {} and set(said["shift"]["em"]["prevalence"]) == set(competition.labels)
+    assert said["adopted"] == {} and set(said["label_shift"]["prevalence"]) == set(competition.labels)
     for kind in ("probs", "decisions"):
-        assert policy_for(competition, oof, kind).name in ("as_is", "thresholds", "argmax")
+        assert rule_for(competition, oof, kind).name in ("as_is", "thresholds", "argmax")
     out = capsys.readouterr().out
-    assert "rehearsal" in out and "reported only" in out
+    assert "rows weighted to the estimate" in out and "reported only" in out
 
 
 def test_what_is_adopted_is_used_by_leaderboard_and_submission_until_the_default_is_back(mine):
@@ -112,17 +110,17 @@ def test_what_is_adopted_is_used_by_leaderboard_and_submission_until_the_default
     blend.main([*where, "--experiment", "one", "two"])
     path, run = submission_path(competition, "blend_mean"), [*where, "--experiment", "blend_mean"]
     written, scored = path.read_bytes(), leaderboard.main(where).set_index("run")
-    said = decide.main([*run, "--use", "half"])["blend_mean"]
-    assert said["use"] == {"decisions": {"policy": "half", "metric": "f1_macro"}}
+    said = decide.main([*run, "--adopt", "half"])["blend_mean"]
+    assert said["adopted"] == {"decisions": {"rule": "half", "metric": "f1_macro"}}
     now = leaderboard.main(where).set_index("run")
     assert now.loc["blend_mean", "cv"] == now.loc["blend_mean", "f1_at_half"] != scored.loc["blend_mean", "cv"]
     assert now.loc["one", "cv"] == scored.loc["one", "cv"]
     blend.main([*where, "--experiment", "one", "two"])
     assert path.read_bytes() != written
     assert not read_submission(path)[list(LABELS)].astype(float).to_numpy().any()  # nothing scores above a half
-    assert read_json(path.with_suffix(".json"))["policy"]["name"] == "half"
-    assert decide.main(run)["blend_mean"]["use"] == said["use"]  # looking again keeps it
-    assert decide.main([*run, "--use", "default"])["blend_mean"]["use"] == {}
+    assert read_json(path.with_suffix(".json"))["decision_rule"]["name"] == "half"
+    assert decide.main(run)["blend_mean"]["adopted"] == said["adopted"]  # looking again keeps it
+    assert decide.main([*run, "--adopt", "default"])["blend_mean"]["adopted"] == {}
     blend.main([*where, "--experiment", "one", "two"])
     assert path.read_bytes() == written
 
@@ -133,9 +131,9 @@ def test_adopted_calibration_is_what_is_scored_and_handed_in(mine):
     where = ["--competition", "mine"]
     blend.main([*where, "--experiment", "one", "two"])
     before = leaderboard.main(where).set_index("run").loc["blend_mean"]
-    said = decide.main([*where, "--experiment", "blend_mean", "--use", "platt"])["blend_mean"]
+    said = decide.main([*where, "--experiment", "blend_mean", "--adopt", "platt"])["blend_mean"]
     row = leaderboard.main(where).set_index("run").loc["blend_mean"]
-    assert row["cv"] == pytest.approx(said["policies"]["log_loss"]["platt"]["crossfit"]) and row["cv"] < before["cv"]
+    assert row["cv"] == pytest.approx(said["rules"]["log_loss"]["platt"]["crossfit"]) and row["cv"] < before["cv"]
     blend.main([*where, "--experiment", "one", "two"])
     values = read_submission(submission_path(competition, "blend_mean"))[list(LABELS)].astype(float)
     assert values.to_numpy().max() > 0.6  # no score is
@@ -144,44 +142,63 @@ def test_adopted_calibration_is_what_is_scored_and_handed_in(mine):
 def test_a_policy_for_the_test_parts_prevalence_leaves_the_cross_validation_alone(mine):
     competition, table, folds, oof = mine
     before = leaderboard.main(["--competition", "mine"]).set_index("run").loc["one"]
-    said = decide_mine("--shift", "--use", "shift_bbse")
-    assert policy_for(competition, oof, "decisions").name == "thresholds"
-    policy = policy_for(competition, oof, "decisions", submitted=True)
+    said = decide_mine("--label-shift", "--adopt", "label_shift")
+    assert rule_for(competition, oof, "decisions").name == "thresholds"
+    rule = rule_for(competition, oof, "decisions", submitted=True)
     targets = table[list(LABELS)].to_numpy(float)
-    found = policy.fit(targets, oof.probs).parameters["thresholds"]
-    assert found == list(said["shift"]["policies"]["f1_macro"]["shift_bbse"]["thresholds"].values())
+    found = rule.fit(targets, oof.probs).parameters["thresholds"]
+    assert found == list(said["label_shift"]["rules"]["f1_macro"]["thresholds"].values())
     assert leaderboard.main(["--competition", "mine"]).set_index("run").loc["one", "cv"] == before["cv"]
     ids = pd.Series([f"i{number}" for number in range(120, 180)])
     write_predictions(competition, oof, "test", ids, np.full((60, 3), 0.5))
     with pytest.raises(ValueError, match="estimated from other test predictions"):
-        policy_for(competition, oof, "decisions")
+        rule_for(competition, oof, "decisions")
+
+
+def test_each_doubt_about_label_shift_has_its_own_reason():
+    training, fits, misfits = np.array([0.3]), np.array([[0.02, 0.1]]), np.array([[0.2, 0.1]])
+    apart, around = np.array([[0.4, 0.6]]), np.array([[0.2, 0.6]])
+    assert decide.find_doubts(training, np.array([0.5]), apart, fits) == []
+    assert decide.find_doubts(training, np.array([0.5]), apart, misfits) == ["the scores are not what label shift allows"]
+    assert decide.find_doubts(training, np.array([0.4]), around, fits) == ["the interval holds the training prevalence"]
+
+
+def test_a_gain_within_noise_is_not_recommended(mine):
+    competition, table, _, oof = mine
+    run = decide.ScoredOof(competition, oof, table[list(LABELS)].to_numpy(float), table["fold"].to_numpy(),
+                           table["group"].to_numpy(str))
+    rates = run.targets.mean(axis=0)
+    same, other = (decide.rehearse(run, "f1_macro", prevalence, []) for prevalence in (rates, np.full(3, 0.9)))
+    assert same["why"] == "the gain is within noise" and not same["recommended"]
+    assert other["gain_low"] > 0 and other["recommended"] and other["why"] == ""
+    assert decide.rehearse(run, "f1_macro", np.full(3, 0.9), ["doubt"])["recommended"] is False
 
 
 def test_decisions_of_other_models_are_refused_and_the_way_out_is_said(mine, capsys):
     competition, table, folds, oof = mine
-    decide_mine("--use", "half")
+    decide_mine("--adopt", "half")
     path = oof.runs[0].folder / "oof.csv"
     path.write_text(path.read_text().replace("0.2", "0.3"))
     changed = read_oof(competition, "one", table, folds.hash)
     with pytest.raises(ValueError, match="other predictions than one has now; run: python src/decide.py"):
-        policy_for(competition, changed, "decisions")
+        rule_for(competition, changed, "decisions")
     board = leaderboard.main(["--competition", "mine"]).set_index("run")
     assert "not counted" in board.loc["one", "status"] and board.loc["two", "status"] == "whole"
-    assert decide_mine()["use"] == {}
+    assert decide_mine()["adopted"] == {}
     assert "no longer in use" in capsys.readouterr().out
-    assert policy_for(competition, changed, "decisions").name == "thresholds"
+    assert rule_for(competition, changed, "decisions").name == "thresholds"
 
 
 def test_what_cannot_be_adopted_is_refused_and_nothing_is_lost(mine):
     competition, *_ = mine
-    decide_mine("--use", "half")
+    decide_mine("--adopt", "half")
     before = decisions_path(competition, "one").read_bytes()
-    with pytest.raises(ValueError, match="no policy 'platt'.*choose default, half, .*thresholds"):
-        decide_mine("--use", "platt")
+    with pytest.raises(ValueError, match="no decision rule 'platt'; choose one of default, half, label_shift, thresholds"):
+        decide_mine("--adopt", "platt")
     assert decisions_path(competition, "one").read_bytes() == before
     (decisions_path(competition, "one").with_name("test.json")).unlink()
     with pytest.raises(FileNotFoundError, match="has not predicted the test images; run: python src/predict.py"):
-        decide_mine("--shift")
+        decide_mine("--label-shift")
 
 
 def test_a_run_that_lacks_a_fold_is_refused(mine):
@@ -193,10 +210,10 @@ def test_a_run_that_lacks_a_fold_is_refused(mine):
 
 def test_ranks_and_tables_without_truth_are_refused(mine):
     competition, table, _, oof = mine
-    known = decide.Known(competition, replace(oof, kind="rank_mean"), table[list(LABELS)].to_numpy(float),
+    known = decide.ScoredOof(competition, replace(oof, kind="rank_mean"), table[list(LABELS)].to_numpy(float),
                          table["fold"].to_numpy(), table["group"].to_numpy(str))
-    with pytest.raises(ValueError, match="ranks, which are spread alike whatever the prevalence"):
-        decide.show_shift(known, None, ["f1_macro"])
+    with pytest.raises(ValueError, match="ranks, whose distribution is the same"):
+        decide.show_label_shift(known, None, ["f1_macro"])
     blank = replace(known, targets=np.full_like(known.targets, np.nan))
-    with pytest.raises(ValueError, match="nothing to decide by"):
-        decide.decide_run(blank, None, argparse.Namespace(metric=None, shift=False, use=None))
+    with pytest.raises(ValueError, match="no rule can be fitted"):
+        decide.decide_run(blank, None, argparse.Namespace(metric=None, label_shift=False, adopt=None))

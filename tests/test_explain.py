@@ -413,7 +413,7 @@ def test_a_sheet_of_a_blend_decides_by_the_mean_that_it_shows(squares, monkeypat
     table, decided = fabricate(squares, "toy"), []
 
     def keep(competition, name, members, images, row, cells, fitted, masks):
-        decided.append(fitted.rule(0))
+        decided.append(fitted.describe(0))
         return Figure()
 
     monkeypatch.setattr("explaining.image_view.view_image", keep)

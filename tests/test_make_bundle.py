@@ -380,7 +380,7 @@ def test_the_kernel_is_sound_python_that_says_what_is_not_attached(tmp_path):
 
 
 def test_an_adopted_policy_comes_along_and_one_for_the_known_test_images_does_not(trained, monkeypatch):
-    decide.main(["--experiment", "run", "--metric", "log_loss", "--use", "temperature"])
+    decide.main(["--experiment", "run", "--metric", "log_loss", "--adopt", "temperature"])
     predict.main(["--experiment", "run"])
     folder = bundle_of()
     assert "dataset/runs/demo/run/decisions.json" in contents(folder)
@@ -394,8 +394,8 @@ def test_an_adopted_policy_comes_along_and_one_for_the_known_test_images_does_no
     subprocess.run([sys.executable, str(folder / "predict_kernel.py")], check=True, env={
         **os.environ, "BUNDLE_OUTPUT": str(run / "output"), "BUNDLE_HOME": str(run / "home")})
     assert (run / "output" / "submission.csv").read_bytes() == here.read_bytes()
-    decide.main(["--experiment", "run", "--use", "shift_em"])
-    with pytest.raises(ValueError, match="decided by shift_em, estimated from the test images that are known here"):
+    decide.main(["--experiment", "run", "--adopt", "label_shift"])
+    with pytest.raises(ValueError, match="decided by label_shift, estimated from the test images that are known here"):
         bundle_of()
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from competition import Competition
+from scoring.counts import confusion_matrices
 
 # Okabe & Ito 2008, distinguishable by the colour-blind; then others
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442", "#882255", "#44aa99", "#999933")
@@ -113,7 +114,7 @@ def draw_confusion(competition: Competition, title: str, targets: np.ndarray, de
 
     targets: (n, K), NaN where a cell is not scored;  decisions: (n, K) of 0 and 1.
     """
-    tables = count_decisions(competition.task, targets, decisions)
+    tables = confusion_matrices(targets, decisions, competition.task)
     is_multiclass = competition.task == "multiclass"
     names, titles = (competition.labels, [""]) if is_multiclass else (("absent", "present"), competition.labels)
     side = 1.5 + max(CELL * len(names), 1.4)
@@ -139,19 +140,3 @@ def draw_confusion(competition: Competition, title: str, targets: np.ndarray, de
         axes.set_ylabel("labelled", fontsize=8)
     figure.suptitle(title, fontsize=10)
     return figure, tables
-
-
-def count_decisions(task: str, targets: np.ndarray, decisions: np.ndarray) -> np.ndarray:
-    """Counts (1, K, K) of classes, (K, 2, 2) of labels; rows the truth, columns what was decided.
-
-    targets: (n, K), NaN where a cell is not scored;  decisions: (n, K) of 0 and 1.
-    """
-    if task == "multiclass":
-        rows = ~np.isnan(targets).any(axis=1)
-        return _count(targets[rows].argmax(axis=1), decisions[rows].argmax(axis=1), targets.shape[1])[None]
-    return np.stack([_count(targets[known, k], decisions[known, k], 2) for k, known in enumerate(~np.isnan(targets).T)])
-
-
-def _count(truth: np.ndarray, decided: np.ndarray, count: int) -> np.ndarray:
-    pairs = truth.astype(int) * count + decided.astype(int)
-    return np.bincount(pairs, minlength=count**2).reshape(count, count)

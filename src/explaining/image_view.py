@@ -69,7 +69,7 @@ def view_image(competition: Competition, name: str, members: list[BlendMember], 
     with tqdm(total=len(labels) * len(METHODS), desc=f"maps of {image_id}", unit="row", leave=False,
               disable=None) as bar:
         for k in labels:
-            head = f"{competition.labels[k]}: {say_truth(cells, k)}   ({fitted.rule(k)})"
+            head = f"{competition.labels[k]}: {say_truth(cells, k)}   ({fitted.describe(k)})"
             for method in METHODS:
                 heats, texts = _maps_by(looks, method, k, size)
                 texts = [f"p {prob:.3f}{text}" for prob, text in zip(probs[:, 0, k], texts, strict=True)]

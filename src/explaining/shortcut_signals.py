@@ -26,7 +26,7 @@ from explaining.attribution import log_odds
 from explaining.held_out_maps import BlendMember
 from results.checkpoints import load_model
 from scoring.confidence_intervals import for_tests
-from scoring.delong import placements
+from scoring.ranking import placements
 from training.batches import ordered_batches
 
 CORNER = 1 / 5       # of the image's side: a corner's

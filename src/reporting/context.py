@@ -17,7 +17,7 @@ from data.folds import Folds, fold_numbers
 from data.labels import scoring_targets
 from data.tables import label_cells, scored_targets
 from reporting.html import COLOURS, Figure, Markup, Part, check_picture, paragraph
-from results.adopted_rules import judged_by_policy
+from results.adopted_rules import metric_values
 from results.runs import Oof, Run, list_runs, read_oof, run_folder
 from scoring.metrics import METRICS
 from submitting.cv_lb import cross_validated
@@ -153,7 +153,7 @@ def pick_runs(competition: Competition, table: pd.DataFrame, folds_hash: str, bo
             if not oof.is_whole:
                 failed[name] = f"lacks the folds {', '.join(map(str, oof.folds_missing))}"
                 continue
-            values = judged_by_policy(competition, oof, targets, fold_numbers(table, oof.split))
+            values = metric_values(competition, oof, targets, fold_numbers(table, oof.split))
             score = metric.score(targets, values, competition.task)
             if np.isnan(score):
                 failed[name] = "has no score: one class only"

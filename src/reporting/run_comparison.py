@@ -1,4 +1,4 @@
-"""What a person is told of several runs: which is better beyond noise, what moves a score, what the test will say."""
+"""Comparison of runs: paired differences with intervals, and a forecast of public and private scores."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +14,10 @@ from competition import Competition
 from data.folds import fold_numbers
 from data.tables import read_part, read_sample, scored_targets, submitted_part
 from reporting.forecast_plot import plot_forecast
-from results.adopted_rules import judged_by_policy, policy_for
-from results.runs import Oof, list_runs, read_oof, read_predictions, read_run, run_folder, train_command
-from scoring.confidence_intervals import score_interval
+from results.adopted_rules import metric_values, rule_for
+from results.runs import Oof, list_runs, read_oof, read_predictions, run_folder, train_command
 from scoring.metrics import METRICS
-from scoring.model_comparison import Comparison, Spread, compare, holm, split_variance
+from scoring.model_comparison import Comparison, compare, holm
 from scoring.score_forecast import PUBLIC_SHARE, REPLICATES, Forecast, fold_mean_gain, forecast
 
 MOST = 10  # runs in a forecast, the best by cross-validation
@@ -34,7 +33,7 @@ class ScoredRun:
 
 
 def show_comparison(competition: Competition, table: pd.DataFrame, folds_hash: str, names: list[str]) -> pd.DataFrame:
-    """Prints the first run against each other one, and what makes every run's score move; returns the comparisons.
+    """Prints the first run against each other one; returns the comparisons, a row each.
 
     Raises ValueError where fewer than two runs are named or one lacks folds.
     """
@@ -46,12 +45,11 @@ def show_comparison(competition: Competition, table: pd.DataFrame, folds_hash: s
     first, *others = judged.values()
     comparisons = [compare(competition.metric, targets, first.values, other.values, competition.task, groups)
                    for other in tqdm(others, desc="comparing", unit="run", leave=False, disable=None)]
-    _show_spreads(competition, table, folds_hash, targets, groups, judged)
     _show_comparisons(competition, names, comparisons)
     return pd.DataFrame([{
         "run": names[0], "against": name, "score": each.score, "against_score": each.baseline,
-        "difference": each.difference, "low": each.low, "high": each.high, "p": each.p, "p_swapped": each.p_swapped,
-        "p_delong": each.p_delong, "winner": each.winner, "smallest_difference": each.smallest_difference,
+        "difference": each.difference, "low": each.low, "high": each.high, "p": each.p,
+        "winner": each.winner, "smallest_difference": each.smallest_difference,
         "groups": each.groups, "groups_needed": each.groups_needed,
     } for name, each in zip(names[1:], comparisons, strict=True)])
 
@@ -65,76 +63,18 @@ def _read(competition: Competition, table: pd.DataFrame, folds_hash: str, name: 
         raise ValueError(f"run {name!r} lacks the folds {list(oof.folds_missing)}; scores of other images cannot be "
                          f"compared. Run: {train_command(competition, oof)}")
     targets = scored_targets(competition, table)
-    values = judged_by_policy(competition, oof, targets, fold_numbers(table, oof.split))
+    values = metric_values(competition, oof, targets, fold_numbers(table, oof.split))
     return ScoredRun(oof, values, METRICS[competition.metric].score(targets, values, competition.task))
-
-
-def find_twins(competition: Competition, name: str) -> list[str]:
-    """Other runs whose recipe differs from this one's in nothing but the seed. A blend has none."""
-    recipes = {}
-    for run in list_runs(competition):
-        if first := next(iter(sorted(run_folder(competition, run).glob("fold*/recipe.json"))), None):
-            recipes[run] = {**read_run(first.parent).recipe["experiment"], "seed": None}
-    return [run for run in recipes if run != name and name in recipes and recipes[run] == recipes[name]]
-
-
-def _read_twins(competition: Competition, table: pd.DataFrame, folds_hash: str, name: str) -> list[ScoredRun]:
-    """Those of a run's twins that are whole; others are named."""
-    twins = []
-    for twin in find_twins(competition, name):
-        try:
-            twins.append(_read(competition, table, folds_hash, twin))
-        except (ValueError, FileNotFoundError) as error:  # one stale run must not stop the comparison of others
-            print(f"not counted beside {name}: {error}")
-    return twins
-
-
-def _show_spreads(competition: Competition, table: pd.DataFrame, folds_hash: str, targets: np.ndarray,
-                  groups: np.ndarray, judged: dict[str, ScoredRun]) -> None:
-    metric, console = METRICS[competition.metric], make_console()
-    shown = Table("run", f"CV {metric.title}", "95 % interval", "by the patients\nwho are scored",
-                  "between folds:\nSD of a fold", "of it by the\nfold's patients", "beyond that,\nby training",
-                  "by the seed", title=f"{competition.name}: what makes a score move (standard deviations)")
-    spreads = {}
-    for name, run in tqdm(judged.items(), desc="spreads", unit="run", leave=False, disable=None):
-        twins = _read_twins(competition, table, folds_hash, name)
-        spread = spreads[name] = split_variance(
-            competition.metric, targets, run.values, competition.task, groups, fold_numbers(table, run.oof.split),
-            [run.score, *(twin.score for twin in twins)])
-        low, high = score_interval(competition.metric, targets, run.values, competition.task, groups)
-        seeds = f"{spread.seeds:.4f} ({spread.seed_count} seeds)" if spread.seed_count > 1 else "one seed"
-        shown.add_row(name, f"{run.score:.4f}", f"{low:.4f} - {high:.4f}",
-                      *(f"{value:.4f}" for value in (spread.sample, spread.folds, spread.folds_by_sample,
-                                                     spread.training)), seeds)
-    console.print(shown)
-    for name, spread in spreads.items():
-        print(f"{name}: {_say_spread(spread, table['fold'].nunique())}")
-    single = [name for name, run in judged.items() if spreads[name].seed_count == 1 and not run.oof.members]
-    if single:
-        print(f"With one seed, what the seed does is unknown, and a difference may be the seed's luck: the tests below "
-              f"know only of patients. Another: python src/train.py --competition {competition.name} --experiment "
-              f"{single[0]} --set seed=1 --name {single[0]}_seed1")
-
-
-def _say_spread(spread: Spread, folds: int) -> str:
-    parts = {"which patients are scored": spread.sample, "which images each fold's model learned from":
-             spread.training / np.sqrt(folds), "the seed": spread.seeds}
-    parts = {name: value for name, value in parts.items() if not np.isnan(value)}
-    if not parts:
-        return "too few patients to say what moves the score"
-    most = max(parts, key=parts.get)
-    return f"the score moves most by {most} (" + ", ".join(
-        f"{name} {value:.4f}" for name, value in parts.items()) + ", as SD of the whole score)"
 
 
 def _show_comparisons(competition: Competition, names: list[str], comparisons: list[Comparison]) -> None:
     metric, several = METRICS[competition.metric], len(comparisons) > 1
     shown = Table("against", f"{metric.title}", f"{names[0]} minus it", "95 % interval", "p", *(["p (Holm)"] * several),
-                  "p by swapping", "p by DeLong", "smallest difference\nthese patients show", "verdict",
+                  "smallest difference\nthese patients show", "verdict",
                   title=f"{competition.name}: {names[0]}, {metric.title} {comparisons[0].score:.4f}, against others")
     corrected = holm([each.p for each in comparisons])
     for name, each, holms in zip(names[1:], comparisons, corrected, strict=True):
-        p_values = [each.p, *([holms] * several), each.p_swapped, each.p_delong]
+        p_values = [each.p, *([holms] * several)]
         shown.add_row(name, f"{each.baseline:.4f}", f"{each.difference:+.4f}", f"{each.low:+.4f} to {each.high:+.4f}",
                       *(_say_p(p) for p in p_values), f"{each.smallest_difference:.4f}",
                       say_winner(names[0], name, each))
@@ -144,10 +84,8 @@ def _show_comparisons(competition: Competition, names: list[str], comparisons: l
             print(f"{names[0]} against {name}: were the true difference the {abs(each.difference):.4f} seen here, "
                   f"{max(0, each.groups_needed - each.groups):,.0f} more patients beside these {each.groups:,} would "
                   f"show it (80 % power at 5 %)")
-    by_formula = "DeLong's formula is used as Obuchowski extended it to patients with several images."
-    by_swapping = "By swapping: each patient's predictions exchanged between the two at will."
-    print(f"Paired over {comparisons[0].groups:,} groups: both are scored on the same patients, drawn whole. "
-          + (by_formula if competition.metric == "roc_auc" else by_swapping))
+    print(f"Paired bootstrap over {comparisons[0].groups:,} groups, drawn whole. The intervals are "
+          "about which patients are scored; what another seed would change is not in them.")
 
 
 def _say_p(p: float) -> str:
@@ -244,7 +182,7 @@ def _read_best(competition: Competition, table: pd.DataFrame, folds_hash: str) -
     if not judged:
         raise ValueError(f"no run of {competition.name!r} has a score over all folds yet; run: python src/train.py "
                          f"--competition {competition.name}")
-    sign = -1 if METRICS[competition.metric].greater_is_better else 1
+    sign = -METRICS[competition.metric].sign
     return sorted(judged, key=lambda run: sign * run.score)[:MOST]
 
 
@@ -264,8 +202,8 @@ def _known_scores(competition: Competition, table: pd.DataFrame, run: ScoredRun,
     if (probs := read_predictions(competition, run.oof, "test", solution["image_id"])) is None:
         return {}
     metric, truth = METRICS[competition.metric], scored_targets(competition, solution)
-    policy = policy_for(competition, run.oof, metric.uses, submitted=True)
-    values = policy.fit(scored_targets(competition, table), run.oof.probs).apply(probs)
+    rule = rule_for(competition, run.oof, metric.uses, submitted=True)
+    values = rule.fit(scored_targets(competition, table), run.oof.probs).apply(probs)
     return {usage.lower() + "_was": metric.score(truth[rows], values[rows], competition.task)
             for usage in ("Public", "Private") if len(rows := np.flatnonzero(solution["usage"] == usage))}
 

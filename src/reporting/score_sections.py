@@ -7,7 +7,6 @@ import numpy as np
 from common.console import interval, number
 from common.files import read_json
 from data.folds import fold_numbers
-from explaining.embedding_map import count_decisions
 from reporting.context import ReportContext, noting, others_too
 from reporting.html import (
     MANY_PANELS,
@@ -23,9 +22,10 @@ from reporting.html import (
     table,
 )
 from reporting.svg import Chart, nice_ticks
-from results.adopted_rules import decisions_path, made_from, policy_for
+from results.adopted_rules import decisions_path, made_from, rule_for
 from results.runs import Oof
 from scoring.calibration import calibration_errors, reliability
+from scoring.counts import confusion_matrices
 from scoring.curves import GRID, Curve, f1_at, precision_recall_curves, roc_curves
 from scoring.metrics import METRICS, prevalence, undefined_labels
 from scoring.thresholds import criterion, fit_thresholds, held_out_rows
@@ -91,7 +91,7 @@ def _curve_chart(label: str, curves: list[tuple[str, Curve]], rate: float | None
 
 
 def confusion_part(shown: ReportContext) -> Part | None:
-    """What is taken for what, decided by each run's policy fitted on the other folds."""
+    """What is taken for what, decided by each run's rule fitted on the other folds."""
     if not shown.oofs:
         return None
     competition = shown.competition
@@ -100,9 +100,9 @@ def confusion_part(shown: ReportContext) -> Part | None:
     counted = {}
     for name, oof in shown.oofs.items():
         with noting(part, decisions_path(competition, name), shown.command("decide", f"--experiment {name}")):
-            decisions = policy_for(competition, oof, "decisions").crossfit(
+            decisions = rule_for(competition, oof, "decisions").crossfit(
                 shown.targets, oof.probs, fold_numbers(shown.table, oof.split))
-            counted[name] = count_decisions(competition.task, shown.targets, decisions)
+            counted[name] = confusion_matrices(shown.targets, decisions, competition.task)
     if competition.task == "multiclass":
         boxes = [(name, "", matrix("labelled", competition.labels, counts[0].tolist()))
                  for name, counts in counted.items()]
@@ -170,7 +170,7 @@ def _calibration_rows(name: str, said: dict) -> list[list]:
 
 
 def thresholds_part(shown: ReportContext) -> Part | None:
-    """F1 over the threshold with the fitted ones, and what the policies that decide.py tried are worth."""
+    """F1 over the threshold with the fitted ones, and what the rules that decide.py tried are worth."""
     if not shown.oofs:
         return None
     competition, (name, oof) = shown.competition, next(iter(shown.oofs.items()))
@@ -178,8 +178,8 @@ def thresholds_part(shown: ReportContext) -> Part | None:
                 "it by these very images is worth on others.")
     if competition.task != "multiclass" and oof.kind != "rank_mean":
         part.blocks.append(_threshold_figure(shown, name, oof))
-    part.blocks += _read_decisions(shown, part, _policy_rows, (
-        "run", "judged by", "policy", "naive", "cross-fitted", "optimism", "gain over the first", "95 % interval"),
+    part.blocks += _read_decisions(shown, part, _rule_rows, (
+        "run", "metric", "rule", "naive", "cross-fitted", "optimism", "gain over the first", "95 % interval"),
         "Naive: fitted and scored on the same images. Cross-fitted: on the other folds, which is what to expect on new "
         "images. Optimism: the difference. A gain counts where its interval leaves out 0.")
     return part if part.blocks or part.notes else None
@@ -210,13 +210,13 @@ def _threshold_figure(shown: ReportContext, name: str, oof: Oof) -> Figure:
                   "lines lie apart and the curve is steep, the threshold is a guess.", shown.makers([name]))
 
 
-def _policy_rows(name: str, said: dict) -> list[list]:
+def _rule_rows(name: str, said: dict) -> list[list]:
     rows = []
-    for metric, policies in said["policies"].items():
-        for policy, row in policies.items():
+    for metric, rules in said["rules"].items():
+        for rule, row in rules.items():
             gain = ["", ""] if row["gain"] is None else [number(row["gain"], sign="+"),
                                                          interval(row["gain_low"], row["gain_high"], sign="+")]
-            rows.append([name, METRICS[metric].title, policy, number(row["naive"]), number(row["crossfit"]),
+            rows.append([name, METRICS[metric].title, rule, number(row["naive"]), number(row["crossfit"]),
                          number(row["optimism"], sign="+"), *gain])
     return rows
 

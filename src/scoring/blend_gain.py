@@ -61,7 +61,7 @@ def measure_gains(metric_name: str, task: str, targets: np.ndarray, groups: np.n
     intervals come out too wide. tests/benchmarks/null_blend.py measures both.
     """
     metric = METRICS[metric_name]
-    sign = 1 if metric.greater_is_better else -1
+    sign = metric.sign
     scores = {method: (metric.score(targets, naive[method], task), metric.score(targets, honest[method], task))
               for method in naive}
     drawn = {method: bootstrap_scores(metric_name, targets, honest[method], task, groups, replicates)

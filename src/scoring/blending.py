@@ -334,8 +334,7 @@ def quality_of(metric: str, targets: np.ndarray, task: str) -> Callable[[np.ndar
             probs = np.clip(_sum_to_one(probs, task), CLIP, 1 - CLIP)
             return float((ones * np.log(probs)).sum() + (zeros * np.log1p(-probs)).sum())
         return minus_log_loss
-    sign = 1 if METRICS[metric].greater_is_better else -1
-    return lambda probs: sign * METRICS[metric].score(targets, probs, task)
+    return lambda probs: METRICS[metric].sign * METRICS[metric].score(targets, probs, task)
 
 
 def _auc_of(targets: np.ndarray) -> Callable[[np.ndarray], float]:

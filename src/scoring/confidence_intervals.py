@@ -8,13 +8,10 @@ from scipy.special import expit, logit
 from scipy.stats import norm
 from scipy.stats import t as student
 
-from scoring.bootstrap_metrics import make_scorer
-from scoring.metrics import METRICS
+from scoring.metrics import METRICS, make_scorer
 
 REPLICATES = 1000
 LEVEL = 0.95
-UNBOUNDED = ("log_loss", "quadratic_kappa")  # the metrics that are not between 0 and 1
-OF_ROWS = ("accuracy", "subset_accuracy", "brier", "f1_samples")  # means over rows, common and rare labels alike
 MAX_UNDEFINED = 0.1  # share of replicates without a score beyond which there is no interval
 LEAST_CASES = 3  # fewer are taken for three: a score has bounds, which Student's quantiles for one or two know not of
 CHUNK_BYTES = 12 * 2**20  # of weights at a time; what is computed from them is a few times as much
@@ -74,7 +71,7 @@ def score_interval(
     scorer = make_scorer(metric_name, targets, values, task)
     draws = np.concatenate([scorer(weights) for weights in bootstrap_chunks(groups, replicates, seed)])
     score = scorer(np.ones((1, len(targets))))[0]
-    if metric_name in UNBOUNDED:
+    if not METRICS[metric_name].bounded:
         return percentile_interval(draws, level)
     return bounded_interval(metric_name, score, draws, targets, groups, level)
 
@@ -95,7 +92,7 @@ def bounded_interval(metric_name: str, score: float, draws: np.ndarray, targets:
     if len(np.unique(groups)) == 1:
         return float("nan"), float("nan")
     cases = informative_cases(metric_name, targets, groups)
-    if metric_name in OF_ROWS and (spread := np.nanvar(draws)) > 0:
+    if METRICS[metric_name].averages == "rows" and (spread := np.nanvar(draws)) > 0:
         # a share of so many independent rows would vary as much: no more is known than their rarer outcome tells
         cases = min(cases, score * (1 - score) / spread * min(score, 1 - score))
     return logit_interval(score, draws, cases, level)
@@ -131,9 +128,9 @@ def _cases(metric_name: str, targets: np.ndarray, groups: np.ndarray) -> list[in
 
     def count(rows: np.ndarray) -> int:
         return int(np.count_nonzero(np.bincount(number[rows])))
-    if metric_name in OF_ROWS + UNBOUNDED:
+    if METRICS[metric_name].averages == "rows":
         return [count(~np.isnan(targets).all(axis=1))]
-    if metric_name in ("f1_micro", "f1_weighted"):  # of all positives together
+    if METRICS[metric_name].averages == "positives":
         return [max(1, count((targets == 1).any(axis=1)))]
     classes = [[count(column == value) for value in (0, 1) if (column == value).any()] for column in targets.T]
     return [min(counts) for counts in classes if counts]  # the rarer class says how sure one can be

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 from sklearn.metrics import precision_recall_curve, roc_curve
 
-from scoring.bootstrap_metrics import rank_labels, ranked_scores
 from scoring.confidence_intervals import LEVEL, MAX_UNDEFINED, REPLICATES, bootstrap_chunks, bounded_interval
-from scoring.metrics import average_precision_by_label, roc_auc_by_label
+from scoring.metrics import METRICS, average_precision_by_label, roc_auc_by_label
+from scoring.ranking import rank_labels, ranked_scores
 
 GRID = np.linspace(0, 1, 101)  # of false positive rate, or recall, at which bands are drawn
 BANDS = 300  # replicates of a band: its ends are the 7th of either side
@@ -63,7 +63,7 @@ def _curves(kind: str, targets: np.ndarray, probs: np.ndarray, groups: np.ndarra
     drawn = None
     if groups is not None:
         rankings = rank_labels(targets, probs)
-        drawn = np.concatenate([ranked_scores(kind, rankings, weights)
+        drawn = np.concatenate([ranked_scores(METRICS[kind].ranking, rankings, weights)
                                 for weights in bootstrap_chunks(groups, REPLICATES)])
     found, nothing = [], np.full(len(GRID), np.nan)
     for k, area in enumerate(areas):

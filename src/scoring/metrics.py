@@ -1,17 +1,43 @@
-"""Scores of (N, K) probabilities and decisions: scikit-learn's metrics, leaving out NaN cells and one-class labels."""
+"""The metrics of competitions, one entry each in METRICS, which everything that scores or decides reads.
 
+To add a metric, write one entry: a function of (targets, values, task, weights), or counts per row from which it
+follows (see scoring/counts.py). A metric without counts works everywhere too, but slower: the bootstrap calls its
+function once a replicate.
+"""
+
+import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import sklearn.metrics as sk
+
+from scoring.counts import (
+    Counts,
+    count_correct,
+    count_correct_rows,
+    count_grades,
+    count_labels,
+    count_log_losses,
+    count_recalls,
+    count_row_f1,
+    count_squared_errors,
+    f1_of,
+    label_counts,
+    macro_f1_of,
+    mean_of_defined,
+    micro_f1_of,
+    weighted_f1_of,
+)
+from scoring.ranking import Ranking, rank_labels, ranked_scores
 
 # Everywhere in this file:
-#   targets    (N, K) 0, 1, or NaN where a cell is not to be scored; multiclass rows are one-hot, or NaN throughout
+#   targets    (N, K) 0, 1, or NaN where a cell is not scored; multiclass rows are one-hot, or NaN throughout
 #   probs      (N, K) in [0, 1];  decisions (N, K) 0 or 1
-#   weights    (N,) how often a row counts (a bootstrap's counts); None: once. A row of weight 0 is not there
+#   weights    (N,) how often a row counts (a bootstrap's counts); None: once. A row of weight 0 is left out
 #   undefined  is a label whose scored cells are of one class, or none: NaN by label, left out of a mean over labels
+
+TASKS = ("binary", "multiclass", "multilabel")
 
 
 def undefined_labels(targets: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
@@ -25,7 +51,9 @@ def roc_auc_by_label(targets: np.ndarray, probs: np.ndarray, weights: np.ndarray
 
     Source: Hanley & McNeil 1982, https://doi.org/10.1148/radiology.143.1.7063747
     """
-    return _by_label(sk.roc_auc_score, targets, probs, weights)
+    from sklearn.metrics import roc_auc_score
+
+    return _by_label(roc_auc_score, targets, probs, weights)
 
 
 def average_precision_by_label(targets: np.ndarray, probs: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
@@ -33,26 +61,36 @@ def average_precision_by_label(targets: np.ndarray, probs: np.ndarray, weights: 
 
     A predictor without skill scores the label's prevalence, not 0.5.
     """
-    return _by_label(sk.average_precision_score, targets, probs, weights)
+    from sklearn.metrics import average_precision_score
+
+    return _by_label(average_precision_score, targets, probs, weights)
 
 
 def brier_by_label(targets: np.ndarray, probs: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
-    """(K,) mean squared distance of probability and truth, in [0, 1], 0 is best; NaN where a label is undefined.
+    """(K,) mean squared difference of probability and truth, in [0, 1], 0 is best; NaN where a label is undefined.
 
     Source: Brier 1950, https://doi.org/10.1175/1520-0493(1950)078<0001:VOFEIT>2.0.CO;2
     """
-    return _by_label(sk.brier_score_loss, targets, probs, weights)
+    from sklearn.metrics import brier_score_loss
+
+    return _by_label(brier_score_loss, targets, probs, weights)
 
 
 def f1_by_label(targets: np.ndarray, decisions: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
-    """(K,) harmonic mean of precision and recall, 0 where nothing is found; NaN where undefined."""
-    return _by_label(_f1, targets, decisions, weights)
+    """(K,) harmonic mean of precision and recall, 0 where nothing is found; NaN where a label is undefined.
+
+    Examples
+    --------
+    >>> f1_by_label(np.array([[1.0], [1], [0]]), np.array([[1], [0], [0]])).round(3).tolist()
+    [0.667]
+    """
+    return f1_of(_sum(label_counts(targets, decisions), weights))[0]
 
 
 def decide(probs: np.ndarray, thresholds: np.ndarray | float | None, task: str) -> np.ndarray:
     """(N, K) int8 of 0 and 1: `probs >= thresholds` (one number or (K,)); for multiclass the most probable label.
 
-    Multiclass takes no thresholds (None); of equally probable labels the first is decided for.
+    Multiclass takes no thresholds (None); of equally probable labels it decides for the first.
     Raises ValueError where thresholds are given for multiclass, or not given for the other tasks.
     """
     if task == "multiclass":
@@ -73,7 +111,7 @@ def prevalence(targets: np.ndarray, weights: np.ndarray | None = None) -> np.nda
 
 
 def constant_probs(label_prevalence: np.ndarray, n: int) -> np.ndarray:
-    """(n, K) probabilities of a predictor that never looks: every row is `label_prevalence` (zeros: all negative)."""
+    """(n, K) probabilities that do not depend on the image: every row is `label_prevalence`."""
     return np.tile(np.asarray(label_prevalence, dtype=np.float64), (n, 1))
 
 
@@ -97,102 +135,148 @@ def log_loss(targets: np.ndarray, probs: np.ndarray, task: str, weights: np.ndar
 
     Multiclass rows are first divided by their sum, so that rounding in a file does not matter.
     """
+    from sklearn.metrics import log_loss as sklearn_log_loss
+
     probs = probs.astype(np.float64)
     if task != "multiclass":
-        return _mean(_by_label(sk.log_loss, targets, probs, weights))
-    rows, row_weights = _complete_rows(targets, weights)
+        return _mean(_by_label(sklearn_log_loss, targets, probs, weights))
+    rows = _scored(targets, weights).all(axis=1)
     if not rows.any():
         return float("nan")
     classes, probs = targets[rows].argmax(axis=1), probs[rows] / probs[rows].sum(axis=1, keepdims=True)
-    return float(sk.log_loss(classes, probs, labels=np.arange(probs.shape[1]), sample_weight=row_weights))
+    return float(sklearn_log_loss(classes, probs, labels=np.arange(probs.shape[1]),
+                                  sample_weight=None if weights is None else weights[rows]))
 
 
-def f1_macro(targets: np.ndarray, decisions: np.ndarray, task: str, weights: np.ndarray | None = None) -> float:
-    """Mean over the defined labels of F1, each over its own scored cells. For one binary label: its F1."""
-    return _mean(f1_by_label(targets, decisions, weights))
+# ---- what orders the cuts of one label as a metric does: from true and false positives (M + 1,) of every cut, and the
+# label's positives and negatives. Counts are whole numbers, so equally good cuts come out exactly equal
 
 
-def f1_weighted(targets: np.ndarray, decisions: np.ndarray, task: str, weights: np.ndarray | None = None) -> float:
-    """Mean over the defined labels of F1, a label counting by its number of positives."""
-    by_label = f1_by_label(targets, decisions, weights)
-    defined = ~np.isnan(by_label)
-    if not defined.any():
-        return float("nan")
-    positives = ((targets == 1) * (1.0 if weights is None else weights[:, None])).sum(axis=0)
-    return float(np.average(by_label[defined], weights=positives[defined]))
+def f1_cuts(found: np.ndarray, false: np.ndarray, positives: float, negatives: float) -> np.ndarray:
+    """F1 of one label at every cut."""
+    return 2 * found / (positives + found + false)
 
 
-def f1_micro(targets: np.ndarray, decisions: np.ndarray, task: str, weights: np.ndarray | None = None) -> float:
-    """F1 over all scored cells thrown together, one-class labels too; NaN where they are of one class altogether."""
-    truth, decided, cell_weights = _cells(targets, decisions, weights)
-    if len(np.unique(truth)) < 2:
-        return float("nan")
-    return float(_f1(truth, decided, sample_weight=cell_weights))
+def accuracy_cuts(found: np.ndarray, false: np.ndarray, positives: float, negatives: float) -> np.ndarray:
+    """The accuracy of one label at every cut, but for a constant and a factor."""
+    return found - false
 
 
-def f1_samples(targets: np.ndarray, decisions: np.ndarray, task: str, weights: np.ndarray | None = None) -> float:
-    """Mean over rows of the F1 between a row's true and decided labels; rows with a NaN cell are left out.
+def balanced_accuracy_cuts(found: np.ndarray, false: np.ndarray, positives: float, negatives: float) -> np.ndarray:
+    """The balanced accuracy of one label at every cut, but for a constant and a factor."""
+    return found * negatives - false * positives
 
-    A row with no true and no decided label scores 0, as in scikit-learn with zero_division=0.
+
+def kappa_cuts(found: np.ndarray, false: np.ndarray, positives: float, negatives: float) -> np.ndarray:
+    """Half of Cohen's kappa of one label at every cut."""
+    decided = found + false
+    by_chance = decided * negatives + positives * (positives + negatives - decided)
+    return (found * negatives - false * positives) / by_chance
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """One metric: what it takes, how it is computed, and all that intervals, thresholds and tables need of it.
+
+    At least one of `function` and `counts` is needed. `score` calls the function where there is one, else it sums the
+    counts; both must agree.
     """
-    rows, row_weights = _complete_rows(targets, weights)
-    if not rows.any():
-        return float("nan")
-    # scikit-learn refuses one column here; the same column twice has the same F1 in every row
-    twice = 2 if targets.shape[1] == 1 else 1
-    truth, decided = (np.tile(a[rows].astype(np.int8), (1, twice)) for a in (targets, decisions))
-    return float(sk.f1_score(truth, decided, average="samples", sample_weight=row_weights, zero_division=0))
+
+    name: str
+    title: str  # for a table's head
+    uses: Literal["probs", "decisions"]
+    greater_is_better: bool
+    function: Callable[..., float] | None = None  # (targets, values, task, weights or None) -> score, NaN if undefined
+    counts: Callable[[np.ndarray, np.ndarray, str], Counts] | None = None  # (targets, values, task)
+    ranking: Callable[[Ranking, np.ndarray], np.ndarray] | None = None  # the score of one label by the order of rows
+    tasks: tuple[str, ...] = TASKS
+    bounded: bool = True  # between 0 and 1: its interval is computed on the logit
+    averages: Literal["labels", "positives", "rows"] = "labels"  # what it is a mean over, so what its error depends on
+    order_only: bool = False  # depends on the order of the probabilities of a label only, as ROC AUC does
+    # of decisions: what orders the cuts of one label, and how thresholds of all labels follow. "label": each label's
+    # best is the best; "micro_f1": one fraction over all labels; "joint": moved in turn, because labels interact
+    cut_quality: Callable[..., np.ndarray] | None = None
+    threshold_search: Literal["label", "micro_f1", "joint"] = "joint"
+
+    def __post_init__(self):
+        if self.function is None and self.counts is None:
+            raise ValueError(f"metric {self.name!r} needs a function, or counts")
+        if self.threshold_search == "label" and self.cut_quality is None:
+            raise ValueError(f"metric {self.name!r}: threshold_search 'label' needs cut_quality")
+
+    @property
+    def sign(self) -> int:
+        """1 where greater is better, else -1."""
+        return 1 if self.greater_is_better else -1
+
+    def check_task(self, task: str) -> None:
+        """Raises ValueError where the metric does not fit the task."""
+        if task not in self.tasks:
+            fitting = ", ".join(other.name for other in METRICS.values() if task in other.tasks)
+            raise ValueError(f"the metric {self.name} is for {' and '.join(self.tasks)} tasks, not for {task}; choose "
+                             f"one of {fitting}")
+
+    def score(self, targets: np.ndarray, values: np.ndarray, task: str, weights: np.ndarray | None = None) -> float:
+        """The metric of values (N, K), probabilities or decisions as `uses` says; NaN where it is undefined.
+
+        Raises ValueError where the metric does not fit the task.
+        """
+        self.check_task(task)
+        if self.function is not None:
+            return float(self.function(targets, values, task, weights))
+        counts = self.counts(targets, values, task)
+        return float(counts.score(_sum(counts.cells, weights))[0])
 
 
-def accuracy(targets: np.ndarray, decisions: np.ndarray, task: str, weights: np.ndarray | None = None) -> float:
-    """Share decided rightly, in [0, 1]: of rows for binary and multiclass, of scored *cells* for multilabel.
+METRICS = {
+    metric.name: metric
+    for metric in (
+        Metric(name="roc_auc", title="ROC AUC", uses="probs", greater_is_better=True,
+               function=roc_auc, ranking=Ranking.auc, order_only=True),
+        Metric(name="average_precision", title="average precision", uses="probs", greater_is_better=True,
+               function=average_precision, ranking=Ranking.average_precision, order_only=True),
+        Metric(name="brier", title="Brier score", uses="probs", greater_is_better=False,
+               function=brier, counts=count_squared_errors, averages="rows"),
+        Metric(name="log_loss", title="log loss", uses="probs", greater_is_better=False,
+               function=log_loss, counts=count_log_losses, bounded=False, averages="rows"),
+        # F1 is 0 where nothing is found, and each label's is over its own scored cells
+        Metric(name="f1_macro", title="macro F1", uses="decisions", greater_is_better=True,
+               counts=count_labels(macro_f1_of), cut_quality=f1_cuts, threshold_search="label"),
+        # over all scored cells together, those of labels of one class too
+        Metric(name="f1_micro", title="micro F1", uses="decisions", greater_is_better=True,
+               counts=count_labels(micro_f1_of), averages="positives", threshold_search="micro_f1"),
+        Metric(name="f1_weighted", title="weighted F1", uses="decisions", greater_is_better=True,
+               counts=count_labels(weighted_f1_of), averages="positives", cut_quality=f1_cuts,
+               threshold_search="label"),
+        # over rows; one with no true and no decided label scores 0, as in scikit-learn with zero_division=0
+        Metric(name="f1_samples", title="sample-wise F1", uses="decisions", greater_is_better=True,
+               counts=count_row_f1, averages="rows", cut_quality=f1_cuts),
+        # of rows for binary and multiclass, of scored cells for multilabel, where "no" is nearly always correct
+        Metric(name="accuracy", title="accuracy", uses="decisions", greater_is_better=True,
+               counts=count_correct, averages="rows", cut_quality=accuracy_cuts, threshold_search="label"),
+        Metric(name="subset_accuracy", title="subset accuracy", uses="decisions", greater_is_better=True,
+               counts=count_correct_rows, averages="rows", cut_quality=accuracy_cuts),
+        # mean recall: over the classes that occur for multiclass, else over "yes" and "no", then over labels
+        Metric(name="balanced_accuracy", title="balanced accuracy", uses="decisions", greater_is_better=True,
+               counts=count_recalls, cut_quality=balanced_accuracy_cuts, threshold_search="label"),
+        # labels are ordered grades; an error by two grades costs four times as much as one by one grade.
+        # Source: Cohen 1968, https://doi.org/10.1037/h0026256
+        Metric(name="quadratic_kappa", title="quadratic kappa", uses="decisions", greater_is_better=True,
+               counts=count_grades, tasks=("binary", "multiclass"), bounded=False, averages="rows",
+               cut_quality=kappa_cuts, threshold_search="label"),
+    )
+}
 
-    Deciding "no" everywhere is right in most multilabel cells: read it beside that floor.
-    """
-    if task == "multiclass":
-        return subset_accuracy(targets, decisions, task, weights)
-    truth, decided, cell_weights = _cells(targets, decisions, weights)
-    return float(sk.accuracy_score(truth, decided, sample_weight=cell_weights)) if len(truth) else float("nan")
 
-
-def subset_accuracy(targets: np.ndarray, decisions: np.ndarray, task: str, weights: np.ndarray | None = None) -> float:
-    """Share of rows with every label right, in [0, 1]; rows with a NaN cell are left out."""
-    rows, row_weights = _complete_rows(targets, weights)
-    if not rows.any():
-        return float("nan")
-    truth, decided = targets[rows].astype(np.int8), decisions[rows].astype(np.int8)
-    return float(sk.accuracy_score(truth, decided, sample_weight=row_weights))
-
-
-def balanced_accuracy(
-    targets: np.ndarray, decisions: np.ndarray, task: str, weights: np.ndarray | None = None
-) -> float:
-    """Mean recall, in [0, 1]: over the classes that occur for multiclass, else over "yes" and "no", then labels.
-
-    NaN where only one class occurs.
-    """
-    if task != "multiclass":
-        return _mean(_by_label(sk.balanced_accuracy_score, targets, decisions, weights))
-    truth, decided, row_weights = _classes(targets, decisions, weights)
-    occurring = np.unique(truth)
-    if len(occurring) < 2:
-        return float("nan")
-    return float(sk.recall_score(truth, decided, labels=occurring, average="macro", sample_weight=row_weights))
-
-
-def quadratic_kappa(targets: np.ndarray, decisions: np.ndarray, task: str, weights: np.ndarray | None = None) -> float:
-    """Agreement beyond chance, at most 1, where a miss by two grades counts four times; the labels are ordered grades.
-
-    NaN where only one grade occurs. Raises ValueError for multilabel.
-    Source: Cohen 1968, https://doi.org/10.1037/h0026256
-    """
-    if task == "multilabel":
-        raise ValueError("quadratic_kappa compares one grade a row; choose another metric for a multilabel competition")
-    truth, decided, row_weights = _classes(targets, decisions, weights)
-    if len(np.unique(truth)) < 2:
-        return float("nan")
-    grades = np.arange(max(2, targets.shape[1]))
-    return float(sk.cohen_kappa_score(truth, decided, labels=grades, weights="quadratic", sample_weight=row_weights))
+def check_metric(name: str, task: str | None = None) -> Metric:
+    """The metric of this name. Raises ValueError where there is none, or where it does not fit the task."""
+    if name not in METRICS:
+        near = difflib.get_close_matches(name, METRICS, n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(near)}? " if near else ""
+        raise ValueError(f"no metric {name!r}; {hint}choose one of {', '.join(METRICS)}")
+    if task is not None:
+        METRICS[name].check_task(task)
+    return METRICS[name]
 
 
 def score(
@@ -205,16 +289,72 @@ def score(
 ) -> float:
     """The metric of these probabilities; where it needs decisions they are made at `thresholds`, or 0.5.
 
-    NaN where no label is defined. Raises ValueError where the metric is unknown.
+    NaN where it is undefined. Raises ValueError where the metric is unknown or does not fit the task.
     """
-    if metric_name not in METRICS:
-        raise ValueError(f"no metric {metric_name!r}; choose one of {', '.join(METRICS)}")
-    metric = METRICS[metric_name]
+    metric = check_metric(metric_name, task)
     if metric.uses == "probs":
         return metric.score(targets, probs, task, weights)
     if thresholds is None and task != "multiclass":
         thresholds = 0.5
     return metric.score(targets, decide(probs, thresholds, task), task, weights)
+
+
+def make_scorer(metric_name: str, targets: np.ndarray, values: np.ndarray, task: str,
+                class_weights: np.ndarray | None = None) -> Callable[[np.ndarray], np.ndarray]:
+    """A function from row_weights (R, N), not negative, to the metric's scores (R,); NaN where undefined.
+
+    class_weights: how much a cell counts by its truth, as under another prevalence: (K, 2) of 0 and of 1 for binary and
+    multilabel, (K,) by class for multiclass; None: all alike.
+    Raises ValueError where the metric is unknown or does not fit the task, and for class weights of several labels and
+    a metric that does not count label by label.
+    """
+    metric, of_rows = check_metric(metric_name, task), 1
+    if class_weights is not None and task == "multiclass":
+        of_rows = (np.nan_to_num(targets) * class_weights).sum(axis=1)
+    elif class_weights is not None and targets.shape[1] == 1:
+        of_rows = _cell_weights(targets, class_weights)[:, 0]
+    elif class_weights is not None:
+        if not counts_by_label(metric_name, task):
+            raise ValueError(f"{metric_name} does not count label by label, so single labels cannot be weighted")
+        counts = metric.counts(targets, values, task)
+        cells = counts.cells * np.tile(_cell_weights(targets, class_weights),
+                                       counts.cells.shape[1] // targets.shape[1])
+        return lambda row_weights: counts.score(row_weights @ cells)
+    if metric.ranking is not None:
+        rankings = rank_labels(targets, values)
+        return lambda row_weights: mean_of_defined(ranked_scores(metric.ranking, rankings, row_weights * of_rows))
+    if metric.counts is None:
+        return lambda row_weights: np.array([metric.score(targets, values, task, each * of_rows)
+                                             for each in row_weights])
+    counts = metric.counts(targets, values, task)
+    return lambda row_weights: counts.score((row_weights * of_rows) @ counts.cells)
+
+
+def counts_by_label(metric_name: str, task: str) -> bool:
+    """True where a metric's counts are of single labels, so that each label can have class weights of its own."""
+    counts = METRICS[metric_name].counts
+    return counts is not None and counts(np.zeros((1, 2)), np.zeros((1, 2)), task).by_label
+
+
+def confusion_scorer(metric_name: str, classes: int) -> Callable[[np.ndarray], np.ndarray]:
+    """A function from confusion matrices (R, K * K), the true class first, to a metric of multiclass decisions (R,).
+
+    To try many decisions on the same rows this is faster than scoring the rows: there are only K * K kinds of row, and
+    a confusion matrix is how often each of them counts.
+    """
+    one_hot = np.eye(classes)
+    return make_scorer(metric_name, one_hot.repeat(classes, axis=0), np.tile(one_hot, (classes, 1)).astype(np.int8),
+                       "multiclass")
+
+
+def _cell_weights(targets: np.ndarray, class_weights: np.ndarray) -> np.ndarray:
+    """(N, K) the weight of every cell: class_weights (K, 2) by its truth, 0 where there is none."""
+    return np.where(np.isnan(targets), 0, np.where(targets == 1, class_weights[:, 1], class_weights[:, 0]))
+
+
+def _sum(cells: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
+    """(1, C) the sums of cells (N, C) over the rows."""
+    return cells.sum(axis=0, keepdims=True) if weights is None else weights[None] @ cells
 
 
 def _scored(targets: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
@@ -236,66 +376,7 @@ def _by_label(
     return scores
 
 
-def _cells(
-    targets: np.ndarray, decisions: np.ndarray, weights: np.ndarray | None
-) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """Truth, decision and weight of every scored cell, each one-dimensional."""
-    scored = _scored(targets, weights)
-    cell_weights = None if weights is None else np.broadcast_to(weights[:, None], scored.shape)[scored]
-    return targets[scored].astype(np.int8), decisions[scored].astype(np.int8), cell_weights
-
-
-def _complete_rows(targets: np.ndarray, weights: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None]:
-    """(N,) bool: the rows whose cells are all scored; and the weights of those rows."""
-    rows = _scored(targets, weights).all(axis=1)
-    return rows, None if weights is None else weights[rows]
-
-
-def _classes(
-    targets: np.ndarray, decisions: np.ndarray, weights: np.ndarray | None
-) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """True class, decided class and weight of every complete row; one binary column is the classes 0 and 1."""
-    rows, row_weights = _complete_rows(targets, weights)
-    if targets.shape[1] == 1:
-        return targets[rows, 0].astype(np.int8), decisions[rows, 0].astype(np.int8), row_weights
-    return targets[rows].argmax(axis=1), decisions[rows].argmax(axis=1), row_weights
-
-
-def _f1(truth: np.ndarray, decided: np.ndarray, sample_weight: np.ndarray | None) -> float:
-    return sk.f1_score(truth, decided, sample_weight=sample_weight, zero_division=0)
-
-
 def _mean(by_label: np.ndarray) -> float:
     """The mean of the defined labels, NaN where there is none (numpy's nanmean would warn)."""
     defined = by_label[~np.isnan(by_label)]
     return float(defined.mean()) if len(defined) else float("nan")
-
-
-@dataclass(frozen=True)
-class Metric:
-    """A score a competition can be judged by; `score(targets, values, task, weights=None)` takes what `uses` names."""
-
-    name: str
-    score: Callable[..., float]
-    uses: Literal["probs", "decisions"]
-    greater_is_better: bool
-    title: str  # for a table's head
-
-
-METRICS = {
-    metric.name: metric
-    for metric in (
-        Metric("roc_auc", roc_auc, "probs", True, "ROC AUC"),
-        Metric("average_precision", average_precision, "probs", True, "average precision"),
-        Metric("brier", brier, "probs", False, "Brier score"),
-        Metric("log_loss", log_loss, "probs", False, "log loss"),
-        Metric("f1_macro", f1_macro, "decisions", True, "macro F1"),
-        Metric("f1_micro", f1_micro, "decisions", True, "micro F1"),
-        Metric("f1_weighted", f1_weighted, "decisions", True, "weighted F1"),
-        Metric("f1_samples", f1_samples, "decisions", True, "sample-wise F1"),
-        Metric("accuracy", accuracy, "decisions", True, "accuracy"),
-        Metric("subset_accuracy", subset_accuracy, "decisions", True, "subset accuracy"),
-        Metric("balanced_accuracy", balanced_accuracy, "decisions", True, "balanced accuracy"),
-        Metric("quadratic_kappa", quadratic_kappa, "decisions", True, "quadratic kappa"),
-    )
-}

@@ -26,17 +26,16 @@ import numpy as np
 from scipy.stats import norm
 from tqdm import tqdm
 
-from scoring.bootstrap_metrics import make_scorer, mean_of_defined
 from scoring.confidence_intervals import (
     CHUNK_BYTES,
     LEVEL,
-    UNBOUNDED,
     bootstrap_chunks,
     bootstrap_counts,
     informative_cases,
     small_sample,
 )
-from scoring.metrics import METRICS, roc_auc_by_label
+from scoring.counts import mean_of_defined
+from scoring.metrics import METRICS, make_scorer, roc_auc_by_label
 
 REPLICATES = 2000
 GAIN_ERROR = 0.5  # standard deviation of what a gain of means really is, as a share of what is told of it
@@ -66,7 +65,7 @@ class Forecast:
 
     @property
     def sign(self) -> int:
-        return 1 if METRICS[self.metric_name].greater_is_better else -1
+        return METRICS[self.metric_name].sign
 
     def interval(self, draws: np.ndarray, level: float = LEVEL) -> tuple[float, float]:
         """The middle `level` of draws (R,), those without a score left out; NaN where none has one."""
@@ -143,7 +142,7 @@ def forecast(metric_name: str, targets: np.ndarray, values: list[np.ndarray], ta
     bar.close()
     oof_draws, public_draws, private_draws = np.moveaxis(np.concatenate(scores, axis=1), 2, 0)
     oof = np.array([METRICS[metric_name].score(targets, each, task) for each in values])
-    lowest, highest = (-np.inf, np.inf) if metric_name in UNBOUNDED else (0, 1)
+    lowest, highest = (0, 1) if METRICS[metric_name].bounded else (-np.inf, np.inf)
     # both errors' spreads are known from the same images, from few cases not well
     wider = small_sample(informative_cases(metric_name, targets, groups))
     predicted = (np.clip(oof[:, None] + wider * (draws - oof_draws), lowest, highest)

@@ -1,67 +1,81 @@
-"""Decision thresholds that are best on given predictions, found exactly; and decisions nobody tuned on themselves."""
+"""Decision thresholds that are best on given predictions, and decisions at thresholds fitted on other folds."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
-from scoring.bootstrap_metrics import ROW_METRICS, row_scores
-from scoring.metrics import METRICS, decide
+from scoring.metrics import METRICS, Metric, check_metric, decide, f1_cuts
 
-Criterion = Literal["f1", "accuracy", "balanced_accuracy", "quadratic_kappa"]
 DEFAULT_THRESHOLD = 0.5
-# what each label's own threshold is fitted for, where a competition has this metric; for those of ROW_METRICS it is
-# where the search begins
-CRITERIA: dict[str, Criterion] = {
-    "f1_macro": "f1",
-    "f1_weighted": "f1",
-    "f1_samples": "f1",
-    "accuracy": "accuracy",
-    "subset_accuracy": "accuracy",
-    "balanced_accuracy": "balanced_accuracy",
-    "quadratic_kappa": "quadratic_kappa",
-}
 PASSES = 50  # over the labels, at most; the search ends long before
+PLAIN_CUTS = 50  # cuts of a label that are tried for a metric without counts, which scores all rows for each
 
 
-def best_threshold(targets: np.ndarray, probs: np.ndarray, metric: Criterion = "f1",
+def best_threshold(targets: np.ndarray, probs: np.ndarray, quality: Callable[..., np.ndarray] = f1_cuts,
                    class_weights: np.ndarray | tuple[float, float] = (1, 1)) -> float:
-    """The threshold t for which `probs >= t` scores best on this label; every possible cut is tried.
+    """The threshold t for which `probs >= t` scores best on one label; every possible cut is tried.
 
-    targets: (N,) 0, 1 or NaN (left out);  probs: (N,) in [0, 1];  class_weights: how much a negative and a positive
-    count, for another prevalence than this one.
     It lies midway between the two neighbouring scores, so that a small shift of either changes nothing; of equally good
-    cuts it is the one nearest to 0.5. A label without positives or without negatives gives 0.5: it has nothing to say.
-    It may lie a hair above 1 where deciding "no" everywhere is best and a score is 1.
-    Raises ValueError where the metric is unknown.
+    cuts it is the one nearest to 0.5. It may lie slightly above 1 where deciding "no" everywhere is best and a score
+    is 1.
+
+    Parameters
+    ----------
+    targets : (N,) 0, 1 or NaN (left out)
+    probs : (N,) in [0, 1]
+    quality : what orders the cuts, a metric's `cut_quality`
+    class_weights : how much a negative and a positive count, for another prevalence than this one
+
+    Returns
+    -------
+    The threshold; 0.5 for a label without positives or without negatives.
+
+    Examples
+    --------
+    >>> best_threshold(np.array([0, 0, 1, 1.0]), np.array([0.1, 0.2, 0.3, 0.9]))
+    0.25
     """
     cuts = _cut_label(targets, probs, class_weights)
     if cuts.positives == 0 or cuts.negatives == 0:
         return DEFAULT_THRESHOLD
-    return cuts.best(_quality(metric, cuts))
+    return cuts.best(quality(cuts.true_positives, cuts.false_positives, cuts.positives, cuts.negatives))
 
 
 def fit_thresholds(targets: np.ndarray, probs: np.ndarray, metric: str = "f1_macro",
                    class_weights: np.ndarray | None = None) -> np.ndarray:
     """(K,) the thresholds that are best for a metric of decisions, each label over its own cells that are not NaN.
 
-    Exact where the metric falls apart into labels (macro and weighted F1, accuracy, balanced accuracy; quadratic kappa
-    of one label), and for micro F1. Sample-wise F1 and subset accuracy judge all labels of a row together: their
-    thresholds are moved one after the other, each to its best place given the others, beginning with those of F1 or
-    accuracy, until none moves. That never ends below where it began, but may end below the best of all.
-    class_weights: (K, 2) how much a label's negatives and positives count, for other prevalences than these; the search
-    over rows cannot use them, and gives the thresholds it would begin with.
-    Raises ValueError where the metric is unknown.
+    Exact where each label's own best is the best of all (the entry's threshold_search is "label") and for micro F1.
+    Other metrics judge labels together: their thresholds are moved one at a time, each to its best place given the
+    others, from each label's own best (from 0.5 where the entry has no cut_quality), until none moves. That never ends
+    below its start, but may end below the best of all. For a metric without counts at most PLAIN_CUTS cuts of a label
+    are tried.
+
+    Parameters
+    ----------
+    targets, probs : (N, K)
+    metric : the name of a metric of decisions
+    class_weights : (K, 2) how much a label's negatives and positives count, for other prevalences than these; the
+        search over all labels cannot use them, and returns its start
+
+    Raises
+    ------
+    ValueError : where the metric is unknown, or takes probabilities
     """
+    entry = check_metric(metric)
+    if entry.uses != "decisions":
+        raise ValueError(f"{metric} takes probabilities, which need no threshold; choose one of "
+                         f"{', '.join(other.name for other in METRICS.values() if other.uses == 'decisions')}")
     weights = np.ones((targets.shape[1], 2), int) if class_weights is None else class_weights
-    if metric == "f1_micro":
+    if entry.threshold_search == "micro_f1":
         return _fit_micro(targets, probs, weights)
-    if metric not in CRITERIA:
-        raise ValueError(f"no threshold is fitted for {metric!r}; choose f1_micro, {', '.join(CRITERIA)}")
-    thresholds = np.array([best_threshold(targets[:, k], probs[:, k], CRITERIA[metric], weights[k])
-                           for k in range(targets.shape[1])])
-    if metric in ROW_METRICS and class_weights is None:
-        return _ascend(targets, probs, metric, thresholds)
+    thresholds = np.full(targets.shape[1], DEFAULT_THRESHOLD)
+    if entry.cut_quality is not None:
+        thresholds = np.array([best_threshold(targets[:, k], probs[:, k], entry.cut_quality, weights[k])
+                               for k in range(targets.shape[1])])
+    if entry.threshold_search == "joint" and class_weights is None:
+        return _ascend(targets, probs, entry, thresholds)
     return thresholds
 
 
@@ -94,24 +108,51 @@ def _fit_micro(targets: np.ndarray, probs: np.ndarray, class_weights: np.ndarray
     return thresholds
 
 
-def _ascend(targets: np.ndarray, probs: np.ndarray, metric: str, thresholds: np.ndarray) -> np.ndarray:
-    """(K,) thresholds moved one at a time to where the mean of `row_scores` is best, until none can be moved."""
-    rows = ~np.isnan(targets).any(axis=1)
-    targets, probs, thresholds = targets[rows] == 1, probs[rows].astype(np.float64), thresholds.copy()
+def _ascend(targets: np.ndarray, probs: np.ndarray, metric: Metric, thresholds: np.ndarray) -> np.ndarray:
+    """(K,) thresholds moved one at a time to where the metric is best, until none can be moved."""
+    probs, thresholds = probs.astype(np.float64), thresholds.copy()
     for _ in range(PASSES):
         before = thresholds.copy()
         for k in range(len(thresholds)):
-            yes = probs >= thresholds
-            is_yes, no = yes[:, k].copy(), yes.copy()
-            yes[:, k], no[:, k] = True, False
-            gains = row_scores(metric, targets, yes) - row_scores(metric, targets, no)
-            scores, place = np.unique(probs[:, k], return_inverse=True)
-            quality = gains.sum() - np.concatenate(([0], np.bincount(place, gains).cumsum()))
-            if quality.max() > gains[is_yes].sum() + 1e-9:  # sums of the same numbers in another order differ by less
-                thresholds[k] = _nearest_to_half(_cuts(scores), quality >= quality.max() - 1e-9)
+            rows, score_cuts = _vary_label(targets, probs, metric, thresholds, k)
+            if not rows.any():
+                continue
+            cuts = _cuts(np.unique(probs[rows, k]))
+            if metric.counts is None and len(cuts) > PLAIN_CUTS:
+                cuts = cuts[np.linspace(0, len(cuts) - 1, PLAIN_CUTS).round().astype(int)]
+            scores = metric.sign * score_cuts(np.append(cuts, thresholds[k]))  # the last one: as it is now
+            *quality, now = np.where(np.isnan(scores), -np.inf, scores)
+            # sums of the same numbers in another order differ by less
+            if max(quality) > now + 1e-9:
+                thresholds[k] = _nearest_to_half(cuts, np.array(quality) >= max(quality) - 1e-9)
         if (thresholds == before).all():
             break
     return thresholds
+
+
+def _vary_label(targets: np.ndarray, probs: np.ndarray, metric: Metric, thresholds: np.ndarray,
+                k: int) -> tuple[np.ndarray, Callable[[np.ndarray], np.ndarray]]:
+    """(N,) bool of the rows that label k's decisions matter for, and a function from its cuts (C,) to scores (C,).
+
+    The other labels are decided at their thresholds.
+    """
+    task, known = "binary" if probs.shape[1] == 1 else "multilabel", ~np.isnan(targets[:, k])
+    decisions = decide(probs, thresholds, task)
+
+    def decide_label(value: np.ndarray | int) -> np.ndarray:
+        changed = decisions.copy()
+        changed[:, k] = value
+        return changed
+    if metric.counts is None:
+        return known, lambda cuts: np.array([
+            metric.score(targets, decide_label(probs[:, k] >= cut), task) for cut in cuts])
+    counts = metric.counts(targets, decide_label(1), task)
+    gains = counts.cells - metric.counts(targets, decide_label(0), task).cells
+    order = np.argsort(probs[:, k], kind="stable")
+    # what "yes" adds for the c lowest rows: a cut takes it away from the sums of "yes" everywhere
+    lowest = np.concatenate((np.zeros((1, gains.shape[1])), gains[order].cumsum(axis=0)))
+    total, ascending = counts.cells.sum(axis=0), probs[order, k]
+    return known & counts.cells.any(axis=1), lambda cuts: counts.score(total - lowest[ascending.searchsorted(cuts)])
 
 
 def crossfit_decisions(
@@ -119,7 +160,7 @@ def crossfit_decisions(
 ) -> np.ndarray:
     """(N, K) decisions, each fold's at thresholds fitted on the other folds only; multiclass: the most probable label.
 
-    Scoring these is honest; scoring decisions at thresholds fitted on the same rows is not.
+    Their score is unbiased; that of decisions at thresholds fitted on the same rows is too high.
     Raises ValueError where there is one fold only.
     """
     if task == "multiclass":
@@ -140,13 +181,13 @@ def held_out_rows(folds: np.ndarray) -> list[np.ndarray]:
 
 
 def criterion(metric_name: str) -> str:
-    """The metric that decisions are made for in a competition: its own where that judges decisions, else macro F1."""
+    """The metric that decisions are made for in a competition: its own where that takes decisions, else macro F1."""
     return metric_name if METRICS[metric_name].uses == "decisions" else "f1_macro"
 
 
 def judged_values(metric_name: str, targets: np.ndarray, probs: np.ndarray, folds: np.ndarray,
                   task: str) -> np.ndarray:
-    """(N, K) what a competition's metric judges: the probabilities, or decisions at thresholds of the other folds."""
+    """(N, K) the values that a metric takes: the probabilities, or decisions at thresholds of the other folds."""
     if METRICS[metric_name].uses == "probs":
         return probs
     return crossfit_decisions(targets, probs, folds, task, criterion(metric_name))
@@ -177,23 +218,6 @@ def _cut_label(targets: np.ndarray, probs: np.ndarray, class_weights: np.ndarray
         for of_class, weight in ((~targets, of_negatives), (targets, of_positives)))
     # cut c says "no" to the c lowest distinct scores
     return _LabelCuts(_cuts(scores), positives[-1] - positives, negatives[-1] - negatives, positives[-1], negatives[-1])
-
-
-def _quality(metric: Criterion, cuts: _LabelCuts) -> np.ndarray:
-    """What orders the cuts as `metric` does. Counts are whole numbers, so equally good cuts come out exactly equal."""
-    found, false, positives, negatives = (cuts.true_positives, cuts.false_positives, cuts.positives, cuts.negatives)
-    if metric == "f1":
-        return 2 * found / (positives + found + false)
-    if metric == "accuracy":
-        return found - false
-    if metric == "balanced_accuracy":
-        return found * negatives - false * positives
-    if metric == "quadratic_kappa":  # Cohen's kappa in counts; the numerator is the same as above
-        decided = found + false
-        by_chance = decided * negatives + positives * (positives + negatives - decided)
-        return (found * negatives - false * positives) / by_chance
-    raise ValueError(f"no threshold is fitted for {metric!r}; choose f1, accuracy, balanced_accuracy or "
-                     f"quadratic_kappa")
 
 
 def _nearest_to_half(cuts: np.ndarray, allowed: np.ndarray) -> float:

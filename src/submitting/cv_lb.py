@@ -15,7 +15,7 @@ from common.files import home
 from competition import Competition
 from data.folds import fold_numbers
 from data.tables import scored_targets
-from results.adopted_rules import judged_by_policy
+from results.adopted_rules import metric_values
 from results.runs import Oof
 from scoring.confidence_intervals import score_interval
 from scoring.metrics import METRICS
@@ -29,10 +29,10 @@ USAGES = ("public", "private")
 def cross_validated(competition: Competition, table: pd.DataFrame, oof: Oof) -> tuple[float, float, float]:
     """The competition's metric on the out-of-fold predictions of a whole run, and its 95 % interval over groups.
 
-    Decisions, where the metric wants them, are made by the run's policy, fitted on the other folds.
+    Decisions, where the metric wants them, are made by the run's decision rule, fitted on the other folds.
     """
     targets = scored_targets(competition, table)
-    values = judged_by_policy(competition, oof, targets, fold_numbers(table, oof.split))
+    values = metric_values(competition, oof, targets, fold_numbers(table, oof.split))
     metric, groups = METRICS[competition.metric], table["group"].to_numpy(str)
     cv = metric.score(targets, values, competition.task)
     return cv, *score_interval(competition.metric, targets, values, competition.task, groups)

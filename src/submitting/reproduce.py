@@ -17,7 +17,7 @@ from competition import Competition
 from data.folds import Folds, add_folds, read_folds
 from data.pixel_store import PixelStore, open_store, pixel_settings
 from data.tables import read_part, read_train, submitted_part
-from results.adopted_rules import policy_for, policy_inputs
+from results.adopted_rules import adopted_inputs, rule_for
 from results.runs import Oof, read_oof, read_run, run_folder
 from submitting.manifest import (
     Difference,
@@ -71,9 +71,9 @@ def reproduce(competition: Competition, data_dir: Path, manifest: Path,
     if fitted_on and fitted_on != sha256(np.ascontiguousarray(oof.probs).tobytes()):
         raise ValueError(f"{manifest} cannot be made again (oof): {oof.name} had the out-of-fold "
                          f"predictions of other folds")
-    if _is_whole(said, oof) and said["inputs"].get("adopted") != policy_inputs(competition, oof).get("adopted"):
+    if _is_whole(said, oof) and said["inputs"].get("adopted") != adopted_inputs(competition, oof).get("adopted"):
         raise ValueError(f"{manifest} cannot be made again (decisions): {oof.name}'s adopted decisions are others now")
-    policy = policy_for(competition, oof, submitted_kind(competition), submitted=True) if (
+    rule = rule_for(competition, oof, submitted_kind(competition), submitted=True) if (
         _is_whole(said, oof)) else None  # what was adopted is for the whole run
     probs = _predict_again(competition, said, said["inputs"]["run"], table, folds, images, device,
                            unreadable)
@@ -81,7 +81,7 @@ def reproduce(competition: Competition, data_dir: Path, manifest: Path,
     with TemporaryDirectory() as folder:
         with redirect_stdout(io.StringIO()):  # it would say that it wrote a file that is gone a moment later
             path = submit_probs(competition, template, name, images["image_id"], probs, oof.probs, table,
-                                said["inputs"], policy, folder=Path(folder))
+                                said["inputs"], rule, folder=Path(folder))
         is_same = sha256(path.read_bytes()) == said["sha256"]
         other = "" if is_same else _compare(manifest.with_name(said["submission"]), path, said["sha256"])
     return Reproduction(len(template.frame), other, find_code_differences(said) + find_device_differences(said, device))

@@ -19,8 +19,8 @@ from data.tables import (
     submission_columns,
     submitted_part,
 )
-from results.adopted_rules import default_policy
-from scoring.decision_rules import Kind, Policy
+from results.adopted_rules import default_rule
+from scoring.decision_rules import DecisionRule, Kind
 from scoring.metrics import score
 from scoring.thresholds import criterion
 from submitting.manifest import describe_code, describe_versions, write_manifest
@@ -236,18 +236,18 @@ def write_submission(competition: Competition, name: str, template: Template, fr
 
 
 def submit_probs(competition: Competition, template: Template, name: str, image_ids: pd.Series, probs: np.ndarray,
-                 oof_probs: np.ndarray, table: pd.DataFrame, inputs: dict, policy: Policy | None = None, *,
+                 oof_probs: np.ndarray, table: pd.DataFrame, inputs: dict, rule: DecisionRule | None = None, *,
                  computed: dict | None = None, folder: Path | None = None) -> Path:
     """Writes the submission of test probabilities (n, K) and says what it did; returns the path.
 
-    The values are made by the policy, the competition's default where it is None, fitted on the oof predictions: hard
+    The values are made by the rule, the competition's default where it is None, fitted on the oof predictions: hard
     labels where the competition wants them. oof_probs: (N, K) in the order of `table`, NaN where no fold has predicted
     yet;  computed: by run, where its predictions were;  folder: another place than submissions/.
     """
     there = ~np.isnan(oof_probs).any(axis=1)
     targets = scoring_targets(label_cells(competition, table))[there]
-    policy = policy or default_policy(competition, submitted_kind(competition))
-    fitted = policy.fit(headline_targets(competition, targets), oof_probs[there])
+    rule = rule or default_rule(competition, submitted_kind(competition))
+    fitted = rule.fit(headline_targets(competition, targets), oof_probs[there])
     values, oof_values = fitted.apply(probs), fitted.apply(oof_probs[there])
     frame = fill_template(competition, template, image_ids, values)
     account = {
@@ -255,8 +255,8 @@ def submit_probs(competition: Competition, template: Template, name: str, image_
                                           oof_probs[there], competition.task),
                 "images": int(there.sum()),
                 "means": dict(zip(competition.labels, oof_values.mean(axis=0).tolist(), strict=True))},
-        "policy": {"name": policy.name, "for": policy.metric, "fitted_on": "the oof predictions",
-                   "labels": list(competition.labels), **fitted.parameters},
+        "decision_rule": {"name": rule.name, "for": rule.metric, "fitted_on": "the oof predictions",
+                          "labels": list(competition.labels), **fitted.parameters},
         "computed": computed or {},
         "numbers": "%.6f" if competition.submission == "probs" else "as the sample writes them",
     }

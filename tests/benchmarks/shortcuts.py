@@ -46,7 +46,7 @@ from explaining.shortcut_signals import (  # noqa: E402
     zone_excess,
 )
 from models.classifier import Classifier  # noqa: E402
-from scoring.delong import auc_covariance  # noqa: E402
+from scoring.metrics import roc_auc_by_label  # noqa: E402
 from training.augmentation import augment_batch  # noqa: E402
 
 SIZE, TRAIN, HELD_OUT, EPOCHS, MAPS = 64, 600, 400, 12, 100
@@ -141,8 +141,7 @@ def measure(plan: pd.DataFrame, pixels: np.ndarray, seed: int) -> list[dict]:
         rows = rows[np.unique(groups[rows], return_index=True)[1]][:MAPS]
         heat = explain_images("gradcam", model, images[rows], k, "multilabel").heat.numpy()
         evidence += judge_maps(label, np.stack([zone_excess(each) for each in heat]))
-    whole, _ = auc_covariance(targets, answers["whole"], groups)
-    aucs = dict(zip(LABELS, whole.tolist(), strict=True))
+    aucs = dict(zip(LABELS, roc_auc_by_label(targets, answers["whole"]).tolist(), strict=True))
     return [{**as_json(each), "auc": aucs[each.label]} for each in evidence]
 
 

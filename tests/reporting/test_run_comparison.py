@@ -11,7 +11,7 @@ import leaderboard
 from common.files import write_json
 from competition import Competition, Part
 from experiment import Experiment
-from reporting.run_comparison import find_twins, show_comparison, show_forecast
+from reporting.run_comparison import show_comparison, show_forecast
 from results.runs import open_run, probs_frame, run_folder, write_predictions, write_probs
 from scoring.metrics import METRICS
 
@@ -55,22 +55,6 @@ def test_the_better_run_is_named_and_noise_is_called_noise(table, capsys):
     assert "good is better" in said and "no difference beyond noise" in said and "more patients" in said
     assert show_comparison(MINE, table, HASH, ["bad", "good"])["winner"].tolist() == [-1]
     assert "p (Holm)" in said and "p (Holm)" not in capsys.readouterr().out
-
-
-def test_seeds_are_found_by_their_recipes_and_one_seed_is_said_to_be_one(table, capsys):
-    fabricate(table, "once", 2), fabricate(table, "again", 2, seed=1)
-    assert find_twins(MINE, "once") == ["again"]
-    show_comparison(MINE, table, HASH, ["once", "again"])
-    assert "(2 seeds)" in (said := capsys.readouterr().out) and "--set seed=1" not in said
-    fabricate(table, "half", 2, seed=2, folds=2)  # a twin without all folds does not count
-    show_comparison(MINE, table, HASH, ["once", "again"])
-    assert "(2 seeds)" in capsys.readouterr().out
-    for fold in range(FOLDS):
-        write_json(run_folder(MINE, "again") / f"fold{fold}" / "recipe.json",
-                   {**open_run(MINE, "once", fold, Experiment(network="cnn_d"), HASH).recipe,
-                    "experiment": {"network": "cnn_e"}})
-    show_comparison(MINE, table, HASH, ["once", "again"])
-    assert "python src/train.py --competition mine --experiment once --set seed=1" in capsys.readouterr().out
 
 
 def test_a_run_that_is_not_there_or_not_whole_is_named(table):

@@ -7,7 +7,6 @@ import pytest
 import sklearn.metrics as sk
 
 from scoring import confidence_intervals
-from scoring.bootstrap_metrics import rank_labels, ranked_scores
 from scoring.confidence_intervals import (
     bootstrap_counts,
     bootstrap_interval,
@@ -25,6 +24,7 @@ from scoring.confidence_intervals import (
     small_sample,
 )
 from scoring.metrics import score
+from scoring.ranking import Ranking, rank_labels, ranked_scores
 
 
 def example(n: int = 150, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -108,7 +108,7 @@ def test_the_fast_auc_is_scikit_learns_ties_and_nan_cells_included(integers):
     targets, probs, _ = example()
     rng = np.random.default_rng(1)
     weights = rng.integers(0, 4, size=(7, len(targets))) if integers else rng.random((7, len(targets)))
-    aucs = ranked_scores("roc_auc", rank_labels(targets, probs), weights)
+    aucs = ranked_scores(Ranking.auc, rank_labels(targets, probs), weights)
     for r in range(7):
         for k in range(3):
             rows = ~np.isnan(targets[:, k]) & (weights[r] > 0)
@@ -118,7 +118,7 @@ def test_the_fast_auc_is_scikit_learns_ties_and_nan_cells_included(integers):
 
 def test_a_label_without_one_of_its_classes_has_no_auc():
     targets = np.array([[1, 0, 1, np.nan], [0, 0, 1, np.nan]]).astype(float)
-    aucs = ranked_scores("roc_auc", rank_labels(targets, np.full((2, 4), 0.5)), np.array([[1, 1], [2, 0]]))
+    aucs = ranked_scores(Ranking.auc, rank_labels(targets, np.full((2, 4), 0.5)), np.array([[1, 1], [2, 0]]))
     assert aucs[0, 0] == 0.5
     assert np.isnan(aucs[1]).all() and np.isnan(aucs[0, 1:]).all()
 

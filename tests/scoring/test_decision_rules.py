@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from competition import COMPETITIONS
-from scoring.decision_rules import RIVALS, fit_class_weights, fit_rivals_threshold, make_policies
+from scoring.decision_rules import RIVALS, fit_class_weights, fit_rivals_threshold, rules_for
 from scoring.metrics import METRICS, decide
 
 LABELS = ("no_findings", "pneumonia", "tuberculosis")
@@ -24,7 +24,7 @@ def test_what_becomes_of_a_fold_does_not_depend_on_its_own_targets(task, metric)
     targets, probs = classes()
     folds = np.arange(len(targets)) % 3
     changed = np.where((folds == 1)[:, None], np.roll(targets, 1, axis=1), targets)
-    for name, policy in make_policies(task, LABELS, metric).items():
+    for name, policy in rules_for(task, LABELS, metric).items():
         before, after = (policy.crossfit(each, probs, folds) for each in (targets, changed))
         assert (before[folds == 1] == after[folds == 1]).all(), name
         if policy.is_fitted:
@@ -66,16 +66,16 @@ def test_the_rivals_threshold_is_the_point_nearest_to_perfect_by_hand():
 
 def test_the_rivals_policy_is_that_of_the_reference_system():
     targets, probs = classes()
-    fitted = make_policies("multiclass", LABELS, "f1_macro")["rivals"].fit(targets, probs)
+    fitted = rules_for("multiclass", LABELS, "f1_macro")["rivals"].fit(targets, probs)
     threshold = fit_rivals_threshold(targets, probs, positive=2, negative=0)
     for row, decided in zip(probs, fitted.apply(probs), strict=True):
         expected = 1 if row.argmax() == 1 else 2 if row[2] >= threshold else 0
         assert decided.tolist() == np.eye(3)[expected].tolist()
-    assert "tuberculosis" in fitted.rule(0)
+    assert "tuberculosis" in fitted.describe(0)
 
 
 def test_rivals_are_there_only_where_the_labels_are_known():
-    assert "rivals" not in make_policies("multiclass", ("a", "b", "c"), "f1_macro")
+    assert "rivals" not in rules_for("multiclass", ("a", "b", "c"), "f1_macro")
     known = {frozenset(competition.labels) for competition in COMPETITIONS.values()}
     assert set(RIVALS) <= known
     for labels, rivals in RIVALS.items():
@@ -83,7 +83,7 @@ def test_rivals_are_there_only_where_the_labels_are_known():
 
 
 def test_the_first_policy_is_the_default():
-    first = {(task, metric): next(iter(make_policies(task, LABELS, metric)))
+    first = {(task, metric): next(iter(rules_for(task, LABELS, metric)))
              for task in ("multilabel", "multiclass") for metric in ("roc_auc", "f1_macro")}
     assert first == {("multilabel", "roc_auc"): "as_is", ("multilabel", "f1_macro"): "thresholds",
                      ("multiclass", "roc_auc"): "as_is", ("multiclass", "f1_macro"): "argmax"}
@@ -95,6 +95,6 @@ def test_odd_rows_make_no_policy_fail():
     for probs in (np.zeros((4, 3)), np.ones((4, 3)), np.full((4, 3), 0.5), np.eye(4)[:, :3]):
         for metric in ("f1_macro", "f1_micro", "f1_weighted", "f1_samples", "accuracy", "subset_accuracy",
                        "balanced_accuracy", "log_loss"):
-            for policy in make_policies("multilabel", LABELS, metric).values():
+            for policy in rules_for("multilabel", LABELS, metric).values():
                 values = policy.fit(targets, probs).apply(probs)
                 assert np.isfinite(values).all() and values.shape == (4, 3)

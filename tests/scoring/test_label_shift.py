@@ -1,4 +1,4 @@
-"""Prior shift: where only the shares of the labels differ they are found, and elsewhere the misfit says so."""
+"""Label shift: the prevalence is estimated where only it differs, and the misfit tells where more does."""
 
 import numpy as np
 import pytest
@@ -6,19 +6,16 @@ from scipy.optimize import minimize, minimize_scalar
 from scipy.special import expit
 from scipy.stats import ks_2samp
 
-from scoring.bootstrap_metrics import make_scorer
-from scoring.decision_rules import make_policies
+from scoring.decision_rules import rule_for_prevalence, rules_for
 from scoring.label_shift import (
-    bbse_prevalence,
     class_weights,
     em_prevalence,
     estimate_prevalence,
     misfit,
     prevalence_interval,
     reweigh,
-    shift_policy,
 )
-from scoring.metrics import METRICS
+from scoring.metrics import METRICS, make_scorer
 
 
 def binary(n: int, prevalence: float, seed: int, moved: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
@@ -37,21 +34,16 @@ def three_classes(n: int, prevalence: list[float], seed: int) -> tuple[np.ndarra
     return np.eye(3)[truth], likelihoods / likelihoods.sum(axis=1, keepdims=True)
 
 
-@pytest.mark.parametrize("method", ["em", "bbse"])
-def test_another_prevalence_is_found_and_lies_in_its_interval(method):
+def test_another_prevalence_is_found_and_lies_in_its_interval():
     (targets, probs), (truth, new) = binary(2000, 0.7, 0), binary(800, 0.4, 1)
-    decided, new_decided = (probs >= 0.5).astype(int), (new >= 0.5).astype(int)
-    arguments = (targets, probs, decided, new, new_decided, "binary")
-    low, high = prevalence_interval(method, *arguments, np.arange(2000), np.arange(800), replicates=40)[0]
-    assert low < estimate_prevalence(method, *arguments)[0] < high and low < truth.mean() < high
+    low, high = prevalence_interval(targets, probs, new, "binary", np.arange(2000), np.arange(800), replicates=40)[0]
+    assert low < estimate_prevalence(targets, probs, new, "binary")[0] < high and low < truth.mean() < high
     assert high - low < 0.15
 
 
-@pytest.mark.parametrize("method", ["em", "bbse"])
-def test_the_shares_of_three_classes_are_found(method):
+def test_the_shares_of_three_classes_are_found():
     (targets, probs), (truth, new) = three_classes(2000, [1 / 3] * 3, 0), three_classes(2000, [0.1, 0.3, 0.6], 1)
-    decided, new_decided = (np.eye(3)[each.argmax(axis=1)] for each in (probs, new))
-    found = estimate_prevalence(method, targets, probs, decided, new, new_decided, "multiclass")
+    found = estimate_prevalence(targets, probs, new, "multiclass")
     assert found == pytest.approx(truth.mean(axis=0), abs=0.04) and found.sum() == pytest.approx(1)
 
 
@@ -65,24 +57,6 @@ def test_em_ends_where_the_scores_are_most_likely():
     best = minimize(lambda z: -np.log(new @ (3 * np.exp(z) / np.exp(z).sum())).sum(), np.zeros(3)).x
     assert em_prevalence(new, np.full(3, 1 / 3), "multiclass") == pytest.approx(np.exp(best) / np.exp(best).sum(),
                                                                                 abs=1e-3)
-
-
-def test_bbse_is_the_textbooks_correction_of_an_apparent_prevalence():
-    # sensitivity 3/4, one false alarm in 4, 5 of 8 decided for: (5/8 - 1/4) / (3/4 - 1/4)
-    targets, decided = np.array([[1, 1, 1, 1, 0, 0, 0, 0.0]]).T, np.array([[1, 1, 1, 0, 1, 0, 0, 0]]).T
-    new = np.array([[1, 1, 1, 1, 1, 0, 0, 0]]).T
-    assert bbse_prevalence(targets, decided, new, "binary") == pytest.approx([0.75])
-    both = bbse_prevalence(np.hstack([1 - targets, targets]), np.hstack([1 - decided, decided]),
-                           np.hstack([1 - new, new]), "multiclass")
-    assert both == pytest.approx([0.25, 0.75])
-
-
-def test_bbse_has_no_answer_where_decisions_know_nothing_or_a_class_is_missing():
-    targets, ones = np.array([[0.0], [1.0], [1.0]]), np.ones((3, 1), int)
-    assert np.isnan(bbse_prevalence(targets, ones, ones, "binary")).all()
-    assert np.isnan(bbse_prevalence(np.ones((3, 1)), ones, ones, "binary")).all()
-    one_class = np.eye(3)[[0, 1, 0]]
-    assert np.isnan(bbse_prevalence(one_class, one_class, one_class, "multiclass")).all()
 
 
 def test_probabilities_for_another_prevalence_are_the_posteriors_there():
@@ -106,12 +80,12 @@ def test_weighed_rows_have_the_prevalence_asked_for():
 
 
 @pytest.mark.parametrize("metric", ["accuracy", "f1_macro", "log_loss", "brier"])
-def test_under_label_shift_the_policy_for_it_is_better_than_the_default(metric):
+def test_under_label_shift_the_rule_for_it_is_better_than_the_default(metric):
     (targets, probs), (truth, new) = binary(4000, 0.7, 0), binary(4000, 0.15, 1)
-    policies = [next(iter(make_policies("binary", ("a",), metric).values())),
-                shift_policy("shift_em", "binary", metric, np.array([0.15]))]
-    plain, corrected = (METRICS[metric].score(truth, policy.fit(targets, probs).apply(new), "binary")
-                        for policy in policies)
+    rules = [next(iter(rules_for("binary", ("a",), metric).values())),
+             rule_for_prevalence("label_shift", "binary", ("a",), metric, np.array([0.15]))]
+    plain, corrected = (METRICS[metric].score(truth, rule.fit(targets, probs).apply(new), "binary")
+                        for rule in rules)
     assert corrected < plain if metric in ("log_loss", "brier") else corrected > plain
 
 
@@ -127,8 +101,8 @@ def test_the_rehearsal_tells_the_score_there():
 
 def test_three_classes_are_decided_by_probability_times_the_ratio_of_shares():
     (targets, probs), (truth, new) = three_classes(3000, [1 / 3] * 3, 0), three_classes(3000, [0.05, 0.15, 0.8], 1)
-    policy = shift_policy("shift_em", "multiclass", "accuracy", np.array([0.05, 0.15, 0.8]))
-    fitted = policy.fit(targets, probs)
+    rule = rule_for_prevalence("label_shift", "multiclass", tuple("abc"), "accuracy", np.array([0.05, 0.15, 0.8]))
+    fitted = rule.fit(targets, probs)
     assert fitted.parameters["weights"] == pytest.approx([0.15, 0.45, 2.4], rel=0.1)
     assert (fitted.apply(new) * truth).sum() > (np.eye(3)[new.argmax(axis=1)] * truth).sum()
 
@@ -161,10 +135,7 @@ def test_the_misfits_distance_is_that_of_two_samples_where_there_is_one_class():
 @pytest.mark.parametrize("new", [np.zeros((6, 1)), np.ones((6, 1)), np.full((6, 1), 0.5)])
 def test_scores_that_say_nothing_give_a_prevalence_all_the_same(new):
     targets, probs = np.array([[0, 1, 1, 0, 1, np.nan]]).T, np.array([[0, 1, 1, 0.5, 0.5, 1]]).T
-    decided = (probs >= 0.5).astype(int)
-    for method in ("em", "bbse"):
-        found = estimate_prevalence(method, targets, probs, decided, new, (new >= 0.5).astype(int), "binary")
-        assert 0 < found[0] < 1
+    assert 0 < estimate_prevalence(targets, probs, new, "binary")[0] < 1
 
 
 def test_a_label_that_nobody_knows_has_no_estimate_and_is_left_as_it_is():
@@ -172,7 +143,8 @@ def test_a_label_that_nobody_knows_has_no_estimate_and_is_left_as_it_is():
     targets = (rng.random((300, 2)) < 0.3).astype(float)
     probs = 0.3 + 0.3 * targets + 0.2 * rng.random((300, 2))
     targets[:, 1] = np.nan
-    estimate = estimate_prevalence("em", targets, probs, probs > 0.5, probs, probs > 0.5, "multilabel")
+    estimate = estimate_prevalence(targets, probs, probs, "multilabel")
     assert np.isnan(estimate).tolist() == [False, True]
-    changed = shift_policy("shift_em", "multilabel", "brier", estimate).fit(targets, probs).apply(probs)
+    rule = rule_for_prevalence("label_shift", "multilabel", ("a", "b"), "brier", estimate)
+    changed = rule.fit(targets, probs).apply(probs)
     assert np.isfinite(changed).all() and changed[:, 1] == pytest.approx(probs[:, 1])

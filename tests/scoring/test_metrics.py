@@ -6,6 +6,7 @@ import sklearn.metrics as sk
 
 from scoring.metrics import (
     METRICS,
+    Metric,
     average_precision_by_label,
     brier_by_label,
     constant_probs,
@@ -18,7 +19,7 @@ from scoring.metrics import (
 )
 
 LABELS = {"binary": 1, "multiclass": 4, "multilabel": 3}
-CASES = [(n, task) for n in METRICS for task in LABELS if (n, task) != ("quadratic_kappa", "multilabel")]
+CASES = [(name, task) for name, metric in METRICS.items() for task in LABELS if task in metric.tasks]
 
 
 def example(task: str, n: int = 200, seed: int = 0, with_nan: bool = True) -> tuple[np.ndarray, np.ndarray]:
@@ -165,9 +166,18 @@ def test_quadratic_kappa_by_hand():
     assert score("quadratic_kappa", targets, probs, "multiclass") == pytest.approx(1 - (5 / 4) / (28 / 16))
 
 
-def test_quadratic_kappa_refuses_multilabel():
-    with pytest.raises(ValueError, match="multilabel"):
+def test_a_metric_that_does_not_fit_the_task_names_those_that_do():
+    with pytest.raises(ValueError, match="quadratic_kappa is for binary and multiclass tasks, not for multilabel; "
+                                         "choose one of roc_auc"):
         score("quadratic_kappa", *example("multilabel"), "multilabel")
+
+
+def test_an_entry_needs_a_function_or_counts():
+    with pytest.raises(ValueError, match="'mine' needs a function, or counts"):
+        Metric(name="mine", title="mine", uses="probs", greater_is_better=True)
+    with pytest.raises(ValueError, match="needs cut_quality"):
+        Metric(name="mine", title="mine", uses="probs", greater_is_better=True, function=sk.roc_auc_score,
+               threshold_search="label")
 
 
 def test_a_class_that_never_occurs_does_not_disturb_multiclass():
@@ -225,6 +235,6 @@ def test_prevalence_of_a_blank_label_is_nan_without_a_warning():
     assert np.isnan(prevalence(np.array([[np.nan], [np.nan]]))).all()
 
 
-def test_an_unknown_metric_is_named_with_the_known_ones():
-    with pytest.raises(ValueError, match="no metric 'auc'.*roc_auc"):
+def test_an_unknown_metric_is_named_with_the_nearest_ones():
+    with pytest.raises(ValueError, match="no metric 'auc'; did you mean roc_auc.*choose one of roc_auc, average_pre"):
         score("auc", *example("binary"), "binary")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from scoring.confidence_intervals import bootstrap_scores, small_sample
-from scoring.metrics import f1_macro, roc_auc
+from scoring.metrics import METRICS, roc_auc
 from scoring.score_forecast import Forecast, draw_test_sets, fold_mean_gain, forecast
 
 
@@ -128,7 +128,7 @@ def test_the_gap_of_a_reference_system_is_inside_the_noise(labels, as_large):
     rng = np.random.default_rng(3)
     targets = (rng.random((3000, labels)) < 0.5).astype(float)
     decisions = np.where(rng.random(targets.shape) < 0.09, 1 - targets, targets)
-    assert f1_macro(targets, decisions, "multilabel") == pytest.approx(0.91, abs=0.015)
+    assert METRICS["f1_macro"].score(targets, decisions, "multilabel") == pytest.approx(0.91, abs=0.015)
     seen = forecast("f1_macro", targets, [decisions], "multilabel", np.arange(3000), 5000, 0.3, replicates=1000)
     gap = seen.private[0] - seen.public[0]
     low, high = seen.interval(gap)

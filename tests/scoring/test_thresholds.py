@@ -1,5 +1,6 @@
 """Thresholds: no cut of any data set is better than the one found, and nothing is fitted on what it decides."""
 
+from collections.abc import Callable
 from itertools import product
 
 import numpy as np
@@ -8,35 +9,35 @@ import sklearn.metrics as sk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scoring.bootstrap_metrics import make_scorer
-from scoring.metrics import METRICS, decide
+from scoring.metrics import METRICS, accuracy_cuts, balanced_accuracy_cuts, decide, f1_cuts, make_scorer
 from scoring.thresholds import best_threshold, criterion, crossfit_decisions, fit_thresholds
 
 REFERENCES = {
-    "f1": lambda targets, decided: sk.f1_score(targets, decided, zero_division=0),
-    "accuracy": sk.accuracy_score,
-    "balanced_accuracy": sk.balanced_accuracy_score,
+    f1_cuts: lambda targets, decided: sk.f1_score(targets, decided, zero_division=0),
+    accuracy_cuts: sk.accuracy_score,
+    balanced_accuracy_cuts: sk.balanced_accuracy_score,
 }
 EDGE_SCORES = [0.0, 5e-324, 0.25, 0.5, np.nextafter(0.5, 1), 0.75, np.nextafter(1.0, 0), 1.0]
 ROWS = st.lists(st.tuples(st.sampled_from([0.0, 1.0]), st.sampled_from(EDGE_SCORES) | st.floats(0, 1)), min_size=2,
                 max_size=12)
 
 
-def brute_force(metric: str, targets: np.ndarray, probs: np.ndarray) -> float:
+def brute_force(quality: Callable, targets: np.ndarray, probs: np.ndarray) -> float:
     """The best score of any cut: a score is the lowest that is decided "yes", or none is."""
-    return max(REFERENCES[metric](targets, probs >= cut) for cut in [*probs, 2.0])
+    return max(REFERENCES[quality](targets, probs >= cut) for cut in [*probs, 2.0])
 
 
-@pytest.mark.parametrize("metric", REFERENCES)
+@pytest.mark.parametrize("quality", REFERENCES)
 @settings(max_examples=150, deadline=None, database=None, derandomize=True)
 @given(rows=ROWS)
-def test_no_other_cut_is_better(metric, rows):
+def test_no_other_cut_is_better(quality, rows):
     targets, probs = np.array(rows).T
+    found = best_threshold(targets, probs, quality)
     if len(set(targets)) < 2:
-        assert best_threshold(targets, probs, metric) == 0.5
+        assert found == 0.5
         return
-    found = best_threshold(targets, probs, metric)
-    assert REFERENCES[metric](targets, probs >= found) == pytest.approx(brute_force(metric, targets, probs), abs=1e-12)
+    best = brute_force(quality, targets, probs)
+    assert REFERENCES[quality](targets, probs >= found) == pytest.approx(best, abs=1e-12)
 
 
 def test_the_threshold_lies_midway_between_its_neighbours():
@@ -46,7 +47,7 @@ def test_the_threshold_lies_midway_between_its_neighbours():
 def test_of_equally_good_cuts_the_one_nearest_to_a_half_is_taken():
     # two of three are right at the cuts 0.1 (yes everywhere) and 0.5
     targets, probs = np.array([1, 0, 1.0]), np.array([0.2, 0.4, 0.6])
-    assert best_threshold(targets, probs, "accuracy") == pytest.approx(0.5)
+    assert best_threshold(targets, probs, accuracy_cuts) == pytest.approx(0.5)
 
 
 def test_equal_scores_are_never_separated():
@@ -56,7 +57,7 @@ def test_equal_scores_are_never_separated():
 
 def test_deciding_no_everywhere_is_possible_at_a_score_of_one():
     targets, probs = np.array([0, 0, 0, 1.0]), np.array([1, 1, 1, 0.5])
-    assert not (probs >= best_threshold(targets, probs, "accuracy")).any()
+    assert not (probs >= best_threshold(targets, probs, accuracy_cuts)).any()
 
 
 @pytest.mark.parametrize("targets", [[0, 0], [1, 1], [np.nan, np.nan]])
@@ -80,12 +81,7 @@ def test_float32_probabilities_are_decided_as_they_were_fitted():
     targets, probs = (rng.random(500) < 0.2).astype(float), rng.random(500).astype(np.float32)
     found = best_threshold(targets, probs)
     fitted = sk.f1_score(targets, probs >= np.float64(found))
-    assert fitted == pytest.approx(brute_force("f1", targets, probs.astype(float)), abs=1e-12)
-
-
-def test_an_unknown_criterion_is_refused():
-    with pytest.raises(ValueError, match="'recall'.*choose f1"):
-        best_threshold(np.array([0, 1.0]), np.array([0.2, 0.4]), "recall")
+    assert fitted == pytest.approx(brute_force(f1_cuts, targets, probs.astype(float)), abs=1e-12)
 
 
 def crossfit_example() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -198,5 +194,5 @@ def test_every_metric_of_decisions_has_thresholds_that_fit_it():
 
 
 def test_a_metric_without_thresholds_is_refused():
-    with pytest.raises(ValueError, match="'roc_auc'; choose f1_micro"):
+    with pytest.raises(ValueError, match="roc_auc takes probabilities.*choose one of f1_macro"):
         fit_thresholds(*few_rows(0), "roc_auc")

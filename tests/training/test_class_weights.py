@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-
 from scoring.bootstrap_metrics import make_scorer
+
 from scoring.metrics import METRICS
 
 TASKS = {"binary": 1, "multilabel": 3, "multiclass": 4}
