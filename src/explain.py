@@ -34,7 +34,7 @@ from explaining.heatmap_sheet import COLUMNS, Panel, draw_sheet
 from explaining.held_out_maps import BlendMember, explained_by, held_out_maps, largest_store, layer_name, open_members
 from explaining.methods import METHODS
 from explaining.pointing_game import NEARLY, hottest_pixel, pointing_game
-from results.adopted_rules import rule_for, adopted_inputs
+from results.adopted_rules import adopted_inputs, rule_for
 from results.runs import Oof, run_folder, train_command
 from results.workspace import Workspace
 from scoring.decision_rules import FittedRule

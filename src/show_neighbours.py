@@ -24,7 +24,7 @@ from data.pixel_store import PixelStore
 from data.tables import label_cells
 from explaining.embedding_map import draw_confusion, draw_map, make_views
 from explaining.embeddings import align_spaces, embed_part, is_one_space, lay_out, search_from_outside, search_held_out
-from results.adopted_rules import rule_for, adopted_inputs
+from results.adopted_rules import adopted_inputs, rule_for
 from results.runs import Oof, read_predictions, run_folder, train_command
 from results.workspace import Workspace
 from scoring.metrics import decide

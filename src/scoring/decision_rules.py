@@ -1,7 +1,7 @@
-"""Decision rules: what is made of a run's probabilities, one entry each in RULES, fitted on some rows, applied to others.
+"""Decision rules from a run's probabilities to decisions or calibrated probabilities, one entry each in RULES.
 
-To add a rule, write one entry. decide.py compares it with the others and adopts it by name; leaderboard, predict, submit,
-explain and report then apply it.
+To add a rule, write one entry. decide.py compares it with the others and adopts it by name; leaderboard, predict,
+submit, explain and report then apply it.
 """
 
 import difflib
@@ -192,7 +192,8 @@ def _fit_temperature(targets: np.ndarray, probs: np.ndarray, setting: Setting) -
 
 def _fit_platt(targets: np.ndarray, probs: np.ndarray, setting: Setting) -> FittedRule:
     lines = fit_platt(targets, probs)
-    return FittedRule(lambda p: apply_platt(p, lines), {"slopes": lines[:, 0].tolist(), "offsets": lines[:, 1].tolist()})
+    slopes, offsets = lines.T.tolist()
+    return FittedRule(lambda p: apply_platt(p, lines), {"slopes": slopes, "offsets": offsets})
 
 
 def _fit_rivals(targets: np.ndarray, probs: np.ndarray, setting: Setting) -> FittedRule:
@@ -245,7 +246,8 @@ RULES = {
         RuleEntry(name="half", about="a threshold of 0.5", gives=("decisions",), tasks=BY_LABEL, is_fitted=False,
                   fit=lambda targets, probs, setting: threshold_rule(np.full(targets.shape[1], DEFAULT_THRESHOLD))),
         RuleEntry(name="argmax", about="the most probable class", gives=("decisions",), tasks=("multiclass",),
-                  is_fitted=False, fit=lambda targets, probs, setting: FittedRule(lambda p: decide(p, None, "multiclass"))),
+                  is_fitted=False,
+                  fit=lambda targets, probs, setting: FittedRule(lambda p: decide(p, None, "multiclass"))),
         RuleEntry(name="prior_scaled", about="the largest probability times a weight a class, best for the metric",
                   gives=("decisions",), tasks=("multiclass",),
                   fit=lambda targets, probs, setting: weight_rule(fit_class_weights(targets, probs, setting.metric))),

@@ -28,7 +28,8 @@ def em_prevalence(probs: np.ndarray, prior: np.ndarray, task: str, row_weights: 
     weights = np.ones(len(probs)) if row_weights is None else row_weights
     estimate = prior = np.clip(prior, MIN_PREVALENCE, 1 - MIN_PREVALENCE)
     for _ in range(STEPS):
-        update = np.clip(np.average(reweigh(probs, prior, estimate, task), axis=0, weights=weights), MIN_PREVALENCE, 1 - MIN_PREVALENCE)
+        update = np.average(reweigh(probs, prior, estimate, task), axis=0, weights=weights)
+        update = np.clip(update, MIN_PREVALENCE, 1 - MIN_PREVALENCE)
         moved, estimate = np.abs(update - estimate).max(), update
         if moved < TOLERANCE:
             break

@@ -1,4 +1,4 @@
-"""Paired comparison of two models on the same images: the difference, its interval, and what would be needed to see it."""
+"""Paired comparison of two models on the same images: the difference, its interval, and the data needed to find it."""
 
 from dataclasses import dataclass
 
