@@ -185,7 +185,7 @@ def _show_labels(console: Console, summary: dict) -> None:
     counts = labels["cells"]["train"]
     others = [name for name in labels["cells"] if name != "train"]
     kinds = ["present", "absent", *(kind for kind in ("uncertain", "blank") if any(row[kind] for row in counts))]
-    shown = Table("label", *kinds, "prevalence", *(f"prevalence in {name.replace('_', ' ')}" for name in others),
+    shown = Table("label", *kinds, "prevalence", *(f"in {name.replace('_', ' ')}" for name in others),
                   title="Training labels")
     for k, row in enumerate(counts):
         shown.add_row(escape(row["label"]), *(f"{row[kind]:,}" for kind in kinds), percent(row["prevalence"]),

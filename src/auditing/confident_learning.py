@@ -1,4 +1,4 @@
-"""Which labels are probably wrong, by confident learning on predictions of models that did not see them."""
+"""Confident learning: which labels are probably wrong, according to models that were not trained on them."""
 
 import numpy as np
 import pandas as pd
@@ -9,13 +9,13 @@ COLUMNS = ("row", "label", "given", "suggested", "prob", "quality")
 
 
 def judge_cells(targets: np.ndarray, probs: np.ndarray, task: str) -> tuple[np.ndarray, np.ndarray]:
-    """How well each given label fits its prediction, and whether it is probably wrong: (N, K) float and bool.
+    """Quality (N, K) of each given label, and whether it is probably wrong, (N, K) bool.
 
-    targets: (N, K) 1, 0 or NaN;  probs: (N, K) out-of-fold. Quality in [0, 1], the lower the worse: half of 1 + the
-    margin by which the given class's probability is above that of the best other one. A cell is NaN and False where
-    nothing is given or predicted, or all images have the same. Of classes the numbers are those of the row, in the
-    column of the given class. Confident learning compares a probability with the mean that the class has where it is
-    given, so probabilities that are too low or too high as a whole do no harm.
+    targets: (N, K) 1, 0 or NaN;  probs: (N, K) out-of-fold. Quality is in [0, 1]; low is bad: (1 + margin) / 2, where
+    the margin is the given class's probability minus that of the best other class. It is NaN, and the label is not
+    reported as wrong, if the label or the prediction is missing or all images have the same label. In a multiclass
+    task each row has one quality, in the column of the given class. Confident learning compares a probability with
+    the mean probability of the images with that label, so it does not need calibrated probabilities.
     Source: Northcutt, Jiang & Chuang 2021, https://arxiv.org/abs/1911.00068; the counts and pruning are cleanlab's.
     """
     quality, wrong = np.full(targets.shape, np.nan), np.zeros(targets.shape, bool)
@@ -33,12 +33,12 @@ def judge_cells(targets: np.ndarray, probs: np.ndarray, task: str) -> tuple[np.n
 
 
 def _judge(classes: np.ndarray, probs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Quality (n,) and whether it is probably wrong (n,) of given classes (n,) of which probs (n, C) are predicted."""
+    """Quality (n,), and whether the label is probably wrong (n,), of given classes (n,) and predictions (n, C)."""
     from cleanlab.filter import find_label_issues
     from cleanlab.rank import get_label_quality_scores
 
     there, given = np.unique(classes, return_inverse=True)
-    if len(there) < 2:  # nothing to be mistaken for
+    if len(there) < 2:  # no other class that could be right
         return np.full(len(classes), np.nan), np.zeros(len(classes), bool)
     probs = np.clip(probs[:, there].astype(np.float64), 1e-9, None)
     probs /= probs.sum(axis=1, keepdims=True)
@@ -48,10 +48,10 @@ def _judge(classes: np.ndarray, probs: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 def rank_suspects(targets: np.ndarray, probs: np.ndarray, quality: np.ndarray, wrong: np.ndarray,
                   task: str) -> pd.DataFrame:
-    """The cells that are probably wrong, the worst first: one row each with COLUMNS.
+    """The labels that are probably wrong, the worst first: one row each with COLUMNS.
 
-    row and label: places in the table and among the labels;  given, suggested: 0 or 1, of classes their places;  prob:
-    the probability predicted for what is given.
+    row, label: positions in the table and among the labels;  given, suggested: 0 or 1, in a multiclass task positions
+    of classes;  prob: the predicted probability of the given label.
     """
     rows, labels = np.nonzero(wrong)
     if task == "multiclass":
@@ -67,12 +67,11 @@ def rank_suspects(targets: np.ndarray, probs: np.ndarray, quality: np.ndarray, w
 
 def measure_against(planted: np.ndarray, quality: np.ndarray, wrong: np.ndarray,
                     labels: tuple[str, ...]) -> pd.DataFrame:
-    """What the suspicion is worth where it is known which labels are wrong: a row a label, and one over all.
+    """Compares the suspected labels with the known errors: one row a label, and a last row "all".
 
-    planted, quality, wrong: (N, K). recall: share of the wrong labels that are suspected, with a 95 % interval
-    (Wilson), by_chance what as many suspects drawn at random would find;  precision: share of the suspects that are
-    wrong, base_rate that of all labels;  first: precision of as many of the worst as there are wrong ones;
-    average_precision: of the ranking.
+    planted, quality, wrong: (N, K). recall: share of the errors that are suspected, with a 95 % interval (Wilson);
+    by_chance: recall of as many suspects drawn at random;  precision: share of the suspects that are errors;
+    base_rate: share of all labels that are errors;  average_precision: of the ranking by quality.
     """
     rows = []
     for name, k in (*((label, [k]) for k, label in enumerate(labels)), ("all", list(range(len(labels))))):
@@ -80,12 +79,11 @@ def measure_against(planted: np.ndarray, quality: np.ndarray, wrong: np.ndarray,
         truth, score, found = planted[:, k][known], quality[:, k][known], wrong[:, k][known]
         count, hits = int(truth.sum()), int((truth & found).sum())
         recall = binomtest(hits, count).proportion_ci(0.95, method="wilson") if count else None
-        worst = np.argsort(score, kind="stable")[:count]
         rows.append({
             "label": name, "labels": len(truth), "wrong": count, "suspected": int(found.sum()), "hits": hits,
             "recall": hits / count if count else np.nan, "low": recall.low if recall else np.nan,
             "high": recall.high if recall else np.nan, "by_chance": found.mean() if len(found) else np.nan,
             "precision": hits / found.sum() if found.any() else np.nan,
-            "base_rate": truth.mean() if len(truth) else np.nan, "first": truth[worst].mean() if count else np.nan,
+            "base_rate": truth.mean() if len(truth) else np.nan,
             "average_precision": average_precision_score(truth, 1 - score) if count else np.nan})
     return pd.DataFrame(rows)

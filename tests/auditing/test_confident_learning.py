@@ -7,6 +7,7 @@ from cleanlab.filter import find_label_issues
 
 import find_label_errors
 from auditing.confident_learning import judge_cells, measure_against, rank_suspects
+from common.files import read_json, write_json
 from competition import COMPETITIONS
 from data.demo import DemoSettings, make_demo
 from data.folds import make_folds
@@ -78,7 +79,7 @@ def test_found_and_missed_are_counted():
     quality = np.array([[0.1], [0.9], [0.2], [0.5], [np.nan]])
     row = measure_against(planted, quality, wrong, ("a",)).iloc[0]
     assert (row["labels"], row["wrong"], row["suspected"], row["hits"]) == (4, 2, 2, 1)
-    assert (row["recall"], row["by_chance"], row["precision"], row["base_rate"], row["first"]) == (0.5,) * 5
+    assert (row["recall"], row["by_chance"], row["precision"], row["base_rate"]) == (0.5,) * 4
 
 
 def test_the_script_writes_the_ranking_the_sheet_and_what_it_found(home, capsys):
@@ -93,6 +94,44 @@ def test_the_script_writes_the_ranking_the_sheet_and_what_it_found(home, capsys)
     folder = home / "runs" / "demo" / "cnn_b"
     kept = pd.read_csv(folder / "label_errors.csv")
     assert len(frame) and kept["image_id"].tolist() == frame["image_id"].tolist()
-    assert (folder / "label_errors.png").exists() and "planted label noise" in capsys.readouterr().out
+    assert (folder / "label_errors.png").exists() and "known label errors" in capsys.readouterr().out
     black = set(table.loc[table.get("constant", pd.Series(False, table.index)), "image_id"])
     assert not black & set(frame["image_id"])
+
+
+@pytest.fixture
+def two_folds(home):
+    """The demo with noisy labels and a run of two folds that say that they learned."""
+    competition = COMPETITIONS["demo"]
+    make_demo(home / "data" / "demo", DemoSettings(images=60, test_images=2, size=32, label_noise=0.1), workers=1)
+    table, _ = read_train(competition, home / "data" / "demo")
+    make_folds(competition, table, open_store("demo-train", table, PixelSettings(32, 1)), n_folds=2, seed=0)
+    write_untrained(competition, "cnn_b")
+    return home / "runs" / "demo" / "cnn_b"
+
+
+def set_learned(folder, fold: int, learned: bool) -> None:
+    path = folder / f"fold{fold}" / "result.json"
+    write_json(path, read_json(path) | {"learned": learned})
+
+
+def test_a_run_that_did_not_learn_lists_no_label_errors(two_folds, capsys):
+    for fold in (0, 1):
+        set_learned(two_folds, fold, True)
+    assert len(find_label_errors.main(["--experiment", "cnn_b"])["cnn_b"]) and (two_folds / "label_errors.png").exists()
+    for fold in (0, 1):
+        set_learned(two_folds, fold, False)
+    capsys.readouterr()
+    assert find_label_errors.main(["--experiment", "cnn_b"])["cnn_b"].empty
+    text = capsys.readouterr().out
+    assert "no fold beats a constant prediction" in text and "probably wrong" not in text
+    assert pd.read_csv(two_folds / "label_errors.csv").empty and not (two_folds / "label_errors.png").exists()
+
+
+def test_images_of_a_fold_that_did_not_learn_are_not_checked(two_folds, capsys):
+    set_learned(two_folds, 0, True)
+    set_learned(two_folds, 1, False)
+    frame = find_label_errors.main(["--experiment", "cnn_b"])["cnn_b"]
+    folds = pd.read_csv(two_folds.parents[2] / "folds" / "demo.csv").set_index("image_id")["fold"]
+    assert len(frame) and set(folds[frame["image_id"]]) == {0}
+    assert "not every fold beats a constant prediction" in capsys.readouterr().out
