@@ -1,97 +1,93 @@
-"""What we choose: network, weights, image size, augmentation, schedule, label policy, views, seed."""
+"""The choices of an experiment: network, weights, image size, augmentation, loss, schedule, label policies, seed."""
 
 import math
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Literal
 
-from common.settings import BY_LABEL, WITH_NUMBERS, by_label, check_value, read_value
+from common.settings import NUMBER, WHOLE, check_form
 from competition import check_choices
 
 CHEXPERT_COPIES = (  # with which 001 trained; Lung Opacity, Pleural Effusion and Support Devices had none
     "No Finding=4", "Enlarged Cardiomediastinum=1", "Cardiomegaly=1", "Lung Lesion=9", "Edema=1", "Consolidation=1",
     "Pneumonia=1", "Atelectasis=1", "Pneumothorax=1", "Pleural Other=10", "Fracture=8")
 
+# forms of values that no registry lists, and a regular expression for each
+WEIGHTS = {"none": "none", "imagenet": "imagenet", "run:NAME": r"run:[^:]+",
+           "FILE": r"[^:]*\.(?:safetensors|pt|pth|bin)"}
+STAGES = {"head:EPOCHS:LR": f"head:{WHOLE}:{NUMBER}", "lastN:EPOCHS:LR": rf"last\d+:{WHOLE}:{NUMBER}",
+          "all:EPOCHS:LR": f"all:{WHOLE}:{NUMBER}"}
+REPEATS = {"NUMBER": WHOLE}  # of an entry of label_repeats
+
 
 @dataclass(frozen=True)
 class Stage:
-    """Some epochs in which part of a network learns."""
+    """Some epochs in which a part of the network is trained."""
 
-    what: str                            # "all"; "head": the layers behind the backbone; "last8": the head and the last
-    #                                      8 layers with weights
-    epochs: int                          # at most, where `patience` ends them sooner
-    lr: float                            # peak
+    what: str    # "all"; "head": the layers behind the backbone; "last8": the head and the last 8 layers with weights
+    epochs: int  # at most; fewer where `patience` ends them
+    lr: float    # peak
 
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """What we choose. Numbers, names and flags only, so that a recipe can be saved as JSON beside its weights."""
+    """Everything that is chosen for a run. Text, numbers and flags only, so that a recipe is saved as JSON.
 
-    network: str = "cnn_e"               # a key of NETWORKS, or any timm name
-    weights: str = "none"                # where training starts: none, imagenet, a file of a timm network's weights, or
-    #                                      run:NAME, the same fold of another run on the same split
-    head: str = "linear"                 # behind a timm network's pooled features: linear; hidden:1024, a ReLU layer
-    #                                      between; two_linear:500, two without one
-    head_fit: Literal["gradient", "logistic", "svc", "knn"] = "gradient"  # all but the first fit the head at once on
-    #                                      frozen features
-    per_task: bool = False               # one network a label, as 003 (see models/architectures.py) trained them
-    image_size: int = 64                 # pixels, square
-    colour: Literal["competition", "grey", "rgb"] = "competition"  # what is stored and seen: grey, or red, green, blue
-    resize_mode: Literal["squash", "letterbox"] = "squash"  # into the square; letterbox keeps the aspect ratio, black
-    #                                      beside it
-    preprocessing: tuple[str, ...] = ()  # keys of PREPROCESSING, in this order, before pixels are stored
+    The comment of a field is its line in `python src/train.py --fields`. Names in fields of text are entries of the
+    registry that training/recipe_checks.py gives for the field; they are checked there, before anything is trained.
+    Raises ValueError where a value is out of its range, or two fields contradict each other.
+    """
+
+    network: str = "cnn_e"               # a network of ours, or any timm name: python src/show_networks.py
+    weights: str = "none"                # where training starts; run:NAME is the same fold of another run
+    head: str = "linear"                 # layers between a timm network's pooled features and the logits
+    head_fit: str = "gradient"           # how the head is fitted; all but gradient use features computed once
+    per_task: bool = False               # one network for each label
+    image_size: int = 64                 # side of the square image in pixels
+    colour: Literal["competition", "grey", "rgb"] = "competition"  # channels that are stored and trained on
+    resize_mode: Literal["squash", "letterbox"] = "squash"  # into the square; letterbox keeps the aspect ratio
+    preprocessing: tuple[str, ...] = ()  # steps in this order, before pixels are stored
     dropout: float = 0.0                 # before the last layer of timm networks; ours have their own
-    augmentation: str = "none"           # a key of AUGMENTATIONS
-    mix: str = "none"                    # of two images of a batch and their losses: mixup:0.2, cutmix:1
-    loss: str = "cross_entropy"          # binary or of classes, by the task; or focal:2, asymmetric:4:1:0.05,
-    #                                      auc_margin:1, soft_f1
+    augmentation: str = "none"           # random changes of training images
+    mix: str = "none"                    # mixes pairs of images of a batch, and their losses
+    loss: str = "cross_entropy"          # of labels or of classes, by the task
     label_smoothing: float = 0.0         # share of a target that is spread evenly
-    epochs: int = 10                     # fixed: no epoch is chosen on the fold that is reported
-    batch_size: int = 32                 # images a step
-    accumulate: int = 1                  # a step's images go through the network in so many parts: less memory
-    optimizer: Literal["adamw", "adam", "sgd"] = "adamw"  # sgd has a momentum of 0.9
-    lr: float = 1e-3                     # peak, reached after the warm-up
-    layer_decay: float = 1.0             # factor on lr a layer with weights (lite0 has 50), from the head to the image
-    schedule: str = "cosine"             # of lr: cosine, constant, one_cycle, step:EPOCHS:FACTOR, plateau:EPOCHS:FACTOR
-    warmup: float = 0.1                  # share of all steps, of a stage's where there are stages
-    stages: tuple[str, ...] = ()         # what learns for how many epochs at which lr, one after the other, as
-    #                                      "head:5:1e-3", "last8:5:1e-4", "all:10:1e-5"; none: all, with epochs and lr
-    val_fraction: float = 0.0            # share of the training folds' images, whole groups, set apart for the next two
-    patience: int = 0                    # epochs without a better score there end a stage, with the best epoch's
-    #                                      weights; 0: never. And schedule=plateau looks at that score.
-    weight_decay: float = 1e-2           # on matrices and kernels only, not on biases and norms
-    ema_decay: float = 0.99              # of the weights, a step; climbs to this, 0 switches the average off
-    snapshots: tuple[int, ...] = ()      # epochs whose averaged weights are kept too, each as a run of its own to look
-    #                                      at or to blend, NAME_epoch8
-    max_grad_norm: float = 1.0
-    precision: Literal["auto", "fp32", "bf16", "mixed"] = "auto"  # of training steps, predictions are always fp32;
-    #                                      mixed: bf16, but depthwise convolutions in fp32; auto: a short trial says
-    uncertain: tuple[str, ...] = ("ignore",)  # what -1 means in training, scores never use it: a policy of
-    #                                      data/labels.py
-    #                                      for all labels and others by label, ("zeros", "Edema=uniform:0.55:0.85")
-    missing_labels: tuple[str, ...] = ("ignore",)  # what an empty cell means in training: "ignore" or "zeros", likewise
-    constant_images: Literal["drop", "one_per_label_vector", "keep"] = "drop"  # images of one grey value in training;
-    #                                      they are
-    #                                      predicted by the prior unless they are kept
-    sampler: Literal["natural", "square_root", "balanced", "label_repeats"] = "natural"  # which training images an
-    #                                      epoch has
-    label_repeats: tuple[str, ...] = ()  # with that sampler: how often a positive of a label is seen, ("Hernia=10",)
+    epochs: int = 10                     # number of epochs
+    batch_size: int = 32                 # images of a training step
+    accumulate: int = 1                  # parts in which a batch goes through the network, to save memory
+    optimizer: str = "adamw"             # adam adds weight decay to the gradient; sgd has a momentum of 0.9
+    lr: float = 1e-3                     # peak learning rate
+    layer_decay: float = 1.0             # factor on lr from each layer with weights to the one before it
+    schedule: str = "cosine"             # learning rate by step; plateau needs val_fraction
+    warmup: float = 0.1                  # share of a stage's steps in which the learning rate climbs
+    stages: tuple[str, ...] = ()         # what is trained, for how many epochs, at which lr; (): everything
+    val_fraction: float = 0.0            # share of the training images held out for patience and plateau
+    patience: int = 0                    # epochs without a better validation score that end a stage; 0: none do
+    weight_decay: float = 1e-2           # of matrices and kernels; biases and norms do not decay
+    ema_decay: float = 0.99              # moving average of the weights, per step; 0: none
+    snapshots: tuple[int, ...] = ()      # epochs whose weights are also kept, as runs NAME_epoch8
+    max_grad_norm: float = 1.0           # gradients are clipped to this norm
+    precision: Literal["auto", "fp32", "bf16", "bf16_depthwise_fp32"] = "auto"  # number format of training steps
+    uncertain: tuple[str, ...] = ("ignore",)  # what -1 means in training: a policy, or Label=policy
+    missing_labels: tuple[str, ...] = ("ignore",)  # what an empty cell means in training, likewise
+    constant_images: Literal["drop", "one_per_label_vector", "keep"] = "drop"  # images of one grey value in training
+    sampler: str = "natural"             # which training images an epoch shows, and how often
+    label_repeats: tuple[str, ...] = ()  # Label=NUMBER for sampler=label_repeats: times its positives are shown
     loss_weights: Literal["none", "balanced", "pos_weight"] = "none"  # of labels or classes, from the training folds
-    split: int = 0                       # which of the folds file's splits, where it has several
-    tta: tuple[str, ...] = ("identity",)  # keys of VIEWS, averaged; flips only where left and right mean the same
-    seed: int = 0
+    split: int = 0                       # which split of the folds file
+    tta: tuple[str, ...] = ("identity",)  # views of an image whose logits are averaged in prediction
+    seed: int = 0                        # of weights, order, augmentation and drawn targets
 
     @property
     def plan(self) -> tuple[Stage, ...]:
-        """The stages of training, one where none are named."""
+        """The stages of training; one where none are named."""
         parts = (stage.split(":") for stage in self.stages or (f"all:{self.epochs}:{self.lr!r}",))
         return tuple(Stage(what, int(epochs), float(lr)) for what, epochs, lr in parts)
 
     def __post_init__(self):
         check_choices(self)
-        for name in WITH_NUMBERS:
-            value = getattr(self, name)
-            for each in value if isinstance(value, tuple) else (value,):
-                check_value(name, each)
+        check_form("weights", self.weights, WEIGHTS)
+        for stage in self.stages:
+            check_form("stages", stage, STAGES)
         for name in ("image_size", "epochs", "batch_size", "accumulate"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
@@ -104,56 +100,38 @@ class Experiment:
         for name in ("dropout", "ema_decay", "warmup", "label_smoothing"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be in [0, 1), not {getattr(self, name)}")
-        kind, numbers = read_value(self.schedule)
-        if numbers and not (numbers[0] >= 1 and 0 < numbers[1] <= 1):
-            raise ValueError(f"schedule={self.schedule}: EPOCHS must be at least 1 and FACTOR in (0, 1]")
-        if 0 in read_value(self.head)[1]:
-            raise ValueError(f"head={self.head}: WIDTH must be at least 1")
         if self.accumulate > 1 and self.batch_size < 2 * self.accumulate:
-            raise ValueError(f"accumulate={self.accumulate} with batch_size={self.batch_size}: a part needs two images "
-                             "at least, for batch norm")
+            raise ValueError(f"accumulate={self.accumulate} with batch_size={self.batch_size}: batch norm needs at "
+                             "least two images in each part")
         if not 0 < self.layer_decay <= 1:
             raise ValueError(f"layer_decay must be in (0, 1], not {self.layer_decay}")
+        if self.val_fraction and not 0.01 <= self.val_fraction <= 0.5:
+            raise ValueError(f"val_fraction must be 0 or in [0.01, 0.5], not {self.val_fraction}")
         self._check_stages()
         if self.snapshots:
             self._check_snapshots()
-        if not self.tta:
-            raise ValueError('tta must name at least one view, for example "identity"')
-        for name in ("uncertain", "missing_labels"):
+        for name, example in (("tta", "identity"), ("uncertain", "ignore"), ("missing_labels", "ignore")):
             if not getattr(self, name):
-                raise ValueError(f"{name} must name a policy, for example \"ignore\"")
-        for name in BY_LABEL:
-            by_label(name, getattr(self, name))
-        if (self.sampler == "label_repeats") != bool(self.label_repeats):
-            raise ValueError(f"sampler={self.sampler} with label_repeats={','.join(self.label_repeats) or '(none)'}: the sampler "
-                             "'copies' needs them, Label=NUMBER, and no other has any")
+                raise ValueError(f'{name} must have at least one entry, for example "{example}"')
 
     def _check_snapshots(self) -> None:
         where = f"snapshots={','.join(map(str, self.snapshots))}"
         if list(self.snapshots) != sorted(set(self.snapshots)) or not (
                 1 <= self.snapshots[0] and self.snapshots[-1] < self.epochs):
-            raise ValueError(f"{where}: must be different epochs in their order, from 1 to {self.epochs - 1}; the "
-                             f"last, {self.epochs}, is the run itself")
+            raise ValueError(f"{where}: must be different epochs in ascending order, from 1 to {self.epochs - 1}; the "
+                             f"last epoch, {self.epochs}, is the run itself")
         if self.patience or self.head_fit != "gradient":
             other = f"patience={self.patience}" if self.patience else f"head_fit={self.head_fit}"
-            raise ValueError(f"{where} with {other}: it is not known beforehand that there will be such epochs; set "
-                             "one of the two")
+            raise ValueError(f"{where} with {other}: training may end before these epochs; set one of the two")
 
     def _check_stages(self) -> None:
         for stage in self.plan:
             if stage.epochs < 1 or not 0 < stage.lr < math.inf:
-                raise ValueError(f"stages={','.join(self.stages)}: every stage needs an epoch at least and an lr that "
-                                 "is above 0")
+                raise ValueError(f"stages={','.join(self.stages)}: every stage needs at least one epoch and an "
+                                 "lr above 0")
         if self.stages and (total := sum(stage.epochs for stage in self.plan)) != self.epochs:
             raise ValueError(f"stages={','.join(self.stages)} are {total} epochs, but epochs is {self.epochs}; set "
                              f"epochs={total}")
-        if self.val_fraction and not 0.01 <= self.val_fraction <= 0.5:
-            raise ValueError(f"inner must be 0 or in [0.01, 0.5], a share of the training images, not {self.val_fraction}")
-        watches = self.patience > 0 or self.schedule.startswith("plateau")
-        if watches != (self.val_fraction > 0):
-            raise ValueError(f"patience={self.patience} and schedule={self.schedule} with val_fraction={self.val_fraction:g}: they "
-                             "look at the score of an inner split of the training folds, val_fraction=0.1, which nothing "
-                             "else needs")
 
 
 SCRATCH = Experiment()
@@ -170,9 +148,8 @@ LITE0_FITTED = Experiment(network="tf_efficientnet_lite0", weights="imagenet", i
                           head_fit="logistic")
 PIXELS_FITTED = replace(LITE0_FITTED, network="pixels", weights="none", image_size=64)
 
-# what the reference systems trained with (models/architectures.py, models/reference_networks.py), corrected as is said
-# where they
-# were wrong; first Adam as they had it, without decay, warm-up and average
+# how the reference systems trained (models/architectures.py, models/reference_networks.py), corrected where they were
+# wrong, as each comment says; first Adam as they had it, without decay, warm-up and average
 PLAIN = replace(SCRATCH, optimizer="adam", schedule="constant", warmup=0.0, weight_decay=0.0, ema_decay=0.0)
 # 000. Corrected: images normalised as the weights expect, in prediction too; no flip; uncertain labels drawn anew every
 # epoch. Kept: the rate halved every epoch, and dropout of 0.9 between two layers without activation
@@ -304,7 +281,7 @@ def to_recipe(experiment: Experiment) -> dict:
 
 
 def from_recipe(recipe: dict) -> Experiment:
-    """The experiment `to_recipe` gave; a field that came later has its default, which must mean what was done before.
+    """The experiment of `to_recipe`; fields that the recipe lacks have their defaults.
 
     Raises ValueError where a field is unknown.
     """

@@ -118,7 +118,7 @@ def train_jobs(jobs: list[Job], table: pd.DataFrame) -> dict[str, list[float]]:
         results |= _train_side_by_side(todo, table, count)
     else:
         for job in todo:
-            results[job] = train_job(job, max(1, count_cores() // processes_here()), talk=rank() == 0)
+            results[job] = train_job(job, max(1, count_cores() // processes_here()), verbose=rank() == 0)
             _say(_sentence(job, results[job]))
     if todo:
         _say(f"trained {len(todo)} folds in {time.perf_counter() - start:.0f} s; compare runs with: python "
@@ -135,16 +135,16 @@ def _say(sentence: str) -> None:
 
 
 def _check(experiment: Experiment, competition: Competition) -> None:
-    from training.fold import check_experiment
+    from training.recipe_checks import check_experiment
 
     for note in check_experiment(experiment, competition):
         _say(f"note: {note}")
 
 
-def _prepare(job: Job, table: pd.DataFrame, threads: int) -> None:
+def _prepare(job: Job, table: pd.DataFrame) -> None:
     from training.fold import prepare_run
 
-    prepare_run(open_job(job), job.competition, table, threads)
+    prepare_run(open_job(job), job.competition, table)
 
 
 def open_job(job: Job) -> Run:
@@ -167,13 +167,13 @@ def _train_side_by_side(todo: list[Job], table: pd.DataFrame, workers: int) -> d
     """So many processes as there are cores share them; the first error or Ctrl-C stops them all."""
     threads = max(1, count_cores() // workers)
     for job in {job.name: job for job in todo}.values():
-        _prepare(job, table, threads)
+        _prepare(job, table)
     results, spawn = {}, multiprocessing.get_context("spawn")
     stop = spawn.Event()
     bar = tqdm(total=sum(job.experiment.epochs for job in todo), desc="training", unit="epoch", disable=None)
     pool = ProcessPoolExecutor(workers, spawn, _prepare_process, (os.getpid(), stop))
     try:
-        pending = {pool.submit(train_job, job, threads, talk=False): job for job in todo}
+        pending = {pool.submit(train_job, job, threads, verbose=False): job for job in todo}
         while pending:
             done, _ = wait(pending, timeout=1, return_when=FIRST_COMPLETED)
             for future in done:
@@ -213,12 +213,12 @@ def _prepare_process(parent: int, stop: Event) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def train_job(job: Job, threads: int, talk: bool) -> dict:
+def train_job(job: Job, threads: int, verbose: bool) -> dict:
     """Trains one job in this process; returns its result."""
     from training.fold import train_fold
 
     table, _ = load_folded_table(job.competition, job.data_dir)
-    return train_fold(open_job(job), job.competition, table, threads, talk, job.workers)
+    return train_fold(open_job(job), job.competition, table, threads, verbose, job.workers)
 
 
 if __name__ == "__main__":

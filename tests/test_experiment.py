@@ -7,8 +7,12 @@ from typing import Literal
 
 import pytest
 
-from common.settings import BY_LABEL, by_label, for_labels, override, read_value
-from experiment import EXPERIMENTS, Experiment, Stage, from_recipe, to_recipe
+from common.settings import by_label, for_labels, override, patterns, read_value
+from data.labels import MISSING_POLICIES, UNCERTAIN_POLICIES
+from experiment import EXPERIMENTS, REPEATS, Experiment, Stage, from_recipe, to_recipe
+from training.losses import LOSSES
+from training.optimization import SCHEDULES
+from training.recipe_checks import check_values
 
 
 @pytest.mark.parametrize("assignment, name, value", [
@@ -25,7 +29,7 @@ from experiment import EXPERIMENTS, Experiment, Stage, from_recipe, to_recipe
     ("uncertain=zeros,Edema=ones", "uncertain", ("zeros", "Edema=ones")),
     ("uncertain=mean, Lung Lesion=uniform:0.55:0.85", "uncertain", ("mean", "Lung Lesion=uniform:0.55:0.85")),
     ("uncertain=self:lite0_lr=1e-3", "uncertain", ("self:lite0_lr=1e-3",)),
-    ("missing_labels=zeros", "blank", ("zeros",)),
+    ("missing_labels=zeros", "missing_labels", ("zeros",)),
     ("split=2", "split", 2),
 ])
 def test_a_value_is_read_as_its_fields_type(assignment, name, value):
@@ -49,8 +53,9 @@ def test_a_plan_is_one_stage_where_none_are_named():
 
 
 def test_a_value_with_numbers_is_taken_apart():
-    assert read_value("asymmetric:4:1:0.05") == ("asymmetric", (4.0, 1.0, 0.05))
-    assert read_value("cosine") == ("cosine", ())
+    value = read_value("loss", "asymmetric:4:1:0.05", LOSSES)
+    assert (value.name, value.choice, value.arguments) == ("asymmetric", LOSSES["asymmetric"], (4.0, 1.0, 0.05))
+    assert read_value("schedule", "cosine", SCHEDULES).arguments == ()
 
 
 def test_overriding_changes_only_what_is_named_and_the_last_word_counts():
@@ -72,21 +77,31 @@ def test_overriding_changes_only_what_is_named_and_the_last_word_counts():
     ("weights=net.pickle", "weights: there is no 'net.pickle'"),
     ("loss=focal", "loss: there is no 'focal'; did you mean 'focal:GAMMA'?"),
     ("loss=focal:-1", "loss: there is no 'focal:-1'"),
-    ("mix=mixup:", "mixing: there is no 'mixup:'"),
+    ("loss=focl", "loss: there is no 'focl'; did you mean 'focal:GAMMA'?"),
+    ("augmentation=wrap", "augmentation: there is no 'wrap'; did you mean 'warp'?"),
+    ("tta=identity,flip", "tta: there is no 'flip'; did you mean"),
+    ("sampler=balance", "sampler: there is no 'balance'; did you mean 'balanced'?"),
+    ("optimizer=sdg", "optimizer: there is no 'sdg'; did you mean 'sgd'?"),
+    ("head_fit=sv", "head_fit: there is no 'sv'; did you mean 'svc'?"),
+    ("preprocessing=clahee", "preprocessing: there is no 'clahee'; did you mean 'clahe'?"),
+    ("mix=mixup:0", "mix=mixup:0: ALPHA must be above 0"),
+    ("loss=auc_margin:0", "MARGIN must be above 0"),
+    ("schedule=step:1.5:0.5", "EPOCHS must be at least 1, a whole number"),
+    ("mix=mixup:", "mix: there is no 'mixup:'"),
     ("schedule=stepp:1:0.5", "did you mean 'step:EPOCHS:FACTOR'?"),
     ("stages=head:5", "stages: there is no 'head:5'; did you mean 'head:EPOCHS:LR'?"),
     ("stages=head:5:1e-3,all:4:1e-4", "are 9 epochs, but epochs is 10; set epochs=9"),
-    ("stages=head:0:1e-3,all:10:1e-4", "every stage needs an epoch at least"),
-    ("patience=3", "inner split of the training folds"),
-    ("schedule=plateau:3:0.1", "inner split of the training folds"),
-    ("val_fraction=0.1", "inner split of the training folds"),
-    ("val_fraction=0.6", "inner must be 0 or in [0.01, 0.5]"),
+    ("stages=head:0:1e-3,all:10:1e-4", "every stage needs at least one epoch"),
+    ("patience=3", "use the score on a part of the training folds"),
+    ("schedule=plateau:3:0.1", "use the score on a part of the training folds"),
+    ("val_fraction=0.1", "use the score on a part of the training folds"),
+    ("val_fraction=0.6", "val_fraction must be 0 or in [0.01, 0.5]"),
     ("schedule=step:0:0.5", "EPOCHS must be at least 1"),
     ("schedule=step:1:0", "FACTOR in (0, 1]"),
-    ("head=hidden:0", "WIDTH must be at least 1"),
+    ("head=hidden:0", "WIDTH must be a whole number of at least 1"),
     ("layer_decay=0", "layer_decay must be in (0, 1]"),
     ("accumulate=0", "accumulate must be at least 1"),
-    ("accumulate=17", "a part needs two images at least"),
+    ("accumulate=17", "batch norm needs at least two images in each part"),
     ("label_smoothing=1", "label_smoothing must be in [0, 1)"),
     ("head=hidden", "head: there is no 'hidden'; did you mean 'hidden:WIDTH'?"),
     ("lr=0", "lr must be above 0, not 0.0"),
@@ -100,30 +115,30 @@ def test_overriding_changes_only_what_is_named_and_the_last_word_counts():
     ("dropout=1", "dropout must be in [0, 1), not 1.0"),
     ("ema_decay=1", "ema_decay must be in [0, 1), not 1.0"),
     ("warmup=nan", "warmup must be in [0, 1), not nan"),
-    ("tta=", "tta must name at least one view"),
+    ("tta=", "tta must have at least one entry"),
     ("split=-1", "split must be 0 or more"),
-    ("uncertain=", "uncertain must name a policy"),
-    ("missing_labels=", "blank must name a policy"),
+    ("uncertain=", "uncertain must have at least one entry"),
+    ("missing_labels=", "missing_labels must have at least one entry"),
     ("uncertain=zeross", "uncertain: there is no 'zeross'; did you mean 'zeros'?"),
     ("uncertain=ones,Edema=meen", "uncertain: there is no 'meen'; did you mean 'mean'?"),
     ("uncertain=qqq", "uncertain: there is no 'qqq'. An entry"),
     ("uncertain=uniform", "uncertain: there is no 'uniform'; did you mean 'uniform:LOW:HIGH'?"),
     ("uncertain=uniform:0.5", "uncertain: there is no 'uniform:0.5'; did you mean 'uniform:LOW:HIGH'?"),
-    ("uncertain=uniform:0.9:0.1", "'uniform:0.9:0.1' must have 0 <= LOW <= HIGH <= 1"),
-    ("uncertain=uniform:0.5:1.5", "'uniform:0.5:1.5' must have 0 <= LOW <= HIGH <= 1"),
+    ("uncertain=uniform:0.9:0.1", "uniform:0.9:0.1: must have 0 <= LOW <= HIGH <= 1"),
+    ("uncertain=uniform:0.5:1.5", "uniform:0.5:1.5: must have 0 <= LOW <= HIGH <= 1"),
     ("uncertain=self:", "uncertain: there is no 'self:'; did you mean 'self:RUN'?"),
     ("uncertain=ones,zeros", "uncertain: all labels has two values, ones and zeros"),
     ("uncertain=Edema=ones,Edema=zeros", "uncertain: 'Edema' has two values, ones and zeros"),
-    ("missing_labels=ones", "blank: there is no 'ones'"),
-    ("sampler=copies", "sampler=copies with copies=(none)"),
+    ("missing_labels=ones", "missing_labels: there is no 'ones'"),
+    ("sampler=label_repeats", "sampler=label_repeats with label_repeats=(none)"),
     ("label_repeats=Hernia=3", "sampler=natural with label_repeats=Hernia=3"),
-    ("copies=3", "copies: '3' names no label"),
-    ("label_repeats=Hernia=-1", "copies: there is no '-1'"),
-    ("label_repeats=Hernia=1.5", "copies: there is no '1.5'"),
+    ("label_repeats=3", "label_repeats: '3' names no label"),
+    ("label_repeats=Hernia=-1", "label_repeats: there is no '-1'"),
+    ("label_repeats=Hernia=1.5", "label_repeats: there is no '1.5'"),
 ])
 def test_a_wrong_value_is_refused_with_the_way_out(assignment, message):
     with pytest.raises(ValueError, match=re.escape(message)):
-        override(Experiment(), [assignment])
+        check_values(override(Experiment(), [assignment]))
 
 
 @pytest.mark.parametrize("name", [field.name for field in fields(Experiment) if "Literal" in str(field.type)])
@@ -164,23 +179,30 @@ def test_a_recipe_from_before_a_field_existed_has_its_default():
     ("Edema=uniform:.5:1.", "Edema", "uniform:.5:1."),
 ])
 def test_an_entry_is_a_value_or_a_label_with_its_value(entry, label, value):
-    assert by_label("uncertain", [entry]) == {label: value}
+    assert by_label("uncertain", [entry], patterns(UNCERTAIN_POLICIES)) == {label: value}
 
 
-def test_a_label_has_its_own_value_or_that_of_all_others_or_the_default():
-    labels = ("Edema", "Mass", "Lung Lesion")
-    assert for_labels("uncertain", ("Mass=ones", "zeros"), labels, "ignore") == ("zeros", "ones", "zeros")
-    assert for_labels("uncertain", ("Lung Lesion=mean",), labels, "ignore") == ("ignore", "ignore", "mean")
-    assert for_labels("copies", ("Mass=10",), labels, "0") == ("0", "10", "0")
+def test_a_label_has_its_own_value_or_the_common_one_or_the_default():
+    labels, known = ("Edema", "Mass", "Lung Lesion"), patterns(UNCERTAIN_POLICIES)
+    assert for_labels("uncertain", ("Mass=ones", "zeros"), labels, known, "ignore") == ("zeros", "ones", "zeros")
+    assert for_labels("uncertain", ("Lung Lesion=mean",), labels, known, "ignore") == ("ignore", "ignore", "mean")
+    assert for_labels("label_repeats", ("Mass=10",), labels, REPEATS, "0") == ("0", "10", "0")
 
 
-@pytest.mark.parametrize("name", BY_LABEL)
-def test_a_label_that_is_not_there_is_refused_with_the_nearest(name):
-    value = "3" if name == "copies" else "zeros"
-    with pytest.raises(ValueError, match=f"{name} names the label 'Edma', which is not there; did you mean 'Edema'?"):
-        for_labels(name, (f"Edma={value}",), ("Edema", "Mass"), "")
-    with pytest.raises(ValueError, match="'qqq', which is not there; there are Edema, Mass"):
-        for_labels(name, (f"qqq={value}",), ("Edema", "Mass"), "")
+@pytest.mark.parametrize("name, known, value", [
+    ("uncertain", patterns(UNCERTAIN_POLICIES), "zeros"), ("missing_labels", patterns(MISSING_POLICIES), "zeros"),
+    ("label_repeats", REPEATS, "3")])
+def test_a_label_that_does_not_exist_is_refused_with_the_nearest(name, known, value):
+    message = f"{name} names the label 'Edma', which does not exist; did you mean 'Edema'?"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        for_labels(name, (f"Edma={value}",), ("Edema", "Mass"), known, "")
+    with pytest.raises(ValueError, match="'qqq', which does not exist; there are Edema, Mass"):
+        for_labels(name, (f"qqq={value}",), ("Edema", "Mass"), known, "")
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_has_values_of_its_registries(name):
+    check_values(EXPERIMENTS[name])
 
 
 def test_no_two_experiments_are_the_same():

@@ -14,7 +14,7 @@ from competition import COMPETITIONS, Competition, Part
 from experiment import EXPERIMENTS, Experiment
 from preview import Preview, choose_images, destroyed_share, main, measure, preview
 from training import augmentation
-from training.augmentation import AUGMENTATIONS, augment_batch, make_augmentation
+from training.augmentation import AUGMENTATIONS, Augmentation, augment_batch, make_augmentation
 
 CHEST = Competition(name="chest", about="Made for a test.", task="multilabel", labels=("a", "b"), metric="roc_auc",
                     train=Part(table="train.csv", images="train/{image_id}.png"), group_column="patient")
@@ -24,7 +24,7 @@ CHEST = Competition(name="chest", about="Made for a test.", task="multilabel", l
 def named(monkeypatch):
     """Puts an augmentation of the test's own among the names; returns an experiment that uses it."""
     def put(change, **fields) -> Experiment:
-        monkeypatch.setitem(AUGMENTATIONS, "own", lambda image_size: change)
+        monkeypatch.setitem(AUGMENTATIONS, "own", Augmentation(build=lambda image_size: change))
         make_augmentation.cache_clear()
         return Experiment(augmentation="own", **fields)
     yield put

@@ -27,7 +27,7 @@ from common.settings import by_label, for_labels
 from competition import Competition
 from data.metadata import ParsedColumns, is_age, is_sex
 from data.tables import label_cells, read_part, read_solution
-from experiment import EXPERIMENTS
+from experiment import EXPERIMENTS, REPEATS
 
 FOLDS = 5          # a label needs so many patients with it and so many without it
 ALIKE = 0.9        # |phi| from which two labels are reported as nearly identical or opposite
@@ -95,8 +95,8 @@ def suggest_label_repeats(counts: pd.DataFrame) -> np.ndarray:
     """
     labels = counts["label"].tolist()
     for experiment in EXPERIMENTS.values():
-        if experiment.label_repeats and set(by_label("label_repeats", experiment.label_repeats)) <= set(labels):
-            return np.array(for_labels("label_repeats", experiment.label_repeats, labels, "0"), int)
+        if experiment.label_repeats and set(by_label("label_repeats", experiment.label_repeats, REPEATS)) <= set(labels):
+            return np.array(for_labels("label_repeats", experiment.label_repeats, labels, REPEATS, "0"), int)
     rivals = counts["present"] if len(labels) > 1 else counts[["present", "absent"]].iloc[0]
     return copies_of_rare(rivals.to_numpy())[:len(labels)]
 

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from data.labels import training_targets
+from common.settings import Value
+from data.labels import IGNORE, training_targets
 from training.sampling import expected_counts, positive_labels
 
 # Everywhere in this file:
@@ -77,7 +78,7 @@ def count_shown(cells: np.ndarray, labels: list[str], task: str, copies: np.ndar
     1. Uncertain and blank cells are left out, as an experiment does unless it says otherwise, and so are images without
     any other; where none is left, nothing is counted.
     """
-    ignored = ["ignore"] * len(labels)
+    ignored = [Value("ignore", "ignore", IGNORE, ())] * len(labels)
     targets = training_targets(cells, ignored, ignored, np.ones(len(cells), bool), exclusive=task == "multiclass")
     targets = targets[~np.isnan(targets).all(axis=1)]
     if not len(targets):

@@ -1,49 +1,74 @@
-"""Settings as they are typed: NAME=VALUE read as a field's type, and values that carry numbers, "focal:2"."""
+"""Settings as text: NAME=VALUE read as a field's type, and values by name with arguments, such as "focal:2"."""
 
 import difflib
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 Description = TypeVar("Description")
 
 NUMBER = r"(?:\d+\.?\d*(?:e-?\d+)?|\.\d+)"
 WHOLE = r"\d{1,4}"
-# fields whose entries hold for all labels, "zeros", or for one, "Edema=zeros": what may stand there, each as a pattern
-BY_LABEL = {
-    "uncertain": {"ignore": "ignore", "zeros": "zeros", "ones": "ones", "mean": "mean",
-                  "uniform:LOW:HIGH": f"uniform:{NUMBER}:{NUMBER}", "self:RUN": "self:.+"},
-    "missing_labels": {"ignore": "ignore", "zeros": "zeros"},
-    "label_repeats": {"NUMBER": WHOLE},
-}
-# fields whose value, or each of whose values, is a name that may carry numbers
-WITH_NUMBERS = {
-    "weights": {"none": "none", "imagenet": "imagenet", "run:NAME": r"run:[^:]+",
-                "FILE": r"[^:]*\.(?:safetensors|pt|pth|bin)"},
-    "head": {"linear": "linear", "hidden:WIDTH": f"hidden:{WHOLE}", "two_linear:WIDTH": f"two_linear:{WHOLE}"},
-    "loss": {"cross_entropy": "cross_entropy", "focal:GAMMA": f"focal:{NUMBER}",
-             "asymmetric:NEGATIVE:POSITIVE:CLIP": f"asymmetric:{NUMBER}:{NUMBER}:{NUMBER}",
-             "auc_margin:MARGIN": f"auc_margin:{NUMBER}", "soft_f1": "soft_f1"},
-    "mix": {"none": "none", "mixup:ALPHA": f"mixup:{NUMBER}", "cutmix:ALPHA": f"cutmix:{NUMBER}"},
-    "schedule": {"cosine": "cosine", "constant": "constant", "one_cycle": "one_cycle",
-                 "step:EPOCHS:FACTOR": f"step:{WHOLE}:{NUMBER}", "plateau:EPOCHS:FACTOR": f"plateau:{WHOLE}:{NUMBER}"},
-    "stages": {"head:EPOCHS:LR": f"head:{WHOLE}:{NUMBER}", "lastN:EPOCHS:LR": rf"last\d+:{WHOLE}:{NUMBER}",
-               "all:EPOCHS:LR": f"all:{WHOLE}:{NUMBER}"},
-}
 
 
-def check_value(name: str, value: str) -> None:
-    """Raises ValueError, with the nearest name, where a field of WITH_NUMBERS cannot have this value."""
-    known = WITH_NUMBERS[name]
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """One value that a field of an Experiment can have: an entry of a registry, a dict of choices by name.
+
+    Calling the choice calls `build`. The registry's docstring says with what; the value's arguments come last.
+
+    Example: LOSSES["focal"] = Loss(build=focal, arguments=("GAMMA",)) allows loss="focal:2", and "focal:2" calls
+    focal(logits, targets, task, weights, 2.0).
+    """
+
+    build: Callable
+    arguments: tuple[str, ...] = ()     # their names, each a number 0 or more that follows the name after a colon
+    text: bool = False                  # True: the one argument is any text, not a number
+    check: Callable[..., str] = lambda *arguments: ""  # what is wrong with the arguments; "" if nothing is
+
+    def __call__(self, *inputs: Any) -> Any:
+        return self.build(*inputs)
+
+
+@dataclass(frozen=True)
+class Value:
+    """A value as it was typed, taken apart into its registry's entry and its arguments."""
+
+    text: str
+    name: str
+    choice: Choice
+    arguments: tuple
+
+    def __call__(self, *inputs: Any) -> Any:
+        return self.choice.build(*inputs, *self.arguments)
+
+
+def patterns(registry: Mapping[str, Choice]) -> dict[str, str]:
+    """A regular expression for each entry's values, by how they are written: {"focal:GAMMA": ...}."""
+    return {":".join((name, *choice.arguments)):
+            re.escape(name) + (":.+" if choice.text else f":{NUMBER}" * len(choice.arguments))
+            for name, choice in registry.items()}
+
+
+def check_form(field: str, value: str, known: Mapping[str, str]) -> None:
+    """Raises ValueError, naming the nearest form, where a value matches none of the patterns of its field's forms."""
     if not any(re.fullmatch(pattern, value) for pattern in known.values()):
-        raise ValueError(f"{name}: there is no {value!r}{_nearest(value, known)} There are {', '.join(known)}")
+        raise ValueError(f"{field}: there is no {value!r}{_nearest(value, known)} There are {', '.join(known)}")
 
 
-def read_value(value: str) -> tuple[str, tuple[float, ...]]:
-    """The name and the numbers of a value of WITH_NUMBERS: "step:2:0.5" -> ("step", (2.0, 0.5))."""
-    kind, *numbers = value.split(":")
-    return kind, tuple(map(float, numbers))
+def read_value(field: str, text: str, registry: Mapping[str, Choice]) -> Value:
+    """The entry that a field's value names, and its arguments.
+
+    Raises ValueError, with the nearest entry, where there is none of that name, or its arguments are wrong.
+    """
+    check_form(field, text, patterns(registry))
+    name, _, rest = text.partition(":")
+    choice = registry[name]
+    arguments = (rest,) if choice.text else tuple(map(float, rest.split(":"))) if rest else ()
+    if wrong := choice.check(*arguments):
+        raise ValueError(f"{field}={text}: {wrong}")
+    return Value(text, name, choice, arguments)
 
 
 def _nearest(value: str, known: Mapping[str, str]) -> str:
@@ -52,43 +77,48 @@ def _nearest(value: str, known: Mapping[str, str]) -> str:
     return f"; did you mean {kinds[near[0]]!r}?" if near else "."
 
 
-def by_label(name: str, entries: Sequence[str]) -> dict[str, str]:
-    """The values of a field of BY_LABEL by label; under "" the one that holds for all other labels, where there is one.
+def by_label(field: str, entries: Sequence[str], known: Mapping[str, str]) -> dict[str, str]:
+    """The values of a field whose entries are VALUE, for all labels, or Label=VALUE: by label, "" for the others.
 
-    Raises ValueError where an entry is not among the values (with the nearest one), or a label stands there twice.
+    known: patterns of the values. Raises ValueError, with the nearest form, where a value matches none of them, or a
+    label has two.
     """
-    known, found = BY_LABEL[name], {}
+    found = {}
     for entry in entries:
         # the label is as short as it can be, and there is none if the whole entry is a value: runs may have a = in them
         match = re.fullmatch(rf"(?:(.+?)=)??({'|'.join(known.values())})", entry)
         if match is None:
             value = entry.rpartition("=")[2]
-            raise ValueError(f"{name}: there is no {value!r}{_nearest(value, known)} An entry is VALUE or Label=VALUE, "
-                             f"and the values are {', '.join(known)}")
+            raise ValueError(f"{field}: there is no {value!r}{_nearest(value, known)} An entry is VALUE or "
+                             f"Label=VALUE, and the values are {', '.join(known)}")
         label, value = match[1] or "", match[2]
-        if value.startswith("uniform:") and not 0 <= float(value.split(":")[1]) <= float(value.split(":")[2]) <= 1:
-            raise ValueError(f"{name}: {value!r} must have 0 <= LOW <= HIGH <= 1")
-        if name == "label_repeats" and not label:
-            raise ValueError(f"{name}: {entry!r} names no label; an entry is Label=NUMBER")
         if label in found:
-            raise ValueError(f"{name}: {repr(label) if label else 'all labels'} has two values, {found[label]} and "
+            raise ValueError(f"{field}: {repr(label) if label else 'all labels'} has two values, {found[label]} and "
                              f"{value}")
         found[label] = value
     return found
 
 
-def for_labels(name: str, entries: Sequence[str], labels: Sequence[str], default: str) -> tuple[str, ...]:
-    """What a field of BY_LABEL says of each label, (K,) in their order, `default` where it says nothing.
+def for_labels(field: str, entries: Sequence[str], labels: Sequence[str], known: Mapping[str, str],
+               default: str) -> tuple[str, ...]:
+    """Each label's value of such a field, (K,) in the order of `labels`; `default` where no entry holds for a label.
 
-    Raises ValueError where it names a label that is not there, with the nearest one.
+    Raises ValueError where `by_label` does, or where an entry names a label that does not exist, with the nearest one.
     """
-    found = by_label(name, entries)
+    found = by_label(field, entries, known)
     for label in found:
         if label and label not in labels:
             near = difflib.get_close_matches(label, labels, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(labels)}"
-            raise ValueError(f"{name} names the label {label!r}, which is not there; {hint}")
+            raise ValueError(f"{field} names the label {label!r}, which does not exist; {hint}")
     return tuple(found.get(label, found.get("", default)) for label in labels)
+
+
+def read_for_labels(field: str, entries: Sequence[str], labels: Sequence[str],
+                    registry: Mapping[str, Choice]) -> tuple[Value, ...]:
+    """As `for_labels`, each value read from a registry; its first entry is the default."""
+    texts = for_labels(field, entries, labels, patterns(registry), next(iter(registry)))
+    return tuple(read_value(field, text, registry) for text in texts)
 
 
 def override(description: Description, assignments: Sequence[str]) -> Description:

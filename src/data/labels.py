@@ -1,80 +1,96 @@
-"""What label cells mean: 1, 0, -1 (uncertain) and NaN (blank) as targets to train on and targets to score on.
+"""What label cells mean: 1, 0, -1 (uncertain) and NaN (missing) as targets to train on and targets to score on.
 
 The policies for uncertain cells are those of Irvin et al. 2019, https://arxiv.org/abs/1901.07031 (U-Ignore, U-Zeros,
 U-Ones, U-SelfTrained), and soft targets drawn from a range, Pham et al. 2021, https://arxiv.org/abs/1911.06475.
 Scores use certain cells only, whatever the policy.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from hashlib import blake2b
 
 import numpy as np
 
+from common.settings import Choice, Value
+
 UNCERTAIN = -1
 
 
-def training_targets(cells: np.ndarray, uncertain: Sequence[str], blank: Sequence[str], training: np.ndarray,
+@dataclass(frozen=True, kw_only=True)
+class Policy(Choice):
+    """What uncertain or missing cells of a label are in training. An entry of UNCERTAIN_POLICIES or MISSING_POLICIES.
+
+    build: (certain, predicted) -> a target in [0, 1] or NaN (left out) for all such cells, or (m,) for m of them.
+    certain: the label's targets of the training rows, 0, 1 or NaN;  predicted: (m,) what another run predicted of those
+    cells, None where none is named.
+    draw: (u in [0, 1)) -> the target of one cell in one epoch; None: every epoch has what `build` gave.
+    for_classes: True: also where classes exclude one another; then `build` is asked for whole rows.
+    """
+
+    draw: Callable[..., float] | None = None
+    for_classes: bool = False
+
+
+def _mean(certain: np.ndarray, predicted: np.ndarray | None) -> float:
+    stated = certain[np.isin(certain, (0, 1))]
+    return stated.mean() if len(stated) else np.nan
+
+
+IGNORE = Policy(build=lambda certain, predicted: np.nan, for_classes=True)
+ZEROS = Policy(build=lambda certain, predicted: 0.0)
+UNCERTAIN_POLICIES: dict[str, Policy] = {
+    "ignore": IGNORE,
+    "zeros": ZEROS,
+    "ones": Policy(build=lambda certain, predicted: 1.0),
+    # the label's share of positives among the certain cells of the training rows; left out where there is none
+    "mean": Policy(build=_mean),
+    # a number between the two, drawn for every cell and epoch
+    "uniform": Policy(build=lambda certain, predicted, low, high: (low + high) / 2, arguments=("LOW", "HIGH"),
+                      draw=lambda u, low, high: low + (high - low) * u,
+                      check=lambda low, high: "" if low <= high <= 1 else "must have 0 <= LOW <= HIGH <= 1"),
+    # out-of-fold predictions of another run. The model that predicted a row of a training fold was itself trained on
+    # the fold held out here, so something of that fold's labels comes back, as in stacking: scores may be a little high
+    "self": Policy(build=lambda certain, predicted, run: predicted, arguments=("RUN",), text=True, for_classes=True),
+}
+MISSING_POLICIES: dict[str, Policy] = {"ignore": IGNORE, "zeros": ZEROS}
+
+
+def training_targets(cells: np.ndarray, uncertain: Sequence[Value], missing: Sequence[Value], training: np.ndarray,
                      predictions: np.ndarray | None = None, exclusive: bool = False) -> np.ndarray:
     """Targets (N, K) to train on, float32 in [0, 1], NaN where the loss leaves the cell out.
 
-    cells: (N, K) of 1, 0, -1, NaN;  training: (N,) bool, the rows that are trained on;  blank: (K,) of "ignore" or
-    "zeros";  uncertain: (K,) policies:
-    "ignore", "zeros", "ones";
-    "uniform:LOW:HIGH": half-way between them here, drawn anew for every epoch by `redraw_targets`;
-    "mean": the label's share of positives among the certain cells of the training rows, left out where there is none;
-    "self:RUN": predictions (N, K) of models that did not see the row. They are out-of-fold, but the model that
-    predicted a row of a training fold was itself trained on the fold held out here, so something of that fold's labels
-    comes back through the targets of uncertain cells, as it does in stacking; a score may be a little too good by that.
-    exclusive: of classes, one a row. A row with an uncertain cell is left out whole or, with "self", predicted whole.
+    cells: (N, K) of 1, 0, -1, NaN;  uncertain, missing: (K,) policies of the labels;  training: (N,) bool, rows trained
+    on;  predictions: (N, K) of another run, for the policy "self".
+    exclusive: True for classes, one a row. A row with an uncertain cell is then left out or predicted as a whole.
     """
     targets = scoring_targets(cells).astype(np.float32)
-    for k, (of_uncertain, of_blank) in enumerate(zip(uncertain, blank, strict=True)):
-        doubtful = cells[:, k] == UNCERTAIN
-        given = None if predictions is None else predictions[doubtful, k]
-        targets[doubtful, k] = _uncertain_values(of_uncertain, targets[training, k], given)
-        if of_blank == "zeros":
-            targets[np.isnan(cells[:, k]), k] = 0
+    for k, (of_uncertain, of_missing) in enumerate(zip(uncertain, missing, strict=True)):
+        certain = targets[training, k].copy()
+        for policy, chosen in ((of_uncertain, cells[:, k] == UNCERTAIN), (of_missing, np.isnan(cells[:, k]))):
+            targets[chosen, k] = policy(certain, None if predictions is None else predictions[chosen, k])
     if exclusive:
         doubtful = (cells == UNCERTAIN).any(axis=1)
-        targets[doubtful] = predictions[doubtful] if uncertain[0].startswith("self:") else np.nan
+        targets[doubtful] = uncertain[0](np.array([]), None if predictions is None else predictions[doubtful])
         with_one_class = np.abs(np.nan_to_num(targets).sum(axis=1) - 1) < 1e-3
         targets[np.isnan(targets).any(axis=1) | ~with_one_class] = np.nan
     return targets
 
 
-def _uncertain_values(policy: str, certain: np.ndarray, given: np.ndarray | None) -> float | np.ndarray:
-    kind = policy.partition(":")[0]
-    if kind == "mean":
-        stated = certain[np.isin(certain, (0, 1))]
-        return stated.mean() if len(stated) else np.nan
-    if kind == "self":
-        return given
-    if kind == "uniform":
-        return sum(uniform_range(policy)) / 2
-    return {"ignore": np.nan, "zeros": 0.0, "ones": 1.0}[policy]
-
-
-def uniform_range(policy: str) -> tuple[float, float]:
-    """(low, high) of "uniform:LOW:HIGH"."""
-    _, low, high = policy.split(":")
-    return float(low), float(high)
-
-
-def redraw_targets(targets: np.ndarray, cells: np.ndarray, uncertain: Sequence[str], image_ids: Sequence[str],
+def redraw_targets(targets: np.ndarray, cells: np.ndarray, uncertain: Sequence[Value], image_ids: Sequence[str],
                    labels: Sequence[str], seed: int, epoch: int) -> np.ndarray:
-    """The targets (N, K) of one epoch: uncertain cells under "uniform:LOW:HIGH" drawn anew, all others as they are.
+    """The targets (N, K) of one epoch: uncertain cells drawn where their policy draws, all others as they are.
 
-    A draw is a function of (seed, epoch, image id, label) alone, not of what else is in the table, its order, or the
-    batch.
+    A draw is a function of (seed, epoch, image id, label) alone, so it does not depend on the table's other rows, their
+    order, or the batch.
     """
-    if not any(policy.startswith("uniform:") for policy in uncertain):
+    if not any(policy.choice.draw for policy in uncertain):
         return targets
     targets = targets.copy()
     for k, policy in enumerate(uncertain):
-        if policy.startswith("uniform:"):
-            low, high = uniform_range(policy)
+        if policy.choice.draw:
             for row in np.flatnonzero(cells[:, k] == UNCERTAIN):
-                targets[row, k] = low + (high - low) * _uniform(seed, epoch, image_ids[row], labels[k])
+                u = _uniform(seed, epoch, image_ids[row], labels[k])
+                targets[row, k] = policy.choice.draw(u, *policy.arguments)
     return targets
 
 
@@ -85,7 +101,7 @@ def _uniform(seed: int, epoch: int, image_id: str, label: str) -> float:
 
 
 def scoring_targets(cells: np.ndarray) -> np.ndarray:
-    """Targets (N, K) to score on: 1 and 0 where the cell is certain, NaN where it is uncertain or blank."""
+    """Targets (N, K) to score on: 1 and 0 where the cell is certain, NaN where it is uncertain or missing."""
     return np.where(np.isin(cells, (0, 1)), cells, np.nan)
 
 

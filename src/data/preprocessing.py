@@ -1,10 +1,14 @@
 """Preprocessing by name: a uint8 image -> a uint8 image, done once before pixels are stored."""
 
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
 import cv2
 import numpy as np
+
+from common.settings import check_form
 
 
 @dataclass(frozen=True)
@@ -101,10 +105,10 @@ class CropBorders:
         return int(left.min()), int(top.min()), int(right.max()), int(bottom.max())
 
 
-Step = Clahe | Blur | Equalize | CropBorders
-
-# what an experiment's `preprocessing` may name; all settings are part of the pixel store's key
-PREPROCESSING: dict[str, Step] = {
+# Steps that an experiment's `preprocessing` can name. A step is called with an image and returns it changed; its class
+# attribute `before_fitting` says whether it sees the image before or after it is fitted into the square. Its repr is
+# part of the pixel store's key, so it must show all settings, as that of a dataclass does.
+PREPROCESSING: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "clahe": Clahe(),
     "blur": Blur(),
     "equalize": Equalize(),
@@ -121,15 +125,14 @@ def apply_steps(image: np.ndarray, steps: tuple[str, ...], before_fitting: bool)
 
 
 def check_steps(steps: tuple[str, ...]) -> None:
-    """Raises ValueError where PREPROCESSING has no step of such a name, or one stands twice."""
+    """Raises ValueError, with the nearest name, where PREPROCESSING has no such step, or a step is named twice."""
     for name in steps:
-        if name not in PREPROCESSING:
-            raise ValueError(f"no preprocessing {name!r}; there are {', '.join(PREPROCESSING)}")
+        check_form("preprocessing", name, {each: re.escape(each) for each in PREPROCESSING})
         if steps.count(name) > 1:
-            raise ValueError(f"the preprocessing {name!r} stands twice in {', '.join(steps)}")
+            raise ValueError(f"preprocessing={','.join(steps)}: {name!r} is named twice")
 
 
-def _on_lightness(change, image: np.ndarray) -> np.ndarray:
+def _on_lightness(change: Callable[[np.ndarray], np.ndarray], image: np.ndarray) -> np.ndarray:
     """A grey image changed; of a coloured one the lightness. A grey image in three channels comes out as in one."""
     if image.ndim == 2:
         return change(image)

@@ -13,7 +13,7 @@ from itertools import count
 import torch
 from torch import Tensor, nn
 
-from common.settings import read_value
+from common.settings import Choice, read_value
 from models.architectures import KERAS_BATCH_NORM, Network, require_size
 
 
@@ -53,13 +53,24 @@ class Headed(nn.Module):
         return self.head(torch.cat(self.features(images), dim=1))
 
 
+def _check_width(width: float) -> str:
+    return "" if width >= 1 and width == int(width) else "WIDTH must be a whole number of at least 1"
+
+
+# build: (D features, width...) -> layers by name that stand between the features and the last layer, and their output's
+# width. A head is theirs, dropout, and the last layer.
+HEADS: dict[str, Choice] = {
+    "linear": Choice(build=lambda features: ({}, features)),
+    "hidden": Choice(build=lambda features, width: ({"hidden": nn.Linear(features, int(width)), "relu": nn.ReLU()},
+                                                    int(width)), arguments=("WIDTH",), check=_check_width),
+    "two_linear": Choice(build=lambda features, width: ({"linear": nn.Linear(features, int(width))}, int(width)),
+                         arguments=("WIDTH",), check=_check_width),
+}
+
+
 def make_head(head: str, features: int, outputs: int, dropout: float) -> Network:
-    """What stands behind D features: `head` as in an experiment. Dropout is the last thing before the last layer."""
-    kind, widths = read_value(head)
-    width = int(widths[0]) if widths else features
-    before = {"linear": {},
-              "hidden": {"hidden": nn.Linear(features, width), "relu": nn.ReLU()},
-              "two_linear": {"linear": nn.Linear(features, width)}}[kind]
+    """Layers from D features to logits. head: a name in HEADS with its width, "hidden:512"."""
+    before, width = read_value("head", head, HEADS)(features)
     return Network({**before, "dropout": nn.Dropout(dropout), "output": nn.Linear(width, outputs)})
 
 

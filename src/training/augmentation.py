@@ -1,4 +1,4 @@
-"""Augmentation by name: a uint8 image and a seed -> a changed image, the same whoever asks, when and however often."""
+"""Augmentation by name: a uint8 image and a seed -> a changed image, a function of the two alone."""
 
 import math
 import os
@@ -8,16 +8,17 @@ from dataclasses import dataclass, replace
 from functools import cache
 from hashlib import blake2b
 from random import Random
-from typing import NamedTuple
 
 import cv2
 import numpy as np
 
-Augmentation = Callable[[np.ndarray, int], np.ndarray]
+from common.settings import Choice, read_value
+
+Transform = Callable[[np.ndarray, int], np.ndarray]
 """(image (H, W) or (H, W, 3) uint8, possibly read-only; seed) -> a new array of the same shape and type.
 
-A pure function of the two. Not for two threads at once (solt and albumentations keep their dice in the transform);
-as many processes as one likes.
+A pure function of the two. Not for two threads at once, since solt and albumentations keep their random state in the
+transform; any number of processes can use it.
 """
 
 
@@ -50,18 +51,9 @@ STRONG = Strengths(degrees=15, shear=8, scale=0.2, shift=1 / 8, blur=0.2, cutout
 TURN_AND_CROP = Strengths(degrees=7, shear=0, scale=0, shift=1 / 14, blur=0, cutout=0, intensity=0)
 
 
-def none(image_size: int) -> Augmentation:
+def none(image_size: int) -> Transform:
     """The image as it is."""
     return lambda image, seed: image.copy()
-
-
-class Change(NamedTuple):
-    """What one seed does to an image, as Warp draws it; what applies it may run on another device."""
-
-    matrix: np.ndarray            # (2, 3) float64: a pixel's place (x, y, 1) -> its new one, pixels
-    blurred: bool
-    table: np.ndarray | None      # (256,) uint8, the new grey value of each
-    hole: tuple[int, int] | None  # top and left of the black square, pixels
 
 
 class Warp:
@@ -78,28 +70,20 @@ class Warp:
 
     def __call__(self, image: np.ndarray, seed: int) -> np.ndarray:
         height, width = image.shape[:2]
-        change = self.draw(seed, height, width)
-        image = cv2.warpAffine(image, change.matrix, (width, height), flags=cv2.INTER_LINEAR,
-                               borderMode=cv2.BORDER_REFLECT_101)
-        if change.blurred:
-            image = _median(image, self.kernel)
-        if change.table is not None:
-            image = cv2.LUT(image, change.table)
-        if change.hole is not None:
-            top, left = change.hole
-            image[top : top + self.hole, left : left + self.hole] = 0
-        return image
-
-    def draw(self, seed: int, height: int, width: int) -> Change:
-        """What `seed` does to an image of that size."""
-        draw, strengths = Random(seed), self.strengths  # dice of its own: the global ones are left alone
+        draw, strengths = Random(seed), self.strengths  # its own generator: the global ones stay as they are
         matrix = _draw_affine(draw, strengths, height, width)
         blurred = draw.random() < strengths.blur
         table = _draw_intensity_table(draw, strengths)
-        hole = None
+        image = cv2.warpAffine(image, matrix, (width, height), flags=cv2.INTER_LINEAR,
+                               borderMode=cv2.BORDER_REFLECT_101)
+        if blurred:
+            image = _median(image, self.kernel)
+        if table is not None:
+            image = cv2.LUT(image, table)
         if draw.random() < strengths.cutout:
-            hole = draw.randint(0, height - self.hole), draw.randint(0, width - self.hole)
-        return Change(matrix, blurred, table, hole)
+            top, left = draw.randint(0, height - self.hole), draw.randint(0, width - self.hole)
+            image[top : top + self.hole, left : left + self.hole] = 0
+        return image
 
 
 def _median(image: np.ndarray, kernel: int) -> np.ndarray:
@@ -178,7 +162,7 @@ class Solt:
 
 @contextmanager
 def _global_random_seeded(seed: int) -> Iterator[None]:
-    """Python's own dice, the only ones solt throws, set to `seed` for a while and then put back as they lay."""
+    """Python's global random generator, the only one solt uses, seeded for a while and then restored."""
     import random
 
     state = random.getstate()
@@ -189,7 +173,7 @@ def _global_random_seeded(seed: int) -> Iterator[None]:
         random.setstate(state)
 
 
-def solt(image_size: int, strengths: Strengths = CHEST) -> Augmentation:
+def solt(image_size: int, strengths: Strengths = CHEST) -> Transform:
     """Rotate, flip, shear, scale, pad, crop, exposure, blur and cutout of solt."""
     library, transforms = _import_solt()
     size, padded = image_size, image_size + 2 * round(strengths.shift * image_size)
@@ -210,7 +194,7 @@ def solt(image_size: int, strengths: Strengths = CHEST) -> Augmentation:
     ]))
 
 
-def solt003(image_size: int) -> Augmentation:
+def solt003(image_size: int) -> Transform:
     """The stream of 003 (models/architectures.py) as it was, kept to be compared with: it blackens half of the pixels.
 
     Squares of 40, 50 and 10 pixels are cut out of 64, three of five branches at a time: half of all pixels are gone on
@@ -233,11 +217,9 @@ def solt003(image_size: int) -> Augmentation:
 
 
 def _import_solt():
-    from common.hardware import (
-        import_torchvision,  # solt imports torch and torchvision: seconds, and only if it is used
-    )
+    from common.hardware import import_torchvision
 
-    import_torchvision()
+    import_torchvision()  # solt imports torch and torchvision, which takes seconds
     import solt
     import solt.transforms
 
@@ -259,7 +241,7 @@ class Albumentations:
         return self.compose(image=image)["image"]
 
 
-def albumentations(image_size: int, strengths: Strengths = CHEST) -> Augmentation:
+def albumentations(image_size: int, strengths: Strengths = CHEST) -> Transform:
     """Flip, affine (rotate, shear, scale), pad, crop, exposure, blur and cutout of albumentations."""
     os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # else it asks the network for newer versions when imported
     import albumentations as library
@@ -291,39 +273,64 @@ def _median_kernel(image_size: int) -> int:
     return max(3, image_size // 32 | 1)  # odd
 
 
-AUGMENTATIONS: dict[str, Callable[[int], Augmentation]] = {  # image size, pixels -> augmentation
-    "none": none,
-    "warp": Warp,
-    "warp_flip": lambda image_size: Warp(image_size, replace(CHEST, flip=0.5)),  # where left and right mean the same
-    "warp_strong": lambda image_size: Warp(image_size, STRONG),  # where test images come from other machines
-    "rotate7_crop": lambda image_size: Warp(image_size, TURN_AND_CROP),
-    "dropblock": DropBlock,
-    "solt": solt,
-    "solt003": solt003,
-    "albumentations": albumentations,
+@dataclass(frozen=True, kw_only=True)
+class Augmentation(Choice):
+    """An augmentation. An entry of AUGMENTATIONS.
+
+    build: (image size, pixels) -> a Transform.
+    mirrors: True where left and right of an image may be exchanged.
+    """
+
+    mirrors: bool = False
+
+
+AUGMENTATIONS: dict[str, Augmentation] = {
+    "none": Augmentation(build=none),
+    "warp": Augmentation(build=Warp),
+    # where left and right look the same
+    "warp_flip": Augmentation(build=lambda image_size: Warp(image_size, replace(CHEST, flip=0.5)), mirrors=True),
+    # where test images come from other machines
+    "warp_strong": Augmentation(build=lambda image_size: Warp(image_size, STRONG)),
+    "rotate7_crop": Augmentation(build=lambda image_size: Warp(image_size, TURN_AND_CROP)),
+    "dropblock": Augmentation(build=DropBlock),
+    "solt": Augmentation(build=solt),
+    "solt003": Augmentation(build=solt003, mirrors=True),
+    "albumentations": Augmentation(build=albumentations),
 }
 
 
 @cache
-def make_augmentation(name: str, image_size: int) -> Augmentation:
+def make_augmentation(name: str, image_size: int) -> Transform:
     """The augmentation of that name for images of `image_size` pixels, made once a process.
 
+    What it returns is checked: an image of another type or shape raises ValueError that names the augmentation.
     Raises ValueError where AUGMENTATIONS has no such name.
     """
-    if name not in AUGMENTATIONS:
-        raise ValueError(f"no augmentation {name!r}; there are {', '.join(AUGMENTATIONS)}")
-    return AUGMENTATIONS[name](image_size)
+    augment = read_value("augmentation", name, AUGMENTATIONS)(image_size)
+
+    def checked(image: np.ndarray, seed: int) -> np.ndarray:
+        changed = augment(image, seed)
+        if changed.dtype != np.uint8 or changed.shape != image.shape:
+            raise ValueError(f"augmentation={name} made {changed.dtype} {changed.shape} of an image that is uint8 "
+                             f"{image.shape}; it must keep type and shape. Images are normalised in the network, so "
+                             "leave out A.Normalize and the like, and resize with image_size=")
+        return changed
+
+    return checked
 
 
-def augmentation_seed(seed: int, epoch: int, image_id: str) -> int:
-    """A number in [0, 2**64) for one image in one epoch of one run, the same on every machine."""
-    return int.from_bytes(blake2b(f"{seed}/{epoch}/{image_id}".encode(), digest_size=8).digest(), "little")
+def augmentation_seed(seed: int, epoch: int, key: str) -> int:
+    """A number in [0, 2**64) for one image in one epoch of one run, the same on every machine. key: the image's id."""
+    return int.from_bytes(blake2b(f"{seed}/{epoch}/{key}".encode(), digest_size=8).digest(), "little")
 
 
-def augment_batch(name: str, images: np.ndarray, image_ids: Sequence[str], seed: int, epoch: int) -> np.ndarray:
-    """New images (n, H, W) or (n, H, W, 3) uint8, each changed by its own seed, whatever batch it stands in."""
+def augment_batch(name: str, images: np.ndarray, keys: Sequence[str], seed: int, epoch: int) -> np.ndarray:
+    """New images (n, H, W) or (n, H, W, 3) uint8, each changed by its own seed, whatever batch it is in.
+
+    keys: (n,) from which, with seed and epoch, the seeds are made: ids of the images.
+    """
     augment = make_augmentation(name, images.shape[1])
     augmented = np.empty(images.shape, np.uint8)
-    for i, image_id in enumerate(image_ids):
-        augmented[i] = augment(images[i], augmentation_seed(seed, epoch, image_id))
+    for i, key in enumerate(keys):
+        augmented[i] = augment(images[i], augmentation_seed(seed, epoch, key))
     return augmented

@@ -3,7 +3,6 @@
 import os
 import threading
 import time
-from collections.abc import Iterable, Iterator
 from functools import partial
 
 import cv2
@@ -13,11 +12,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from data.pixel_store import PixelStore
-from training.augmentation import augment_batch, augmentation_seed, make_augmentation
-from training.device_input import DevicePixels, warp_batch
+from training.augmentation import augment_batch
 from training.sampling import draw_epoch, occurrences
 
-WATCH_SECONDS = 1
+POLL_SECONDS = 1
 
 
 class Batches(Dataset):
@@ -43,49 +41,25 @@ class Batches(Dataset):
         return images, torch.from_numpy(self.targets[part]), torch.from_numpy(rows)
 
     def augmentation_keys(self, number: int) -> list[str]:
-        """What a batch's images are augmented by: their ids, and another where an epoch shows an image again."""
+        """What a batch's images are augmented by: their ids, with a suffix where an epoch repeats an image."""
         repeats, rows = self.repeats[self.parts[number]], self.rows[self.drawn[self.parts[number]]]
         return [f"{image_id}, shown {repeat + 1} times" if repeat else image_id
                 for image_id, repeat in zip(self.store.ids[rows].tolist(), repeats.tolist(), strict=True)]
 
 
-class DeviceBatches:
-    """The same batches from images that lie in a device's memory, augmented there; the rows stay on the host."""
-
-    def __init__(self, batches: Batches, pixels: DevicePixels):
-        if not np.array_equal(pixels.rows, batches.rows):
-            raise ValueError("the images in the device's memory are not those of the rows that are to be trained on")
-        self.batches, self.pixels = batches, pixels
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        batches = self.batches
-        for number in range(len(batches)):
-            part = batches.drawn[batches.parts[number]]
-            images = self.pixels.take(part)
-            if batches.augmentation != "none":
-                warp = make_augmentation(batches.augmentation, images.shape[-2])
-                seeds = [augmentation_seed(batches.seed, batches.epoch, name) for name in batches.augmentation_keys(number)]
-                images = warp_batch(images, warp, seeds)
-            targets = torch.from_numpy(batches.targets[part]).to(images.device)
-            yield images, targets, torch.from_numpy(batches.rows[part])
-
-
 def training_batches(store: PixelStore, rows: np.ndarray, targets: np.ndarray, batch_size: int, augmentation: str,
-                     seed: int, epoch: int, workers: int = 0, expected: np.ndarray | None = None,
-                     pixels: DevicePixels | None = None) -> Iterable[tuple[Tensor, Tensor, Tensor]]:
-    """One epoch in an order that is a function of (seed, epoch) only; with a length.
+                     seed: int, epoch: int, workers: int = 0, expected: np.ndarray | None = None) -> DataLoader:
+    """One epoch in an order that is a function of (seed, epoch) only.
 
-    expected: (N,) how often each of the rows is shown (sampling.py); None: once. They are dealt into batches of
+    expected: (N,) how often each of the rows is shown (sampling.py); None: once. They are split into batches of
     nearly equal size, none above `batch_size`: no image is dropped, and no tiny last batch upsets batch normalisation.
-    pixels: these rows' images in a device's memory, as load_device_pixels gives them; None: read from the store.
+    workers: processes that read and augment ahead; with a GPU, batches lie in pinned memory, from which they are copied
+    while it computes.
     """
     drawn = draw_epoch(np.ones(len(rows)) if expected is None else expected, seed, epoch)
     parts = np.array_split(np.arange(len(drawn)), -(-len(drawn) // batch_size))
     batches = Batches(store, rows, targets, drawn, parts, augmentation, seed, epoch)
-    return _load(batches, workers) if pixels is None else DeviceBatches(batches, pixels)
+    return _load(batches, workers)
 
 
 def ordered_batches(store: PixelStore, rows: np.ndarray, batch_size: int, workers: int = 0) -> DataLoader:
@@ -101,9 +75,10 @@ def _load(batches: Batches, workers: int) -> DataLoader:
 
 
 def _start_worker(worker: int, parent: int) -> None:
-    """The workers are what is done in parallel: each keeps to one thread (torch sees to its own), and ends with the
-    training process. torch's own watch takes whatever process it finds above it for that one, and so waits for ever
-    where the training process was killed while the worker was still starting.
+    """Keeps a worker to one OpenCV thread, since workers run in parallel, and ends it with the training process.
+
+    torch's own check takes the worker's parent at its first look for the training process. It never ends where the
+    training process was killed while the worker was still starting.
     """
     cv2.setNumThreads(0)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
@@ -111,5 +86,5 @@ def _start_worker(worker: int, parent: int) -> None:
 
 def _end_with(parent: int) -> None:
     while os.getppid() == parent:
-        time.sleep(WATCH_SECONDS)
+        time.sleep(POLL_SECONDS)
     os._exit(1)

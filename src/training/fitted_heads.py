@@ -13,6 +13,7 @@ from scipy.optimize import minimize
 from scipy.special import expit, log_expit, logsumexp
 from torch import Tensor, nn
 
+from common.settings import Choice, read_value
 from data.splitting import grouped_folds
 from experiment import Experiment
 from models.knn_head import SPACES, KNNHead
@@ -56,24 +57,25 @@ class BinaryProblem:
 Predict = Callable[[BinaryProblem, float, np.ndarray], np.ndarray]
 
 
-def check_solver(experiment: Experiment) -> None:
+def check_head_fit(experiment: Experiment) -> None:
     """Raises ValueError where a recipe asks for what a head that is fitted at once cannot have."""
-    if experiment.head_fit == "gradient":
+    if not (fit := read_value("head_fit", experiment.head_fit, HEAD_FITS).choice).at_once:
         return
     wanted = {"augmentation": "none", "mix": "none", "loss": "cross_entropy", "label_smoothing": 0.0,
               "per_task": False, "head": "linear", "val_fraction": 0.0, "stages": (), "tta": ("identity",)}
-    if experiment.head_fit == "svc":
-        wanted["loss_weights"] = "none"  # a machine weighs its two classes alike, and the sigmoid puts that right
+    if not fit.weighted:
+        wanted["loss_weights"] = "none"
     for name, value in wanted.items():
         if getattr(experiment, name) != value:
-            raise ValueError(f"head_fit={experiment.head_fit} with {name}={getattr(experiment, name)}: a head is fitted at "
-                             f"once, to features that are computed once; set {name}={value}, or head_fit=gradient")
+            raise ValueError(f"head_fit={experiment.head_fit} with {name}={getattr(experiment, name)}: the head is "
+                             f"fitted at once, to features that are computed once; set {name}={value}, or "
+                             "head_fit=gradient")
 
 
 def fit_head(head_fit: str, examples: Examples, task: str, seed: int) -> nn.Module:
-    """A head, features (B, D) to logits (B, K), fitted by the recipe's head_fit: "logistic", "svc" or "knn"."""
+    """A head, features (B, D) to logits (B, K), fitted as a name in HEAD_FITS says."""
     parts = inner_parts(examples.targets, examples.groups, seed)
-    return {"logistic": fit_logistic, "svc": fit_machines, "knn": fit_nearest}[head_fit](examples, task, parts)
+    return read_value("head_fit", head_fit, HEAD_FITS)(examples, task, parts)
 
 
 def inner_parts(targets: np.ndarray, groups: np.ndarray, seed: int) -> np.ndarray:
@@ -362,3 +364,24 @@ def _smoothed_logit(question: BinaryProblem) -> float:
     """Of the share of class 1, with one row of either kind added."""
     absent, present = (question.weights[question.classes == each].sum() for each in (0, 1))
     return float(np.log((present + 1) / (absent + 1)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadFit(Choice):
+    """How a head's weights are found. An entry of HEAD_FITS.
+
+    build: (examples, task, inner part of every example (n,)) -> a head, features (B, D) to logits (B, K).
+    at_once: False where the head is trained by gradient steps and not fitted to features.
+    weighted: False where it balances the two classes itself and takes no loss weights.
+    """
+
+    at_once: bool = True
+    weighted: bool = True
+
+
+HEAD_FITS: dict[str, HeadFit] = {
+    "gradient": HeadFit(build=lambda examples, task, parts: None, at_once=False),
+    "logistic": HeadFit(build=fit_logistic),
+    "svc": HeadFit(build=fit_machines, weighted=False),  # a machine weighs its classes alike; the sigmoid corrects that
+    "knn": HeadFit(build=fit_nearest),
+}

@@ -1,5 +1,6 @@
 """What a network is taught while one fold is held out, all of it from the others: images, targets, how often."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -7,13 +8,20 @@ import pandas as pd
 import torch
 
 from common.files import read_json
-from common.settings import for_labels
+from common.settings import Value, for_labels, read_for_labels
 from competition import Competition
 from data.folds import fold_numbers
-from data.labels import first_of_each_vector, redraw_targets, scoring_targets, training_targets
+from data.labels import (
+    MISSING_POLICIES,
+    UNCERTAIN_POLICIES,
+    first_of_each_vector,
+    redraw_targets,
+    scoring_targets,
+    training_targets,
+)
 from data.splitting import holdout_mask
 from data.tables import label_cells
-from experiment import Experiment
+from experiment import REPEATS, Experiment
 from results.runs import Run, read_oof, run_folder, train_command
 from scoring.metrics import prevalence, undefined_labels
 from training.losses import best_constant, label_weights
@@ -33,12 +41,11 @@ class FoldData:
     teacher_weights: dict[str, str]       # hashes of the weights whose predictions are targets, by run and fold
     inner_ids: np.ndarray           # (m,) str, of the images that are set apart to be scored after every epoch
     inner_targets: np.ndarray       # (m, K) as they are scored, see labels.scoring_targets
+    uncertain: tuple[Value, ...] = ()  # (K,) policies for uncertain cells
 
-    def draw_targets(self, competition: Competition, experiment: Experiment, epoch: int) -> np.ndarray:
+    def draw_targets(self, labels: Sequence[str], seed: int, epoch: int) -> np.ndarray:
         """(n, K) the targets of one epoch."""
-        uncertain = for_labels("uncertain", experiment.uncertain, competition.labels, "ignore")
-        return redraw_targets(self.targets, self.cells, uncertain, self.image_ids, competition.labels, experiment.seed,
-                              epoch)
+        return redraw_targets(self.targets, self.cells, self.uncertain, self.image_ids, labels, seed, epoch)
 
 
 def prepare_fold_data(run: Run, competition: Competition, table: pd.DataFrame) -> FoldData:
@@ -53,30 +60,37 @@ def prepare_fold_data(run: Run, competition: Competition, table: pd.DataFrame) -
     inner = choose_inner_rows(cells, groups, experiment, fold_numbers(table, experiment.split) != fold)
     used &= ~inner
     targets = targets[used]
-    copies = [int(number) for number in for_labels("label_repeats", experiment.label_repeats, competition.labels, "0")]
+    repeats = [int(number) for number in
+               for_labels("label_repeats", experiment.label_repeats, competition.labels, REPEATS, "0")]
     return FoldData(ids[used], groups[used], cells[used], targets,
-                   expected_counts(experiment.sampler, targets, task, copies),
+                   expected_counts(experiment.sampler, targets, task, repeats),
                    label_weights(experiment.loss_weights, targets, task), teacher_weights, ids[inner],
-                   scoring_targets(cells[inner]))
+                   scoring_targets(cells[inner]), read_uncertain(experiment, competition.labels))
+
+
+def read_uncertain(experiment: Experiment, labels: Sequence[str]) -> tuple[Value, ...]:
+    """(K,) the policies for uncertain cells, in the labels' order. Raises ValueError where an entry is wrong."""
+    return read_for_labels("uncertain", experiment.uncertain, labels, UNCERTAIN_POLICIES)
 
 
 def choose_inner_rows(cells: np.ndarray, groups: np.ndarray, experiment: Experiment, outside: np.ndarray) -> np.ndarray:
-    """(N,) bool, rows of whole groups that are set apart in the training folds to be scored; none without `val_fraction`.
+    """(N,) bool, rows of whole groups of the training folds that are held out to be scored.
 
-    cells: (N, K);  groups: (N,);  outside: (N,) bool, the rows of the training folds. A function of the experiment's
-    seed. Raises ValueError where there are too few groups.
+    cells: (N, K);  groups: (N,);  outside: (N,) bool, the rows of the training folds. No row is True without the
+    experiment's `val_fraction`; the choice depends on its seed. Raises ValueError where there are too few groups.
     """
     inner = np.zeros(len(outside), bool)
     if experiment.val_fraction:
-        targets, advice = scoring_targets(cells[outside]), "set a larger inner, or patience=0 and another schedule"
+        targets = scoring_targets(cells[outside])
+        advice = "set a larger val_fraction, or patience=0 and another schedule"
         try:
             inner[outside] = holdout_mask(targets, groups[outside], experiment.val_fraction, 1, experiment.seed)
         except ValueError as error:
-            raise ValueError(f"val_fraction={experiment.val_fraction:g}: the training folds have too few groups to set any apart; "
-                             f"{advice}") from error
+            raise ValueError(f"val_fraction={experiment.val_fraction:g}: the training folds have too few groups to "
+                             f"hold any out; {advice}") from error
         if undefined_labels(scoring_targets(cells[inner])).all():
-            raise ValueError(f"val_fraction={experiment.val_fraction:g}: the {inner.sum()} images set apart cannot be scored, since "
-                             f"no label has both kinds there; {advice}")
+            raise ValueError(f"val_fraction={experiment.val_fraction:g}: the {inner.sum()} images held out cannot be "
+                             f"scored, since no label has positives and negatives among them; {advice}")
     return inner
 
 
@@ -87,7 +101,7 @@ def read_given_targets(run: Run, competition: Competition,
     None and nothing where the recipe names none. Raises ValueError where such a run is this one, lacks a fold, was
     trained on another split, or has been trained anew since another fold of this run was taught with it.
     """
-    policies = for_labels("uncertain", run.experiment.uncertain, competition.labels, "ignore")
+    policies = read_uncertain(run.experiment, competition.labels)
     if not (named := teachers(policies)):
         return None, {}
     predictions, teacher_weights = np.full((len(table), len(policies)), np.nan), {}
@@ -103,7 +117,7 @@ def read_given_targets(run: Run, competition: Competition,
         if other := {each.experiment.split for each in oof.runs} - {run.experiment.split}:
             raise ValueError(f"{where}: that run was trained on split {min(other)}, this one is on split "
                              f"{run.experiment.split}; name a run of the same split")
-        columns = [policy == f"self:{teacher}" for policy in policies]
+        columns = [policy.text == f"self:{teacher}" for policy in policies]
         predictions[:, columns] = oof.probs[:, columns]
         teacher_weights |= oof.made_of
     for path in sorted(run.folder.parent.glob("fold*/result.json")):
@@ -113,9 +127,9 @@ def read_given_targets(run: Run, competition: Competition,
     return predictions, teacher_weights
 
 
-def teachers(policies: tuple[str, ...]) -> list[str]:
+def teachers(policies: Sequence[Value]) -> list[str]:
     """The runs that "self:RUN" names."""
-    return sorted({policy.partition(":")[2] for policy in policies if policy.startswith("self:")})
+    return sorted({policy.arguments[0] for policy in policies if policy.name == "self"})
 
 
 def choose_training_rows(competition: Competition, table: pd.DataFrame, experiment: Experiment, fold: int,
@@ -126,8 +140,8 @@ def choose_training_rows(competition: Competition, table: pd.DataFrame, experime
     """
     labels, cells = competition.labels, label_cells(competition, table)
     outside = fold_numbers(table, experiment.split) != fold
-    targets = training_targets(cells, for_labels("uncertain", experiment.uncertain, labels, "ignore"),
-                               for_labels("missing_labels", experiment.missing_labels, labels, "ignore"), outside, predictions,
+    missing = read_for_labels("missing_labels", experiment.missing_labels, labels, MISSING_POLICIES)
+    targets = training_targets(cells, read_uncertain(experiment, labels), missing, outside, predictions,
                                competition.task == "multiclass")
     used = outside & ~np.isnan(targets).all(axis=1)  # without a stated label an image teaches nothing
     black = table["constant"].to_numpy()
@@ -142,23 +156,23 @@ def choose_training_rows(competition: Competition, table: pd.DataFrame, experime
     return used, targets
 
 
-def fold_prior(competition: Competition, table: pd.DataFrame, run: Run, lessons: FoldData) -> np.ndarray:
+def fold_prior(competition: Competition, table: pd.DataFrame, run: Run, fold_data: FoldData) -> np.ndarray:
     """(K,) what black images get: the training folds' prevalence, moved as sampler and loss weights move the rest."""
     targets = scoring_targets(label_cells(competition, table))
     prior = np.nan_to_num(prevalence(targets[fold_numbers(table, run.experiment.split) != run.recipe["fold"]]), nan=0.5)
-    if run.experiment.sampler != "natural" or lessons.weights is not None:
-        prior = prior_as_trained(prior, lessons, competition.task)
+    if run.experiment.sampler != "natural" or fold_data.weights is not None:
+        prior = prior_as_trained(prior, fold_data, competition.task)
     return prior
 
 
-def prior_as_trained(prior: np.ndarray, lessons: FoldData, task: str) -> np.ndarray:
+def prior_as_trained(prior: np.ndarray, fold_data: FoldData, task: str) -> np.ndarray:
     """(K,) the prior as a network says it to which sampler and loss weights showed other frequencies than there are.
 
     Left as it is, the prior of black images would stand too low or too high among such a network's probabilities. The
     odds are changed as they were for the best constant prediction.
     """
-    plain, seen = (np.clip(best_constant(lessons.targets, task, weights, counts), 1e-6, 1 - 1e-6)
-                   for weights, counts in ((None, None), (lessons.weights, lessons.expected)))
+    plain, seen = (np.clip(best_constant(fold_data.targets, task, weights, counts), 1e-6, 1 - 1e-6)
+                   for weights, counts in ((None, None), (fold_data.weights, fold_data.expected)))
     if task == "multiclass":
         parts = prior * seen / plain
         return parts / parts.sum()

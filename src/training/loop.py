@@ -9,13 +9,12 @@ from torch.optim.lr_scheduler import LRScheduler
 from tqdm import tqdm
 
 from training.distributed import rank, sum_gradients, sum_over_all, whole_batch_norm, world
-from training.ema import EMA
-from training.freezing import rest_frozen
-from training.mixup import mix
+from training.mixup import UNMIXED, Mix
+from training.optimization import EMA, freeze_modes
 from training.precision import autocast
 from training.tta import VIEWS
 
-LOOK_EVERY = 50  # steps: looking whether the losses are finite makes a GPU wait
+CHECK_EVERY = 50  # steps: checking whether the losses are finite makes a GPU wait
 
 
 class LossNotFinite(FloatingPointError):
@@ -28,30 +27,34 @@ class LossNotFinite(FloatingPointError):
 
 def train_one_epoch(model: nn.Module, loader: Iterable, loss_fn: Callable[[Tensor, Tensor], Tensor],
                     optimizer: Optimizer, scheduler: LRScheduler, ema: EMA, max_grad_norm: float = 1.0,
-                    precision: str = "fp32", mixing: str = "none", seed: tuple[int, ...] = (0, 0), accumulate: int = 1,
-                    label: str | None = None) -> float:
-    """One pass over the loader; returns the mean loss of an image. `label` names the progress bar, None: no bar.
+                    precision: str = "fp32", mix: Mix = UNMIXED, seed: tuple[int, ...] = (0, 0),
+                    accumulate: int = 1, label: str | None = None) -> float:
+    """One pass over the loader; returns the mean loss of an image.
 
-    loader: batches of images (B, C, S, S), targets (B, K), rows (B,).  seed: (seed, epoch), from which mixing draws.
+    loader: batches of images (B, C, S, S), targets (B, K), rows (B,).
+    loss_fn: (logits, targets) -> scalar, as `make_loss` returns it.
+    precision: the number format of the steps, see precision.autocast.
+    mix: as `make_mix` returns it;  seed: (seed, epoch), from which mixing draws.
     accumulate: a batch goes through the network in so many parts, one after the other; their gradients add up to the
     whole batch's, though batch norm sees the parts. Under torchrun every process takes its share of each batch.
+    label: names the progress bar; None: no bar.
     Raises LossNotFinite.
     """
     model.train()
-    rest_frozen(model)
+    freeze_modes(model)
     device = next(model.parameters()).device
     losses, rows_of, sizes = [], [], []
     with whole_batch_norm():
         batches = tqdm(loader, desc=label, unit="batch", leave=False, disable=None if label else True)
         for step, (images, targets, rows) in enumerate(batches):  # (B, C, H, W), (B, K), (B,)
             images, targets = images.to(device, non_blocking=True), targets.to(device, non_blocking=True)
-            images, taught = mix(images, targets, mixing, (*seed, step))
+            images, mixed = mix(images, targets, (*seed, step))
 
             optimizer.zero_grad(set_to_none=True)
             loss = torch.zeros((), device=device)
             for part in _own_parts(len(images), accumulate):
                 with autocast(device.type, precision):
-                    part_loss = _share_of_loss(loss_fn, model(images[part]), taught, part)
+                    part_loss = _share_of_loss(loss_fn, model(images[part]), mixed, part)
                 part_loss.backward()
                 loss += part_loss.detach()
             sum_gradients(model)
@@ -64,9 +67,9 @@ def train_one_epoch(model: nn.Module, loader: Iterable, loss_fn: Callable[[Tenso
             losses.append(loss)  # stays on the device: .item() here would make a GPU wait
             rows_of.append(rows)
             sizes.append(len(images))
-            if (step + 1) % LOOK_EVERY == 0:
-                _refuse_not_finite(losses, rows_of)
-    losses = _refuse_not_finite(losses, rows_of)
+            if (step + 1) % CHECK_EVERY == 0:
+                _check_finite(losses, rows_of)
+    losses = _check_finite(losses, rows_of)
     return (losses * losses.new_tensor(sizes)).sum().item() / sum(sizes)
 
 
@@ -80,20 +83,20 @@ def _own_parts(size: int, accumulate: int) -> Iterator[slice]:
         yield slice(size * number // parts, size * (number + 1) // parts)
 
 
-def _share_of_loss(loss_fn: Callable[[Tensor, Tensor], Tensor], logits: Tensor, taught: list[tuple[Tensor, float]],
+def _share_of_loss(loss_fn: Callable[[Tensor, Tensor], Tensor], logits: Tensor, mixed: list[tuple[Tensor, float]],
                    part: slice) -> Tensor:
-    """What a part adds to the batch's loss: its mean over stated cells, as large as its share of those cells.
+    """What a part of a batch adds to the batch's loss: its mean loss times its share of the cells with a target.
 
-    taught: targets of the whole batch and what share of the loss each has; several where images are mixed.
+    mixed: targets of the whole batch and the share of the loss each has; several where images are mixed.
     """
     loss = 0
-    for targets, share in taught:
+    for targets, share in mixed:
         stated = ~targets.isnan()
         loss = loss + loss_fn(logits, targets[part]) * (share * stated[part].sum() / stated.sum().clamp(min=1))
     return loss
 
 
-def _refuse_not_finite(losses: list[Tensor], rows_of: list) -> Tensor:
+def _check_finite(losses: list[Tensor], rows_of: list) -> Tensor:
     """The losses of all steps, summed over processes (steps,). Raises LossNotFinite with the first bad step."""
     stacked = sum_over_all(torch.stack(losses))
     if not stacked.isfinite().all():

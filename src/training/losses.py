@@ -6,53 +6,63 @@ negative's, and where a loss counts, it counts so in both.
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from common.settings import check_value, read_value
+from common.settings import Choice, Value, read_value
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loss(Choice):
+    """A loss of logits and targets. An entry of LOSSES.
+
+    build: (logits (B, K), targets (B, K), task, weights) -> a scalar tensor; targets and weights as in `make_loss`.
+    tasks: those in which it means something.
+    whole_batch: True where it compares a batch's images with one another and is no mean over cells or rows: it is then
+    computed on whole batches only, without weights and label smoothing.
+    """
+
+    tasks: tuple[str, ...] = ("binary", "multilabel", "multiclass")
+    whole_batch: bool = False
 
 
 def make_loss(loss: str, task: str, weights: Tensor | None = None,
               label_smoothing: float = 0.0) -> Callable[[Tensor, Tensor], Tensor]:
-    """A function of logits (B, K) and targets (B, K) that gives a scalar, float32 whatever the logits are.
+    """A function of logits (B, K) and targets (B, K) that returns a scalar, float32 whatever the logits are.
 
-    loss: a key of LOSSES with its numbers, "focal:2";  weights: see `label_weights`, on the device of the logits.
-    Targets are in [0, 1] or NaN, which is left out; of classes, a row sums to one, and is left out if it holds a NaN.
-    Where nothing is stated, the loss and its gradient are 0.
+    loss: a name in LOSSES with its arguments, "focal:2";  weights: see `label_weights`, on the device of the logits.
+    Targets are in [0, 1] or NaN, which is left out; in a multiclass task a row sums to one, and is left out if it holds
+    a NaN. Where all targets are NaN, the loss and its gradient are 0.
     label_smoothing: the share of a target that is spread evenly, see `smooth_targets`.
     Raises ValueError where `check_loss` does.
     """
-    check_loss(loss, task, label_smoothing, weights is not None)
-    kind, numbers = read_value(loss)
+    value = check_loss(loss, task, label_smoothing, weights is not None)
 
     def loss_fn(logits: Tensor, targets: Tensor) -> Tensor:
         if label_smoothing:
             targets = smooth_targets(targets, label_smoothing, task)
-        return LOSSES[kind](logits, targets, task, weights, *numbers)
+        return value(logits, targets, task, weights)
 
     return loss_fn
 
 
-def check_loss(loss: str, task: str, label_smoothing: float = 0.0, weighted: bool = False) -> None:
-    """Raises ValueError where there is no such loss, or it means nothing in the task, smoothed, or weighted."""
-    check_value("loss", loss)
-    kind, numbers = read_value(loss)
-    if kind == "asymmetric" and task == "multiclass":
-        raise ValueError(f"loss={loss} treats a label's presence and absence differently, and a class has no absence "
-                         "of its own: where one probability falls, others rise; for classes there is focal:GAMMA")
-    if kind == "asymmetric" and not numbers[2] < 1:
-        raise ValueError(f"loss={loss}: CLIP is subtracted from probabilities and must be below 1")
-    if kind == "auc_margin" and not numbers[0] > 0:
-        raise ValueError(f"loss={loss}: MARGIN must be above 0, or any constant is a perfect answer")
-    if kind in ("auc_margin", "soft_f1") and label_smoothing:
-        raise ValueError(f"label_smoothing={label_smoothing:g} keeps probabilities from 0 and 1 where a loss is a mean "
-                         f"over cells, and {loss} is none; set label_smoothing=0")
-    if kind in ("auc_margin", "soft_f1") and weighted:
-        raise ValueError(f"loss={loss} has positives and negatives stand on their own, whatever their numbers; set "
+def check_loss(loss: str, task: str, label_smoothing: float = 0.0, weighted: bool = False) -> Value:
+    """The loss as it is named. Raises ValueError where there is none, or not for the task, smoothing, or weights."""
+    value = read_value("loss", loss, LOSSES)
+    if task not in value.choice.tasks:
+        raise ValueError(f"loss={loss} is for {' and '.join(value.choice.tasks)} tasks, and this one is {task}; set "
+                         "loss=cross_entropy or focal:GAMMA")
+    if value.choice.whole_batch and label_smoothing:
+        raise ValueError(f"label_smoothing={label_smoothing:g} is for losses that are a mean over cells, and {loss} is "
+                         "not; set label_smoothing=0")
+    if value.choice.whole_batch and weighted:
+        raise ValueError(f"loss={loss} gives positives and negatives the same weight, whatever their numbers; set "
                          "loss_weights=none")
+    return value
 
 
 def smooth_targets(targets: Tensor, share: float, task: str) -> Tensor:
@@ -283,7 +293,15 @@ def softmax(logits: Tensor) -> Tensor:
     return logits.softmax(dim=1)
 
 
-LOSSES = {"cross_entropy": cross_entropy, "focal": focal, "asymmetric": asymmetric, "auc_margin": auc_margin,
-          "soft_f1": soft_f1}
+LOSSES: dict[str, Loss] = {
+    "cross_entropy": Loss(build=cross_entropy),
+    "focal": Loss(build=focal, arguments=("GAMMA",)),
+    "asymmetric": Loss(build=asymmetric, arguments=("NEGATIVE", "POSITIVE", "CLIP"), tasks=("binary", "multilabel"),
+                       check=lambda negative, positive, clip: "" if clip < 1 else
+                       "CLIP is subtracted from probabilities and must be below 1"),
+    "auc_margin": Loss(build=auc_margin, arguments=("MARGIN",), whole_batch=True,
+                       check=lambda margin: "" if margin > 0 else "MARGIN must be above 0"),
+    "soft_f1": Loss(build=soft_f1, whole_batch=True),
+}
 CROSS_ENTROPY = {"binary": masked_bce, "multilabel": masked_bce, "multiclass": masked_cross_entropy}
 PROBS = {"binary": torch.sigmoid, "multilabel": torch.sigmoid, "multiclass": softmax}

@@ -16,7 +16,7 @@ def predict_models(competition: Competition, oof: Oof, images: dict[str, pd.Seri
     Raises ValueError where a file of weights is not the one that was trained.
     """
     from results.checkpoints import load_model
-    from training.fold import predict_probs
+    from training.inference import predict_probs
 
     probs = {part: [] for part in images}
     for run in oof.runs if images else ():
@@ -24,7 +24,7 @@ def predict_models(competition: Competition, oof: Oof, images: dict[str, pd.Seri
         model, prior = load_model(run, device), np.array(run.result["prior"])
         for part, image_ids in images.items():
             probs[part].append(predict_probs(model, stores[part], stores[part].rows(image_ids), competition.task,
-                                             run.experiment, prior, talk=True))
+                                             run.experiment, prior, verbose=True))
     return {part: np.stack(each) for part, each in probs.items()}
 
 

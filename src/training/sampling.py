@@ -1,40 +1,57 @@
-"""Which training images an epoch shows, and how often: natural, square root, balanced, copies."""
+"""Which training images an epoch shows, and how often."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
+from common.settings import Choice, read_value
 
-def expected_counts(sampler: str, targets: np.ndarray, task: str, copies: Sequence[int] = (),
-                    keep_all: bool = True) -> np.ndarray:
+
+@dataclass(frozen=True, kw_only=True)
+class Sampler(Choice):
+    """How often an epoch shows each training image. An entry of SAMPLERS.
+
+    build: (positive (N, K) bool, repeats (K,)) -> (N,) counts, 0 or more; see `expected_counts`.
+    repeats: True where it needs the experiment's `label_repeats`.
+    """
+
+    repeats: bool = False
+
+
+def expected_counts(sampler: str, targets: np.ndarray, task: str, repeats: Sequence[int] = ()) -> np.ndarray:
     """(N,) how often an epoch shows each image, on average; the sum is the epoch's length. Float, 0 or more.
 
-    targets: (N, K) of the training rows, NaN where nothing is stated. A soft target counts as what it is nearer to.
-    "natural": every image once.
-    "balanced": as many images as there are, in proportion to the weight 1 / (images of its class). In a binary or
-    multilabel task the images of a label's positives are a class, and so are those without a positive; an image in
-    several classes has the weight of the rarest. So every class of a multiclass or binary task is shown equally often;
-    labels that occur together cannot all be.
-    "square_root": in proportion to the square root of that weight, half-way between the two.
-    "label_repeats": an image as often as the sum of `label_repeats` (K,) over its positive labels says; once where that is 0, or
-    not at all without `keep_all`, which loses every image without a finding.
-    After sampling, probabilities are those of the sampled mixture: ranks mean what they did, frequencies do not.
-    Source of the weight by the rarest label and of the square root: repeat factor sampling, Gupta et al. 2019,
-    https://arxiv.org/abs/1908.03195.
+    sampler: a name in SAMPLERS;  targets: (N, K) of the training rows, NaN where missing; a soft target counts as the
+    value it is nearer to;  repeats: (K,) of the sampler "label_repeats".
+    After sampling, probabilities are those of the sampled mixture: ranks keep their meaning, frequencies do not.
     """
-    if sampler == "natural":
-        return np.ones(len(targets))
-    positive = positive_labels(targets, task)
-    if sampler == "label_repeats":
-        counts = positive @ np.asarray(copies, np.float64)
-        return np.maximum(counts, 1) if keep_all else counts
+    return read_value("sampler", sampler, SAMPLERS)(positive_labels(targets, task), np.asarray(repeats, np.float64))
+
+
+def balanced_weights(positive: np.ndarray) -> np.ndarray:
+    """(N,) 1 / (images of its class). In a binary or multilabel task the images of a label's positives are a class.
+
+    So are those without a positive; an image in several classes has the weight of the rarest.
+    Source: repeat factor sampling, Gupta et al. 2019, https://arxiv.org/abs/1908.03195.
+    """
     classes = np.column_stack([positive, ~positive.any(axis=1)])
-    weights = (classes / np.maximum(classes.sum(axis=0), 1)).max(axis=1)
-    if sampler == "square_root":
-        weights = np.sqrt(weights)
-    elif sampler != "balanced":
-        raise ValueError(f"no sampler {sampler!r}; there are natural, square_root, balanced, copies")
-    return weights * (len(targets) / weights.sum())
+    return (classes / np.maximum(classes.sum(axis=0), 1)).max(axis=1)
+
+
+def _scaled(weights: np.ndarray) -> np.ndarray:
+    return weights * (len(weights) / weights.sum())
+
+
+SAMPLERS: dict[str, Sampler] = {
+    "natural": Sampler(build=lambda positive, repeats: np.ones(len(positive))),  # every image once
+    # as many images as there are, in proportion to sqrt(weight), half-way between natural and balanced
+    "square_root": Sampler(build=lambda positive, repeats: _scaled(np.sqrt(balanced_weights(positive)))),
+    # in proportion to the weight: every class of a multiclass or binary task equally often
+    "balanced": Sampler(build=lambda positive, repeats: _scaled(balanced_weights(positive))),
+    # the sum of `label_repeats` over an image's positive labels; once where that is 0
+    "label_repeats": Sampler(build=lambda positive, repeats: np.maximum(positive @ repeats, 1), repeats=True),
+}
 
 
 def positive_labels(targets: np.ndarray, task: str) -> np.ndarray:

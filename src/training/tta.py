@@ -1,9 +1,22 @@
-"""Views for test-time augmentation: images (B, C, H, W) -> the same images seen in another way, for averaging."""
+"""Views for test-time augmentation: images (B, C, H, W) -> the same images changed; their logits are averaged."""
 
-from collections.abc import Callable
+from dataclasses import dataclass
 
 from torch import Tensor
 from torch.nn import functional as F
+
+from common.settings import Choice
+
+
+@dataclass(frozen=True, kw_only=True)
+class View(Choice):
+    """A view for test-time augmentation. An entry of VIEWS.
+
+    build: (images (B, C, H, W) uint8 or float) -> as many images of the same type, shape and range.
+    mirrors: True where left and right of an image are exchanged or turned to top and bottom.
+    """
+
+    mirrors: bool = False
 
 
 def identity(images: Tensor) -> Tensor:
@@ -46,11 +59,11 @@ def _resize(images: Tensor, size: tuple[int, int]) -> Tensor:
     return (resized if images.is_floating_point() else resized.round().clamp(0, 255)).to(images.dtype)
 
 
-VIEWS: dict[str, Callable[[Tensor], Tensor]] = {
-    "identity": identity,
-    "hflip": hflip,
-    "vflip": vflip,
-    "rotate90": rotate90,
-    "zoom_in": zoom_in,
-    "zoom_out": zoom_out,
+VIEWS: dict[str, View] = {
+    "identity": View(build=identity),
+    "hflip": View(build=hflip, mirrors=True),
+    "vflip": View(build=vflip, mirrors=True),
+    "rotate90": View(build=rotate90, mirrors=True),
+    "zoom_in": View(build=zoom_in),
+    "zoom_out": View(build=zoom_out),
 }

@@ -189,10 +189,10 @@ def ours(order: dict, images: np.ndarray, targets: np.ndarray) -> tuple[Train, i
 
     from models.classifier import build_model, count_parameters
     from training.batches import training_batches
-    from training.ema import EMA
+    from training.optimization import EMA
     from training.loop import train_one_epoch
     from training.losses import masked_bce
-    from training.optimizers import build_optimizer
+    from training.optimization import build_optimizer
     from training.precision import Step, choose_precision
 
     class MemoryStore:

@@ -46,11 +46,11 @@ from models.frozen_features import open_features  # noqa: E402
 from models.heads import FeatureClassifier, head_name  # noqa: E402
 from scoring.metrics import roc_auc  # noqa: E402
 from training.batches import ordered_batches, training_batches  # noqa: E402
-from training.ema import EMA  # noqa: E402
+from training.optimization import EMA  # noqa: E402
 from training.loop import predict_logits, train_one_epoch  # noqa: E402
 from training.losses import CROSS_ENTROPY, PROBS  # noqa: E402
-from training.optimizers import weight_groups  # noqa: E402
-from training.schedule import warmup_cosine  # noqa: E402
+from training.optimization import weight_groups  # noqa: E402
+from training.optimization import warmup_cosine  # noqa: E402
 
 PREDICT_BATCH = 64
 FOLDS = 5

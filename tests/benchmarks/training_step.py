@@ -30,9 +30,9 @@ from data.pixel_store import PixelSettings, open_store  # noqa: E402
 from models.classifier import build_model  # noqa: E402
 from models.layers import BitDropout, PooledReLU, UnfoldConv2d  # noqa: E402
 from training.batches import training_batches  # noqa: E402
-from training.ema import EMA  # noqa: E402
+from training.optimization import EMA  # noqa: E402
 from training.losses import masked_bce  # noqa: E402
-from training.optimizers import build_optimizer  # noqa: E402
+from training.optimization import build_optimizer  # noqa: E402
 from training.precision import Step, autocast, choose_precision  # noqa: E402
 
 

@@ -14,7 +14,7 @@ from models.classifier import build_model
 from models.heads import head_name, put_head
 from models.knn_head import KNNHead
 from training import fitted_heads
-from training.fitted_heads import Examples, check_solver, fit_head, fit_nearest
+from training.fitted_heads import Examples, check_head_fit, fit_head, fit_nearest
 from training.loop import predict_logits
 from training.losses import label_weights
 from untrained import save_and_load, with_fitted_head
@@ -129,7 +129,7 @@ def test_a_run_of_neighbours_comes_back_from_disk(home, task, monkeypatch):
 
 def test_a_recipe_of_neighbours_cannot_augment():
     with pytest.raises(ValueError, match="set augmentation=none, or head_fit=gradient"):
-        check_solver(Experiment(head_fit="knn", augmentation="warp"))
+        check_head_fit(Experiment(head_fit="knn", augmentation="warp"))
 
 
 def test_no_gradient_leads_from_the_nearest_cases_to_a_layer():

@@ -20,7 +20,7 @@ from models import svm_head
 from models.heads import head_name
 from models.svm_head import SupportVectors
 from training import fitted_heads
-from training.fitted_heads import Examples, check_solver, fit_head, fit_logistic, fit_machines, inner_parts
+from training.fitted_heads import Examples, check_head_fit, fit_head, fit_logistic, fit_machines, inner_parts
 from training.loop import predict_logits
 from training.losses import label_weights
 from untrained import save_and_load, with_fitted_head
@@ -228,8 +228,8 @@ def test_a_run_with_machines_comes_back_from_disk_and_predicts_the_same_images_a
     ({"loss_weights": "balanced"}, "set loss_weights=none"),
 ])
 def test_a_recipe_that_asks_for_what_cannot_be_is_refused(changes, message):
-    check_solver(Experiment(head_fit="svc"))
-    check_solver(Experiment(head_fit="logistic", loss_weights="balanced"))
-    check_solver(Experiment(**changes))
+    check_head_fit(Experiment(head_fit="svc"))
+    check_head_fit(Experiment(head_fit="logistic", loss_weights="balanced"))
+    check_head_fit(Experiment(**changes))
     with pytest.raises(ValueError, match=message):
-        check_solver(Experiment(head_fit="svc", **changes))
+        check_head_fit(Experiment(head_fit="svc", **changes))

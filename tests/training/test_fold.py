@@ -29,9 +29,11 @@ from real_data import SRC
 from results.checkpoints import load_checkpoint, load_model, save_checkpoint
 from results.runs import Run, open_run, read_run
 from training import fold
-from training.fold import beats_constant_baseline, check_experiment, predict_probs
+from training.fold import beats_constant_baseline
 from training.fold_data import FoldData, choose_training_rows, prepare_fold_data, prior_as_trained, read_given_targets
+from training.inference import predict_probs
 from training.losses import best_constant, label_weights, make_loss
+from training.recipe_checks import check_experiment
 from training.sampling import expected_counts
 
 TINY = ["--set", "epochs=3", "batch_size=16", "--name", "tiny"]
@@ -92,7 +94,7 @@ def test_the_weights_kept_are_those_of_the_best_epoch_by_the_inner_score(demo, h
         averages.append({name: value.clone() for name, value in model.state_dict().items()})
         return next(scores)
 
-    monkeypatch.setattr("training.fold._score_inner", score_as_told)
+    monkeypatch.setattr("training.fold._validation_score", score_as_told)
     result = run_tiny(home, "watched", "epochs=9", "val_fraction=0.2", "patience=3")
     assert result["epochs"] == 5 and result["inner"] > 0
     saved = load_model(read_run(home / "runs" / "demo" / "watched" / "fold0")).state_dict()
@@ -441,7 +443,7 @@ def test_a_run_is_not_gone_on_with_under_another_teacher(taught, home, monkeypat
         with pytest.raises(Killed):
             run_tiny(home, "second", "uncertain=self:first")
     train_again(home, "first", 1)
-    with pytest.raises(ValueError, match="has been trained anew since; delete"):
+    with pytest.raises(ValueError, match="has been trained again since; delete"):
         run_tiny(home, "second", "uncertain=self:first")
 
 
@@ -449,10 +451,10 @@ def test_a_run_is_not_gone_on_with_under_another_teacher(taught, home, monkeypat
 
 
 @pytest.mark.parametrize("settings, message", [
-    (["uncertain=effusionn=ones"], "uncertain names the label 'effusionn', which is not there; did you mean 'effusi"),
-    (["missing_labels=effusoin=zeros"], "blank names the label 'effusoin'"),
-    (["sampler=copies", "label_repeats=Effusion=2"], "copies names the label 'Effusion'"),
-    (["preprocessing=clahee"], "preprocessing=clahee: there is no such name"),
+    (["uncertain=effusionn=ones"], "uncertain names the label 'effusionn', which does not exist; did you mean 'effusi"),
+    (["missing_labels=effusoin=zeros"], "missing_labels names the label 'effusoin'"),
+    (["sampler=label_repeats", "label_repeats=Effusion=2"], "label_repeats names the label 'Effusion'"),
+    (["preprocessing=clahee"], "preprocessing: there is no 'clahee'"),
 ])
 def test_a_name_that_means_nothing_is_refused_before_training(demo, home, settings, message):
     with pytest.raises(ValueError, match=message):
@@ -476,7 +478,7 @@ def test_what_means_nothing_for_classes_is_refused(home, experiment, message):
 
 def test_a_recipe_that_makes_up_for_rare_labels_twice_is_doubtful():
     notes = check_experiment(Experiment(sampler="balanced", loss_weights="balanced"), COMPETITIONS["demo"])
-    assert len(notes) == 1 and "together they do it twice" in notes[0]
+    assert len(notes) == 1 and "together they do so twice" in notes[0]
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(demo):
@@ -552,10 +554,9 @@ def test_a_network_learns_sixteen_images(home):
     """Fewer than a hundred steps on images that differ in brightness: a loop that learns nothing fails here."""
     from models.classifier import build_model
     from training.batches import ordered_batches, training_batches
-    from training.ema import EMA
     from training.loop import predict_logits, train_one_epoch
     from training.losses import masked_bce
-    from training.optimizers import weight_groups
+    from training.optimization import EMA, weight_groups
 
     rng = np.random.default_rng(0)
     targets = np.tile([[1.0], [0.0]], (8, 1)).astype(np.float32)
@@ -621,13 +622,13 @@ def test_answers_that_are_not_finite_are_said_to_be_and_nothing_is_written(demo,
         return loss
 
     monkeypatch.setattr("training.fold.train_one_epoch", spoil_the_average)
-    with pytest.raises(FloatingPointError, match="the network's answers are not finite"):
+    with pytest.raises(FloatingPointError, match="the network's logits are not finite"):
         run_tiny(home, "spoilt")
     assert not (home / "runs" / "demo" / "spoilt" / "fold0" / "weights.safetensors").exists()
 
 
 @pytest.mark.parametrize("settings, message", [
-    (["val_fraction=0.01", "patience=2"], "images set apart cannot be scored|too few groups"),
+    (["val_fraction=0.01", "patience=2"], "images held out cannot be scored|too few groups"),
     (["loss=auc_margin:1", "accumulate=2"], "compares the images of a whole batch"),
     (["loss=asymmetric:4:1:1"], "CLIP is subtracted"),
     (["mix=mixup:0"], "ALPHA must be above 0"),

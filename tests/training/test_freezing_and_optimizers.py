@@ -5,8 +5,7 @@ import torch
 from torch import nn
 
 from models.classifier import build_model, head_modules
-from training.freezing import rest_frozen, set_trainable
-from training.optimizers import build_optimizer, weight_groups
+from training.optimization import build_optimizer, freeze_modes, set_trainable, weight_groups
 
 
 def learning(model: nn.Module) -> set[str]:
@@ -15,7 +14,7 @@ def learning(model: nn.Module) -> set[str]:
 
 def one_step(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     model.train()
-    rest_frozen(model)
+    freeze_modes(model)
     images = torch.randint(0, 256, (4, 1, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     (model(images) - 1).square().mean().backward()
     optimizer.step()
@@ -41,7 +40,7 @@ def test_a_frozen_backbone_gives_the_features_it_gives_in_evaluation():
     nn.init.normal_(head_modules(model)[0].weight)
     images = torch.randint(0, 256, (4, 1, 64, 64), dtype=torch.uint8)
     model.train()
-    rest_frozen(model)
+    freeze_modes(model)
     training = model(images)
     torch.testing.assert_close(training, model.eval()(images))
 
@@ -51,7 +50,7 @@ def test_a_frozen_part_of_our_own_networks_drops_nothing_and_the_rest_does():
     for what, dropping in (("head", 0), ("last2", 2), ("all", 5)):
         set_trainable(model, what)
         model.train()
-        rest_frozen(model)
+        freeze_modes(model)
         assert sum(each.training for each in model.modules() if isinstance(each, nn.Dropout)) == dropping
 
 

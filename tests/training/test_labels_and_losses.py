@@ -9,7 +9,15 @@ from sklearn.utils.class_weight import compute_class_weight, compute_sample_weig
 from torch import nn
 from torch.nn import functional as F
 
-from data.labels import first_of_each_vector, redraw_targets, scored_counts, scoring_targets, training_targets
+from common.settings import Value, read_value
+from data.labels import (
+    UNCERTAIN_POLICIES,
+    first_of_each_vector,
+    redraw_targets,
+    scored_counts,
+    scoring_targets,
+    training_targets,
+)
 from training.losses import (
     CROSS_ENTROPY,
     PROBS,
@@ -21,6 +29,20 @@ from training.losses import (
 )
 
 NAN = math.nan
+
+
+def policies(texts: list[str]) -> list[Value]:
+    return [read_value("uncertain", text, UNCERTAIN_POLICIES) for text in texts]
+
+
+def make_targets(cells: np.ndarray, uncertain: list[str], missing: list[str], *rest, **options) -> np.ndarray:
+    return training_targets(cells, policies(uncertain), policies(missing), *rest, **options)
+
+
+def redraw(targets: np.ndarray, cells: np.ndarray, uncertain: list[str], *rest) -> np.ndarray:
+    return redraw_targets(targets, cells, policies(uncertain), *rest)
+
+
 CELLS = np.array([[1, 0, -1, NAN]])
 ALL = np.ones(1, bool)
 
@@ -33,7 +55,7 @@ ALL = np.ones(1, bool)
     ("ones", "zeros", [1, 0, 1, 0]),
 ])
 def test_a_policy_says_what_uncertain_and_blank_cells_teach(uncertain, blank, expected):
-    targets = training_targets(CELLS, [uncertain] * 4, [blank] * 4, ALL)
+    targets = make_targets(CELLS, [uncertain] * 4, [blank] * 4, ALL)
     np.testing.assert_array_equal(targets, np.array([expected], np.float32))
     assert targets.dtype == np.float32
 
@@ -44,38 +66,38 @@ def test_no_policy_changes_what_is_scored():
 
 def test_the_cells_themselves_stay_as_they_are():
     cells = CELLS.copy()
-    targets = training_targets(cells, ["ones"] * 4, ["zeros"] * 4, ALL)
-    redraw_targets(targets, cells, ["uniform:0:1"] * 4, ["a"], "wxyz", 0, 0), scoring_targets(cells)
+    targets = make_targets(cells, ["ones"] * 4, ["zeros"] * 4, ALL)
+    redraw(targets, cells, ["uniform:0:1"] * 4, ["a"], "wxyz", 0, 0), scoring_targets(cells)
     np.testing.assert_array_equal(cells, CELLS)
     np.testing.assert_array_equal(targets, [[1, 0, 1, 0]])
 
 
 def test_every_label_has_its_own_policy():
     cells = np.array([[-1, -1, -1, -1, NAN, NAN], [1, 1, 1, 1, 0, 0]])
-    policies = ["ignore", "zeros", "ones", "uniform:0.5:0.7", "ones", "ones"]
-    targets = training_targets(cells, policies, ["ignore"] * 5 + ["zeros"], np.ones(2, bool))
+    names = ["ignore", "zeros", "ones", "uniform:0.5:0.7", "ones", "ones"]
+    targets = make_targets(cells, names, ["ignore"] * 5 + ["zeros"], np.ones(2, bool))
     np.testing.assert_allclose(targets[0], [NAN, 0, 1, 0.6, NAN, 0], rtol=1e-6)
 
 
 def test_the_mean_is_that_of_the_certain_cells_in_the_training_rows_alone():
     cells = np.array([[1, 1], [0, 0], [0, -1], [-1, NAN], [1, 1], [1, 1]])
     training = np.array([True, True, True, True, False, False])
-    targets = training_targets(cells, ["mean", "mean"], ["ignore", "ignore"], training)
+    targets = make_targets(cells, ["mean", "mean"], ["ignore", "ignore"], training)
     np.testing.assert_allclose(targets[:4], [[1, 1], [0, 0], [0, 1 / 2], [1 / 3, NAN]], rtol=1e-6)
     changed = cells.copy()
     changed[4:] = 0
-    np.testing.assert_array_equal(training_targets(changed, ["mean"] * 2, ["ignore"] * 2, training)[:4], targets[:4])
+    np.testing.assert_array_equal(make_targets(changed, ["mean"] * 2, ["ignore"] * 2, training)[:4], targets[:4])
 
 
 def test_a_label_without_a_certain_cell_has_no_mean_and_teaches_nothing():
-    targets = training_targets(np.array([[-1.0], [-1.0]]), ["mean"], ["ignore"], np.ones(2, bool))
+    targets = make_targets(np.array([[-1.0], [-1.0]]), ["mean"], ["ignore"], np.ones(2, bool))
     assert np.isnan(targets).all()
 
 
 def test_a_first_run_teaches_uncertain_cells_alone():
     cells = np.array([[1, -1], [-1, NAN], [0, -1]])
     predictions = np.array([[0.2, 0.3], [0.4, 0.5], [0.6, 0.7]])
-    targets = training_targets(cells, ["self:first", "ones"], ["ignore"] * 2, np.ones(3, bool), predictions)
+    targets = make_targets(cells, ["self:first", "ones"], ["ignore"] * 2, np.ones(3, bool), predictions)
     np.testing.assert_allclose(targets, [[1, 1], [0.4, NAN], [0, 1]], rtol=1e-6)
 
 
@@ -84,7 +106,7 @@ def test_of_classes_an_uncertain_row_is_left_out_or_predicted_as_a_whole():
     predictions = np.tile([0.2, 0.3, 0.5], (4, 1))
     rest = [[0, 1, 0], [1, 0, 0], [NAN, NAN, NAN]]
     for policy, first in (("ignore", [NAN] * 3), ("self:first", [0.2, 0.3, 0.5])):
-        targets = training_targets(cells, [policy] * 3, ["zeros"] * 3, np.ones(4, bool), predictions, exclusive=True)
+        targets = make_targets(cells, [policy] * 3, ["zeros"] * 3, np.ones(4, bool), predictions, exclusive=True)
         np.testing.assert_allclose(targets, [first, *rest], rtol=1e-6)
 
 
@@ -96,8 +118,8 @@ RANGE = ["uniform:0.55:0.85", "uniform:0.1:0.2"]
 
 def drawn(epoch: int, seed: int = 0, rows: list[int] | slice = slice(None), ids: str = "abcd") -> np.ndarray:
     cells = DOUBTFUL[rows]
-    targets = training_targets(cells, RANGE, ["ignore"] * 2, np.ones(len(cells), bool))
-    return redraw_targets(targets, cells, RANGE, np.array(list(ids))[rows], ("x", "y"), seed, epoch)
+    targets = make_targets(cells, RANGE, ["ignore"] * 2, np.ones(len(cells), bool))
+    return redraw(targets, cells, RANGE, np.array(list(ids))[rows], ("x", "y"), seed, epoch)
 
 
 def test_drawn_targets_lie_in_their_labels_range_and_certain_cells_stay():
@@ -121,7 +143,7 @@ def test_drawn_targets_change_with_epoch_seed_image_and_label_and_with_nothing_e
 def test_drawn_targets_are_spread_evenly_over_their_range():
     cells = np.full((5000, 1), -1.0)
     ids = [str(i) for i in range(5000)]
-    values = redraw_targets(np.zeros((5000, 1), np.float32), cells, ["uniform:0.55:0.85"], ids, ("x",), 0, 0)
+    values = redraw(np.zeros((5000, 1), np.float32), cells, ["uniform:0.55:0.85"], ids, ("x",), 0, 0)
     counts, _ = np.histogram(values, bins=10, range=(0.55, 0.85))
     assert counts.sum() == 5000
     assert ((counts - 500) ** 2 / 500).sum() < 27.9  # chi-square with 9 degrees of freedom, p = 0.001
@@ -129,7 +151,7 @@ def test_drawn_targets_are_spread_evenly_over_their_range():
 
 def test_without_a_range_nothing_is_drawn():
     targets = np.zeros((4, 2), np.float32)
-    assert redraw_targets(targets, DOUBTFUL, ["ones", "mean"], list("abcd"), ("x", "y"), 0, 0) is targets
+    assert redraw(targets, DOUBTFUL, ["ones", "mean"], list("abcd"), ("x", "y"), 0, 0) is targets
 
 
 # ---- counts

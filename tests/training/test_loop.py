@@ -6,9 +6,10 @@ from torch.optim import SGD
 from torch.optim.lr_scheduler import LambdaLR
 
 from models.classifier import build_model
-from training.ema import EMA
 from training.loop import LossNotFinite, train_one_epoch
 from training.losses import make_loss
+from training.mixup import make_mix
+from training.optimization import EMA
 
 NAN = float("nan")
 TARGETS = torch.tensor([[1, 0, NAN], [0, NAN, NAN], [1, 1, 0], [0, 0, 1], [1, NAN, 1]])
@@ -41,10 +42,10 @@ def test_a_batch_with_fewer_images_than_parts_is_an_error():
 
 
 def test_a_mixed_batch_is_drawn_from_seed_epoch_and_step():
-    one, weights = train_once([(IMAGES, TARGETS, ROWS)] * 2, mix="mixup:1", seed=(0, 3))
-    again, others = train_once([(IMAGES, TARGETS, ROWS)] * 2, mix="mixup:1", seed=(0, 3))
+    one, weights = train_once([(IMAGES, TARGETS, ROWS)] * 2, mix=make_mix("mixup:1"), seed=(0, 3))
+    again, others = train_once([(IMAGES, TARGETS, ROWS)] * 2, mix=make_mix("mixup:1"), seed=(0, 3))
     assert one == again and all(torch.equal(others[name], value) for name, value in weights.items())
-    assert one != train_once([(IMAGES, TARGETS, ROWS)] * 2, mix="mixup:1", seed=(0, 4))[0]
+    assert one != train_once([(IMAGES, TARGETS, ROWS)] * 2, mix=make_mix("mixup:1"), seed=(0, 4))[0]
 
 
 def test_the_step_and_the_images_of_a_loss_that_is_not_finite_are_named():

@@ -19,8 +19,6 @@ from training.losses import (
     check_loss,
     label_weights,
     make_loss,
-    masked_bce,
-    masked_cross_entropy,
     smooth_targets,
 )
 
@@ -131,15 +129,28 @@ def test_following_the_gradient_leads_to_the_targets(loss, task):
 # ---- cross-entropy and label smoothing
 
 
-@pytest.mark.parametrize("task", CROSS_ENTROPY)
-def test_plain_cross_entropy_is_to_the_bit_what_it_was(task):
-    plain = masked_cross_entropy if task == "multiclass" else masked_bce
-    targets = draw_targets(task)
-    weights = label_weights("balanced", targets.numpy(), task)
-    targets[3] = NAN
-    for given in (None, weights):
-        assert torch.equal(make_loss("cross_entropy", task, given)(draw_logits(), targets),
-                           plain(draw_logits(), targets, given))
+@pytest.mark.parametrize("weighted", [False, True])
+def test_binary_cross_entropy_is_the_formula_over_cells_with_a_target(weighted):
+    logits, targets = draw_logits(), draw_targets("multilabel")
+    targets[0, 1] = targets[3, 2] = NAN
+    weights = torch.tensor([[0.5, 1, 2, 1, 1], [3, 1, 0.25, 1, 2]]) if weighted else None
+    p, t, cells = 1 / (1 + np.exp(-logits.detach().double().numpy())), targets.double().numpy(), ~targets.isnan().numpy()
+    negative, positive = np.ones((2, 5)) if weights is None else weights.double().numpy()
+    losses = -(positive * t * np.log(p) + negative * (1 - t) * np.log(1 - p))
+    loss = make_loss("cross_entropy", "multilabel", weights)(logits, targets)
+    assert loss.item() == pytest.approx(losses[cells].mean(), rel=1e-5)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_cross_entropy_is_the_formula_over_rows_with_a_target(weighted):
+    logits, targets = draw_logits(), draw_targets("multiclass")
+    targets[4] = NAN
+    weights = torch.tensor([3, 1, 0.25, 1, 2]) if weighted else None
+    q, t = np.exp(logits.detach().double().numpy()), targets.double().numpy()
+    factors = np.ones(5) if weights is None else weights.double().numpy()
+    losses = -(factors * t * np.log(q / q.sum(axis=1, keepdims=True))).sum(axis=1)
+    loss = make_loss("cross_entropy", "multiclass", weights)(logits, targets)
+    assert loss.item() == pytest.approx(np.delete(losses, 4).mean(), rel=1e-5)
 
 
 def test_label_smoothing_of_classes_is_torchs():
@@ -422,7 +433,7 @@ def test_what_soft_and_smoothed_targets_leave_is_their_entropy(task):
 @pytest.mark.parametrize("loss, task, settings, message", [
     ("focal", "multilabel", {}, "did you mean 'focal:GAMMA'"),
     ("hinge", "multilabel", {}, "there is no 'hinge'"),
-    ("asymmetric:4:1:0.05", "multiclass", {}, "for classes there is focal:GAMMA"),
+    ("asymmetric:4:1:0.05", "multiclass", {}, "is for binary and multilabel tasks"),
     ("asymmetric:4:1:1", "multilabel", {}, "must be below 1"),
     ("auc_margin:0", "multilabel", {}, "MARGIN must be above 0"),
     ("auc_margin:1", "multilabel", {"label_smoothing": 0.1}, "set label_smoothing=0"),

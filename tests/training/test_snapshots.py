@@ -15,7 +15,7 @@ from experiment import Experiment
 from results.checkpoints import load_model
 from results.runs import read_oof, read_run, run_folder
 from training import fold
-from training.fold import check_experiment
+from training.recipe_checks import check_experiment
 
 DEMO = COMPETITIONS["demo"]
 STEADY = ["batch_size=16", "schedule=constant", "warmup=0"]  # an epoch is the same, however many come after it

@@ -6,29 +6,28 @@ import pytest
 import torch
 from torch import nn
 
-from training.early_stopping import EarlyStopping
-from training.ema import EMA
-from training.schedule import lr_factor, warmup_cosine
+from common.settings import read_value
+from training.optimization import EMA, SCHEDULES, EarlyStopping, warmup_cosine
 
 
 @pytest.mark.parametrize("steps, warmup", [(1, 0.1), (1, 0.0), (2, 0.5), (10, 0.0), (100, 0.1), (97, 0.3), (10, 0.99)])
 def test_every_step_has_a_factor_above_0_and_one_step_has_factor_1(steps, warmup):
-    factors = [warmup_cosine(step, steps, warmup) for step in range(steps)]
+    factors = [warmup_cosine(step, steps, 1, warmup) for step in range(steps)]
     assert all(0 < factor <= 1 for factor in factors) and max(factors) == 1
     peak = factors.index(1)
     assert factors[:peak] == sorted(factors[:peak]) and factors[peak:] == sorted(factors[peak:], reverse=True)
 
 
 def test_the_climb_is_straight_and_the_way_down_half_a_cosine():
-    factors = [warmup_cosine(step, 100, 0.2) for step in range(100)]
+    factors = [warmup_cosine(step, 100, 1, 0.2) for step in range(100)]
     assert factors[:20] == pytest.approx([(step + 1) / 20 for step in range(20)])
     # 81 steps from the peak to 0, the last of which is not taken any more
     assert factors[19:] == pytest.approx([(1 + math.cos(math.pi * step / 81)) / 2 for step in range(81)])
 
 
 def test_the_step_after_the_last_has_a_factor_too():  # torch's scheduler asks for it
-    assert warmup_cosine(10, 10, 0.1) == pytest.approx(0, abs=1e-12)
-    assert 0 <= warmup_cosine(10, 10, 0.99) <= 1
+    assert warmup_cosine(10, 10, 1, 0.1) == pytest.approx(0, abs=1e-12)
+    assert 0 <= warmup_cosine(10, 10, 1, 0.99) <= 1
 
 
 def torchs_factors(scheduler_of, steps: int) -> list[float]:
@@ -46,62 +45,63 @@ def torchs_factors(scheduler_of, steps: int) -> list[float]:
 def test_one_cycle_is_torchs(steps):
     torchs = torchs_factors(lambda optimizer: torch.optim.lr_scheduler.OneCycleLR(
         optimizer, max_lr=1.0, total_steps=steps + 1), steps)
-    assert [lr_factor("one_cycle", step, steps + 1, 5, 0.1) for step in range(steps)] == pytest.approx(torchs)
+    assert [SCHEDULES["one_cycle"](step, steps + 1, 5, 0.1) for step in range(steps)] == pytest.approx(torchs)
 
 
 def test_steps_are_torchs_with_a_climb_before_them():
     torchs = torchs_factors(lambda optimizer: torch.optim.lr_scheduler.StepLR(optimizer, step_size=2, gamma=0.5), 6)
-    by_step = [lr_factor("step", step, 60, 10, 0.0, (2, 0.5)) for step in range(60)]
+    by_step = [SCHEDULES["step"](step, 60, 10, 0.0, 2, 0.5) for step in range(60)]
     assert by_step == [factor for factor in torchs for _ in range(10)]
-    climbing = [lr_factor("step", step, 60, 10, 0.1, (2, 0.5)) for step in range(60)]
+    climbing = [SCHEDULES["step"](step, 60, 10, 0.1, 2, 0.5) for step in range(60)]
     assert climbing[:6] == pytest.approx([(step + 1) / 6 for step in range(6)]) and climbing[6:] == by_step[6:]
 
 
-@pytest.mark.parametrize("kind", ["constant", "plateau"])
-def test_constant_is_constant_after_the_climb(kind):
-    factors = [lr_factor(kind, step, 10, 5, 0.2) for step in range(10)]
+@pytest.mark.parametrize("text", ["constant", "plateau:3:0.1"])
+def test_constant_is_constant_after_the_climb(text):
+    schedule = read_value("schedule", text, SCHEDULES)
+    factors = [schedule(step, 10, 5, 0.2) for step in range(10)]
     assert factors == [0.5] + [1.0] * 9
 
 
 def test_the_best_epoch_is_the_first_of_the_best_and_training_ends_so_many_later():
-    watch = EarlyStopping(greater_is_better=True)
+    stopping = EarlyStopping(greater_is_better=True)
     seen = []
     for score in (0.5, 0.7, 0.7, 0.6):
-        seen.append((watch.see(score), watch.is_over(2)))
+        seen.append((stopping.update(score), stopping.should_stop(2)))
     assert seen == [(True, False), (True, False), (False, False), (False, True)]
-    assert (watch.best, watch.best_epoch) == (0.7, 1) and not watch.is_over(0)
+    assert (stopping.best, stopping.best_epoch) == (0.7, 1) and not stopping.should_stop(0)
 
 
 def test_where_less_is_better_less_is_better():
-    watch = EarlyStopping(greater_is_better=False)
-    assert [watch.see(score) for score in (0.5, 0.4, 0.6)] == [True, True, False]
+    stopping = EarlyStopping(greater_is_better=False)
+    assert [stopping.update(score) for score in (0.5, 0.4, 0.6)] == [True, True, False]
 
 
 def test_the_rate_is_lowered_as_torchs_plateau_does():
     scores = [0.5, 0.6, 0.6, 0.59, 0.58, 0.6, 0.7, 0.1, 0.1, 0.1, 0.1]
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
     torchs = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, "max", factor=0.1, patience=1, threshold=0)
-    watch, ours, theirs = EarlyStopping(greater_is_better=True), [], []
+    stopping, ours, theirs = EarlyStopping(greater_is_better=True), [], []
     for score in scores:
         torchs.step(score)
         theirs.append(optimizer.param_groups[0]["lr"])
-        watch.see(score)
-        watch.lower(2, 0.1)  # torch lowers after more than `patience` epochs, Keras and we after as many
-        ours.append(watch.factor)
+        stopping.update(score)
+        stopping.reduce_lr(2, 0.1)  # torch lowers after more than `patience` epochs, Keras and we after as many
+        ours.append(stopping.factor)
     assert ours == pytest.approx(theirs)
 
 
 def test_an_undefined_inner_score_is_an_error():
-    with pytest.raises(ValueError, match="inner split cannot be scored.*larger `val_fraction`"):
-        EarlyStopping(greater_is_better=True).see(math.nan)
+    with pytest.raises(ValueError, match="cannot be scored.*larger val_fraction"):
+        EarlyStopping(greater_is_better=True).update(math.nan)
 
 
-def test_a_watch_comes_back_from_its_state():
-    watch, again = EarlyStopping(greater_is_better=True), EarlyStopping(greater_is_better=True)
-    watch.see(0.3)
-    watch.lower(0, 0.5)
-    again.load_state_dict(watch.state_dict())
-    assert again == watch
+def test_a_stopping_comes_back_from_its_state():
+    stopping, again = EarlyStopping(greater_is_better=True), EarlyStopping(greater_is_better=True)
+    stopping.update(0.3)
+    stopping.reduce_lr(0, 0.5)
+    again.load_state_dict(stopping.state_dict())
+    assert again == stopping
 
 
 def one_weight(value: float) -> nn.Module:
