@@ -18,9 +18,9 @@ from results.checkpoints import build_network, load_model, save_weights
 from results.runs import Run, open_run, read_run
 from scoring.metrics import METRICS, decide, score
 from training.augmentation import AUGMENTATIONS, make_augmentation
-from training.optimization import EMA
 from training.loop import predict_logits, train_one_epoch
 from training.losses import CROSS_ENTROPY, PROBS
+from training.optimization import EMA
 from training.tta import VIEWS
 
 LABELS = ("a", "b", "c")

@@ -95,7 +95,8 @@ def suggest_label_repeats(counts: pd.DataFrame) -> np.ndarray:
     """
     labels = counts["label"].tolist()
     for experiment in EXPERIMENTS.values():
-        if experiment.label_repeats and set(by_label("label_repeats", experiment.label_repeats, REPEATS)) <= set(labels):
+        repeats = by_label("label_repeats", experiment.label_repeats, REPEATS)
+        if repeats and set(repeats) <= set(labels):
             return np.array(for_labels("label_repeats", experiment.label_repeats, labels, REPEATS, "0"), int)
     rivals = counts["present"] if len(labels) > 1 else counts[["present", "absent"]].iloc[0]
     return copies_of_rare(rivals.to_numpy())[:len(labels)]

@@ -189,11 +189,10 @@ def ours(order: dict, images: np.ndarray, targets: np.ndarray) -> tuple[Train, i
 
     from models.classifier import build_model, count_parameters
     from training.batches import training_batches
-    from training.optimization import EMA
     from training.loop import train_one_epoch
     from training.losses import masked_bce
-    from training.optimization import build_optimizer
-    from training.precision import Step, choose_precision
+    from training.optimization import EMA, build_optimizer
+    from training.precision import choose_precision
 
     class MemoryStore:
         """What the loader asks of a pixel store."""
@@ -203,10 +202,7 @@ def ours(order: dict, images: np.ndarray, targets: np.ndarray) -> tuple[Train, i
 
     torch.set_num_threads(order["threads"])
     model = build_model(order["network"], 1, order["size"], OUTPUTS).to(memory_format=torch.channels_last)
-    with tempfile.TemporaryDirectory() as folder:
-        os.environ["STARTER_HOME"] = folder
-        step = Step(order["network"], 1, order["size"], order["batch_size"], OUTPUTS)
-        precision = choose_precision(model, step, "cpu", order["threads"])
+    precision = choose_precision(order["network"], model, order["size"], "cpu")
     optimizer = build_optimizer(model, "adamw", LR, weight_decay=1e-2)
     scheduler, ema = LambdaLR(optimizer, lambda step: 1.0), EMA(model, 0.99)
 

@@ -46,11 +46,13 @@ from models.frozen_features import open_features  # noqa: E402
 from models.heads import FeatureClassifier, head_name  # noqa: E402
 from scoring.metrics import roc_auc  # noqa: E402
 from training.batches import ordered_batches, training_batches  # noqa: E402
-from training.optimization import EMA  # noqa: E402
 from training.loop import predict_logits, train_one_epoch  # noqa: E402
 from training.losses import CROSS_ENTROPY, PROBS  # noqa: E402
-from training.optimization import weight_groups  # noqa: E402
-from training.optimization import warmup_cosine  # noqa: E402
+from training.optimization import (
+    EMA,  # noqa: E402
+    warmup_cosine,  # noqa: E402
+    weight_groups,  # noqa: E402
+)
 
 PREDICT_BATCH = 64
 FOLDS = 5
@@ -82,7 +84,7 @@ def fit(part: nn.Module, store, rows: np.ndarray, targets: np.ndarray, experimen
     ema, optimizer = EMA(head, experiment.ema_decay), AdamW(weight_groups(head, experiment.weight_decay),
                                                              experiment.plan[0].lr, fused=True)
     total = experiment.epochs * -(-len(rows) // experiment.batch_size)
-    scheduler = LambdaLR(optimizer, lambda step: warmup_cosine(step, total, experiment.warmup))
+    scheduler = LambdaLR(optimizer, lambda step: warmup_cosine(step, total, 1, experiment.warmup))
     start = time.perf_counter()
     for epoch in range(experiment.epochs if steps is None else 1):
         batches = training_batches(store, rows, targets[rows], experiment.batch_size, "none", 0, epoch)

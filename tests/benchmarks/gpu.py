@@ -1,10 +1,10 @@
 """How fast a GPU trains, how long it waits, how much of its peak that is:  python tests/benchmarks/gpu.py
 
-For every network three epochs in turn, medians over --rounds: images from the pixel store warped by the host, images
-in the device's memory warped there, and batches that lie ready on the device. What the first two take longer than the
-third is time the device waits for input. The peak is a large matrix product in the format that the trial chose; a
-training step counts as three forward passes. Then `train.py` trains all folds of --experiment on the demo.
---device cpu goes through the same code on a processor, to see that it runs: its figures say nothing about a GPU.
+For every network two epochs in turn, medians over --rounds: images from the pixel store that --workers processes warp
+on the host, and batches that are already on the device. The difference is the time the device waits for input. The peak
+is a large matrix product in the number format of the training steps; a training step counts as three forward passes.
+Then `train.py` trains all folds of --experiment on the demo.
+--device cpu runs the same code on a processor, to check that it runs: its figures say nothing about a GPU.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from types import SimpleNamespace
 SRC = Path(__file__).resolve().parents[2] / "src"
 sys.path.insert(0, str(SRC))
 
-from common.hardware import count_cores, device_name, pick_device, tune_process  # noqa: E402
+from common.hardware import device_name, pick_device, tune_process  # noqa: E402
 
 tune_process()
 
@@ -34,12 +34,13 @@ from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 from models.architectures import NETWORKS  # noqa: E402
 from models.classifier import build_model  # noqa: E402
 from training.batches import training_batches  # noqa: E402
-from training.device_input import DevicePixels  # noqa: E402
-from training.optimization import EMA  # noqa: E402
 from training.loop import train_one_epoch  # noqa: E402
 from training.losses import masked_bce  # noqa: E402
-from training.optimization import build_optimizer  # noqa: E402
-from training.precision import Step, choose_precision  # noqa: E402
+from training.optimization import (
+    EMA,  # noqa: E402
+    build_optimizer,  # noqa: E402
+)
+from training.precision import choose_precision  # noqa: E402
 
 CASES = ("cnn_e:64", "tf_efficientnet_lite0:64", "tf_efficientnet_lite0:128", "tf_efficientnet_lite0:224",
          "densenet121:224")
@@ -47,7 +48,7 @@ OUTPUTS = 3
 
 
 def main(argv: list[str] | None = None) -> dict[str, dict[str, float]]:
-    """Prints the tables; returns images a second of the three ways, by case."""
+    """Prints the tables; returns images a second of the two ways, by case."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu: a dry run")
     parser.add_argument("--cases", nargs="+", default=CASES, metavar="NETWORK:PIXELS", help=f"default: {CASES}")
@@ -75,8 +76,7 @@ def main(argv: list[str] | None = None) -> dict[str, dict[str, float]]:
 
 
 def measure_cases(args: argparse.Namespace) -> dict[str, dict[str, float]]:
-    table = Table("network:pixels", "format", "images/s, from the store", "waits", "images/s, from memory", "waits",
-                  "images/s, batches ready", "GFLOP an image", "TFLOP/s", "of the peak", "peak MB",
+    table = Table("network:pixels", "format", "images/s, from the store", "waits", "images/s, batches ready", "GFLOP an image", "TFLOP/s", "of the peak", "peak MB",
                   title=f"{args.images} images an epoch, batch {args.batch_size}, {args.rounds} rounds, "
                         f"{args.workers} workers")
     found, peaks = {}, {}
@@ -88,8 +88,8 @@ def measure_cases(args: argparse.Namespace) -> dict[str, dict[str, float]]:
         done = flops * speeds["ready"]
         kind = "fp32" if precision == "fp32" else "bf16"
         peaks[kind] = peaks.get(kind) or measure_peak(args.device, kind, args.matmul)
-        table.add_row(case, precision, f"{speeds['store']:,.0f}", f"{waits['store']:.1%}", f"{speeds['memory']:,.0f}",
-                      f"{waits['memory']:.1%}", f"{speeds['ready']:,.0f}", f"{flops / 1e9:.2f}", f"{done / 1e12:.2f}",
+        table.add_row(case, precision, f"{speeds['store']:,.0f}", f"{waits['store']:.1%}",
+                      f"{speeds['ready']:,.0f}", f"{flops / 1e9:.2f}", f"{done / 1e12:.2f}",
                       f"{done / peaks[kind]:.1%}", f"{megabytes:,.0f}" if args.device == "cuda" else "")
         found[case] = speeds
     Console(width=180).print(table)
@@ -109,19 +109,16 @@ def measure(network: str, size: int, args: argparse.Namespace) -> tuple[str, flo
 
     torch.manual_seed(0)
     model = build_model(network, channels, size, OUTPUTS).to(device, memory_format=torch.channels_last)
-    precision = choose_precision(model, Step(network, channels, size, args.batch_size, OUTPUTS), device, count_cores())
+    precision = choose_precision(network, model, size, device)
     optimizer, ema = build_optimizer(model, "adamw", 1e-4, weight_decay=1e-2), EMA(model, 0.99)
     scheduler = LambdaLR(optimizer, lambda step: 1.0)
-    memory = DevicePixels(store, rows, device)
 
     def ready_batches(epoch: int) -> list:
-        batches = training_batches(store, rows, targets, args.batch_size, "none", 0, epoch, pixels=memory)
-        return [(images, labels, numbers) for images, labels, numbers in batches]
+        batches = training_batches(store, rows, targets, args.batch_size, "none", 0, epoch)
+        return [(images.to(device), labels.to(device), numbers) for images, labels, numbers in batches]
 
     ways = {
         "store": lambda epoch: training_batches(store, rows, targets, args.batch_size, "warp", 0, epoch, args.workers),
-        "memory": lambda epoch: training_batches(store, rows, targets, args.batch_size, "warp", 0, epoch,
-                                                 pixels=memory),
         "ready": ready_batches,
     }
     if device == "cuda":
@@ -136,7 +133,7 @@ def measure(network: str, size: int, args: argparse.Namespace) -> tuple[str, flo
             train_one_epoch(model, batches, masked_bce, optimizer, scheduler, ema, precision=precision)  # synchronises
             if epoch:  # the first warms up
                 seconds[way].append(time.perf_counter() - start)
-    flops = 3 * count_flops(model, memory.take(rows[:2])) / 2
+    flops = 3 * count_flops(model, ready_batches(0)[0][0][:2]) / 2
     megabytes = torch.cuda.max_memory_allocated() / 2**20 if device == "cuda" else 0.0
     return precision, flops, {way: statistics.median(values) for way, values in seconds.items()}, megabytes
 

@@ -30,10 +30,12 @@ from data.pixel_store import PixelSettings, open_store  # noqa: E402
 from models.classifier import build_model  # noqa: E402
 from models.layers import BitDropout, PooledReLU, UnfoldConv2d  # noqa: E402
 from training.batches import training_batches  # noqa: E402
-from training.optimization import EMA  # noqa: E402
 from training.losses import masked_bce  # noqa: E402
-from training.optimization import build_optimizer  # noqa: E402
-from training.precision import Step, autocast, choose_precision  # noqa: E402
+from training.optimization import (
+    EMA,  # noqa: E402
+    build_optimizer,  # noqa: E402
+)
+from training.precision import autocast, choose_precision  # noqa: E402
 
 
 def plain_version(network: str, size: int) -> nn.Module:
@@ -103,12 +105,11 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     plain = plain_version(args.network, args.size)
     plain_optimizer = torch.optim.AdamW(plain.parameters(), 1e-4)
     ours = build_model(args.network, 1, args.size, 3).to(memory_format=torch.channels_last)
-    step = Step(args.network, 1, args.size, args.batch_size, 3)
     ema, optimizer = EMA(ours, 0.99), build_optimizer(ours, "adamw", 1e-4, weight_decay=1e-2)
 
     with tempfile.TemporaryDirectory() as folder:
         store = _random_store(Path(folder), images, args.size, rng)
-        precision = choose_precision(ours, step, "cpu", args.threads)
+        precision = choose_precision(args.network, ours, args.size, "cpu")
         seconds = {name: [] for name in ("plain", "ours", "bare", "reading", "reading and warp",
                                          "reading and albumentations")}
         for epoch in range(args.rounds + 1):

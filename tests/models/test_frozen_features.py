@@ -20,10 +20,9 @@ from models.classifier import Classifier, build_model
 from models.frozen_features import open_features
 from models.heads import FeatureClassifier, head_name, put_head, take_head, uses_features
 from training.batches import ordered_batches, training_batches
-from training.optimization import EMA
 from training.loop import predict_logits, train_one_epoch
 from training.losses import masked_bce
-from training.optimization import weight_groups
+from training.optimization import EMA, weight_groups
 
 NETWORK = "test_efficientnet"  # timm's smallest with batch norm
 
