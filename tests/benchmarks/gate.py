@@ -1,8 +1,8 @@
-"""What the gate lets through, warns of and takes: python tests/benchmarks/gate.py [--worlds N] [--rows N]
+"""Which planted errors the checks of a submission find: python tests/benchmarks/gate.py [--worlds N] [--rows N]
 
-Three tables: the planted faults of tests/submitting/test_mutations.py, by kind of submission, caught by the check of the form
-alone and by the whole gate; sound submissions of drawn competitions, refused or warned of; seconds and memory of a
-large file.
+Three tables: the planted errors of tests/submitting/test_mutations.py by kind of submission, found by the check of the
+form alone and by all checks; valid submissions of drawn competitions, rejected or with a warning; seconds and memory for
+a large file.
 """
 
 import argparse
