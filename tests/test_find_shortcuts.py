@@ -97,12 +97,12 @@ def put_in(monkeypatch):
     return put
 
 
-def test_a_run_gets_a_table_a_sheet_and_no_clearance(letters, capsys):
+def test_a_run_gets_a_table_a_figure_and_the_limits(letters, capsys):
     add_run(LETTERS, letters)
     found = find_shortcuts.main(["--competition", "letters", "--experiment", "cnn_b", "cnn_b"])
-    said = capsys.readouterr().out
-    assert list(found) == ["cnn_b"] and "NO CLEARANCE" in said and "undefined" in said
-    assert "columns: Patient Sex, View Position, age_years" in said
+    printed = capsys.readouterr().out
+    assert list(found) == ["cnn_b"] and "No alarm does not mean no shortcut" in printed and "undefined" in printed
+    assert "columns: Patient Sex, View Position, age_years" in printed
     folder = run_folder(LETTERS, "cnn_b")
     assert cv2.imread(str(folder / "shortcuts.png")) is not None
     frame = pd.read_csv(folder / "shortcuts.csv")
@@ -113,7 +113,7 @@ def test_a_run_gets_a_table_a_sheet_and_no_clearance(letters, capsys):
     assert found["cnn_b"].groupby("label").size().to_dict() == {"marked": 4, "never": 4}
 
 
-def test_networks_that_look_at_the_letter_raise_the_alarm_and_say_where(home, monkeypatch, put_in, capsys):
+def test_networks_that_read_the_letter_raise_an_alarm(home, monkeypatch, put_in, capsys):
     data = fabricate(home, monkeypatch, KINDS)
     add_run(KINDS, data)
     put_in(slice(1, 4))
@@ -126,7 +126,7 @@ def test_networks_that_look_at_the_letter_raise_the_alarm_and_say_where(home, mo
     assert "cnn_b: ALARM" in capsys.readouterr().out
 
 
-def test_networks_that_look_at_the_middle_raise_none(letters, put_in):
+def test_networks_that_read_the_middle_raise_none(letters, put_in):
     add_run(LETTERS, letters)
     put_in(slice(8, 16))
     found = find_shortcuts.main(["--competition", "letters", "--experiment", "cnn_b"])["cnn_b"]
@@ -135,7 +135,7 @@ def test_networks_that_look_at_the_middle_raise_none(letters, put_in):
     assert found.loc[("marked", "alone"), "value"] == 0.5 and found.loc[("marked", "filled in"), "value"] == 0
 
 
-def test_a_blend_is_looked_at_member_by_member(letters, capsys):
+def test_members_of_a_blend_are_checked_one_by_one(letters, capsys):
     for seed, name in enumerate(("cnn_b", "again")):
         table, split = add_run(LETTERS, letters, name, seed=seed)
     members = [read_oof(LETTERS, name, table, split.hash) for name in ("cnn_b", "again")]
@@ -144,18 +144,18 @@ def test_a_blend_is_looked_at_member_by_member(letters, capsys):
     write_blend(LETTERS, blend, table["image_id"], split.hash)
     found = find_shortcuts.main(["--competition", "letters", "--experiment", "both", "again"])
     assert list(found) == ["cnn_b", "again"]
-    assert "both is a blend; its members are looked at one by one: cnn_b, again" in capsys.readouterr().out
+    assert "both is a blend; its members are checked: cnn_b, again" in capsys.readouterr().out
 
 
-def test_a_missing_fold_is_said_and_no_fold_at_all_is_an_error(letters, capsys):
+def test_a_missing_fold_is_named_and_no_fold_is_an_error(letters, capsys):
     with pytest.raises(FileNotFoundError, match="no finished fold; run: python src/train.py"):
         find_shortcuts.main(["--competition", "letters", "--experiment", "cnn_b"])
     add_run(LETTERS, letters, folds=(1,))
     find_shortcuts.main(["--competition", "letters", "--experiment", "cnn_b"])
-    assert "the folds 0 are not trained" in capsys.readouterr().out
+    assert "folds 0 are not trained" in capsys.readouterr().out
 
 
-def test_as_many_with_a_label_as_without_are_drawn_if_there_are():
+def test_equally_many_images_with_and_without_a_label():
     targets = np.full((5000, 2), np.nan)
     targets[:, 0] = np.arange(5000) % 4 == 0
     targets[:8, 1] = [1, 1, 1, 0, 0, np.nan, 0, 0]
@@ -165,7 +165,7 @@ def test_as_many_with_a_label_as_without_are_drawn_if_there_are():
     assert find_shortcuts.draw_rows(np.ones((4000, 14))).sum(axis=0).tolist() == [107] * 14
 
 
-def test_a_hospitals_number_is_a_name_and_of_many_hospitals_the_most_frequent_are_looked_at(monkeypatch, capsys):
+def test_numbers_of_hospitals_are_names_and_rare_ones_left_out(monkeypatch, capsys):
     ids = [str(number) for number in range(60)]
     columns = pd.DataFrame({"hospital": [str(number % 3) for number in range(60)], "age": ids,
                             "scanner": [*map(str, range(50)), *["50"] * 10]}, index=ids)
@@ -174,11 +174,11 @@ def test_a_hospitals_number_is_a_name_and_of_many_hospitals_the_most_frequent_ar
     assert set(found["hospital"]) == {"0", "1", "2"}
     assert set(found["age"]) == {"at most 29.5", "above 29.5"}
     assert len(set(found["scanner"])) == 1 + find_shortcuts.MOST_VALUES and "50" in found["scanner"]
-    assert "scanner has 51 values; looked at are the 8 most frequent" in capsys.readouterr().out
+    assert "scanner has 51 values; the 8 most frequent are checked" in capsys.readouterr().out
 
 
-def test_columns_that_name_people_or_machines_are_known_by_their_words():
+def test_subgroup_columns_are_found_by_their_words():
     named = ("Patient Sex", "PatientAge", "site_id", "View Position", "AP/PA", "Frontal/Lateral", "hospital", "scanner")
     others = ("Image Index", "Stage", "usage", "page", "paper", "split", "Follow-up #", "manager")
-    words = {name: find_shortcuts.is_about_people_or_machines(name) for name in named + others}
+    words = {name: find_shortcuts.is_subgroup_column(name) for name in named + others}
     assert [name for name, is_one in words.items() if is_one] == list(named)

@@ -1,13 +1,15 @@
-"""Do a network's answers come from where no anatomy is, or follow a hospital: four signals of a shortcut, by label.
+"""Signals that a network uses a shortcut: evidence outside the anatomy, or scores that follow a hospital.
 
-    attribution   how much more heat lies in a corner, or on the border, than its area alone gives
+Four signals per label:
+
+    attribution   the heat in a corner, or on the border, divided by what its area alone gives
     alone         the AUC of images of which only a corner, the border, or both are left
-    filled in     what the AUC loses when a corner or the border is painted over from its neighbourhood
-    follows       do the scores of images that are alike by label tell a column of the table: site, view, sex
+    filled in     how much AUC is lost when a corner or the border is inpainted
+    follows       how well the scores tell a column of the table (site, view, sex) among images of equal label
 
-All AUCs compare images of one fold with one another: models of different folds answer on scales of their own. Each
-signal comes as a value with its 95 % interval, and its number is the interval's lower end, of the zone where that is
-highest: few images give no alarm. THRESHOLDS says what that number may be.
+All AUCs compare images of one fold with each other, because the models of different folds have scales of their own.
+A signal is a value with its 95 % interval; its lower end, in the zone where that is highest, is compared with
+THRESHOLDS, so few images give no alarm. No alarm does not mean no shortcut.
 """
 
 from collections.abc import Iterator
@@ -34,18 +36,18 @@ BORDER = 1 / 16      # of the image's side: how wide the border is
 CORNERS = ("upper left", "upper right", "lower left", "lower right")
 ZONES = (*CORNERS, "border")
 FRAME = "all of them"  # every corner and the border
-REACH = 1.96         # standard errors: a 95 % interval
-LEAST_GROUPS = 10    # with and without a label, below which nothing is said
-RADIUS = 3           # pixels that cv2 fills in from
+Z_95 = 1.96          # standard errors of a 95 % interval
+MIN_GROUPS = 10      # with and without a label; the signal is undefined with fewer
+INPAINT_RADIUS = 3   # pixels
 BATCH = 32
-# what the numbers may be before they are an alarm, of clean simulated competitions such that 5 % of labels raise any;
-# and the share that did at thresholds drawn from others of them: tests/benchmarks/shortcuts.py
+# Lower ends above these raise an alarm: chosen so that 5 % of the labels of clean simulated competitions raise any.
+# FALSE_ALARMS is the share on other simulated competitions: tests/benchmarks/shortcuts.py
 THRESHOLDS = {"attribution": 3.0, "alone": 0.60, "filled in": 0.006, "follows": 0.16}
 FALSE_ALARMS = 0.072
 
 
 class Evidence(NamedTuple):
-    """One signal of one label in one zone or for one column; NaN where it is not defined."""
+    """One signal of one label in one zone or for one column; NaN if it is undefined."""
 
     label: str
     signal: str
@@ -60,7 +62,7 @@ class Evidence(NamedTuple):
 
 
 def zone_masks(size: int) -> dict[str, np.ndarray]:
-    """Masks (size, size) bool of ZONES; the border is what no corner covers of it."""
+    """Masks (size, size) bool by zone; the border excludes the corners."""
     corner, border = max(round(CORNER * size), 1), max(round(BORDER * size), 1)
     near, far = slice(None, corner), slice(-corner, None)
     masks = {}
@@ -73,60 +75,61 @@ def zone_masks(size: int) -> dict[str, np.ndarray]:
 
 
 def keep_only(images: Tensor, mask: np.ndarray, average: Tensor) -> Tensor:
-    """Images (B, C, S, S) float as they are in a mask (S, S), and the average image (C, S, S) everywhere else.
+    """Images (B, C, S, S) float inside a mask (S, S), the average image (C, S, S) outside.
 
-    What is put there is the same for every image, so that it tells nothing; and no network finds it odd.
+    The average is equal for all images, so it carries no information, and it resembles the images trained on.
     """
     return torch.where(torch.from_numpy(mask).to(images.device), images.float(), average)
 
 
 def fill_in(images: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Images (B, S, S) or (B, S, S, 3) uint8 with the mask (S, S) painted over from its neighbourhood.
+    """Images (B, S, S) or (B, S, S, 3) uint8 with the mask (S, S) inpainted.
 
     Source: Telea 2004, https://doi.org/10.1080/10867651.2004.10487596
     """
     images = images.copy()
-    images[:, mask] = 0  # OpenCV's answer otherwise varies by up to 3 grey values with what was there
-    return np.stack([cv2.inpaint(image, mask.astype(np.uint8), RADIUS, cv2.INPAINT_TELEA) for image in images])
+    images[:, mask] = 0  # otherwise OpenCV's result depends on these pixels, by up to 3 grey values
+    return np.stack([cv2.inpaint(image, mask.astype(np.uint8), INPAINT_RADIUS, cv2.INPAINT_TELEA) for image in images])
 
 
 def zone_excess(heat: np.ndarray) -> np.ndarray:
-    """(5,) each zone's share of the heat (S, S) by its share of the area: 1 is what area alone gives. NaN: no heat."""
+    """(5,) each zone's share of the heat (S, S) divided by its share of the area; NaN for an empty map."""
     masks = np.stack(list(zone_masks(len(heat)).values()))
     if heat.sum() <= 0:
         return np.full(len(masks), np.nan)
     return (heat * masks).sum(axis=(1, 2)) / heat.sum() / masks.mean(axis=(1, 2))
 
 
-# ---- asking a network
+# ---- log odds of changed images
 
 
-def probe_held_out(member: BlendMember, table: pd.DataFrame, rows: np.ndarray) -> dict[str, np.ndarray]:
-    """What `probe` gives of the table's rows (n,), each by the model that never saw its group; NaN without one."""
+def held_out_log_odds(member: BlendMember, table: pd.DataFrame, rows: np.ndarray) -> dict[str, np.ndarray]:
+    """`variant_log_odds` of the table's rows (n,), each by the model that did not train on its group; NaN without one.
+    """
     places, device = member.store.rows(table["image_id"])[rows], pick_device()
     folds, task = fold_numbers(table, member.runs[0].experiment.split)[rows], member.runs[0].recipe["task"]
     average, answers = average_image(member, places), {}
-    with tqdm(total=len(rows), desc=f"probing {member.name}", unit="image", leave=False, disable=None) as bar:
+    with tqdm(total=len(rows), desc=f"shortcuts of {member.name}", unit="image", leave=False, disable=None) as bar:
         for run in member.runs:
             mine = np.flatnonzero(folds == run.recipe["fold"])
             model = load_model(run, device) if len(mine) else None
             for images, _, stored in ordered_batches(member.store, places[mine], BATCH) if len(mine) else ():
                 done, mine = mine[:len(stored)], mine[len(stored):]
-                for variant, values in probe(model, images.to(device), average.to(device), task).items():
+                for variant, values in variant_log_odds(model, images.to(device), average.to(device), task).items():
                     answers.setdefault(variant, np.full((len(rows), values.shape[1]), np.nan))[done] = values
                 bar.update(len(done))
     return answers
 
 
 def average_image(member: BlendMember, places: np.ndarray) -> Tensor:
-    """(C, S, S) float: the mean of the store's rows."""
+    """(C, S, S) float, the mean of the store's rows `places`."""
     total = sum(images.sum(dim=0, dtype=torch.float64) for images, _, _ in ordered_batches(member.store, places, 256))
     return (total / len(places)).float()
 
 
 @torch.no_grad()
-def probe(model: nn.Module, images: Tensor, average: Tensor, task: str) -> dict[str, np.ndarray]:
-    """Log odds (B, K) of "whole" images, of ("alone", zone) and FRAME, and of ("filled in", zone). images: uint8."""
+def variant_log_odds(model: nn.Module, images: Tensor, average: Tensor, task: str) -> dict[str, np.ndarray]:
+    """Log odds (B, K) by variant: "whole", ("alone", zone or FRAME) and ("filled in", zone). images: uint8."""
     model.eval()
     return {variant: log_odds(model(changed.float()).float(), task).double().cpu().numpy()
             for variant, changed in _variants(images, average)}
@@ -147,9 +150,12 @@ def _variants(images: Tensor, average: Tensor) -> Iterator[tuple[str | tuple[str
 # ---- the signals
 
 
-def judge_answers(labels: tuple[str, ...], targets: np.ndarray, answers: dict, folds: np.ndarray,
+def zone_evidence(labels: tuple[str, ...], targets: np.ndarray, answers: dict, folds: np.ndarray,
                   groups: np.ndarray) -> list[Evidence]:
-    """The signals "alone" and "filled in" of every label and zone. targets: (n, K) 1, 0, NaN;  folds, groups: (n,)."""
+    """The signals "alone" and "filled in" of every label and zone.
+
+    targets: (n, K), 1, 0 or NaN;  answers: the log odds of `held_out_log_odds`;  folds, groups: (n,).
+    """
     evidence = []
     for k, label in enumerate(labels):
         rows = np.flatnonzero(np.isin(targets[:, k], (0, 1)) & ~np.isnan(answers["whole"][:, k]))
@@ -170,23 +176,23 @@ def judge_answers(labels: tuple[str, ...], targets: np.ndarray, answers: dict, f
     return evidence
 
 
-def judge_maps(label: str, excess: np.ndarray) -> list[Evidence]:
-    """The signal "attribution" of one label by what `zone_excess` gave of n images of different groups, (n, 5)."""
+def attribution_evidence(label: str, excess: np.ndarray) -> list[Evidence]:
+    """The signal "attribution" of one label. excess: (n, 5), `zone_excess` of n images of different groups."""
     excess = excess[~np.isnan(excess).any(axis=1)]
-    if len(excess) < LEAST_GROUPS:
+    if len(excess) < MIN_GROUPS:
         return [Evidence(label, "attribution", zone, np.nan, np.nan, np.nan, len(excess)) for zone in ZONES]
     errors = excess.std(axis=0, ddof=1) / np.sqrt(len(excess))
     return [_evidence(label, "attribution", zone, mean, error, len(excess))
             for zone, mean, error in zip(ZONES, excess.mean(axis=0), errors, strict=True)]
 
 
-def judge_column(labels: tuple[str, ...], targets: np.ndarray, probs: np.ndarray, folds: np.ndarray,
+def column_evidence(labels: tuple[str, ...], targets: np.ndarray, probs: np.ndarray, folds: np.ndarray,
                  groups: np.ndarray, column: str, values: np.ndarray) -> list[Evidence]:
-    """The signal "follows" of every label, and the gaps "AUC gap" and "calibration gap", of one column (n,) of text.
+    """The signal "follows" of every label, and the gaps "AUC gap" and "calibration gap", for one column (n,) of text.
 
-    follows: how far the AUC of telling a value by the score, among images with the label and among those without, is
-    from 0.5;  AUC gap: of the values where the AUC is highest and lowest;  calibration gap: the same of the mean
-    probability minus the share that has the label. Values, and labels, of fewer than LEAST_GROUPS groups are left out.
+    follows: the distance from 0.5 of the AUC with which the score tells a value of the column, among images of equal
+    label;  AUC gap: the difference between the values with the highest and the lowest AUC;  calibration gap: the same
+    for the mean probability minus the prevalence. Values and labels with fewer than MIN_GROUPS groups are left out.
     """
     evidence = []
     for k, label in enumerate(labels):
@@ -198,8 +204,8 @@ def judge_column(labels: tuple[str, ...], targets: np.ndarray, probs: np.ndarray
             auc, covariance = stratified_auc(value == each, score[:, None], strata, group)
             side = "higher" if auc[0] >= 0.5 else "lower"
             told.append((abs(auc[0] - 0.5), np.sqrt(covariance[0, 0]), f"{side} for {column} {each}"))
-        told.sort(key=lambda each: each[2])  # of two values that say the same, the one that is higher
-        best = max(told, key=lambda each: np.nan_to_num(each[0] - REACH * each[1], nan=-1).round(9), default=None)
+        told.sort(key=lambda each: each[2])  # of two equal values the one named "higher"
+        best = max(told, key=lambda each: np.nan_to_num(each[0] - Z_95 * each[1], nan=-1).round(9), default=None)
         evidence.append(_evidence(label, "follows", best[2], *best[:2], len(rows)) if best else
                         Evidence(label, "follows", column, np.nan, np.nan, np.nan, len(rows)))
         aucs, errors = [], []
@@ -218,33 +224,32 @@ def judge_column(labels: tuple[str, ...], targets: np.ndarray, probs: np.ndarray
 
 
 def _gap(label: str, signal: str, column: str, parts: list[tuple[float, float, str]], images: int) -> Evidence:
-    """The largest minus the smallest of (value, variance, name); its interval is wider the more pairs there are."""
+    """The largest minus the smallest of (value, variance, name), its interval corrected for the number of pairs."""
     parts = [part for part in parts if not np.isnan(part[0])]
     if len(parts) < 2:
         return Evidence(label, signal, column, np.nan, np.nan, np.nan, images)
     least, most = min(parts), max(parts)
-    gap, reach = most[0] - least[0], REACH * np.sqrt(most[1] + least[1])
+    gap, reach = most[0] - least[0], Z_95 * np.sqrt(most[1] + least[1])
     low, high = for_tests(gap - reach, gap + reach, gap, len(parts) * (len(parts) - 1) // 2)
     return Evidence(label, signal, f"{column}: {most[2]} above {least[2]}", float(gap), float(low), float(high), images)
 
 
 def _evidence(label: str, signal: str, where: str, value: float, error: float, images: int) -> Evidence:
-    return Evidence(label, signal, where, float(value), float(value - REACH * error), float(value + REACH * error),
+    return Evidence(label, signal, where, float(value), float(value - Z_95 * error), float(value + Z_95 * error),
                     images)
 
 
 def _enough(has: np.ndarray, groups: np.ndarray) -> bool:
-    return min(len(np.unique(groups[has == side])) for side in (1, 0)) >= LEAST_GROUPS
+    return min(len(np.unique(groups[has == side])) for side in (1, 0)) >= MIN_GROUPS
 
 
 def stratified_auc(is_positive: np.ndarray, scores: np.ndarray, strata: np.ndarray,
                    groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The share (C,) of pairs within a stratum that C scores (N, C) put in order, a tie half; its covariance (C, C).
+    """AUCs (C,) of C scores over pairs within a stratum, and their covariance (C, C), clustered by group.
 
-    is_positive, strata, groups: (N,). Rows of one group are no independent evidence, in different strata neither. NaN
-    where no stratum has both kinds.
-    Source: the linearised AUC of DeLong et al. 1988, https://doi.org/10.2307/2531595, its terms summed by group as in
-    Obuchowski 1997, https://doi.org/10.2307/2533958, and over strata by their number of pairs.
+    is_positive, strata, groups: (N,);  scores: (N, C). NaN if no stratum has both kinds.
+    Sources: the linearised AUC of DeLong et al. 1988, https://doi.org/10.2307/2531595; its terms are summed by group as
+    in Obuchowski 1997, https://doi.org/10.2307/2533958, and over strata weighted by their number of pairs.
     """
     number = np.unique(groups, return_inverse=True)[1]
     count, columns = number.max() + 1, scores.shape[1]
@@ -265,20 +270,20 @@ def stratified_auc(is_positive: np.ndarray, scores: np.ndarray, strata: np.ndarr
     return won / pairs, influence.T @ influence * (count / max(1, count - 1))
 
 
-# ---- the alarm
+# ---- alarms
 
 
 def mark_alarms(evidence: list[Evidence]) -> pd.DataFrame:
-    """A row a piece of evidence: columns of Evidence, `threshold`, NaN of what is no signal, and `alarm`."""
+    """A row per Evidence, with `threshold`, NaN for the gaps, and `alarm`, True if `low` is above it."""
     frame = pd.DataFrame(evidence, columns=Evidence._fields)
     threshold = frame["signal"].map(THRESHOLDS)
     return frame.assign(threshold=threshold, alarm=frame["low"] > threshold)
 
 
-def raise_alarms(marked: pd.DataFrame) -> pd.DataFrame:
-    """A row a label and signal of THRESHOLDS: of what `mark_alarms` gave that whose lower end is highest.
+def strongest_signals(marked: pd.DataFrame) -> pd.DataFrame:
+    """A row per label and signal of THRESHOLDS: the one of `mark_alarms` with the highest lower end.
 
-    Without anything defined the value is NaN, and no alarm.
+    The value is NaN, without an alarm, if the signal is undefined everywhere.
     """
     frame = marked[marked["signal"].isin(list(THRESHOLDS))]
     order = frame.assign(known=frame["low"].fillna(-np.inf)).sort_values("known", ascending=False, kind="stable")

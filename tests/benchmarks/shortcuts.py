@@ -39,10 +39,10 @@ from explaining.methods import explain_images  # noqa: E402
 from explaining.shortcut_signals import (  # noqa: E402
     THRESHOLDS,
     Evidence,
-    judge_answers,
-    judge_column,
-    judge_maps,
-    probe,
+    attribution_evidence,
+    column_evidence,
+    variant_log_odds,
+    zone_evidence,
     zone_excess,
 )
 from models.classifier import Classifier  # noqa: E402
@@ -131,16 +131,16 @@ def measure(plan: pd.DataFrame, pixels: np.ndarray, seed: int) -> list[dict]:
     images, targets = torch.from_numpy(pixels[held])[:, None], targets[held].astype(float)
     groups, folds = plan["patient"].to_numpy()[held], np.zeros(held.sum(), int)
     average = images.double().mean(dim=0).float()
-    parts = [probe(model, part, average, "multilabel") for part in images.split(64)]
+    parts = [variant_log_odds(model, part, average, "multilabel") for part in images.split(64)]
     answers = {variant: np.concatenate([part[variant] for part in parts]) for variant in parts[0]}
-    evidence = judge_answers(LABELS, targets, answers, folds, groups)
-    evidence += judge_column(LABELS, targets, expit(answers["whole"]), folds, groups, "site",
+    evidence = zone_evidence(LABELS, targets, answers, folds, groups)
+    evidence += column_evidence(LABELS, targets, expit(answers["whole"]), folds, groups, "site",
                              plan["site"].to_numpy(str)[held])
     for k, label in enumerate(LABELS):
         rows = np.flatnonzero(targets[:, k] == 1)
         rows = rows[np.unique(groups[rows], return_index=True)[1]][:MAPS]
         heat = explain_images("gradcam", model, images[rows], k, "multilabel").heat.numpy()
-        evidence += judge_maps(label, np.stack([zone_excess(each) for each in heat]))
+        evidence += attribution_evidence(label, np.stack([zone_excess(each) for each in heat]))
     aucs = dict(zip(LABELS, roc_auc_by_label(targets, answers["whole"]).tolist(), strict=True))
     return [{**as_json(each), "auc": aucs[each.label]} for each in evidence]
 

@@ -13,16 +13,16 @@ from explaining.shortcut_signals import (
     THRESHOLDS,
     ZONES,
     Evidence,
+    attribution_evidence,
+    column_evidence,
     fill_in,
-    judge_answers,
-    judge_column,
-    judge_maps,
     keep_only,
     log_odds,
     mark_alarms,
-    probe,
-    raise_alarms,
     stratified_auc,
+    strongest_signals,
+    variant_log_odds,
+    zone_evidence,
     zone_excess,
     zone_masks,
 )
@@ -59,8 +59,8 @@ def pictures() -> tuple[torch.Tensor, np.ndarray]:
 def judged(model: nn.Module) -> dict[tuple[str, str], Evidence]:
     images, targets = pictures()
     average = images.double().mean(dim=0).float()
-    answers = probe(model, images, average, "multilabel")
-    return {each[1:3]: each for each in judge_answers(("a",), targets, answers, np.arange(N) // 60, np.arange(N))}
+    answers = variant_log_odds(model, images, average, "multilabel")
+    return {each[1:3]: each for each in zone_evidence(("a",), targets, answers, np.arange(N) // 60, np.arange(N))}
 
 
 # ---- zones
@@ -111,7 +111,7 @@ def test_a_network_that_looks_at_a_corner_is_found_out_there_and_nowhere_else():
     for zone in ZONES[1:]:
         assert evidence["alone", zone].value == 0.5
         assert evidence["filled in", zone][3:6] == (0, 0, 0)
-    alarms = raise_alarms(mark_alarms(list(evidence.values()))).set_index("signal")
+    alarms = strongest_signals(mark_alarms(list(evidence.values()))).set_index("signal")
     assert alarms["alarm"].to_dict() == {"alone": True, "filled in": True}
     assert set(alarms["where"]) == {"upper left"}
 
@@ -120,14 +120,14 @@ def test_a_network_that_looks_at_the_middle_is_left_in_peace():
     evidence = judged(looks_at(slice(16, 24), slice(16, 24)))
     assert {each.value for (signal, _), each in evidence.items() if signal == "alone"} == {0.5}
     assert {each.value for (signal, _), each in evidence.items() if signal == "filled in"} == {0}
-    assert not raise_alarms(mark_alarms(list(evidence.values())))["alarm"].any()
+    assert not strongest_signals(mark_alarms(list(evidence.values())))["alarm"].any()
 
 
 @pytest.mark.parametrize(("place", "alarm"), [(slice(0, 8), True), (slice(16, 24), False)])
 def test_the_heat_of_a_corner_is_an_alarm_and_that_of_the_middle_none(place, alarm):
     images, _ = pictures()
     heat = explain_images("occlusion", looks_at(place, place), images[1:32:2], 0, "multilabel").heat.numpy()
-    found = raise_alarms(mark_alarms(judge_maps("a", np.stack([zone_excess(each) for each in heat]))))
+    found = strongest_signals(mark_alarms(attribution_evidence("a", np.stack([zone_excess(each) for each in heat]))))
     assert found["alarm"].tolist() == [alarm]
     assert not alarm or found["where"].tolist() == ["upper left"]
 
@@ -139,7 +139,7 @@ def test_colour_images_and_all_variants_come_through():
 
     images = torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8)
     model = Classifier(Mean(), 3, (0.5,) * 3, (0.25,) * 3, cam_layers={})
-    answers = probe(model, images, images.float().mean(dim=0), "multiclass")
+    answers = variant_log_odds(model, images, images.float().mean(dim=0), "multiclass")
     assert len(answers) == 1 + len(ZONES) + 1 + len(ZONES) and next(iter(answers)) == "whole"
     assert {values.shape for values in answers.values()} == {(2, 3)}
 
@@ -188,9 +188,9 @@ def test_the_error_of_grouped_rows_is_that_of_drawing_whole_groups():
 # ---- subgroups
 
 
-def column_evidence(scores: np.ndarray, has: np.ndarray, site: np.ndarray) -> dict[str, Evidence]:
-    found = judge_column(("a",), has[:, None].astype(float), scores[:, None], np.arange(len(has)) % 2,
-                         np.arange(len(has)), "site", site)
+def of_site(scores: np.ndarray, has: np.ndarray, site: np.ndarray) -> dict[str, Evidence]:
+    found = column_evidence(("a",), has[:, None].astype(float), scores[:, None], np.arange(len(has)) % 2,
+                            np.arange(len(has)), "site", site)
     return {each.signal: each for each in found}
 
 
@@ -198,10 +198,10 @@ def test_scores_that_follow_a_site_are_an_alarm_and_scores_that_follow_the_label
     rng = np.random.default_rng(4)
     has, site = rng.random(400) < 0.5, np.where(rng.random(400) < 0.5, "north", "south")
     noise = rng.normal(0, 0.1, 400)
-    by_site = column_evidence(np.clip(0.3 + 0.4 * (site == "south") + noise, 0, 1), has, site)
-    by_label = column_evidence(np.clip(0.3 + 0.4 * has + noise, 0, 1), has, site)
-    assert raise_alarms(mark_alarms(list(by_site.values())))["alarm"].tolist() == [True]
-    assert raise_alarms(mark_alarms(list(by_label.values())))["alarm"].tolist() == [False]
+    by_site = of_site(np.clip(0.3 + 0.4 * (site == "south") + noise, 0, 1), has, site)
+    by_label = of_site(np.clip(0.3 + 0.4 * has + noise, 0, 1), has, site)
+    assert strongest_signals(mark_alarms(list(by_site.values())))["alarm"].tolist() == [True]
+    assert strongest_signals(mark_alarms(list(by_label.values())))["alarm"].tolist() == [False]
     assert by_site["follows"].where == "higher for site south"  # which is to say, lower for north
     assert by_site["follows"].value > 0.45 and by_label["follows"].value < 0.1
     # the gaps are those of the means and of scikit-learn's AUC
@@ -214,7 +214,7 @@ def test_scores_that_follow_a_site_are_an_alarm_and_scores_that_follow_the_label
 
 def test_values_with_few_images_and_empty_cells_say_nothing():
     has, site = np.arange(100) % 2 == 1, np.array(["north"] * 60 + ["south"] * 5 + [""] * 35)
-    assert all(np.isnan(each.value) for each in column_evidence(np.linspace(0, 1, 100), has, site).values())
+    assert all(np.isnan(each.value) for each in of_site(np.linspace(0, 1, 100), has, site).values())
 
 
 # ---- the alarm
@@ -223,17 +223,17 @@ def test_values_with_few_images_and_empty_cells_say_nothing():
 @pytest.mark.parametrize("targets", [np.ones(N), np.full(N, np.nan), np.r_[np.ones(3), np.zeros(N - 3)]])
 def test_a_label_of_one_kind_or_with_few_images_is_undefined_and_no_alarm(targets):
     images, _ = pictures()
-    answers = probe(looks_at(slice(2, 5), slice(2, 5)), images, images.float().mean(dim=0), "multilabel")
-    evidence = judge_answers(("a",), targets[:, None], answers, np.zeros(N, int), np.arange(N))
+    answers = variant_log_odds(looks_at(slice(2, 5), slice(2, 5)), images, images.float().mean(dim=0), "multilabel")
+    evidence = zone_evidence(("a",), targets[:, None], answers, np.zeros(N, int), np.arange(N))
     assert len(evidence) == len(answers) - 1 and all(np.isnan(each.value) for each in evidence)
-    assert not raise_alarms(mark_alarms(evidence))["alarm"].any()
-    assert np.isnan(judge_maps("a", np.full((5, 5), 9.0))[0].value)  # five images
+    assert not strongest_signals(mark_alarms(evidence))["alarm"].any()
+    assert np.isnan(attribution_evidence("a", np.full((5, 5), 9.0))[0].value)  # five images
 
 
 def test_the_alarm_is_of_the_zone_that_is_surest():
     rows = [Evidence("a", "alone", "border", 0.9, 0.4, 1.0, 9), Evidence("a", "alone", "lower left", 0.8, 0.7, 0.9, 9),
             Evidence("b", "alone", "border", np.nan, np.nan, np.nan, 9), Evidence("a", "AUC gap", "x", 1, 1, 1, 9)]
-    alarms = raise_alarms(mark_alarms(rows))
+    alarms = strongest_signals(mark_alarms(rows))
     assert alarms["label"].tolist() == ["a", "b"] and alarms["where"].tolist() == ["lower left", "border"]
     assert alarms["alarm"].tolist() == [True, False] and alarms["threshold"].tolist() == [THRESHOLDS["alone"]] * 2
 
@@ -242,6 +242,6 @@ def test_gaps_between_many_values_that_do_not_differ_are_within_noise():
     rng, beyond = np.random.default_rng(6), []
     for _ in range(40):
         has, value = rng.random(400) < 0.5, rng.integers(8, size=400).astype(str)
-        found = column_evidence(np.clip(0.3 + 0.4 * has + rng.normal(0, 0.3, 400), 0, 1), has, value)
+        found = of_site(np.clip(0.3 + 0.4 * has + rng.normal(0, 0.3, 400), 0, 1), has, value)
         beyond += [found["AUC gap"].low > 0, found["calibration gap"].low > 0]
     assert np.mean(beyond) < 0.2  # as if the largest of 28 gaps were the only one looked at, it would be half
