@@ -26,7 +26,7 @@ from common.console import plural, shorten
 from common.files import sha256
 from common.hardware import count_cores
 from competition import Competition
-from data.decoding import decode_image
+from data.decoding import GREY_MODES, decode_image
 from data.duplicates import duplicate_keys, near_sets
 from data.metadata import ParsedColumns, parse_columns
 from data.splitting import join_groups
@@ -37,7 +37,6 @@ MAX_PROBED, MAX_LEAKAGE = 20_000, 4_000  # images; of more, whole patients are d
 MAX_COLOUR = 20_000  # images whose three channels are measured
 NOTABLE_AUC, HIGH_AUC = 0.6, 0.9  # AUC without the image that is worth a warning; an error
 IMAGE_PROPERTIES = ("file size", "brightness", "contrast")  # a finding can change these: never more than a warning
-GREY_MODES = {"1", "L", "I", "F", "I;16", "I;16B", "I;16L"}
 
 
 def measure_channels(competition: Competition, train: PartData) -> dict:

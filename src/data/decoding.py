@@ -27,6 +27,8 @@ PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PNG_DEPTH_16 = 16
 TIFF_PHOTOMETRIC, MIN_IS_WHITE = 262, 0
 EXIF_ORIENTATION = 0x0112
+# Pillow's modes without colour; other modes may still hold grey pixels
+GREY_MODES = frozenset({"1", "L", "LA", "La", "I", "F", "I;16", "I;16B", "I;16L", "I;16N"})
 # what Pillow's readers raise on damaged bytes: nearly every kind, and its warnings where those are errors
 DAMAGE = (OSError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError, EOFError, MemoryError,
           SyntaxError, Warning, struct.error, zlib.error, Image.DecompressionBombError)
@@ -48,14 +50,14 @@ def decode_image(path: str | Path, channels: int, target: int | None = None) -> 
     return decode_file(path, channels, target)[0]
 
 
-def fit_image(image: np.ndarray, size: int, fit: str = "squash") -> np.ndarray:
+def fit_image(image: np.ndarray, size: int, resize_mode: str = "squash") -> np.ndarray:
     """The image in a square (size, size[, 3]): squashed, or as a "letterbox" that keeps the aspect ratio.
 
     In a letterbox the longer side takes the whole square, and the image stands in the middle with black beside it (an
     odd pixel more below or to the right).
     """
     height, width = image.shape[:2]
-    if fit == "squash" or height == width:
+    if resize_mode == "squash" or height == width:
         return _resize(image, size, size)
     scale = size / max(height, width)
     image = _resize(image, max(1, round(height * scale)), max(1, round(width * scale)))

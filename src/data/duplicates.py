@@ -15,8 +15,8 @@ from tqdm import tqdm
 from common.console import shorten
 from common.hardware import count_cores
 from data.decoding import decode_image, fit_image
-from data.image_scan import SIDE, Scan, perceptual_hash
-from data.pixel_store import map_in_order, single_threaded_opencv
+from data.image_cache import map_in_order, single_threaded_opencv
+from data.image_scan import SIDE, Scan
 
 # Measured on X-rays of adults (64 pixels) and children (224 pixels), and copies of them recompressed (JPEG quality 30),
 # resized, brightened or shifted by 1 to 3 %: at most 82 of 256 bits differ, at most 22 where it was recompressed, 60
@@ -31,30 +31,33 @@ DETAIL_SIDE, LEAST_SIDE = 256, 112  # pixels; files with a smaller side than LEA
 THUMBNAILS_AGREE, THUMBNAILS_MAY_AGREE, DETAILS_AGREE = 0.92, 0.80, 0.80
 THUMBNAIL_BAND, DETAIL_BAND = (0.8, 2.0, 4.0), (1.5, 4.0, 8.0)  # see fine_detail
 ROWS, COLUMNS, JOB_ROWS = 16, 8192, 256  # of a tile of the table of all distances, which then stays in the cache
-LOOKS = {"": lambda image: image, "mirrored": lambda image: image[:, ::-1], "upside down": lambda image: image[::-1],
-         "turned by 180": lambda image: image[::-1, ::-1], "inverted": lambda image: 255 - image}
 
 
 def exact_sets(scan: Scan) -> list[list[str]]:
-    """Sets of ids whose full-size pixels are equal, each sorted, of two ids or more.
+    """Sets of ids whose full-size pixels are equal, each sorted, of two ids or more; without constant images."""
+    return equal_pixel_sets(scan.ids, scan.pixel_hash, scan.readable & ~scan.constant)
 
-    Images of one colour are left out: they are all alike and say nothing about who is in them.
+
+def equal_pixel_sets(ids: np.ndarray, hashes: np.ndarray, usable: np.ndarray) -> list[list[str]]:
+    """Sets of ids (N,) with equal hashes (N,), each sorted, of two ids or more, among the usable (N,) bool.
+
+    Constant images should not be usable: they are all alike, whoever the patient is.
     """
-    frame = pd.DataFrame({"image_id": scan.ids, "hash": scan.pixel_hash})[scan.readable & ~scan.constant]
+    frame = pd.DataFrame({"image_id": ids, "hash": hashes})[usable]
     repeated = frame[frame["hash"].duplicated(keep=False)]
     return sorted(sorted(ids) for _, ids in repeated.groupby("hash")["image_id"])
 
 
-def near_pairs(scan: Scan, look: str = "") -> pd.DataFrame:
-    """Pairs that show the same picture though their pixels differ: `a`, `b` (ids), `distance` (bits of 256),
-    `correlation` (of the fine detail, at the best shift of up to 5 %), the most alike first.
+def near_pairs(scan: Scan) -> pd.DataFrame:
+    """Pairs of images that show the same picture with different pixels, the most similar first.
 
-    Of images with equal pixels the first stands for all. look: "" as they are, or a key of LOOKS, where b is the copy
-    that was mirrored, turned or inverted. `attrs["most_bits"]` is the distance up to which pairs were compared: less
-    than MOST_BITS where pictures are so alike that comparing them would take too long.
-    Cropped copies (2 % and more at every side) are not found.
+    Columns: `a`, `b` (ids), `distance` (bits of 256 in which the perceptual hashes differ), `correlation` (of the fine
+    detail, at the best shift of up to 5 %). Of images with equal pixels only the first is compared.
+    `attrs["most_bits"]` is the distance up to which pairs were compared: less than MOST_BITS where images are so
+    similar that comparing them all would take too long.
+    Copies that were mirrored, rotated, inverted, or cropped by 2 % or more at every side are not found.
     """
-    return _near(scan, None, look)
+    return _near(scan, None)
 
 
 def pairs_between(scan_a: Scan, scan_b: Scan) -> pd.DataFrame:
@@ -69,7 +72,7 @@ def pairs_between(scan_a: Scan, scan_b: Scan) -> pd.DataFrame:
     firsts = usable[0].drop_duplicates("hash")
     exact = usable[1].merge(firsts, on="hash", suffixes=("_b", "_a"))
     exact = pd.DataFrame({"a": exact["id_a"], "b": exact["id_b"], "kind": "exact", "distance": 0, "correlation": 1.0})
-    near = _near(scan_a, scan_b, "")
+    near = _near(scan_a, scan_b)
     near.insert(2, "kind", "near")
     pairs = pd.concat([exact, near] if len(near) else [exact], ignore_index=True)
     pairs.attrs["most_bits"] = near.attrs["most_bits"]
@@ -120,21 +123,14 @@ def pairs_of_sets(sets: list[list[str]]) -> pd.DataFrame:
 # ---- near duplicates: hashes, then thumbnails, then the files
 
 
-def _near(scan_a: Scan, scan_b: Scan | None, look: str) -> pd.DataFrame:
+def _near(scan_a: Scan, scan_b: Scan | None) -> pd.DataFrame:
     """scan_b None: the pairs within scan_a, each once."""
-    if look not in LOOKS:
-        raise ValueError(f"no look {look!r}; there are {', '.join(map(repr, LOOKS))}")
-    other, found = scan_b or scan_a, []
+    other, found, within = scan_b or scan_a, [], scan_b is None
     with (single_threaded_opencv(), tempfile.TemporaryFile(dir=scan_a.folder) as file_a,
           tempfile.TemporaryFile(dir=scan_a.folder) as file_b):
-        rows_a, details_a = _details(scan_a, "", file_a)
-        same = scan_b is None and look == ""
-        rows_b, details_b = (rows_a, details_a) if same else _details(other, look, file_b)
+        rows_a, details_a = _details(scan_a, file_a)
+        rows_b, details_b = (rows_a, details_a) if within else _details(other, file_b)
         hashes_a, hashes_b = scan_a.phash[rows_a], other.phash[rows_b]
-        if look:
-            hashes_b = np.array([perceptual_hash(np.ascontiguousarray(LOOKS[look](other.thumbnails[row])))
-                                 for row in rows_b], np.uint64).reshape(-1, 4)
-        within = scan_b is None
         most_bits = _affordable_bits(hashes_a, hashes_b, within)
         columns_a, columns_b = (np.ascontiguousarray(hashes.T) for hashes in (hashes_a, hashes_b))
         jobs = [(first, columns_a, columns_b, most_bits, within, details_a, details_b)
@@ -143,7 +139,7 @@ def _near(scan_a: Scan, scan_b: Scan | None, look: str) -> pd.DataFrame:
             for i, j, distance, correlation in map_in_order(_compare_rows, jobs, count_cores()):
                 found += zip(rows_a[i], rows_b[j], distance, correlation, strict=True)
                 bar.update(min(JOB_ROWS, len(rows_a) - bar.n))
-        pairs = _check_files(scan_a, other, look, found)
+        pairs = _check_files(scan_a, other, found)
     pairs = pd.DataFrame(pairs, columns=["a", "b", "distance", "correlation"])
     pairs = pairs.astype({"distance": int, "correlation": float})
     pairs = pairs.sort_values(["correlation", "a", "b"], ascending=[False, True, True], ignore_index=True)
@@ -168,7 +164,7 @@ def best_correlation(a: np.ndarray, b: np.ndarray, margin: int) -> float:
     return float(cv2.matchTemplate(b, a[margin:-margin, margin:-margin], cv2.TM_CCOEFF_NORMED).max())
 
 
-def _details(scan: Scan, look: str, file: object) -> tuple[np.ndarray, np.ndarray]:
+def _details(scan: Scan, file: object) -> tuple[np.ndarray, np.ndarray]:
     """The rows that can be compared, and (n, 64, 64) their thumbnails' fine detail, a byte a pixel, in a file.
 
     Left out are unreadable and constant images, all but the first of equal pixels, and those without any detail.
@@ -178,7 +174,7 @@ def _details(scan: Scan, look: str, file: object) -> tuple[np.ndarray, np.ndarra
     usable = usable[np.sort(firsts)]
     kept = []
     for row in usable.tolist():
-        detail = fine_detail(LOOKS[look](scan.thumbnails[row]), THUMBNAIL_BAND)
+        detail = fine_detail(scan.thumbnails[row], THUMBNAIL_BAND)
         if detail.std() > 0.1:
             kept.append(row)
             file.write(np.clip(np.rint(128 + 40 * detail), 0, 255).astype(np.uint8).data)
@@ -240,10 +236,10 @@ def _close_hashes(first: int, hashes_a: np.ndarray, hashes_b: np.ndarray, most_b
                 yield i[close], j[close], distance[close]
 
 
-def _check_files(scan_a: Scan, scan_b: Scan, look: str, found: list[tuple]) -> list[tuple]:
+def _check_files(scan_a: Scan, scan_b: Scan, found: list[tuple]) -> list[tuple]:
     """Ids, distance and correlation of the pairs that stand a closer look at their files, where these are larger."""
     sides = [np.minimum(scan.height, scan.width) for scan in (scan_a, scan_b)]
-    jobs = [(scan_a.paths[a], scan_b.paths[b], look, min(sides[0][a], sides[1][b]), correlation)
+    jobs = [(scan_a.paths[a], scan_b.paths[b], min(sides[0][a], sides[1][b]), correlation)
             for a, b, _, correlation in found]
     kept = []
     with tqdm(total=len(jobs), desc="near duplicates, a closer look", unit="pair", disable=None, delay=1) as bar:
@@ -255,12 +251,12 @@ def _check_files(scan_a: Scan, scan_b: Scan, look: str, found: list[tuple]) -> l
     return kept
 
 
-def _check_pair(path_a: str, path_b: str, look: str, side: int, correlation: float) -> float:
+def _check_pair(path_a: str, path_b: str, side: int, correlation: float) -> float:
     """The correlation that decides, 0 where it decides against."""
     if side < LEAST_SIDE:
         return correlation if correlation >= THUMBNAILS_AGREE else 0.0
-    a, b = (fit_image(decode_image(path, 1, DETAIL_SIDE), DETAIL_SIDE) for path in (path_a, path_b))
-    a, b = fine_detail(a, DETAIL_BAND), fine_detail(LOOKS[look](b), DETAIL_BAND)
+    a, b = (fine_detail(fit_image(decode_image(path, 1, DETAIL_SIDE), DETAIL_SIDE), DETAIL_BAND)
+            for path in (path_a, path_b))
     correlation = best_correlation(a, b, DETAIL_SIDE // 20)
     return correlation if correlation >= DETAILS_AGREE else 0.0
 

@@ -15,7 +15,7 @@ import pandas as pd
 
 from common.files import home, read_csv, read_json, sha256, write_csv, write_json
 from competition import Competition
-from data.duplicates import near_pairs, near_sets
+from data.duplicates import equal_pixel_sets, near_pairs, near_sets
 from data.image_scan import scan_images
 from data.npz import file_of, is_row
 from data.pixel_store import PixelStore
@@ -70,7 +70,7 @@ def make_folds(competition: Competition, table: pd.DataFrame, store: PixelStore,
         before = {}  # of another file, so what is there was given
     near = before.get("near_duplicates") if near is None else near
     account = {
-        "duplicates": _twins(table["image_id"], store.hashes[rows], store.constant[rows]),
+        "duplicates": equal_pixel_sets(table["image_id"].to_numpy(), store.hashes[rows], ~store.constant[rows]),
         "constant": sorted(table["image_id"][store.constant[rows]]),
         "split_groups_allowed": allow_split_groups or before.get("split_groups_allowed", False),
         **({} if near is None else {"near_duplicates": near}),
@@ -303,13 +303,6 @@ def _check_numbers(by_id: pd.DataFrame, again: str) -> None:
     if len(counts := set(by_id.max())) > 1:
         raise ValueError(f"all splits must have as many folds, but one has {min(counts) + 1} and one "
                          f"{max(counts) + 1}; {again}")
-
-
-def _twins(image_ids: pd.Series, hashes: np.ndarray, constant: np.ndarray) -> list[list[str]]:
-    """Sets of images with equal pixels. Constant ones are all alike and say nothing about who is in them."""
-    frame = pd.DataFrame({"image_id": image_ids.to_numpy(), "hash": hashes})[~constant]
-    repeated = frame[frame["hash"].duplicated(keep=False)]
-    return sorted(sorted(ids) for _, ids in repeated.groupby("hash")["image_id"])
 
 
 def _joined_groups(table: pd.DataFrame, *kinds: list[list[str]]) -> np.ndarray:

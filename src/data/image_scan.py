@@ -1,9 +1,6 @@
 """One tolerant look at every image: what can be read, its size, brightness, hashes and a thumbnail."""
 
 import hashlib
-import re
-import shutil
-import uuid
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,14 +14,20 @@ from tqdm import tqdm
 
 from common.files import home, sha256
 from common.hardware import count_cores
-from data.decoding import DAMAGE, decode_file, fit_image
-from data.pixel_store import hash_files, map_in_order, single_threaded_opencv
+from data.decoding import DAMAGE, GREY_MODES, decode_file, fit_image
+from data.image_cache import (
+    build_folder,
+    check_images,
+    hash_files,
+    map_in_order,
+    remove_outdated,
+    single_threaded_opencv,
+)
 
 FORMAT = 1  # part of every key: raise it when something else comes to be measured
 SIDE = 64  # pixels, height and width of a thumbnail
 HASH_SIDE = 16  # of the perceptual hash: 256 bits
 CHUNK = 32  # images a thread hands over at once
-GREY_MODES = {"1", "L", "LA", "La", "I", "F", "I;16", "I;16B", "I;16L"}
 # what is kept of an image beside its thumbnail: the type it has on disk
 FIELDS = {"height": np.int32, "width": np.int32, "mode": "U12", "file_bytes": np.int64, "mean": np.float32,
           "std": np.float32, "constant": bool, "pixel_hash": "S32", "phash": (np.uint64, 4)}
@@ -69,21 +72,12 @@ def scan_images(name: str, table: pd.DataFrame, workers: int | None = None) -> S
     second look costs nothing. workers: threads, by default one a core.
     Raises ValueError where the table is empty or an id stands twice.
     """
-    if not re.fullmatch(r"[A-Za-z0-9_.-]+", name):
-        raise ValueError(f"a scan cannot be called {name!r}: use letters, digits, '-', '_' and '.'")
+    check_images(name, table)
     ids, paths = table["image_id"].tolist(), table["path"].tolist()
-    if not ids:
-        raise ValueError(f"the table {name!r} is empty: there is no image to look at")
-    twice = table["image_id"][table["image_id"].duplicated()].unique()
-    if len(twice):
-        raise ValueError(f"{len(twice)} image ids stand more than once in the table {name!r}: "
-                         f"{', '.join(map(repr, twice[:5]))}; every image needs an id of its own")
     folder = home() / "data" / "scans" / f"{name}-{sha256(hash_files(ids, paths), str(FORMAT))[:10]}"
     if not folder.is_dir():
         _build_scan(folder, name, ids, paths, workers or count_cores())
-        for other in folder.parent.glob(f"{name}-*"):
-            if other != folder and re.fullmatch(r"[0-9a-f]{10}", other.name.removeprefix(f"{name}-")):
-                shutil.rmtree(other, ignore_errors=True)  # of the same images before they changed
+        remove_outdated(folder, f"{name}-")
     return _open_scan(folder, paths)
 
 
@@ -102,14 +96,10 @@ def _open_scan(folder: Path, paths: list[str]) -> Scan:
 
 def _build_scan(folder: Path, name: str, ids: list[str], paths: list[str], workers: int) -> None:
     """Written as files and not through a mapping, and with few chunks in flight: memory grows by the index only."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    # beside its place, under a name of its own: another process may be looking at the same images just now
-    temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.part")
-    temporary.mkdir()
     index = {field: np.zeros(len(ids), kind) for field, kind in FIELDS.items()}
     unreadable = {}
-    try:
-        jobs = ((paths[first:first + CHUNK],) for first in range(0, len(paths), CHUNK))
+    jobs = ((paths[first:first + CHUNK],) for first in range(0, len(paths), CHUNK))
+    with build_folder(folder) as temporary:
         with (single_threaded_opencv(), (temporary / "thumbnails.npy").open("wb") as file,
               tqdm(total=len(paths), desc=f"{name}, looking at every image", unit="image", disable=None) as bar):
             header = {"descr": "|u1", "fortran_order": False, "shape": (len(ids), SIDE, SIDE)}
@@ -126,15 +116,6 @@ def _build_scan(folder: Path, name: str, ids: list[str], paths: list[str], worke
                 bar.update(len(looks))
         np.savez(temporary / "index.npz", ids=np.array(ids, dtype=str), reasons=np.array([*unreadable.values()], str),
                  unreadable=np.array([*unreadable], np.int64), **index)
-        try:
-            temporary.rename(folder)
-        except OSError:
-            if not folder.is_dir():  # another process was faster, and its scan has the same key
-                raise
-            shutil.rmtree(temporary)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
 
 
 def _look_at_chunk(paths: list[str]) -> list[tuple[dict, np.ndarray]]:

@@ -3,21 +3,16 @@
 import errno
 import json
 import os
-import re
 import shutil
 import time
-import uuid
 import weakref
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-import cv2
 import numpy as np
 import pandas as pd
 from tqdm import tqdm
@@ -26,16 +21,21 @@ from common.files import home, read_json, sha256, write_csv, write_json
 from common.hardware import count_cores
 from competition import Competition, check_choices
 from data.decoding import decode_file, decode_image, fit_image
-from data.npz import file_of
+from data.image_cache import (
+    FORMAT,
+    build_folder,
+    check_images,
+    hash_files,
+    map_in_order,
+    remove_outdated,
+    single_threaded_opencv,
+)
 from data.preprocessing import PREPROCESSING, apply_steps, check_steps
 from experiment import Experiment
 
-FORMAT = 1  # part of every key: raise it when decoding or fitting comes to give other pixels
-
 CHUNK_BYTES = 4 << 20  # stored pixels a decoding thread hands over at once
-MOST_MENDED = 0.1  # share of a store's images that may be unreadable and counted as black: more is no accident
+MAX_FILLED = 0.1  # share of a store's images that may be unreadable and counted as black: more is no accident
 MAKE_ROOM = "make room, choose a smaller image size, or set STARTER_HOME to a folder on another disk"
-LEFTOVER_SECONDS = 3600  # a half-built store that nobody has written to for so long belongs to a killed process
 
 
 @dataclass(frozen=True)
@@ -78,13 +78,13 @@ class PixelStore:
     def __init__(self, folder: Path):
         self.folder = Path(folder)
         try:
-            account = read_json(self.folder / "store.json")
-            self.settings = PixelSettings(**account["settings"])
+            summary = read_json(self.folder / "store.json")
+            self.settings = PixelSettings(**summary["settings"])
             self.pixels = np.load(self.folder / "pixels.npy", mmap_mode="r")
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ValueError(f"the pixel store {self.folder} is damaged ({error}); delete the folder, and it is built "
                              "again") from error
-        if self.pixels.shape != _store_shape(account["images"], self.settings) or self.pixels.dtype != np.uint8:
+        if self.pixels.shape != _store_shape(summary["images"], self.settings) or self.pixels.dtype != np.uint8:
             raise ValueError(f"the pixel store {self.folder} is damaged (pixels.npy is {self.pixels.dtype} "
                              f"{self.pixels.shape}); delete the folder, and it is built again")
 
@@ -173,15 +173,15 @@ def open_store(name: str, table: pd.DataFrame, settings: PixelSettings, workers:
     Raises ValueError where an id stands twice or an image cannot be read (all of them are named), OSError where the
     disk has no room.
     """
-    _check_table(name, table)
+    check_images(name, table)
     ids, paths = table["image_id"].tolist(), table["path"].tolist()
     settings_key, files_key = _hash_settings(settings), hash_files(ids, paths)
-    may_mend = unreadable == "black"
-    stem = f"{name}{'-mended' if may_mend else ''}-{settings.size}px-{settings_key}"
+    fill_unreadable = unreadable == "black"
+    stem = f"{name}{'-filled' if fill_unreadable else ''}-{settings.size}px-{settings_key}"
     folder = home() / "data" / "pixels" / f"{stem}{files_key}"
     if not folder.is_dir():
-        _build_store(folder, name, ids, paths, settings, workers or count_cores(), may_mend)
-        _remove_stale(folder, stem)
+        _build_store(folder, name, ids, paths, settings, workers or count_cores(), fill_unreadable)
+        remove_outdated(folder, stem)
     return PixelStore(folder)
 
 
@@ -190,17 +190,6 @@ def kept_store(name: str, table: pd.DataFrame, settings: PixelSettings) -> Pixel
     folder = home() / "data" / "pixels" / (f"{name}-{settings.size}px-{_hash_settings(settings)}"
                                            f"{hash_files(table['image_id'].tolist(), table['path'].tolist())}")
     return PixelStore(folder) if folder.is_dir() else None
-
-
-def _check_table(name: str, table: pd.DataFrame) -> None:
-    if not re.fullmatch(r"[A-Za-z0-9_.-]+", name):
-        raise ValueError(f"a pixel store cannot be called {name!r}: use letters, digits, '-', '_' and '.'")
-    if len(table) == 0:
-        raise ValueError(f"the table for the pixel store {name!r} is empty: there is no image to store")
-    twice = table["image_id"][table["image_id"].duplicated()].unique()
-    if len(twice):
-        raise ValueError(f"{len(twice)} image ids stand more than once in the table for the pixel store {name!r}: "
-                         f"{', '.join(map(repr, twice[:5]))}; every image needs an id of its own")
 
 
 def _hash_settings(settings: PixelSettings) -> str:
@@ -217,22 +206,6 @@ def _describe_steps(settings: PixelSettings) -> list[str]:
     return [repr(PREPROCESSING[name]) for name in settings.steps]
 
 
-def hash_files(ids: list[str], paths: list[str]) -> str:
-    """A file that is missing counts as one without a size: the build finds it, and all others that cannot be read.
-
-    A row of an array counts by its row and the whole array's file.
-    """
-    parts = [f"format {FORMAT}, {len(ids)} images"]
-    images = tqdm(ids, "looking at the files", unit="image", disable=None, delay=1)
-    for image_id, path in zip(images, map(Path, paths), strict=True):
-        try:
-            status = file_of(path).stat()
-            parts.append(json.dumps([image_id, path.name, status.st_size, status.st_mtime_ns]))
-        except OSError:
-            parts.append(json.dumps([image_id, path.name]))
-    return sha256(*parts)[:10]
-
-
 # ---- building it
 
 
@@ -247,29 +220,20 @@ class _Chunk:
 
 
 def _build_store(folder: Path, name: str, ids: list[str], paths: list[str], settings: PixelSettings,
-                 workers: int, may_mend: bool) -> None:
+                 workers: int, fill_unreadable: bool) -> None:
     started = time.perf_counter()
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    _remove_leftovers(folder.parent)
-    _check_room(folder.parent, len(ids), settings)
-    # beside its place, under a name of its own: another process may be building the same store just now
-    temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.part")
-    temporary.mkdir()
-    try:
+    with build_folder(folder) as temporary:
+        _check_room(folder.parent, len(ids), settings)
         with _explain_full_disk(temporary):
-            index, unreadable = _write_pixels(temporary / "pixels.npy", name, paths, settings, workers, may_mend)
-            _refuse_unreadable(folder.parent / f"{name}-unreadable.csv", name, ids, paths, unreadable, may_mend)
+            index, unreadable = _write_pixels(temporary / "pixels.npy", name, paths, settings, workers, fill_unreadable)
+            _report_unreadable(folder.parent / f"{name}-unreadable.csv", name, ids, paths, unreadable, fill_unreadable)
             index["constant"][[row for row, _ in unreadable]] = True
             np.savez(temporary / "index.npz", ids=np.array(ids, dtype=str), **index)
-            _write_account(temporary / "store.json", name, settings, index, time.perf_counter() - started)
-        _move_into_place(temporary, folder)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+            _write_summary(temporary / "store.json", name, settings, index, time.perf_counter() - started)
 
 
 def _write_pixels(path: Path, name: str, paths: list[str], settings: PixelSettings, workers: int,
-                  may_mend: bool) -> tuple[dict[str, np.ndarray], list[tuple[int, str]]]:
+                  fill_unreadable: bool) -> tuple[dict[str, np.ndarray], list[tuple[int, str]]]:
     """Decodes all images into one .npy file; returns the arrays describing them, and (row, reason) of the unreadable.
 
     Written as a file and not through a mapping, and with few chunks in flight, so memory does not grow with N.
@@ -289,27 +253,13 @@ def _write_pixels(path: Path, name: str, paths: list[str], settings: PixelSettin
             for field, array in index.items():
                 array[rows] = getattr(chunk, field)
             unreadable += chunk.unreadable
-            if may_mend or not unreadable:  # otherwise the rest is only looked at, to name every bad file at once
+            if fill_unreadable or not unreadable:  # otherwise the rest is only decoded to name every bad file at once
                 file.write(chunk.pixels.data)
             done = rows.stop
             bar.update(len(chunk.hashes))
         file.flush()
         os.fsync(file.fileno())  # or a power cut after the renaming could leave a whole store full of zeros
     return index, unreadable
-
-
-def map_in_order(function: Callable, jobs: Iterable[tuple], workers: int) -> Iterator:
-    """The results in the order of the jobs, computed in threads, at most two a worker waiting at any time."""
-    pool, waiting = ThreadPoolExecutor(workers), deque()
-    try:
-        for job in jobs:
-            waiting.append(pool.submit(function, *job))
-            if len(waiting) > 2 * workers:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def _decode_chunk(first: int, paths: list[str], settings: PixelSettings) -> _Chunk:
@@ -358,8 +308,8 @@ def _store_shape(images: int, settings: PixelSettings) -> tuple[int, ...]:
     return (images, settings.size, settings.size) + (() if settings.channels == 1 else (settings.channels,))
 
 
-def _refuse_unreadable(path: Path, name: str, ids: list[str], paths: list[str],
-                       unreadable: list[tuple[int, str]], may_mend: bool) -> None:
+def _report_unreadable(path: Path, name: str, ids: list[str], paths: list[str],
+                       unreadable: list[tuple[int, str]], fill_unreadable: bool) -> None:
     if not unreadable:
         path.unlink(missing_ok=True)  # of an earlier attempt
         return
@@ -367,7 +317,7 @@ def _refuse_unreadable(path: Path, name: str, ids: list[str], paths: list[str],
     write_csv(path, pd.DataFrame(rows, columns=["image_id", "path", "reason"]))
     shown = "\n".join(f"  {image_id}: {reason} ({where})" for image_id, where, reason in rows[:20])
     more = f"\n  and {len(rows) - 20:,} more" if len(rows) > 20 else ""
-    if may_mend and len(rows) <= MOST_MENDED * len(ids):
+    if fill_unreadable and len(rows) <= MAX_FILLED * len(ids):
         print(f"warning: {len(rows):,} of the {len(ids):,} images of {name} cannot be read and count as black:\n"
               f"{shown}{more}")
         return
@@ -376,7 +326,7 @@ def _refuse_unreadable(path: Path, name: str, ids: list[str], paths: list[str],
                      "them in `exclude_ids` in competition.py.")
 
 
-def _write_account(path: Path, name: str, settings: PixelSettings, index: dict[str, np.ndarray],
+def _write_summary(path: Path, name: str, settings: PixelSettings, index: dict[str, np.ndarray],
                    seconds: float) -> None:
     images, shapes = len(index["shapes"]), index["shapes"]
     size, colours = settings.size, "grey" if settings.channels == 1 else "RGB"
@@ -388,37 +338,6 @@ def _write_account(path: Path, name: str, settings: PixelSettings, index: dict[s
         "settings": asdict(settings), "steps": _describe_steps(settings), "images": images,
         "bytes": int(np.prod(_store_shape(images, settings))),
         "seconds": round(seconds, 1), "images_per_second": round(images / seconds), "format": FORMAT})
-
-
-def _move_into_place(temporary: Path, folder: Path) -> None:
-    """Renames; where another process was faster its store stays, which has the same key and may be in use."""
-    try:
-        temporary.rename(folder)
-    except OSError:
-        if not folder.is_dir():
-            raise
-        shutil.rmtree(temporary)
-
-
-def _remove_stale(folder: Path, stem: str) -> None:
-    """Removes stores of the same name and settings made from other files. Stores of other settings stay.
-
-    A process that has one of them mapped keeps it until it ends. On Windows such files cannot be removed: they stay.
-    """
-    for other in folder.parent.glob(f"{stem}*"):
-        if other != folder and re.fullmatch(r"[0-9a-f]{10}", other.name.removeprefix(stem)):
-            shutil.rmtree(other, ignore_errors=True)
-
-
-def _remove_leftovers(parent: Path) -> None:
-    """Removes half-built stores of processes that were killed."""
-    for part in parent.glob(".*.part"):
-        try:
-            written = max(path.stat().st_mtime for path in [part, *part.glob("*")])
-        except FileNotFoundError:  # its process is alive, and moved it into place just now
-            continue
-        if time.time() - written > LEFTOVER_SECONDS:
-            shutil.rmtree(part, ignore_errors=True)
 
 
 def _check_room(parent: Path, images: int, settings: PixelSettings) -> None:
@@ -439,12 +358,3 @@ def _explain_full_disk(path: Path) -> Iterator[None]:
                       str(path)) from error
 
 
-@contextmanager
-def single_threaded_opencv() -> Iterator[None]:
-    """The images are what is done in parallel; OpenCV's own threads would fight for the same cores."""
-    threads = cv2.getNumThreads()
-    cv2.setNumThreads(0)
-    try:
-        yield
-    finally:
-        cv2.setNumThreads(threads)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from data.decoding import DAMAGE, decode_image
+from data.decoding import DAMAGE, GREY_MODES, decode_image
 from data.dicom import is_dicom
 
 DECODED_AT_MOST, PIXELS_AT_MOST = 8, 25_000_000
@@ -61,7 +61,7 @@ def _read_header(path: Path) -> tuple[str, bool, tuple[int, int]]:
         if is_dicom(file.read(132), path):
             return "DICOM", *_read_dicom_header(path)
     with Image.open(path) as image:
-        return image.mode, image.mode in ("1", "L", "LA", "I", "F") or image.mode.startswith("I;"), image.size[::-1]
+        return image.mode, image.mode in GREY_MODES, image.size[::-1]
 
 
 def _read_dicom_header(path: Path) -> tuple[bool, tuple[int, int]]:

@@ -21,6 +21,7 @@ from common.files import sha256
 from competition import DEMO
 from data import decoding, pixel_store
 from data.decoding import decode_image, fit_image
+from data.image_cache import map_in_order
 from data.pixel_store import PixelSettings, PixelStore, image_channels, open_store, pixel_settings, stored_image
 from data.preprocessing import PREPROCESSING
 from experiment import Experiment
@@ -589,7 +590,7 @@ def test_hashes_are_equal_for_equal_pictures_of_equal_size_only(home):
 
 def test_duplicate_ids_an_empty_table_and_a_strange_name_are_refused(home):
     table = make_table(home / "images", images=3)
-    with pytest.raises(ValueError, match="1 image ids stand more than once .*'000'"):
+    with pytest.raises(ValueError, match="1 image ids are repeated .*'000'"):
         open_store("set-train", pd.concat([table, table[:1]]), GREY)
     with pytest.raises(ValueError, match="empty"):
         open_store("set-train", table[:0], GREY)
@@ -669,16 +670,16 @@ def test_what_a_killed_build_left_goes_after_an_hour(home):
 
 def test_of_two_who_build_at_once_the_second_keeps_the_first_ones_store(home, monkeypatch):
     table = make_table(home / "images")
-    write_account = pixel_store._write_account
+    write_summary = pixel_store._write_summary
     first = []
 
     def let_another_be_faster(*arguments):
-        write_account(*arguments)
-        monkeypatch.setattr(pixel_store, "_write_account", write_account)
+        write_summary(*arguments)
+        monkeypatch.setattr(pixel_store, "_write_summary", write_summary)
         first.append(open_store("set-train", table, GREY))
         first.append((first[0].folder / "pixels.npy").stat().st_ino)
 
-    monkeypatch.setattr(pixel_store, "_write_account", let_another_be_faster)
+    monkeypatch.setattr(pixel_store, "_write_summary", let_another_be_faster)
     store = open_store("set-train", table, GREY)
     assert (store.folder / "pixels.npy").stat().st_ino == first[1]
     assert store_folders(home) == [store.folder.name]
@@ -687,7 +688,7 @@ def test_of_two_who_build_at_once_the_second_keeps_the_first_ones_store(home, mo
 def test_few_chunks_are_in_flight_at_any_time():
     begun = []
     numbers = ((begun.append(i) or i,) for i in range(100))
-    for done, result in enumerate(pixel_store.map_in_order(lambda i: i, numbers, 3)):
+    for done, result in enumerate(map_in_order(lambda i: i, numbers, 3)):
         assert result == done
         assert len(begun) - done <= 7
 
