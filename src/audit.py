@@ -70,7 +70,7 @@ def main(argv: list[str] | None = None) -> Path:
 
 def load_parts(competition: Competition, data_dir: Path) -> tuple[dict[str, PartData], pd.DataFrame]:
     """All parts with their image scans, the training part first, and the training rows that are left out."""
-    train, left_out = read_train(competition, data_dir, refuse_shared=False)  # here shared patients are a finding
+    train, left_out = read_train(competition, data_dir, check_shared=False)  # here shared patients are a finding
     tables = {"train": train}
     for name in described_parts(competition)[1:]:
         try:

@@ -21,11 +21,10 @@ from competition import Competition
 from data.folds import (
     HELD_OUT,
     Folds,
-    add_folds,
+    attach_folds,
     find_near_sets,
     fold_numbers,
     folds_path,
-    holdout_rows,
     make_folds,
     read_folds,
     split_column,
@@ -61,9 +60,11 @@ def main(argv: list[str] | None = None) -> Path:
         print(f"{len(left_out)} training images are left out: their {left_out['group'].nunique()} patients are in the "
               "test or official validation part too")
     folds = split_table(competition, data_dir, table, args)
-    drawn = folds.account["made_by"]
+    drawn = folds.metadata["made_by"]
     columns = drawn.get("stratify", []) if isinstance(drawn, dict) else []
-    show_report(competition, add_folds(competition, table, folds), holdout_rows(competition, table, folds), folds,
+    table = attach_folds(competition, table, folds)
+    held_out = table["fold"] == HELD_OUT
+    show_report(competition, table[~held_out], table[held_out], folds,
                 pick_columns(competition, data_dir, columns) if columns else None)
     return folds.path
 
@@ -77,7 +78,7 @@ def split_table(competition: Competition, data_dir: Path, table: pd.DataFrame, a
     name = f"{competition.name}-{'whole' if args.holdout or (was_there and _holds_out(path)) else 'train'}"
     as_they_are = replace(pick_experiment(competition.experiments[0]), preprocessing=())  # or more would look equal
     store = open_store(name, table, pixel_settings(competition, as_they_are))
-    looked_for = was_there and "near_duplicates" in _account(competition)
+    looked_for = was_there and "near_duplicates" in _known_metadata(competition)
     near = find_near_sets(competition, table) if args.near_duplicates or looked_for else None
     folds = make_folds(competition, table, store, args.folds, args.seed, args.allow_split_groups,
                        repeats=args.repeats, holdout=args.holdout, stratify=stratify, near=near)
@@ -90,9 +91,9 @@ def _holds_out(path: Path) -> bool:
     return "fold" in frame and (frame["fold"] == str(HELD_OUT)).any()
 
 
-def _account(competition: Competition) -> dict:
+def _known_metadata(competition: Competition) -> dict:
     try:
-        return read_folds(competition).account
+        return read_folds(competition).metadata
     except ValueError:  # never checked, or changed since: a file of the user's
         return {}
 
@@ -117,7 +118,7 @@ def show_report(competition: Competition, table: pd.DataFrame, holdout: pd.DataF
     reports = [fold_report(targets, groups, fold_numbers(table, split)) for split in range(folds.splits)]
     console.print(_counts_table(competition, reports[0], table, holdout))
     for split, report in enumerate(reports):
-        _say_evenness(console, competition, report, f"{split_column(split)}: " if folds.splits > 1 else "")
+        _print_evenness(console, competition, report, f"{split_column(split)}: " if folds.splits > 1 else "")
     if stratify is not None:
         console.print(_strata_table(table, stratify.loc[table["image_id"]], folds))
     if reports[0].too_rare.any():
@@ -125,10 +126,10 @@ def show_report(competition: Competition, table: pd.DataFrame, holdout: pd.DataF
         console.print(f"too rare for {folds.count} folds (fewer groups with it than folds): {', '.join(rare)}",
                       style="yellow")
     for name, what in (("duplicates", "equal pixels"), ("near_duplicates", "the same picture")):
-        if name in folds.account:
-            sets = folds.account[name]
+        if name in folds.metadata:
+            sets = folds.metadata[name]
             console.print(f"{sum(map(len, sets))} images in {len(sets)} sets of {what}, kept together")
-    console.print(f"{len(folds.account['constant'])} images of one grey value; {(cells == -1).sum()} uncertain and "
+    console.print(f"{len(folds.metadata['constant'])} images of one grey value; {(cells == -1).sum()} uncertain and "
                   f"{np.isnan(cells).sum()} blank label cells")
 
 
@@ -139,7 +140,7 @@ def _counts_table(competition: Competition, report: FoldReport, table: pd.DataFr
         shown.add_row(*map(str, (fold, report.images[fold], report.groups[fold], *report.positives[fold])))
     shown.add_section()
     shown.add_row("all", str(report.images.sum()), str(report.groups.sum()), *map(str, report.positives.sum(axis=0)))
-    shown.add_row("deviation", "", "", *map(percent, report.drift))
+    shown.add_row("deviation", "", "", *map(percent, report.prevalence_deviation))
     if (report.unavoidable > 0.01).any():
         shown.add_row("of it forced", "", "", *map(percent, report.unavoidable))
     if len(holdout):
@@ -154,17 +155,17 @@ def _counts_table(competition: Competition, report: FoldReport, table: pd.DataFr
     return shown
 
 
-def _say_evenness(console: Console, competition: Competition, report: FoldReport, what: str) -> None:
+def _print_evenness(console: Console, competition: Competition, report: FoldReport, what: str) -> None:
     rated = ~report.too_rare
     if not rated.any():
         return
-    worst = int(np.nanargmax(np.where(rated, report.drift, -1)))
-    console.print(f"{what}a fold's prevalence is at most {100 * report.drift[worst]:.1f} % off that of all "
-                  f"({competition.labels[worst]})")
+    worst = int(np.nanargmax(np.where(rated, report.prevalence_deviation, -1)))
+    console.print(f"{what}prevalence in a fold differs from the overall one by at most "
+                  f"{100 * report.prevalence_deviation[worst]:.1f} % ({competition.labels[worst]})")
     if report.uneven.any():
         names = [label for label, uneven in zip(competition.labels, report.uneven, strict=True) if uneven]
-        console.print(f"{what}off by more than {TOLERANCE:.0%}, by {TOLERATED_IMAGES} images or more, and by more than "
-                      f"the largest group forces: {', '.join(names)}", style="yellow")
+        console.print(f"{what}prevalence differs by more than {TOLERANCE:.0%}, by {TOLERATED_IMAGES} images or more, and "
+                      f"by more than the largest group forces: {', '.join(names)}", style="yellow")
 
 
 def _strata_table(table: pd.DataFrame, stratify: pd.DataFrame, folds: Folds) -> Table:
@@ -173,12 +174,12 @@ def _strata_table(table: pd.DataFrame, stratify: pd.DataFrame, folds: Folds) -> 
                   title="columns that were stratified by, after the labels")
     for column in stratify:
         codes, names = make_strata(stratify[column])
-        marks = np.eye(len(names))[codes]
-        drift = [fold_report(marks, table["group"].to_numpy(str), fold_numbers(table, split)).drift
-                 for split in range(folds.splits)]
+        indicators = np.eye(len(names))[codes]
+        reports = [fold_report(indicators, table["group"].to_numpy(str), fold_numbers(table, split))
+                   for split in range(folds.splits)]
         for code, name in enumerate(names):
             shown.add_row(column if code == 0 else "", name, str((codes == code).sum()),
-                          *(percent(each[code]) for each in drift))
+                          *(percent(each.prevalence_deviation[code]) for each in reports))
     return shown
 
 

@@ -40,7 +40,7 @@ class Folds:
     path: Path
     hash: str
     count: int  # folds of a split, the same in all
-    account: dict  # how the file came about, images of equal pixels, black images; folds/<competition>.json
+    metadata: dict  # how the file came about, images of equal pixels, black images; folds/<competition>.json
     splits: int = 1
     held_out: int = 0  # images
 
@@ -65,33 +65,33 @@ def make_folds(competition: Competition, table: pd.DataFrame, store: PixelStore,
     """
     path = folds_path(competition)
     rows = store.rows(table["image_id"])
-    before = _account_of(path)
+    before = _read_metadata(path)
     if not path.exists() or before.get("sha256") != sha256(path.read_bytes()):
         before = {}  # of another file, so what is there was given
     near = before.get("near_duplicates") if near is None else near
-    account = {
+    metadata = {
         "duplicates": equal_pixel_sets(table["image_id"].to_numpy(), store.hashes[rows], ~store.constant[rows]),
         "constant": sorted(table["image_id"][store.constant[rows]]),
         "split_groups_allowed": allow_split_groups or before.get("split_groups_allowed", False),
         **({} if near is None else {"near_duplicates": near}),
     }
-    groups = _joined_groups(table, account["duplicates"], near or [])
-    wanted = {"folds": n_folds, "seed": seed, "repeats": repeats, "holdout": holdout,
+    groups = _joined_groups(table, metadata["duplicates"], near or [])
+    requested = {"folds": n_folds, "seed": seed, "repeats": repeats, "holdout": holdout,
               "stratify": None if stratify is None else list(stratify.columns)}
     if path.exists():
-        folds, account["made_by"] = _fold_columns(path, table), before.get("made_by", "given")
-        _refuse_other_wishes(path, folds, account["made_by"], wanted)
+        folds, metadata["made_by"] = _fold_columns(path, table), before.get("made_by", "given")
+        _check_requested(path, folds, metadata["made_by"], requested)
     else:
-        folds, account["made_by"] = _deal_splits(label_cells(competition, table), groups,
+        folds, metadata["made_by"] = _make_splits(label_cells(competition, table), groups,
                                                  len(np.unique(groups)) < len(table), _strata_of(stratify, table),
-                                                 wanted)
-    if not account["split_groups_allowed"]:
-        _refuse_split_groups(groups, folds, path)
+                                                 requested)
+    if not metadata["split_groups_allowed"]:
+        _check_split_groups(groups, folds, path)
     if not path.exists():
         write_csv(path, pd.DataFrame({"image_id": table["image_id"],
                                       **{split_column(split): folds[:, split] for split in range(folds.shape[1])}}))
-    account |= {"sha256": sha256(path.read_bytes()), "table_sha256": _hash_table(competition, table)}
-    write_json(path.with_suffix(".json"), account)
+    metadata |= {"sha256": sha256(path.read_bytes()), "table_sha256": _hash_table(competition, table)}
+    write_json(path.with_suffix(".json"), metadata)
     return read_folds(competition)
 
 
@@ -101,14 +101,14 @@ def read_folds(competition: Competition) -> Folds:
     command = f"run: {_command(competition)}"
     if not path.exists():
         raise FileNotFoundError(f"there is no {path}; {command}")
-    account = _account_of(path)
-    if account.get("sha256") != sha256(path.read_bytes()):
+    metadata = _read_metadata(path)
+    if metadata.get("sha256") != sha256(path.read_bytes()):
         raise ValueError(f"{path} has not been checked against the images since it changed; {command}")
     frame = read_csv(path)
     first = frame["fold"].astype(int)
-    near = account.get("near_duplicates")
-    whole_hash = sha256(account["sha256"], account["table_sha256"], *([json.dumps(near)] if near else []))
-    return Folds(path, whole_hash, int(first.max()) + 1, account, frame.shape[1] - 1, int((first == HELD_OUT).sum()))
+    near = metadata.get("near_duplicates")
+    whole_hash = sha256(metadata["sha256"], metadata["table_sha256"], *([json.dumps(near)] if near else []))
+    return Folds(path, whole_hash, int(first.max()) + 1, metadata, frame.shape[1] - 1, int((first == HELD_OUT).sum()))
 
 
 def add_folds(competition: Competition, table: pd.DataFrame, folds: Folds) -> pd.DataFrame:
@@ -182,13 +182,13 @@ def _strata_of(stratify: pd.DataFrame | None, table: pd.DataFrame) -> list[np.nd
     return strata
 
 
-def _deal_splits(cells: np.ndarray, groups: np.ndarray, has_groups: bool, strata: list[np.ndarray],
-                 wanted: dict) -> tuple[np.ndarray, dict]:
+def _make_splits(cells: np.ndarray, groups: np.ndarray, has_groups: bool, strata: list[np.ndarray],
+                 requested: dict) -> tuple[np.ndarray, dict]:
     """(N, S) the fold of every image in every split, and how they were dealt."""
     rule = "grouped" if has_groups or strata else "stratified"
     defaults = {"folds": 5, "seed": 0, "repeats": 0, "holdout": 0, "stratify": []}
     n_folds, first_seed, repeats, holdout, columns = (
-        default if wanted[name] is None else wanted[name] for name, default in defaults.items())
+        default if requested[name] is None else requested[name] for name, default in defaults.items())
     if repeats < 0:
         raise ValueError(f"{repeats} repeats; ask for 0 or more")
     kept = np.ones(len(cells), bool)
@@ -198,21 +198,21 @@ def _deal_splits(cells: np.ndarray, groups: np.ndarray, has_groups: bool, strata
     for split in range(1 + repeats):
         seed = split_seed(first_seed, split)
         if rule == "grouped":
-            dealt = grouped_folds(cells[kept], groups[kept], n_folds, seed, [codes[kept] for codes in strata])
+            assigned = grouped_folds(cells[kept], groups[kept], n_folds, seed, [codes[kept] for codes in strata])
         else:
-            dealt = stratified_folds(cells[kept], n_folds, seed)
-        folds[kept, split] = dealt
+            assigned = stratified_folds(cells[kept], n_folds, seed)
+        folds[kept, split] = assigned
     return folds, {"rule": rule, "n_folds": n_folds, "seed": first_seed, "repeats": repeats, "holdout": holdout,
                    "stratify": columns}
 
 
-def _refuse_other_wishes(path: Path, folds: np.ndarray, made_by: dict | str, wanted: dict) -> None:
+def _check_requested(path: Path, folds: np.ndarray, made_by: dict | str, requested: dict) -> None:
     """Raises ValueError where something is asked for that the file does not have: it would be left out in silence."""
     drawn = made_by if isinstance(made_by, dict) else {}
     share = round(float((folds[:, 0] == HELD_OUT).mean()), 2)
     has = {"folds": int(folds.max()) + 1, "seed": drawn.get("seed"), "repeats": folds.shape[1] - 1,
            "holdout": drawn.get("holdout", 0) if drawn else share, "stratify": drawn.get("stratify", [])}
-    for name, value in wanted.items():
+    for name, value in requested.items():
         if value is not None and value != has[name]:
             said, there = (" ".join(each) if isinstance(each, list) else each for each in (value, has[name]))
             there = there if there not in (None, "") else "unknown" if not drawn else "none"
@@ -230,11 +230,11 @@ def attach_folds(competition: Competition, table: pd.DataFrame, folds: Folds) ->
     """
     table_hash, numbers = _hash_table(competition, table), _fold_columns(folds.path, table)
     table = table.assign(**{split_column(split): numbers[:, split] for split in range(numbers.shape[1])},
-                         constant=table["image_id"].isin(folds.account["constant"]))
-    table["group"] = _joined_groups(table, folds.account["duplicates"], folds.account.get("near_duplicates", []))
-    if not folds.account["split_groups_allowed"]:
-        _refuse_split_groups(table["group"].to_numpy(str), numbers, folds.path)
-    if folds.account["table_sha256"] != table_hash:
+                         constant=table["image_id"].isin(folds.metadata["constant"]))
+    table["group"] = _joined_groups(table, folds.metadata["duplicates"], folds.metadata.get("near_duplicates", []))
+    if not folds.metadata["split_groups_allowed"]:
+        _check_split_groups(table["group"].to_numpy(str), numbers, folds.path)
+    if folds.metadata["table_sha256"] != table_hash:
         raise ValueError(f"the labels, groups or images of {competition.name!r} have changed since {folds.path} was "
                          f"checked; run: {_command(competition)}, then train again: "
                          "older runs will be refused")
@@ -256,7 +256,7 @@ def _hash_table(competition: Competition, table: pd.DataFrame) -> str:
     return sha256("\n".join(table["image_id"]), "\n".join(table["group"]), cells.tobytes(), sizes.tobytes())
 
 
-def _account_of(path: Path) -> dict:
+def _read_metadata(path: Path) -> dict:
     beside = path.with_suffix(".json")
     return read_json(beside) if beside.exists() else {}
 
@@ -315,7 +315,7 @@ def _joined_groups(table: pd.DataFrame, *kinds: list[list[str]]) -> np.ndarray:
     return groups
 
 
-def _refuse_split_groups(groups: np.ndarray, folds: np.ndarray, path: Path) -> None:
+def _check_split_groups(groups: np.ndarray, folds: np.ndarray, path: Path) -> None:
     for split in range(folds.shape[1]):
         try:
             check_groups(groups, folds[:, split])

@@ -1,4 +1,4 @@
-"""The arithmetic of splitting: groups joined, dealt whole to folds that are even in every label, and checked."""
+"""Splits images into folds: joins groups, keeps them whole, balances labels over the folds, and checks the result."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,20 +13,20 @@ from scipy.sparse.csgraph import connected_components
 from data.metadata import to_numbers
 
 # Everywhere in this file targets are (N, K) label cells: 1, 0, -1 (uncertain) or NaN (blank).
-MAX_ROUNDS = 100  # of dealing all groups; more gained nothing on real tables
-DEALS = 200_000  # of one group to one fold, in all rounds together: a second or two
+MAX_ROUNDS = 100  # of assigning all groups; more rounds gained nothing on real tables
+MAX_ASSIGNMENTS = 200_000  # of one group to one fold, in all rounds together: one or two seconds
 TOLERANCE, TOLERATED_IMAGES = 0.02, 2  # see FoldReport.uneven
-LABEL_WORTH = 64  # one label weighs as much as so many strata: fewer, and small tables lose even sizes to strata
+LABEL_WEIGHT = 64  # one label weighs as much as so many strata: fewer, and small tables lose even sizes to strata
 BINS = 5  # of a column of numbers, each with as many rows
 RARE_STRATUM = 0.01  # share of rows below which a text is put together with the other rare ones
 HOLDOUT_SHARES = (0.01, 0.9)
 
 
 def join_groups(patients: np.ndarray, duplicates: np.ndarray) -> np.ndarray:
-    """(N,) str: rows that share a patient or a duplicate key, or are linked through others that do, share a group.
+    """Groups (N,) str: rows with the same patient or the same duplicate key, directly or through other rows.
 
-    A group is called by the smallest of its patients' names, whatever the order of rows. The duplicate key "" joins
-    nothing. Every row must have a patient (where none is known: its own image_id).
+    patients: (N,), never empty; where no patient is known, the row's own image_id.  duplicates: (N,) keys; "" joins
+    nothing. A group has the name of its alphabetically first patient, whatever the order of rows.
     """
     names, patient = np.unique(np.asarray(patients, dtype=str), return_inverse=True)
     keys, key = np.unique(np.asarray(duplicates, dtype=str), return_inverse=True)
@@ -41,43 +41,44 @@ def join_groups(patients: np.ndarray, duplicates: np.ndarray) -> np.ndarray:
 
 
 def stratified_folds(targets: np.ndarray, n_folds: int, seed: int) -> np.ndarray:
-    """(N,) fold of every row, 0-based, each label's positive, uncertain and blank cells spread evenly; no groups.
+    """The fold (N,) of every row, from 0, with each label's positive, uncertain and blank cells spread evenly.
 
-    A function of seed and the order of rows. Raises ValueError where there are fewer rows than folds.
+    Knows no groups. The result depends on the seed and the order of rows.
+    Raises ValueError where there are fewer rows than folds.
     Source: Sechidis et al. 2011, https://doi.org/10.1007/978-3-642-23808-6_10
     """
     _check_count(len(targets), n_folds, "images")
-    marks = _marks(targets)
-    if marks.shape[1] == 1:  # the stratifier takes two columns or more
-        marks = np.hstack([marks, 1 - marks])
+    indicators = _indicators(targets)
+    if indicators.shape[1] == 1:  # the stratifier takes two columns or more
+        indicators = np.hstack([indicators, 1 - indicators])
     folds = np.empty(len(targets), dtype=np.int64)
     splitter = MultilabelStratifiedKFold(n_splits=n_folds, shuffle=True, random_state=seed)
-    for fold, (_, held_out) in enumerate(splitter.split(np.zeros((len(targets), 1)), marks)):
+    for fold, (_, held_out) in enumerate(splitter.split(np.zeros((len(targets), 1)), indicators)):
         folds[held_out] = fold
     return folds
 
 
 def grouped_folds(targets: np.ndarray, groups: np.ndarray, n_folds: int, seed: int,
                   strata: Sequence[np.ndarray] = ()) -> np.ndarray:
-    """(N,) fold of every row, 0-based: whole groups, folds alike in size and in every label's marks as far as can be.
+    """The fold (N,) of every row, from 0, with whole groups and folds as even as possible in size and in every label.
 
-    strata: columns (N,) of whole numbers from 0, each of which is to be as frequent in every fold. Labels come first:
-    the evenness of one weighs as much as that of LABEL_WORTH strata.
-    Groups are dealt one after the other, those with the largest shares of labels first, each to the fold that so far
-    has least of what the group brings. The order is shaken by `seed`, and the most even of several rounds is taken.
-    A function of seed and of which rows are in which group, not of the order of rows. No fold is empty.
+    targets: (N, K) label cells;  groups: (N,);  strata: columns (N,) of integers from 0, each value of which should be
+    equally frequent in every fold. Labels have priority: one label weighs as much as LABEL_WEIGHT strata.
+    Groups are assigned one by one, those with the largest shares of labels first, each to the fold that has least of
+    what the group holds. The seed perturbs the order, and the most even of several rounds is returned. The result
+    depends on the seed and on which rows share a group, not on the order of rows. No fold is empty.
     Raises ValueError where there are fewer groups than folds.
     """
     names, group_of_row = np.unique(groups, return_inverse=True)
     _check_count(len(names), n_folds, "groups")
-    return _deal_rounds(targets, group_of_row, np.ones(n_folds, dtype=np.int64), seed, strata)
+    return _best_assignment(targets, group_of_row, np.ones(n_folds, dtype=np.int64), seed, strata)
 
 
 def holdout_mask(targets: np.ndarray, groups: np.ndarray, share: float, n_folds: int, seed: int,
                  strata: Sequence[np.ndarray] = ()) -> np.ndarray:
-    """(N,) bool, the rows of whole groups that are held out altogether: `share` of the rows and of every label's marks.
+    """True (N,) for the rows held out of all folds: whole groups, with `share` of the rows and of every label's cells.
 
-    share: to the nearest fraction of 100 or less. Dealt as `grouped_folds` deals.
+    share: rounded to the nearest fraction with a denominator of at most 100. Groups are assigned as in `grouped_folds`.
     Raises ValueError where the share is not in HOLDOUT_SHARES, or fewer than `n_folds` groups or none is on a side.
     """
     if not HOLDOUT_SHARES[0] <= share <= HOLDOUT_SHARES[1]:
@@ -86,7 +87,7 @@ def holdout_mask(targets: np.ndarray, groups: np.ndarray, share: float, n_folds:
     parts = Fraction(share).limit_denominator(100)
     shares = np.array([parts.denominator - parts.numerator, parts.numerator], dtype=np.int64)
     names, group_of_row = np.unique(groups, return_inverse=True)
-    held_out = _deal_rounds(targets, group_of_row, shares, seed, strata) == 1
+    held_out = _best_assignment(targets, group_of_row, shares, seed, strata) == 1
     kept = len(np.unique(group_of_row[~held_out]))
     if kept < n_folds or not held_out.any():
         raise ValueError(f"{len(names)} groups cannot fill {n_folds} folds and a holdout of {share:g}; ask for fewer "
@@ -99,50 +100,51 @@ def split_seed(seed: int, split: int) -> int:
     return seed if split == 0 else int(np.random.SeedSequence([seed, split]).generate_state(1)[0])
 
 
-def _deal_rounds(targets: np.ndarray, group_of_row: np.ndarray, shares: np.ndarray, seed: int,
-                 strata: Sequence[np.ndarray]) -> np.ndarray:
-    """(N,) which of the parts with these shares every row is dealt to: the most even of several rounds."""
+def _best_assignment(targets: np.ndarray, group_of_row: np.ndarray, shares: np.ndarray, seed: int,
+                     strata: Sequence[np.ndarray]) -> np.ndarray:
+    """The part (N,) of every row, for parts with these shares: the most even of several rounds."""
     of_strata = [np.eye(codes.max() + 1, dtype=np.int64)[codes] for codes in strata]
-    marks = np.hstack([_marks(targets), np.ones((len(targets), 1), dtype=np.int64), *of_strata])
-    counts = np.zeros((group_of_row.max() + 1, marks.shape[1]), dtype=np.int64)
-    np.add.at(counts, group_of_row, marks)
+    indicators = np.hstack([_indicators(targets), np.ones((len(targets), 1), dtype=np.int64), *of_strata])
+    counts = np.zeros((group_of_row.max() + 1, indicators.shape[1]), dtype=np.int64)
+    np.add.at(counts, group_of_row, indicators)
     divisors = np.ones(counts.shape[1], dtype=np.int64)
-    divisors[len(divisors) - sum(codes.shape[1] for codes in of_strata):] = LABEL_WORTH
+    divisors[len(divisors) - sum(codes.shape[1] for codes in of_strata):] = LABEL_WEIGHT
 
     rng = np.random.default_rng(seed)
-    rounds = min(MAX_ROUNDS, max(1, DEALS // len(counts)))
-    folds, _ = min((_deal(counts, shares, divisors, rng) for _ in range(rounds)), key=lambda dealt: dealt[1])
+    rounds = min(MAX_ROUNDS, max(1, MAX_ASSIGNMENTS // len(counts)))
+    folds, _ = min((_assign_groups(counts, shares, divisors, rng) for _ in range(rounds)), key=lambda result: result[1])
     return folds[group_of_row]
 
 
-def _deal(counts: np.ndarray, shares: np.ndarray, divisors: np.ndarray,
-          rng: np.random.Generator) -> tuple[np.ndarray, int]:
-    """One round for groups with counts (G, C): the fold of every group (G,), and how uneven the folds became.
+def _assign_groups(counts: np.ndarray, shares: np.ndarray, divisors: np.ndarray,
+                   rng: np.random.Generator) -> tuple[np.ndarray, int]:
+    """One round for groups with counts (G, C): the fold of every group (G,), and how uneven the folds are.
 
-    shares: (F,) how much of everything a fold is to have, in whole numbers;  divisors: (C,) of what a column is worth.
+    shares: (F,) integers, the share of everything that each fold should have;  divisors: (C,) integers that divide the
+    weight of a column.
     """
     totals = np.maximum(counts.sum(axis=0), 1)
     # Unevenness is the sum over folds and columns of (count / total)^2 / share, least where all have their shares.
     # In whole numbers, so that a tie is a tie on every machine; below 2^50 a column, so that no sum overflows.
-    worth = np.maximum(2**50 // totals**2 // divisors, 1)
-    dealt = np.zeros((len(shares), counts.shape[1]), dtype=np.int64)
+    weight = np.maximum(2**50 // totals**2 // divisors, 1)
+    assigned = np.zeros((len(shares), counts.shape[1]), dtype=np.int64)
     folds = np.empty(len(counts), dtype=np.int64)
     largest_first = -(counts / totals / divisors).sum(axis=1) * rng.uniform(0.5, 1.5, len(counts))
-    grown = counts * worth
+    grown = counts * weight
     own = (grown * counts).sum(axis=1)
     for group in largest_first.argsort(kind="stable"):
-        fold = ((2 * (dealt @ grown[group]) + own[group]) // shares).argmin()  # where unevenness grows least
-        dealt[fold] += counts[group]
+        fold = ((2 * (assigned @ grown[group]) + own[group]) // shares).argmin()  # where unevenness grows least
+        assigned[fold] += counts[group]
         folds[group] = fold
-    return folds, int(((dealt**2 * worth).sum(axis=1) // shares).sum())
+    return folds, int(((assigned**2 * weight).sum(axis=1) // shares).sum())
 
 
 def make_strata(values: Sequence[str]) -> tuple[np.ndarray, list[str]]:
-    """A column of a table as strata: (N,) whole numbers from 0, and what each of them is called.
+    """A column of a table as strata: integers (N,) from 0, and the name of each.
 
-    Numbers and DICOM's ages (95 % or more of what is not blank, more than 10 different ones) are cut into five bins of
-    as many rows; texts are strata by themselves. Blank cells, texts among numbers, and all texts rarer than 1 % are
-    one stratum each.
+    Numbers and DICOM ages (at least 95 % of the filled cells, more than 10 different ones) are cut into five bins with
+    equally many rows; otherwise every text is a stratum. Blank cells, texts among numbers, and all texts rarer than 1 %
+    are one stratum each.
     """
     text = pd.Series(list(values), dtype=str).str.strip()
     numbers, blank = to_numbers(text).to_numpy(np.float64), (text == "").to_numpy()
@@ -164,7 +166,7 @@ def make_strata(values: Sequence[str]) -> tuple[np.ndarray, list[str]]:
 
 
 def check_groups(groups: np.ndarray, folds: np.ndarray) -> None:
-    """Raises ValueError, naming the first of them and their number, where groups straddle folds."""
+    """Raises ValueError with their number and the first names where groups are in more than one fold."""
     names, group_of_row = np.unique(groups, return_inverse=True)
     a_fold = np.empty(len(names), dtype=np.asarray(folds).dtype)
     a_fold[group_of_row] = folds
@@ -176,28 +178,27 @@ def check_groups(groups: np.ndarray, folds: np.ndarray) -> None:
 
 @dataclass(frozen=True)
 class FoldReport:
-    """What stands in each of F folds, and how even they are."""
+    """The contents of each of F folds, for K labels, and how even the folds are."""
 
     images: np.ndarray  # (F,)
     groups: np.ndarray  # (F,)
     positives: np.ndarray  # (F, K)
     certain: np.ndarray  # (F, K) cells that are positive or negative
-    deviation: np.ndarray  # (K,) of a label's share in a fold from 1 / F, relative, the largest; NaN without positives
-    drift: np.ndarray  # (K,) of the prevalence among a fold's certain cells from the whole's, likewise
-    unavoidable: np.ndarray  # (K,) the deviation that the group with most of the label's positives forces by itself,
-    #                          or that so few positives cannot be divided by F
+    # (K,) the largest relative deviation over folds, NaN without positives:
+    count_deviation: np.ndarray  # of a label's positives in a fold from 1 / F of them
+    prevalence_deviation: np.ndarray  # of the prevalence among a fold's certain cells from that of all
+    # the least possible count_deviation, given the group with most positives and the number of positives:
+    unavoidable: np.ndarray  # (K,)
     too_rare: np.ndarray  # (K,) bool: fewer groups with a positive than folds, so some fold has none
-    uneven: np.ndarray  # (K,) bool: some fold has its certain cells times the whole's prevalence, off by more than 2 %
-    #                     of that, by two images or more, and by more than is unavoidable
-
-    @property
-    def largest_deviation(self) -> float:
-        """Of the labels that are not too rare; NaN where there is none."""
-        return float(self.deviation[~self.too_rare].max()) if not self.too_rare.all() else float("nan")
-
+    # some fold's positives differ from its certain cells times the overall prevalence by more than 2 % of that, by two
+    # images or more, and by more than is unavoidable:
+    uneven: np.ndarray  # (K,) bool
 
 def fold_report(targets: np.ndarray, groups: np.ndarray, folds: np.ndarray) -> FoldReport:
-    """Images, groups and positives of every fold, 0 to the largest, and how far each label is from an even spread."""
+    """Images, groups and positives of every fold, and how far each label is from an even spread.
+
+    targets: (N, K) label cells;  groups: (N,);  folds: (N,) integers from 0.
+    """
     names, group_of_row = np.unique(groups, return_inverse=True)
     n_folds = int(folds.max()) + 1
     positive = (targets == 1).astype(np.int64)
@@ -222,8 +223,8 @@ def fold_report(targets: np.ndarray, groups: np.ndarray, folds: np.ndarray) -> F
         groups=np.bincount(group_in_fold, minlength=n_folds),
         positives=by_fold,
         certain=certain,
-        deviation=np.abs(by_fold / even - 1).max(axis=0),
-        drift=np.abs(in_fold / (total / certain.sum(axis=0).clip(1)) - 1).max(axis=0),
+        count_deviation=np.abs(by_fold / even - 1).max(axis=0),
+        prevalence_deviation=np.abs(in_fold / (total / certain.sum(axis=0).clip(1)) - 1).max(axis=0),
         unavoidable=unavoidable,
         too_rare=(by_group > 0).sum(axis=0) < n_folds,
         uneven=(np.abs(by_fold - expected) > allowed).any(axis=0),
@@ -237,8 +238,8 @@ def _check_count(count: int, n_folds: int, what: str) -> None:
         raise ValueError(f"{count} {what} cannot fill {n_folds} folds; ask for at most {count}")
 
 
-def _marks(targets: np.ndarray) -> np.ndarray:
-    """(N, C) of 0 and 1: which cells are positive, then, for labels that have such, which are uncertain and blank."""
+def _indicators(targets: np.ndarray) -> np.ndarray:
+    """0 or 1 (N, C): positive cells of every label, then uncertain and blank cells of the labels that have some."""
     uncertain, blank = targets == -1, np.isnan(targets)
     columns = [targets == 1, uncertain[:, uncertain.any(axis=0)], blank[:, blank.any(axis=0)]]
     return np.hstack(columns).astype(np.int64)

@@ -19,17 +19,17 @@ MEND = "mend the description in competition.py"
 
 
 def read_train(competition: Competition, data_dir: Path,
-               refuse_shared: bool = True) -> tuple[pd.DataFrame, pd.DataFrame]:
+               check_shared: bool = True) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The training table, and the rows left out of it because their group is in the test or official
     validation part.
 
     Columns `image_id`, `path` (absolute), `group` and the labels: 1, 0, -1 (uncertain), NaN (blank).
-    refuse_shared: False keeps such rows in the table where the competition says "error" of them, for whoever looks
+    check_shared: False keeps such rows in the table where the competition says "error" of them, for whoever looks
     at data and trains nothing.
     Raises FileNotFoundError or ValueError where a file, a column, an image or a label cell is not as described.
     """
     table = read_part(competition, data_dir, "train")
-    if competition.shared_groups == "distinct" or (competition.shared_groups == "error" and not refuse_shared):
+    if competition.shared_groups == "distinct" or (competition.shared_groups == "error" and not check_shared):
         return table, table.iloc[:0]
     shared = pd.Series(False, index=table.index)
     for part, groups in _kept_apart_groups(competition, data_dir).items():
@@ -74,11 +74,11 @@ def read_solution(competition: Competition, data_dir: Path) -> pd.DataFrame | No
     if competition.solution and (path := data_dir / competition.solution).exists():
         rows = _read_csv(competition, path)
         _need_columns(rows, [competition.id_column], path)
-        _refuse_duplicates(rows[competition.id_column], path)
+        _check_unique(rows[competition.id_column], path)
         table = pd.DataFrame({"image_id": rows[competition.id_column]})
         cells = _label_cells(competition, rows.assign(image_id=table["image_id"]), path)
         if competition.task == "multiclass":
-            _refuse_not_one_class(table["image_id"], cells, path)
+            _check_one_class(table["image_id"], cells, path)
         table[list(competition.labels)] = cells
         table["usage"] = rows["Usage"] if "Usage" in rows else "Test"
         return table[table["usage"] != "Ignored"].reset_index(drop=True)  # Kaggle's word for rows that do not count
@@ -96,7 +96,7 @@ def read_sample(competition: Competition, data_dir: Path) -> pd.DataFrame | None
     path = data_dir / competition.sample_submission
     sample = _read_csv(competition, path)
     _need_columns(sample, [competition.id_column, *submission_columns(competition)], path)
-    _refuse_duplicates(sample[competition.id_column], path)
+    _check_unique(sample[competition.id_column], path)
     return sample
 
 
@@ -146,9 +146,9 @@ def parse_texts(competition: Competition, texts: pd.Series, image_ids: pd.Series
     for text in texts.unique():
         names = text.split() if label_separator == " " else [name.strip() for name in text.split(label_separator)]
         names = [text.strip()] if text.strip() in meaning else [name for name in names if name]
-        if strangers := [name for name in names if name not in meaning]:
+        if unknown := [name for name in names if name not in meaning]:
             image_id = image_ids[texts == text].iloc[0]
-            raise ValueError(f"{where}: image {image_id!r} has the unknown label {strangers[0]!r}; add it to labels, "
+            raise ValueError(f"{where}: image {image_id!r} has the unknown label {unknown[0]!r}; add it to labels, "
                              f"label_map or ignored_labels in competition.py. Known are "
                              f"{', '.join(map(repr, list(meaning)[:20]))}")
         known[text] = [column[meaning[name]] for name in names if meaning[name]]
@@ -174,7 +174,7 @@ def _read_part(competition: Competition, data_dir: Path, name: str) -> tuple[pd.
                                 f"data's folder with --data-dir")
     tables, others = zip(*read, strict=True)
     table = pd.concat(tables, ignore_index=True)
-    _refuse_duplicates(table["image_id"], f"{data_dir}: the {name} part")
+    _check_unique(table["image_id"], f"{data_dir}: the {name} part")
     other = pd.concat(others) if any(frame.shape[1] for frame in others) else others[0].reindex(table["image_id"])
     return table, other.fillna("")  # a column that only some of the parts have
 
@@ -193,7 +193,7 @@ def _read_one(competition: Competition, part: Part, data_dir: Path,
         rows, where = _list_images(part, data_dir)
     rows = _keep_rows(part, rows, data_dir, where)
     if not part.arrays:
-        _refuse_missing(rows, where)
+        _check_files_exist(rows, where)
     table = pd.DataFrame({"image_id": rows["image_id"], "path": rows["path"]})
     table["group"] = _groups(competition, rows, where, is_train)
     used = {"image_id", "path", "below", competition.id_column, competition.label_list_column,
@@ -202,7 +202,7 @@ def _read_one(competition: Competition, part: Part, data_dir: Path,
         table[list(competition.labels)] = (_label_array if part.arrays else _label_cells)(competition, rows, where)
     table, rows = _merge_repeated(competition, part, table, rows, where)
     if part.labelled and competition.task == "multiclass":
-        _refuse_not_one_class(table["image_id"], label_cells(competition, table), where)
+        _check_one_class(table["image_id"], label_cells(competition, table), where)
     other = rows.iloc[:, :0] if part.arrays else rows.drop(columns=[column for column in rows if column in used])
     return table, other.set_axis(pd.Index(table["image_id"], name="image_id"))
 
@@ -211,7 +211,7 @@ def _merge_repeated(competition: Competition, part: Part, table: pd.DataFrame, r
                     where: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     """One row an image: it has what any of its rows has; else it is uncertain, absent, not stated, in this order."""
     if part.repeated_rows == "error":
-        _refuse_duplicates(table["image_id"], where)
+        _check_unique(table["image_id"], where)
         return table, rows
     first = ~table["image_id"].duplicated()
     if first.all():
@@ -274,7 +274,7 @@ def _join(competition: Competition, rows: pd.DataFrame, more: pd.DataFrame, path
     """The rows with the columns of a second file about the same ids. What both say must be the same."""
     for frame, where in ((rows, path), (more, other)):
         _need_columns(frame, [competition.id_column], where)
-    _refuse_duplicates(more[competition.id_column], other)
+    _check_unique(more[competition.id_column], other)
     more = more.set_index(competition.id_column)
     absent = rows.loc[~rows[competition.id_column].isin(more.index), competition.id_column]
     if len(absent):
@@ -346,8 +346,8 @@ def _keep_rows(part: Part, rows: pd.DataFrame, data_dir: Path, where: Path) -> p
         if not path.exists():
             raise FileNotFoundError(f"there is no {path}; give the data's folder with --data-dir")
         listed = set(filter(None, map(str.strip, path.read_text(encoding="utf-8-sig").splitlines())))
-        if strangers := sorted(listed - set(rows["image_id"])):
-            raise ValueError(f"{path}: {len(strangers)} ids are not in {where}, the first is {strangers[0]!r}")
+        if unknown := sorted(listed - set(rows["image_id"])):
+            raise ValueError(f"{path}: {len(unknown)} ids are not in {where}, the first is {unknown[0]!r}")
         kept &= rows["image_id"].isin(listed)
     if not kept.any():
         raise ValueError(f"{where} has no row that is kept; {MEND}")
@@ -364,7 +364,7 @@ def _need_columns(rows: pd.DataFrame, columns: list[str], path: Path) -> None:
                          f"{', '.join(map(repr, rows.columns))}: {MEND}")
 
 
-def _refuse_duplicates(ids: pd.Series, path: Path | str) -> None:
+def _check_unique(ids: pd.Series, path: Path | str) -> None:
     repeated = ids[ids.duplicated()].unique()
     if len(repeated):
         raise ValueError(f"{path}: {len(repeated)} ids stand there more than once, for example "
@@ -372,7 +372,7 @@ def _refuse_duplicates(ids: pd.Series, path: Path | str) -> None:
                          f"repeated_rows='any'")
 
 
-def _refuse_missing(rows: pd.DataFrame, path: Path) -> None:
+def _check_files_exist(rows: pd.DataFrame, path: Path) -> None:
     """Every image must be there. Folders are listed once, since asking for 200,000 files one by one is slow."""
     folders = rows["path"].str.rpartition("/")[0].unique()
     present = {f"{folder}/{name}" for folder in folders for name in _names(folder)}
@@ -393,7 +393,7 @@ def _names(folder: str | Path) -> list[str]:
         return []
 
 
-def _refuse_not_one_class(image_ids: pd.Series, cells: np.ndarray, where: Path) -> None:
+def _check_one_class(image_ids: pd.Series, cells: np.ndarray, where: Path) -> None:
     if (wrong := (cells == 1).sum(axis=1) != 1).any():
         raise ValueError(f"{where}: {wrong.sum()} images do not have exactly one class, the first is "
                          f"{image_ids[wrong].iloc[0]!r}; mend the rows, or say task='multilabel' in competition.py")
@@ -443,8 +443,8 @@ def _label_cells(competition: Competition, rows: pd.DataFrame, where: Path) -> n
     """(N, K) label cells from columns, from one joined column or out of the path."""
     if competition.label_pattern:
         texts = _find(competition.label_pattern, rows["below"], where)
-        if strangers := set(texts) - set(label_map(competition)):
-            raise ValueError(f"{where}: the paths name the labels {sorted(strangers)}, which label_map does not "
+        if unknown := set(texts) - set(label_map(competition)):
+            raise ValueError(f"{where}: the paths name the labels {sorted(unknown)}, which label_map does not "
                              f"explain; {MEND}")
         return parse_texts(competition, texts, rows["image_id"], where)
     if competition.label_list_column:

@@ -105,7 +105,7 @@ def _say_plot(name: str) -> str:
 
 def folds_part(shown: ReportContext) -> Part:
     """How images, groups and labels lie in the folds, and how these came about."""
-    account = shown.folds.account
+    account = shown.folds.metadata
     made = account.get("made_by", "given")  # or how they were dealt
     part = Part("folds", "Folds", "Each fold is predicted by a model trained on the others. All images of a patient or "
                 "group, exact twins among them, lie in one fold.")

@@ -66,10 +66,11 @@ def measure(name: str, way: str, nih: Path) -> None:
     seconds, memory = time.perf_counter() - started, megabytes()
     kept = folds >= 0
     report = fold_report(cells[kept], groups[kept], folds[kept])
-    worst = int(np.nanargmax(report.drift))
+    deviation = report.prevalence_deviation
+    worst = int(np.nanargmax(deviation))
     split = pd.Series(folds).groupby(groups).nunique().gt(1).sum()
-    print(f"{seconds:.1f}", f"{memory:.0f} ({before:.0f} before)", f"{report.drift[worst]:.2%} ({LABELS[name][worst]})",
-          f"{np.nanmean(report.drift):.2%}", f"{report.uneven.sum()} of {len(report.uneven)}",
+    print(f"{seconds:.1f}", f"{memory:.0f} ({before:.0f} before)", f"{deviation[worst]:.2%} ({LABELS[name][worst]})",
+          f"{np.nanmean(deviation):.2%}", f"{report.uneven.sum()} of {len(report.uneven)}",
           f"{report.images.min():,} to {report.images.max():,}", f"{split:,}", sep="\t")
 
 

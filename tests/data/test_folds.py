@@ -84,7 +84,7 @@ def sound_folds(table: pd.DataFrame) -> np.ndarray:
 def test_folds_that_were_made_split_no_patient_and_no_equal_images(table, store):
     folds = make_folds(SMALL, table, store, 3, seed=0)
     folded = add_folds(SMALL, table, folds)
-    assert folds.count == 3 and set(folded["fold"]) == {0, 1, 2} and folds.account["made_by"] == MADE_BY
+    assert folds.count == 3 and set(folded["fold"]) == {0, 1, 2} and folds.metadata["made_by"] == MADE_BY
     assert (folded.groupby("group")["fold"].nunique() == 1).all()
     assert (table.assign(fold=folded["fold"]).groupby("group")["fold"].nunique() == 1).all()
     assert folded.loc[folded["image_id"].isin(TWINS), "fold"].nunique() == 1
@@ -100,9 +100,9 @@ def test_images_of_equal_pixels_join_their_patients_and_black_ones_do_not(table,
 
 
 def test_the_account_says_what_was_found_in_the_pixels(table, store):
-    account = make_folds(SMALL, table, store, 3, seed=0).account
-    assert account["duplicates"] == [list(TWINS)] and account["constant"] == list(BLACK)
-    assert read_json(folds_path(SMALL).with_suffix(".json")) == account
+    metadata = make_folds(SMALL, table, store, 3, seed=0).metadata
+    assert metadata["duplicates"] == [list(TWINS)] and metadata["constant"] == list(BLACK)
+    assert read_json(folds_path(SMALL).with_suffix(".json")) == metadata
 
 
 def test_the_file_has_an_image_and_its_fold_a_line(table, store):
@@ -116,14 +116,14 @@ def test_images_without_groups_are_stratified(table, store):
     table = table[table["image_id"].isin(other)].reset_index(drop=True)
     table["group"] = table["image_id"]
     folds = make_folds(SMALL, table, store, 3, seed=0)
-    assert folds.account["made_by"] == {**MADE_BY, "rule": "stratified"}
+    assert folds.metadata["made_by"] == {**MADE_BY, "rule": "stratified"}
     assert sorted(add_folds(SMALL, table, folds)["fold"].value_counts()) == [13, 13, 13]
 
 
 def test_equal_images_alone_are_reason_enough_for_groups(table, store):
     table["group"] = table["image_id"]
     folds = make_folds(SMALL, table, store, 3, seed=0)
-    assert folds.account["made_by"]["rule"] == "grouped"
+    assert folds.metadata["made_by"]["rule"] == "grouped"
     assert add_folds(SMALL, table, folds).set_index("image_id")["fold"].loc[list(TWINS)].nunique() == 1
 
 
@@ -159,7 +159,7 @@ def test_a_users_file_is_honoured_byte_for_byte(table, store, line_end, shuffled
     raw = own_file(table, wanted, line_end, shuffled)
     folds = make_folds(SMALL, table, store)
     assert folds_path(SMALL).read_bytes() == raw
-    assert (folds.count, folds.account["made_by"]) == (3, "given")
+    assert (folds.count, folds.metadata["made_by"]) == (3, "given")
     assert add_folds(SMALL, table, folds)["fold"].tolist() == wanted.tolist()
     assert read_folds(SMALL) == folds
 
@@ -178,7 +178,7 @@ def read_folds_after_check(table: pd.DataFrame, store: PixelStore):
 def test_a_file_in_the_place_of_one_that_was_made_counts_as_given(table, store):
     make_folds(SMALL, table, store, 3, seed=0)
     own_file(table, (sound_folds(table) + 1) % 3)
-    assert make_folds(SMALL, table, store).account["made_by"] == "given"
+    assert make_folds(SMALL, table, store).metadata["made_by"] == "given"
 
 
 def test_a_file_that_splits_a_patient_is_refused_unless_that_is_said_to_be_meant(table, store):
@@ -192,7 +192,7 @@ def test_a_file_that_splits_a_patient_is_refused_unless_that_is_said_to_be_meant
 
     folds = make_folds(SMALL, table, store, allow_split_groups=True)
     assert folds_path(SMALL).read_bytes() == raw and add_folds(SMALL, table, folds)["fold"].tolist() == wanted.tolist()
-    assert read_folds(SMALL).account["split_groups_allowed"] is True
+    assert read_folds(SMALL).metadata["split_groups_allowed"] is True
     make_folds(SMALL, table, store)  # said once for this very file; a changed one is refused again
     wanted[2] = (wanted[2] + 1) % 3
     own_file(table, wanted)
@@ -261,8 +261,8 @@ def test_folds_that_were_not_checked_since_they_changed_are_refused_with_the_com
     if change == "edited":
         folds_path(SMALL).write_text(folds_path(SMALL).read_text().replace("i00,0", "i00,1"))
     if change == "account of another file":
-        account = folds_path(SMALL).with_suffix(".json")
-        account.write_text(json.dumps({**read_json(account), "sha256": "0" * 64}))
+        metadata = folds_path(SMALL).with_suffix(".json")
+        metadata.write_text(json.dumps({**read_json(metadata), "sha256": "0" * 64}))
     with pytest.raises(ValueError, match=rf"small\.csv has not been checked .* since it changed; {COMMAND}"):
         read_folds(SMALL)
 
@@ -346,7 +346,7 @@ def test_the_hash_says_what_the_splits_are(table, store):
 
 def test_without_repeats_and_holdout_the_hash_is_what_it_has_been(table, store):
     folds = make_folds(SMALL, table, store, 3, seed=0)
-    assert folds.hash == sha256(folds.account["sha256"], folds.account["table_sha256"])
+    assert folds.hash == sha256(folds.metadata["sha256"], folds.metadata["table_sha256"])
 
 
 @pytest.mark.parametrize("wanted, message", [
@@ -372,7 +372,7 @@ def test_a_users_file_may_have_a_holdout_and_further_splits(table, store):
     pd.DataFrame({"image_id": table["image_id"], "fold": wanted, "fold_1": other}).to_csv(folds_path(SMALL),
                                                                                          index=False)
     folds = make_folds(SMALL, table, store)
-    assert (folds.splits, folds.held_out, folds.account["made_by"]) == (2, held.sum(), "given")
+    assert (folds.splits, folds.held_out, folds.metadata["made_by"]) == (2, held.sum(), "given")
     assert add_folds(SMALL, table, folds)["fold_1"].tolist() == other[~held].tolist()
 
 
@@ -466,7 +466,7 @@ def test_other_columns_are_as_even_as_the_labels(table, store):
                            index=pd.Index(table["image_id"]))
     folds = make_folds(SMALL, table.assign(group=table["image_id"]), store, 2, seed=0, stratify=columns)
     folded = add_folds(SMALL, table.assign(group=table["image_id"]), folds)
-    assert folds.account["made_by"] == {**MADE_BY, "n_folds": 2, "stratify": ["site", "age"]}
+    assert folds.metadata["made_by"] == {**MADE_BY, "n_folds": 2, "stratify": ["site", "age"]}
     sites = columns.loc[folded["image_id"], "site"].to_numpy()
     assert abs(folded.loc[sites == "A", "fold"].mean() - 0.5) <= 0.1
     assert abs(folded.loc[columns.loc[folded["image_id"], "age"].to_numpy() < "40", "fold"].mean() - 0.5) <= 0.1

@@ -326,7 +326,7 @@ def test_two_hundred_thousand_rows_are_read(tmp_path, monkeypatch):
     count = 200_000
     frame = pd.DataFrame({"image_id": np.arange(count), "patient": np.arange(count) // 4, "a": 1, "b": ""})
     frame.to_csv(tmp_path / "train.csv", index=False)
-    monkeypatch.setattr("data.tables._refuse_missing", lambda rows, path: None)  # so that no files need to be made
+    monkeypatch.setattr("data.tables._check_files_exist", lambda rows, path: None)  # so that no files need to be made
     table, _ = read_train(COLUMNS, tmp_path)
     assert len(table) == count and table["group"].nunique() == count // 4 and table["b"].isna().all()
 
