@@ -164,7 +164,7 @@ def _print_evenness(console: Console, competition: Competition, report: FoldRepo
                   f"{100 * report.prevalence_deviation[worst]:.1f} % ({competition.labels[worst]})")
     if report.uneven.any():
         names = [label for label, uneven in zip(competition.labels, report.uneven, strict=True) if uneven]
-        console.print(f"{what}prevalence differs by more than {TOLERANCE:.0%}, by {TOLERATED_IMAGES} images or more, and "
+        console.print(f"{what}prevalence differs by more than {TOLERANCE:.0%}, {TOLERATED_IMAGES} images or more and "
                       f"by more than the largest group forces: {', '.join(names)}", style="yellow")
 
 
