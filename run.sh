@@ -36,7 +36,7 @@ fi
 competition=${1:-demo}
 where=(--competition "$competition")
 if [ -n "$data_dir" ]; then where+=(--data-dir "$data_dir"); fi
-experiments=${EXPERIMENTS:-all}  # all: the competition's own list
+chosen=("${where[@]}" ${EXPERIMENTS:+--experiment $EXPERIMENTS})  # without EXPERIMENTS the competition's own list
 
 step() { printf '\n== %s\n' "$*"; }
 if [ "$competition" = demo ]; then
@@ -48,14 +48,14 @@ audit="${STARTER_HOME:-.}/runs/$competition/audit/audit.json"
 if [ -f "$audit" ]; then echo "$audit exists: skipped"; else "$python" src/audit.py "${where[@]}" --quick; fi
 step "3 split into folds; a patient is never in two"
 "$python" src/make_folds.py "${where[@]}"
-step "4 train every fold of the experiments: $experiments"
-"$python" src/train.py "${where[@]}" --experiment $experiments
+step "4 train every fold of the experiments"
+"$python" src/train.py "${chosen[@]}"
 step "5 predict the test images with all folds' models"
-"$python" src/predict.py "${where[@]}" --experiment $experiments
+"$python" src/predict.py "${chosen[@]}"
 step "6 blend the two best runs"
-"$python" src/blend.py "${where[@]}" ${EXPERIMENTS:+--experiment $EXPERIMENTS}
+"$python" src/blend.py "${chosen[@]}"
 step "7 draw heat maps"
-"$python" src/explain.py "${where[@]}" --experiment $experiments
+"$python" src/explain.py "${chosen[@]}"
 step "8 compare the runs"
 "$python" src/leaderboard.py "${where[@]}"
 step "9 write the report"

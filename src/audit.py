@@ -27,7 +27,7 @@ from auditing.shortcut_checks import (
     probe_part,
     probe_train,
 )
-from commandline import load_competition, make_parser
+from commandline import load_competition, make_parser, run_script
 from common.console import make_console, number, percent, plural
 from common.files import home, json_ready, read_csv, replace_atomically, sha256, write_json
 from common.hardware import tune_process
@@ -264,4 +264,4 @@ def _show_leakage(console: Console, summary: dict) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

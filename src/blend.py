@@ -14,7 +14,8 @@ from matplotlib.figure import Figure
 from rich.table import Table
 from tqdm import tqdm
 
-from commandline import add_experiment, load_competition, load_folded_table, make_parser, run_names
+from commandline import add_experiment, load_competition, load_folded_table, make_parser, run_names, run_script
+from common.commands import command_line
 from common.console import interval, make_console
 from common.figures import save_figure
 from common.files import sha256
@@ -43,15 +44,14 @@ ALWAYS = ("mean", "rank_mean")  # are written in any case
 def main(argv: list[str] | None = None) -> dict[str, float]:
     """Writes the blends' runs and submissions; returns their cross-fitted scores."""
     parser = make_parser(__doc__)
-    add_experiment(parser)
-    parser.set_defaults(experiment=["best"])
+    add_experiment(parser, default="the two best of the competition's own list")
     parser.add_argument("--name", default="blend", help="default: blend")
     parser.add_argument("--method", nargs="+", default=[], choices=(*METHODS, "all"), metavar="METHOD",
                         help=f"write these too: {', '.join(METHODS)}, or all")
     args = parser.parse_args(argv)
     competition, data_dir = load_competition(args)
     table, folds = load_folded_table(competition, data_dir)
-    members = pick_best(competition, table, folds.hash) if args.experiment == ["best"] else run_names(args)
+    members = run_names(args) if args.experiment else pick_best(competition, table, folds.hash)
     if len(members) < 2:
         print("one run is no blend; name two or more: --experiment lite0 cnn_e")
         return {}
@@ -153,7 +153,8 @@ def read_members(competition: Competition, table: pd.DataFrame, folds_hash: str,
     for oof in oofs:
         if not oof.is_whole:
             raise ValueError(f"run {oof.name!r} lacks the folds {list(oof.folds_missing)}; a blend of other images "
-                             f"than its members' cannot be compared. Run: {train_command(competition, oof)}")
+                             f"than its members' cannot be compared. Run: "
+                             f"{train_command(competition, oof.name, oof.folds_missing)}")
         if oof.kind == "rank_mean":
             raise ValueError(f"{oof.name!r} holds ranks, no probabilities that could be blended on; blend its members "
                              f"instead: {' '.join(oof.members)}")
@@ -170,8 +171,8 @@ def predict_blends(competition: Competition, data_dir: Path, table: pd.DataFrame
     is_submitted = part == submitted_part(competition)
     if lacking := [name for name, probs in members.items() if probs is None]:
         print(f"{'no submission' if is_submitted else f'no blend of the {part} part'}: {', '.join(lacking)} has not "
-              f"predicted the {part} images; run: python src/predict.py --competition {competition.name} --experiment "
-              f"{' '.join(lacking)}")
+              f"predicted the {part} images; run: "
+              f"{command_line('predict', competition, experiment=lacking)}")
         return
     template = read_template(competition, data_dir) if is_submitted else None
     for blended in blends:
@@ -268,4 +269,4 @@ def draw_gains(competition: Competition, gains: list[Gain], best: str, path: Pat
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -1,45 +1,192 @@
-"""The flags, the same in every script, and what they name: competition, data folder, experiments, folds."""
+"""The flags that all scripts share, what they name, and how a script ends."""
 
 import argparse
 import difflib
+import dis
+import inspect
+import os
+import re
+import sys
+import textwrap
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, NoReturn
 
 import pandas as pd
 
-from common.files import home
+from common.commands import GIVEN_DATA_DIRS, command_line
+from common.files import home, sha256
+from common.settings import override
 from competition import COMPETITIONS, Competition
 from data.folds import Folds, add_folds, folds_path, make_folds, read_folds
 from data.pixel_store import open_store, pixel_settings
 from data.tables import read_train
 from experiment import EXPERIMENTS, Experiment
+from results.runs import run_folder
 from results.workspace import Workspace
+from scoring.metrics import METRICS
+
+LONGEST_NAME = 80  # characters of a run's name, which is a folder's and part of a file's
+MISTAKE, FAILURE, INTERRUPTED = 2, 1, 130  # exit codes; argparse's own for a wrong flag is 2 too
 
 
-def make_parser(description: str) -> argparse.ArgumentParser:
-    """A parser with --competition and --data-dir; `description` is the script's docstring."""
+def run_script(main: Callable[[], Any]) -> NoReturn:
+    """Runs a script's `main` and exits: 0, 2 for a user's mistake, 1 for what failed on the way, 130 for Ctrl-C.
+
+    Mistakes and failures are one line on stderr, "error: ...". Any other exception is a bug and keeps its traceback;
+    --traceback, or the environment variable STARTER_TRACEBACK, shows that of a mistake too.
+    """
+    try:
+        main()
+    except KeyboardInterrupt:
+        print("error: interrupted; the same command continues or starts anew", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:  # the reader of our output has ended, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(FAILURE)
+    except (ValueError, OSError, RuntimeError, MemoryError) as error:
+        code = exit_code(error)
+        if code is None or "--traceback" in sys.argv or os.environ.get("STARTER_TRACEBACK"):
+            raise
+        text = str(error) or type(error).__name__
+        if code == MISTAKE:  # a failure may quote what another program printed
+            text = " ".join(line.strip() for line in text.splitlines())
+        print(f"error: {text}", file=sys.stderr)
+        sys.exit(code)
+    sys.exit(0)
+
+
+def exit_code(error: BaseException) -> int | None:
+    """2 for a user's mistake, 1 for what failed on the way, None for a bug.
+
+    Our checks raise ValueError or FileNotFoundError for a mistake and RuntimeError or OSError for a failure. The same
+    types out of a library, or out of our code by anything but a `raise`, are bugs; but an OSError is always the
+    machine's, whoever meets it, and the wrong path that caused it the user's.
+    """
+    if isinstance(error, (FileNotFoundError, IsADirectoryError, NotADirectoryError)):
+        return MISTAKE
+    if isinstance(error, (OSError, MemoryError)):
+        return FAILURE
+    if not getattr(error, "is_deliberate", is_deliberate(error)):
+        return None
+    return MISTAKE if isinstance(error, ValueError) else FAILURE
+
+
+def is_deliberate(error: BaseException) -> bool:
+    """Whether a `raise` statement in src raised the exception, and no library and no operation that failed."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    if trace is None:
+        return False
+    code = trace.tb_frame.f_code
+    is_ours = Path(__file__).resolve().parent in Path(code.co_filename).resolve().parents
+    return is_ours and dis.opname[code.co_code[trace.tb_lasti]] == "RAISE_VARARGS"
+
+
+class _Print(argparse.Action):
+    """A flag that prints a text and exits, as --help does.  text: makes it."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, text: Callable[[], str], **more: Any):
+        super().__init__(option_strings, dest, nargs=0, default=argparse.SUPPRESS, **more)
+        self.text = text
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:
+        print(self.text())
+        parser.exit()
+
+
+def list_names() -> str:
+    """The competitions, experiments and metrics that flags can name, as text."""
+    rows = [f"  {competition.name:<24} {competition.task}, {len(competition.labels)} labels, {competition.metric}"
+            for competition in COMPETITIONS.values()]
+    experiments = [f"  {name:<24} {each.network}, {each.image_size} px" for name, each in EXPERIMENTS.items()]
+    return "\n".join(["competitions (competition.py)", *rows, "experiments (experiment.py)", *experiments,
+                      "metrics (scoring/metrics.py)", f"  {', '.join(METRICS)}",
+                      "networks: python src/show_networks.py"])
+
+
+def list_fields() -> str:
+    """The fields of an experiment with their defaults and what they mean, as experiment.py has them."""
+    source = textwrap.dedent(inspect.getsource(Experiment)).partition('"""\n\n')[2]
+    return textwrap.dedent(source.partition("\n\n")[0])
+
+
+def make_parser(description: str, competition: bool = True) -> argparse.ArgumentParser:
+    """A parser with --competition, --data-dir, --list and --traceback; `description` is the script's docstring.
+
+    competition: False leaves out the first two.
+    """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter,
                                      allow_abbrev=False)
-    parser.add_argument("--competition", default="demo", choices=COMPETITIONS, help="default: demo")
-    parser.add_argument("--data-dir", type=Path, help="the competition's files; default: data/COMPETITION")
+    if competition:
+        parser.add_argument("--competition", default="demo", metavar="NAME", help="default: demo")
+        parser.add_argument("--data-dir", type=Path, metavar="DIR",
+                            help="the competition's files; default: data/COMPETITION")
+    parser.add_argument("--list", action=_Print, text=list_names, help="list all competitions, experiments and metrics, and exit")
+    parser.add_argument("--traceback", action="store_true", help="show where in the code an error was raised")
     return parser
 
 
-def add_experiment(parser: argparse.ArgumentParser) -> None:
-    """Adds --experiment, one run or several."""
-    parser.add_argument("--experiment", default=["cnn_e"], nargs="+", metavar="NAME",
-                        help="one run or several; all: the competition's own list; default: cnn_e; "
-                             f"known: {', '.join(EXPERIMENTS)}")
-
-
-def run_names(args: argparse.Namespace) -> list[str]:
-    """The runs asked for, each once."""
-    names = COMPETITIONS[args.competition].experiments if args.experiment == ["all"] else args.experiment
-    return list(dict.fromkeys(names))
+def add_experiment(parser: argparse.ArgumentParser, default: str = "the competition's own list") -> None:
+    """Adds --experiment, one run or several.  default: what the help says that it is."""
+    parser.add_argument("--experiment", nargs="+", metavar="NAME", help=f"one or several; default: {default}")
 
 
 def add_fold(parser: argparse.ArgumentParser) -> None:
     """Adds --fold, one or several."""
     parser.add_argument("--fold", type=int, nargs="+", metavar="K", help="these folds only, from 0; default: all")
+
+
+def run_names(args: argparse.Namespace) -> list[str]:
+    """The experiments named with --experiment, each once; without it, the competition's own list."""
+    return list(dict.fromkeys(args.experiment or pick_competition(args.competition).experiments))
+
+
+def trained_names(args: argparse.Namespace, all_folds: int = 0) -> list[str]:
+    """The runs named with --experiment; without it, those of the competition's own list that have a finished fold.
+
+    all_folds: that many folds must be finished.  Raises FileNotFoundError if no experiment of the list is trained.
+    """
+    competition, names = pick_competition(args.competition), run_names(args)
+    if args.experiment:
+        return names
+    finished = {name: len(list(run_folder(competition, name).glob("fold*/result.json"))) for name in names}
+    if trained := [name for name in names if finished[name] >= max(all_folds, 1)]:
+        return trained
+    lacking = f"all {all_folds} folds" if all_folds else "a fold"
+    raise FileNotFoundError(f"no experiment of {competition.name!r} has {lacking} trained yet ({', '.join(names)}); "
+                            f"run: {command_line('train', competition)}")
+
+
+def add_set(parser: argparse.ArgumentParser) -> None:
+    """Adds --set and --name, for recipes that are not in experiment.py."""
+    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="FIELD=VALUE",
+                        help="change fields of the experiment: lr=3e-4 epochs=8")
+    parser.add_argument("--fields", action=_Print, text=list_fields, help="list all fields with their defaults, and exit")
+    parser.add_argument("--name", help="of the run; default: the experiment's, with what --set changes")
+
+
+def run_name(experiment: str, assignments: Sequence[str]) -> str:
+    """The name of a run whose fields were changed: ("lite0", ["lr=3e-4"]) -> "lite0_lr=3e-4".
+
+    The order of the assignments does not matter, and a long name ends in a hash.
+    """
+    changes = dict(assignment.partition("=")[::2] for assignment in assignments)
+    words = [re.sub(r"[^A-Za-z0-9.+=]+", "-", f"{field}={value}") for field, value in sorted(changes.items())]
+    name = "_".join([experiment, *words])
+    return name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME - 9]}_{sha256(*sorted(assignments))[:8]}"
+
+
+def named_experiments(args: argparse.Namespace) -> dict[str, Experiment]:
+    """The experiments to train by the name of their run, with --set applied. Raises ValueError for a wrong field."""
+    names = run_names(args)
+    experiments = [override(pick_experiment(name), args.set) for name in names]
+    if args.name and len(names) > 1:
+        raise ValueError(f"--name {args.name} names one run, but there are {len(names)} experiments; name one with "
+                         "--experiment")
+    return {args.name or run_name(name, args.set): experiment
+            for name, experiment in zip(names, experiments, strict=True)}
 
 
 def data_folder(args: argparse.Namespace) -> Path:
@@ -48,7 +195,7 @@ def data_folder(args: argparse.Namespace) -> Path:
 
 
 def pick_folds(wanted: list[int] | None, count: int) -> list[int]:
-    """The folds asked for. Raises ValueError where one does not exist."""
+    """The folds asked for, sorted. Raises ValueError if one does not exist."""
     if wanted is None:
         return list(range(count))
     if strange := [fold for fold in wanted if not 0 <= fold < count]:
@@ -56,23 +203,37 @@ def pick_folds(wanted: list[int] | None, count: int) -> list[int]:
     return sorted(set(wanted))
 
 
+def pick_competition(name: str) -> Competition:
+    """The named competition. Raises ValueError with the nearest names if there is none."""
+    return _pick("competition", name, COMPETITIONS)
+
+
 def pick_experiment(name: str) -> Experiment:
-    """The named experiment. Raises ValueError with the nearest names where there is none."""
-    if name not in EXPERIMENTS:
-        near = difflib.get_close_matches(name, EXPERIMENTS, n=3) or list(EXPERIMENTS)
-        raise ValueError(f"no experiment {name!r}; did you mean {', '.join(near)}? "
-                         "New ones are a line in experiment.py")
-    return EXPERIMENTS[name]
+    """The named experiment. Raises ValueError with the nearest names if there is none."""
+    return _pick("experiment", name, EXPERIMENTS)
+
+
+def _pick(kind: str, name: str, known: dict[str, Any]) -> Any:
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=3)
+        hint = f"did you mean {', '.join(near)}?" if near else "--list shows all."
+        raise ValueError(f"no {kind} {name!r}; {hint} New ones are a line in {kind}.py")
+    return known[name]
 
 
 def load_competition(args: argparse.Namespace) -> tuple[Competition, Path]:
     """The competition and its data folder. The demo's images are drawn if they are missing."""
-    competition, data_dir = COMPETITIONS[args.competition], data_folder(args)
+    competition, data_dir = pick_competition(args.competition), data_folder(args)
+    GIVEN_DATA_DIRS.pop(competition.name, None)
+    if args.data_dir is not None:
+        GIVEN_DATA_DIRS[competition.name] = args.data_dir
     if competition.name == "demo" and args.data_dir is None and not (data_dir / "demo.json").exists():
         from data.demo import DemoSettings, make_demo
 
         print(f"the demo's images are missing: drawing them into {data_dir}")
         make_demo(data_dir, DemoSettings())
+    if not data_dir.is_dir():
+        raise FileNotFoundError(f"there is no folder {data_dir}; name the folder of {competition.name!r} with --data-dir")
     return competition, data_dir
 
 

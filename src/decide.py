@@ -16,7 +16,15 @@ import pandas as pd
 from rich.table import Table
 from tqdm import tqdm
 
-from commandline import add_experiment, load_competition, load_folded_table, make_parser, run_names
+from commandline import (
+    add_experiment,
+    load_competition,
+    load_folded_table,
+    make_parser,
+    run_script,
+    trained_names,
+)
+from common.commands import command_line
 from common.console import interval, make_console
 from common.figures import save_figure
 from common.files import json_ready, read_json, write_json
@@ -75,11 +83,11 @@ def main(argv: list[str] | None = None) -> dict[str, dict]:
     table, folds = load_folded_table(competition, data_dir)
     targets = scored_targets(competition, table)
     decisions = {}
-    for name in run_names(args):
+    for name in trained_names(args, all_folds=folds.count):
         oof = read_oof(competition, name, table, folds.hash)
         if not oof.is_whole:
             raise ValueError(f"run {name!r} lacks the folds {list(oof.folds_missing)}; run: "
-                             f"{train_command(competition, oof)}")
+                             f"{train_command(competition, oof.name, oof.folds_missing)}")
         run = ScoredOof(competition, oof, targets, fold_numbers(table, oof.split), table["group"].to_numpy(str))
         decisions[name] = decide_run(run, data_dir, args)
     return decisions
@@ -229,8 +237,8 @@ def show_label_shift(run: ScoredOof, data_dir: Path, metrics: list[str]) -> dict
     images = read_part(competition, data_dir, part)
     probs = read_predictions(competition, run.oof, part, images["image_id"])
     if probs is None:
-        raise FileNotFoundError(f"{run.oof.name} has not predicted the {part} images; run: python src/predict.py "
-                                f"--competition {competition.name} --experiment {run.oof.name}")
+        raise FileNotFoundError(f"{run.oof.name} has not predicted the {part} images; run: "
+                                f"{command_line('predict', competition, experiment=run.oof.name)}")
     estimate = estimate_prevalence(run.targets, run.oof.probs, probs, task)
     bounds = prevalence_interval(run.targets, run.oof.probs, probs, task, run.groups, images["group"].to_numpy(str))
     training = prevalence(run.targets)
@@ -360,4 +368,4 @@ def _style(row: dict) -> str | None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -6,7 +6,6 @@ eight are read, of those with an odd header too, and of what has no known ending
 be DICOM.
 """
 
-import argparse
 import re
 import shlex
 import textwrap
@@ -17,6 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 import competition as competition_module
+from commandline import make_parser, run_script
 from common.console import make_console
 from common.files import write_text
 from competition import COMPETITIONS, Competition, Part
@@ -30,8 +30,7 @@ WIDTH = 120
 
 def main(argv: list[str] | None = None) -> tuple[Competition, list[str]]:
     """Prints findings, decisions, questions and the literal; returns the competition and the questions."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
-                                     allow_abbrev=False)
+    parser = make_parser(__doc__, competition=False)
     parser.add_argument("data_dir", type=Path, metavar="DATA_DIR", nargs="?",  # or it would hide what else is wrong
                         help="the folder that holds the downloaded files")
     parser.add_argument("--name", help="the competition's name here; default: after the folder")
@@ -218,4 +217,4 @@ def _quote(value: str) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -19,7 +19,13 @@ import numpy as np
 import pandas as pd
 from rich.table import Table
 
-from commandline import add_experiment, load_workspace, make_parser, run_names
+from commandline import (
+    add_experiment,
+    load_workspace,
+    make_parser,
+    run_script,
+    trained_names,
+)
 from common.console import interval, make_console, number, percent, short_id
 from common.figures import save_figure
 from common.files import read_json, sha256, write_csv, write_json
@@ -72,17 +78,17 @@ def main(argv: list[str] | None = None) -> list[Path]:
     workspace = load_workspace(args)
     if args.image:
         found = [find_image(workspace, image_id) for image_id in args.image]
-        return [explain_image(workspace, name, *each) for name in run_names(args) for each in found]
+        return [explain_image(workspace, name, *each) for name in trained_names(args) for each in found]
     if args.evaluate_maps:
-        return [evaluate_maps(workspace, name, args.evaluate_maps) for name in run_names(args)]
-    return [path for name in run_names(args) for path in explain_run(workspace, name, args.method)]
+        return [evaluate_maps(workspace, name, args.evaluate_maps) for name in trained_names(args)]
+    return [path for name in trained_names(args) for path in explain_run(workspace, name, args.method)]
 
 
 def read_trained(workspace: Workspace, name: str) -> Oof:
     """The run or blend. Raises FileNotFoundError if no fold of it is finished."""
     oof = workspace.oof(name)
     if not oof.runs:
-        raise FileNotFoundError(f"run {name!r} has no finished fold; run: {train_command(workspace.competition, oof)}")
+        raise FileNotFoundError(f"run {name!r} has no finished fold; run: {train_command(workspace.competition, name)}")
     if oof.folds_missing:
         print(f"{name}: folds {', '.join(map(str, oof.folds_missing))} are not trained; their images are left out")
     return oof
@@ -345,4 +351,4 @@ def _caption(method: str, layers: dict[str, str], members: list[BlendMember], ha
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

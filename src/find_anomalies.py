@@ -19,7 +19,7 @@ from rich.table import Table
 from auditing.anomaly_plots import Rebuilt, draw_rebuilt, draw_scores
 from auditing.anomaly_scores import CHUNK, LEAST, Scale, detection, fit_density, fit_distance, hold_out, normal_mask
 from auditing.ood import odd_features, odd_store
-from commandline import load_competition, load_folded_table, make_parser
+from commandline import load_competition, load_folded_table, make_parser, run_script
 from common.console import make_console
 from common.files import json_ready, read_csv, read_json, replace_atomically, sha256, write_csv, write_json
 from common.hardware import pick_device, tune_process
@@ -270,4 +270,4 @@ def show_board(competition: Competition, board: pd.DataFrame) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

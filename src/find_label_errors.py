@@ -12,7 +12,14 @@ import pandas as pd
 from rich.table import Table
 
 from auditing.confident_learning import judge_cells, measure_against, rank_suspects
-from commandline import add_experiment, load_competition, load_folded_table, make_parser, run_names
+from commandline import (
+    add_experiment,
+    load_competition,
+    load_folded_table,
+    make_parser,
+    run_script,
+    trained_names,
+)
 from common.console import make_console, number, percent, plural, short_id
 from common.figures import save_figure
 from common.files import write_csv
@@ -36,7 +43,7 @@ def main(argv: list[str] | None = None) -> dict[str, pd.DataFrame]:
     competition, data_dir = load_competition(args)
     table, folds = load_folded_table(competition, data_dir)
     return {name: find_errors(competition, data_dir, read_oof(competition, name, table, folds.hash), table)
-            for name in run_names(args)}
+            for name in trained_names(args)}
 
 
 def find_errors(competition: Competition, data_dir: Path, oof: Oof, table: pd.DataFrame) -> pd.DataFrame:
@@ -47,11 +54,11 @@ def find_errors(competition: Competition, data_dir: Path, oof: Oof, table: pd.Da
     Raises FileNotFoundError if no fold is trained.
     """
     if np.isnan(oof.probs).all():
-        raise FileNotFoundError(f"run {oof.name!r} has no finished fold; run: python src/train.py --competition "
-                                f"{competition.name} --experiment {oof.name}")
+        raise FileNotFoundError(f"run {oof.name!r} has no finished fold; run: "
+                                f"{train_command(competition, oof.name)}")
     if not oof.is_whole:
         print(f"{oof.name}: folds {', '.join(map(str, oof.folds_missing))} are not trained, so the labels of their "
-              f"images are not checked; run: {train_command(competition, oof)}")
+              f"images are not checked; run: {train_command(competition, oof.name, oof.folds_missing)}")
     targets = scoring_targets(label_cells(competition, table))
     targets[table["constant"].to_numpy()] = np.nan
     if (failed := rows_without_learning(oof, table)).any():
@@ -139,4 +146,4 @@ def show_found(name: str, found: pd.DataFrame) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -17,7 +17,13 @@ from rich.markup import escape
 from rich.table import Table
 from tqdm import tqdm
 
-from commandline import add_experiment, load_workspace, make_parser, run_names
+from commandline import (
+    add_experiment,
+    load_workspace,
+    make_parser,
+    run_script,
+    trained_names,
+)
 from common.console import make_console, short_id
 from common.figures import save_figure
 from common.files import write_csv
@@ -53,7 +59,7 @@ def main(argv: list[str] | None = None) -> dict[str, pd.DataFrame]:
     tune_process()
     workspace = load_workspace(args)
     columns = subgroup_columns(workspace.competition, workspace.data_dir, workspace.table)
-    names = [member for name in run_names(args) for member in single_runs(workspace, name)]
+    names = [member for name in trained_names(args) for member in single_runs(workspace, name)]
     found = {name: check_run(workspace, name, columns) for name in dict.fromkeys(names)}
     print(LIMITS)
     return found
@@ -117,10 +123,10 @@ def check_run(workspace: Workspace, name: str, columns: dict[str, np.ndarray]) -
 
     competition, table, oof = workspace.competition, workspace.table, workspace.oof(name)
     if not oof.runs:
-        raise FileNotFoundError(f"run {name!r} has no finished fold; run: {train_command(competition, oof)}")
+        raise FileNotFoundError(f"run {name!r} has no finished fold; run: {train_command(competition, name)}")
     if not oof.is_whole:
         print(f"{name}: folds {', '.join(map(str, oof.folds_missing))} are not trained; their images are left out. To "
-              f"train them: {train_command(competition, oof)}")
+              f"train them: {train_command(competition, oof.name, oof.folds_missing)}")
     targets = workspace.label_targets.copy()
     targets[table["constant"].to_numpy()] = np.nan
     targets = np.where(np.isnan(oof.probs), np.nan, targets)
@@ -264,4 +270,4 @@ def _pair(text: str, zone: str, image: np.ndarray, mask: np.ndarray, before: flo
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -14,7 +14,7 @@ import pandas as pd
 from rich.table import Table
 from tqdm import tqdm
 
-from commandline import load_competition, load_folded_table, make_parser
+from commandline import load_competition, load_folded_table, make_parser, run_script
 from common.console import make_console, number
 from common.files import home, write_csv
 from competition import Competition
@@ -282,4 +282,4 @@ def _footnotes(competition: Competition, table: pd.DataFrame, solution: pd.DataF
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

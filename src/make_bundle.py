@@ -1,7 +1,7 @@
 """A folder for a code competition on Kaggle, and its rehearsal:  python src/make_bundle.py --experiment cnn_e --user ME
 
 Writes submissions/<competition>-<experiment>-bundle/: a kernel that `kaggle kernels push` takes, and in dataset/ the
-code, the trained models and the folds that it predicts with. --rehearse runs it as Kaggle will: without network, in an
+code, the trained models and the folds that it predicts with. --simulate runs it as Kaggle will: without network, in an
 empty folder, on unseen ids, with a corrupt and a black image, on ten times as many images; and reckons the time.
 """
 
@@ -14,7 +14,8 @@ import sys
 import time
 from pathlib import Path
 
-from commandline import add_experiment, load_competition, load_folded_table, make_parser, run_names
+from commandline import add_experiment, load_competition, load_folded_table, make_parser, run_script, trained_names
+from common.commands import command_line
 from common.files import home, replace_atomically, write_json, write_text
 from competition import Competition
 from data.folds import folds_path
@@ -116,8 +117,8 @@ def main(argv: list[str] | None = None) -> list[Path]:
     parser.add_argument("--user", metavar="NAME", help="your name on Kaggle, as in kaggle.com/NAME")
     parser.add_argument("--wheels", metavar="PYTHON", help="also download the packages that Kaggle may lack, for its "
                                                            "Python: 3.11")
-    parser.add_argument("--rehearse", action="store_true", help="run the bundle as Kaggle will")
-    parser.add_argument("--hours", type=float, default=9.0, help="that the kernel may take; default: 9")
+    parser.add_argument("--simulate", action="store_true", help="run the bundle as Kaggle will")
+    parser.add_argument("--time-limit", type=float, default=9.0, help="that the kernel may take; default: 9")
     args = parser.parse_args(argv)
     check_wishes(args)
     competition, data_dir = load_competition(args)
@@ -125,11 +126,11 @@ def main(argv: list[str] | None = None) -> list[Path]:
         raise ValueError(f"competition {competition.name!r} has no test or expert part that is submitted")
     table, folds = load_folded_table(competition, data_dir)
     bundles = []
-    for name in run_names(args):
+    for name in trained_names(args, all_folds=folds.count):
         oof = read_whole(competition, read_oof(competition, name, table, folds.hash))
         bundle = write_bundle(competition, oof, args.user, args.wheels)
-        if args.rehearse:
-            rehearse(competition, data_dir, bundle, args.hours)
+        if args.simulate:
+            rehearse(competition, data_dir, bundle, args.time_limit)
         say_next(competition, bundle)
         bundles.append(bundle)
     return bundles
@@ -142,24 +143,25 @@ def check_wishes(args: argparse.Namespace) -> None:
                          "letters, digits and hyphens")
     if args.wheels and not re.fullmatch(r"3\.\d+", args.wheels):
         raise ValueError(f"--wheels {args.wheels!r}: name the Python that Kaggle has, 3.11 or the like")
-    if not args.hours > 0:
-        raise ValueError(f"--hours {args.hours:g} must be more than 0")
+    if not args.time_limit > 0:
+        raise ValueError(f"--time-limit {args.time_limit:g} must be more than 0")
 
 
 def read_whole(competition: Competition, oof: Oof) -> Oof:
     """The run or blend, if all its models are there and are what was trained. Raises with the command that helps."""
     if not oof.is_whole:
         raise FileNotFoundError(f"run {oof.name!r} lacks the folds {list(oof.folds_missing)}; run: "
-                                f"{train_command(competition, oof)}")
+                                f"{train_command(competition, oof.name, oof.folds_missing)}")
+    runs = list(dict.fromkeys(run.folder.parent.name for run in oof.runs))
     if nested := [name for name in oof.members if (run_folder(competition, name) / "blend.json").exists()]:
         raise ValueError(f"{oof.name!r} has the blend {nested[0]!r} for a member, and a kernel blends runs only; blend "
-                         "the runs themselves: python src/blend.py --experiment "
-                         f"{' '.join(dict.fromkeys(run.folder.parent.name for run in oof.runs))}")
+                         "the runs themselves: "
+                         f"{command_line('blend', competition, experiment=runs)}")
     adopted = {each["rule"] for each in read_adopted(competition, oof).values()}
     if estimated := [name for name in adopted if RULES[name].for_prevalence]:
         raise ValueError(f"{oof.name!r} is decided by {estimated[0]}, estimated from the test images that are known "
-                         f"here, and a kernel sees others; run: python src/decide.py --competition {competition.name} "
-                         f"--experiment {oof.name} --adopt default")
+                         f"here, and a kernel sees others; run: "
+                         f"{command_line('decide', competition, experiment=oof.name, adopt='default')}")
     for run in oof.runs:
         refuse_other_weights(run)
     return oof
@@ -272,4 +274,4 @@ def _remove_leftovers(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

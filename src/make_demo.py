@@ -3,11 +3,11 @@
 Synthetic X-rays in Kaggle's layout with known truth beside them, and the troubles of real sets planted.
 """
 
-import argparse
 from pathlib import Path
 
 from sklearn.metrics import roc_auc_score
 
+from commandline import make_parser, run_script
 from common.files import home
 from common.settings import override
 from data.demo import DemoSettings, is_made, make_demo, read_truth
@@ -17,8 +17,7 @@ from data.phantoms import LABELS
 def main(argv: list[str] | None = None) -> Path:
     """Draws the demo where it is missing; returns its folder."""
     knobs = ", ".join(f"{name}={value}" for name, value in vars(DemoSettings()).items())
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
-                                     allow_abbrev=False)
+    parser = make_parser(__doc__, competition=False)
     parser.add_argument("--data-dir", type=Path, help="default: data/demo")
     for name in ("size", "images", "seed", "shortcut"):
         parser.add_argument(f"--{name}", help=f"default: {getattr(DemoSettings(), name)}")
@@ -46,4 +45,4 @@ def _describe(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

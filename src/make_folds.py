@@ -14,7 +14,7 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-from commandline import load_competition, make_parser, pick_experiment
+from commandline import load_competition, make_parser, pick_experiment, run_script
 from common.console import make_console, percent
 from common.files import read_csv
 from competition import Competition
@@ -184,4 +184,4 @@ def _strata_table(table: pd.DataFrame, stratify: pd.DataFrame, folds: Folds) -> 
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -19,7 +19,8 @@ from commandline import (
     load_folded_table,
     make_parser,
     pick_folds,
-    run_names,
+    run_script,
+    trained_names,
 )
 from common.files import sha256
 from common.hardware import pick_device, tune_process
@@ -68,8 +69,9 @@ def main(argv: list[str] | None = None) -> list[Path]:
         print(f"competition {competition.name!r} has no test or expert part, and no image is held out; there is "
               "nothing to predict")
         return []
+    names = trained_names(args, all_folds=0 if args.fold else folds.count)
     paths = [predict_run(competition, data_dir, name, table, folds, parts, pick_folds(args.fold, folds.count),
-                         args.unreadable) for name in run_names(args)]
+                         args.unreadable) for name in names]
     return [path for path in paths if path]
 
 
@@ -146,7 +148,7 @@ def read_wanted(competition: Competition, name: str, table: pd.DataFrame, folds:
     oof = read_oof(competition, name, table, folds.hash)
     if missing := tuple(fold for fold in wanted if fold in oof.folds_missing):
         raise FileNotFoundError(f"run {name!r} lacks the folds {list(missing)}; run: "
-                                f"{train_command(competition, replace(oof, folds_missing=missing))}")
+                                f"{train_command(competition, name, missing)}")
     if oof.members:
         raise ValueError(f"{name} is a blend; its submission is written by: python src/blend.py "
                          f"--experiment {' '.join(oof.members)} --name {oof.name.removesuffix(f'_{oof.kind}')} "
@@ -175,4 +177,4 @@ def predict_parts(competition: Competition, oof: Oof, parts: dict[str, pd.DataFr
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

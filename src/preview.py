@@ -14,10 +14,16 @@ import pandas as pd
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from commandline import add_experiment, load_competition, make_parser, pick_experiment, run_names
+from commandline import (
+    add_experiment,
+    add_set,
+    load_competition,
+    make_parser,
+    named_experiments,
+    run_script,
+)
 from common.figures import save_figure
 from common.hardware import tune_process
-from common.settings import override
 from competition import Competition
 from data.pixel_store import pixel_settings, stored_image
 from data.tables import label_cells, read_train
@@ -62,16 +68,9 @@ def main(argv: list[str] | None = None) -> list[Preview]:
     """Writes a sheet for every experiment; returns them in the order asked for."""
     parser = make_parser(__doc__)
     add_experiment(parser)
-    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="NAME=VALUE",
-                        help="change fields: augmentation=solt")
-    parser.add_argument("--name", help="the run's name, where --set makes another one; default: the experiment's")
+    add_set(parser)
     args = parser.parse_args(argv)
-    names = run_names(args)
-    experiments = {args.name or name: override(pick_experiment(name), args.set) for name in names}
-    if args.name and len(names) > 1:
-        raise ValueError("--name names one run; give it with one --experiment")
-    if args.set and not args.name:
-        raise ValueError("--set makes another recipe: give its run a name with --name")
+    experiments = named_experiments(args)
     tune_process()  # before solt imports torch
     competition, data_dir = load_competition(args)
     table, _ = read_train(competition, data_dir)
@@ -261,4 +260,4 @@ def _describe(competition: Competition, row: pd.Series) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -15,7 +15,7 @@ from pathlib import Path
 import pandas as pd
 from tqdm import tqdm
 
-from commandline import add_experiment, load_competition, load_folded_table, make_parser, run_names
+from commandline import add_experiment, load_competition, load_folded_table, make_parser, run_names, run_script
 from common.console import interval, number
 from common.files import home, write_text
 from competition import Competition
@@ -54,8 +54,7 @@ PARTS: tuple[tuple[str, Callable[[ReportContext], Part | None], str, str], ...] 
 def main(argv: list[str] | None = None) -> Path:
     """Writes the page; returns its path."""
     parser = make_parser(__doc__)
-    add_experiment(parser)
-    parser.set_defaults(experiment=["best"])
+    add_experiment(parser, default="the best ones")
     args = parser.parse_args(argv)
     competition, data_dir = load_competition(args)
     text, notes = make_report(competition, data_dir, args)
@@ -73,7 +72,7 @@ def make_report(competition: Competition, data_dir: Path, args: Namespace) -> tu
     """
     where = f"--competition {competition.name}" + (
         f" --data-dir {shlex.quote(str(args.data_dir))}" if args.data_dir else "")
-    names = None if args.experiment == ["best"] else run_names(args)
+    names = run_names(args) if args.experiment else None
     command = f"python src/report.py {where}" + (f" --experiment {' '.join(names)}" if names else "")
     made = [("Data audit", audit_part(competition, f"python src/audit.py {where}"), f"python src/audit.py {where}")]
     tiles, warnings = [], []
@@ -164,7 +163,7 @@ def warn(shown: ReportContext) -> list[str]:
     """What to know before believing the figures."""
     warnings = []
     if not shown.oofs:
-        warnings.append(f"No run has all its folds yet; run: {shown.command('train', '--experiment all')}")
+        warnings.append(f"No run has all its folds yet; run: {shown.command('train')}")
     failed = {name: [run.recipe["fold"] for run in runs if not run.result.get("learned", True)]
               for name, runs in shown.folds_of.items()}
     warnings += [f"{name} did not learn in the folds {', '.join(map(str, folds))}" for name, folds in failed.items()
@@ -186,4 +185,4 @@ def say_missing(missing: list[tuple[str, str]]) -> Markup:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -12,7 +12,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from commandline import add_experiment, load_workspace, make_parser, run_names
+from commandline import (
+    add_experiment,
+    load_workspace,
+    make_parser,
+    run_script,
+    trained_names,
+)
 from common.console import short_id
 from common.figures import save_figure
 from common.files import read_json, sha256, write_json
@@ -44,7 +50,7 @@ def main(argv: list[str] | None = None) -> list[Path]:
     tune_process()
     workspace = load_workspace(args)
     paths = []
-    for name in run_names(args):
+    for name in trained_names(args):
         oof = workspace.oof(name)
         if oof.members:
             print(f"{name} is a blend and has no features; name its members: {' '.join(oof.members)}")
@@ -174,7 +180,7 @@ def _read_part(workspace: Workspace, oof: Oof, part: str,
 
 
 def _train_store(workspace: Workspace, oof: Oof) -> PixelStore:
-    command = train_command(workspace.competition, oof)
+    command = train_command(workspace.competition, oof.name, oof.folds_missing)
     if not oof.runs:
         raise FileNotFoundError(f"run {oof.name!r} has no finished fold; run: {command}")
     if oof.folds_missing:
@@ -212,4 +218,4 @@ def probs_text(competition: Competition, probs: np.ndarray) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

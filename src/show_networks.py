@@ -14,11 +14,11 @@ from matplotlib.figure import Figure
 from rich.table import Column, Table
 from tqdm import tqdm
 
-from commandline import make_parser
+from commandline import make_parser, pick_competition, run_script
 from common.console import make_console
 from common.figures import save_figure
 from common.hardware import tune_process
-from competition import COMPETITIONS, Competition
+from competition import Competition
 from data.pixel_store import image_channels
 from experiment import EXPERIMENTS, Experiment
 
@@ -45,15 +45,14 @@ class Entry:
 def main(argv: list[str] | None = None) -> "list[Entry] | Summary":
     """Returns the entries of the table, or the summary of one network."""
     parser = make_parser(__doc__)
-    parser.add_argument("--list", action="store_true", help="all networks of the experiments; the default")
     parser.add_argument("--network", metavar="NAME", help="one network, layer by layer")
     parser.add_argument("--diagram", type=Path, metavar="FILE", help="draw it to a .png or .svg file")
     args = parser.parse_args(argv)
     if args.diagram and (not args.network or args.diagram.suffix not in (".png", ".svg")):
         raise ValueError(f"--diagram {args.diagram} needs a --network to draw and a name that ends in .png or .svg")
     tune_process()
-    competition = COMPETITIONS[args.competition]
-    if args.network is None or args.list:
+    competition = pick_competition(args.competition)
+    if args.network is None:
         return list_networks(competition)
 
     from models.summary import summarize
@@ -165,4 +164,4 @@ def draw(name: str, summary: "Summary") -> Figure:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from commandline import add_experiment, load_competition, load_folded_table, make_parser, run_names
+from commandline import add_experiment, load_competition, load_folded_table, make_parser, run_names, run_script
 from common.files import sha256
 from competition import Competition
 from data.tables import parse_texts, read_solution, scored_targets, submission_columns, submitted_part
@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> list[Entry]:
     add_experiment(parser)
     parser.add_argument("--message", default="", metavar="TEXT", help="what to remember of it")
     parser.add_argument("--dry-run", action="store_true", help="only say what would be sent")
-    parser.add_argument("--again", action="store_true", help="even if this very file was submitted before")
+    parser.add_argument("--resubmit", action="store_true", help="even if this very file was submitted before")
     args = parser.parse_args(argv)
     competition, data_dir = load_competition(args)
     if submitted_part(competition) is None:
@@ -56,13 +56,13 @@ def main(argv: list[str] | None = None) -> list[Entry]:
         if args.dry_run:
             show_plan(competition, entry, before, solution)
         elif solution is not None:
-            refuse_twice(before, args.again)
+            refuse_twice(before, args.resubmit)
             entry = replace(entry, state="scored", ref="local", **local_scores(competition, entry, solution))
             append_entry(competition, entry)
             print(f"{entry.submission}: the test labels are known here, so it was scored here and nothing was sent:"
                   f"{_scores(entry)}; written to {ledger_path(competition)}")
         else:
-            entry = send(competition, entry, None if args.again else before)
+            entry = send(competition, entry, None if args.resubmit else before)
             print(f"{entry.submission}: {entry.state}{_scores(entry)}; written to {ledger_path(competition)}")
         entries.append(entry)
     return entries
@@ -136,7 +136,7 @@ def refuse_twice(before: Entry | None, again: bool = False) -> None:
     """Raises ValueError where this file was scored before: it would cost a submission and tell nothing."""
     if before and before.state == "scored" and not again:
         raise ValueError(f"{before.submission} was submitted on {before.date} UTC and scored{_scores(before)}; the "
-                         "same file scores the same. To submit it all the same: --again")
+                         "same file scores the same. To submit it all the same: --resubmit")
 
 
 def show_plan(competition: Competition, entry: Entry, before: Entry | None, solution: pd.DataFrame | None) -> None:
@@ -262,4 +262,4 @@ def _now() -> str:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

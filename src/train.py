@@ -5,10 +5,8 @@ as many as there are cores. What is finished is skipped, what was interrupted go
 Several GPUs train each fold together:  torchrun --nproc_per_node=4 src/train.py --experiment lite0_224
 """
 
-import argparse
 import multiprocessing
 import os
-import shlex
 import threading
 import time
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
@@ -23,15 +21,18 @@ from tqdm import tqdm
 from commandline import (
     add_experiment,
     add_fold,
+    add_set,
+    is_deliberate,
     load_competition,
     load_folded_table,
     make_parser,
-    pick_experiment,
+    named_experiments,
     pick_folds,
     run_names,
+    run_script,
 )
+from common.commands import command_line
 from common.hardware import count_cores, pick_device, tune_process
-from common.settings import override
 from competition import Competition
 from data.folds import fold_numbers, read_folds
 from data.pixel_store import open_store, pixel_settings
@@ -58,19 +59,11 @@ def main(argv: list[str] | None = None) -> dict[str, list[float]]:
     parser = make_parser(__doc__)
     add_experiment(parser)
     add_fold(parser)
-    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="NAME=VALUE",
-                        help="change fields: lr=3e-4")
-    parser.add_argument("--name", help="the run's name, where --set makes it another one; default: the experiment's")
+    add_set(parser)
     parser.add_argument("--workers", type=int, default=0, metavar="N",
                         help="processes that read and augment ahead; default: 0, enough for the pixel store")
     args = parser.parse_args(argv)
-    names = run_names(args)
-    experiments = {args.name or name: override(pick_experiment(name), args.set) for name in names}
-    if args.name and len(names) > 1:
-        raise ValueError("--name names one run; give it with one --experiment")
-    if args.set and not args.name:
-        raise ValueError("--set makes another recipe: give its run a name with --name")
-
+    experiments = named_experiments(args)
     if args.workers < 0:
         raise ValueError(f"--workers {args.workers}: 0 or more")
 
@@ -81,19 +74,11 @@ def main(argv: list[str] | None = None) -> dict[str, list[float]]:
             table, folds = load_folded_table(competition, data_dir)
         for experiment in experiments.values():
             fold_numbers(table, experiment.split)  # refuses a split that is not there, before anything is made
-        jobs = [Job(competition, experiment, name, fold, data_dir, _command(args, name), args.workers)
+        commands = {name: command_line("train", competition, experiment=typed, set=args.set, name=args.name)
+                    for name, typed in zip(experiments, run_names(args), strict=True)}
+        jobs = [Job(competition, experiment, name, fold, data_dir, commands[name], args.workers)
                 for name, experiment in experiments.items() for fold in pick_folds(args.fold, folds.count)]
         return train_jobs(jobs, table)
-
-
-def _command(args: argparse.Namespace, name: str) -> str:
-    """What trains one run again, as it is typed."""
-    words = ["python", "src/train.py", "--competition", args.competition]
-    words += ["--data-dir", str(args.data_dir)] if args.data_dir else []
-    words += ["--experiment", args.experiment[0] if args.name else name]
-    words += ["--set", *args.set] if args.set else []
-    words += ["--name", name] if args.name else []
-    return shlex.join(words)
 
 
 def train_jobs(jobs: list[Job], table: pd.DataFrame) -> dict[str, list[float]]:
@@ -121,8 +106,8 @@ def train_jobs(jobs: list[Job], table: pd.DataFrame) -> dict[str, list[float]]:
             results[job] = train_job(job, max(1, count_cores() // processes_here()), verbose=rank() == 0)
             _say(_sentence(job, results[job]))
     if todo:
-        _say(f"trained {len(todo)} folds in {time.perf_counter() - start:.0f} s; compare runs with: python "
-             f"src/leaderboard.py --competition {competition.name}")
+        _say(f"trained {len(todo)} folds in {time.perf_counter() - start:.0f} s; compare runs with: "
+             f"{command_line('leaderboard', competition)}")
     scores = {}
     for job in jobs:
         scores.setdefault(job.name, []).append(results[job]["score"])
@@ -173,7 +158,7 @@ def _train_side_by_side(todo: list[Job], table: pd.DataFrame, workers: int) -> d
     bar = tqdm(total=sum(job.experiment.epochs for job in todo), desc="training", unit="epoch", disable=None)
     pool = ProcessPoolExecutor(workers, spawn, _prepare_process, (os.getpid(), stop))
     try:
-        pending = {pool.submit(train_job, job, threads, verbose=False): job for job in todo}
+        pending = {pool.submit(_train_in_process, job, threads): job for job in todo}
         while pending:
             done, _ = wait(pending, timeout=1, return_when=FIRST_COMPLETED)
             for future in done:
@@ -213,6 +198,14 @@ def _prepare_process(parent: int, stop: Event) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
+def _train_in_process(job: Job, threads: int) -> dict:
+    try:
+        return train_job(job, threads, verbose=False)
+    except Exception as error:
+        error.is_deliberate = is_deliberate(error)  # the traceback, which tells it, does not come back with the error
+        raise
+
+
 def train_job(job: Job, threads: int, verbose: bool) -> dict:
     """Trains one job in this process; returns its result."""
     from training.fold import train_fold
@@ -222,4 +215,4 @@ def train_job(job: Job, threads: int, verbose: bool) -> dict:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

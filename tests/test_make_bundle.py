@@ -171,8 +171,8 @@ def test_a_disk_too_small_is_said_before_anything_is_written(trained, monkeypatc
         bundle_of()
 
 
-@pytest.mark.parametrize("more", [("--user", ""), ("--user", "a/b"), ("--wheels", "python3"), ("--hours", "0"),
-                                  ("--hours", "nan")])
+@pytest.mark.parametrize("more", [("--user", ""), ("--user", "a/b"), ("--wheels", "python3"), ("--time-limit", "0"),
+                                  ("--time-limit", "nan")])
 def test_wishes_that_cannot_be_meant_are_refused(home, more):
     with pytest.raises(ValueError, match=more[0]):
         make_bundle.main(["--experiment", "run", "--user", "me", *more])
@@ -191,7 +191,7 @@ def test_wheels_that_cannot_be_downloaded_are_said_with_pips_words(tmp_path, mon
 @pytest.mark.slow
 def test_a_rehearsed_blend_is_predicted_the_same_on_unseen_odd_and_many_images(trained, monkeypatch):
     monkeypatch.setattr(kernel_rehearsal, "TIMES", 3)
-    folder = bundle_of("--rehearse", name="blend_mean")
+    folder = bundle_of("--simulate", name="blend_mean")
     said = read_json(folder / "rehearsal.json")
     assert [act["images"] for act in said["acts"]] == [24, 26, 72]
     assert said["acts"][0]["found"] == "the same bytes as predict.py here"

@@ -219,7 +219,7 @@ def test_flips_are_no_fault_where_left_and_right_mean_the_same(chest, monkeypatc
 def test_settings_are_checked_before_anything_is_read(chest, monkeypatch):
     monkeypatch.setattr(module, "read_train", None)
     for arguments, message in (
-            (["--set", "lr=1"], "--name"), (["--set", "augmentatoin=warp", "--name", "x"], "did you mean"),
+            (["--set", "augmentatoin=warp", "--name", "x"], "did you mean"),
             (["--experiment", "lite0", "cnn_e", "--name", "x"], "names one run"),
             (["--experiment", "lite"], "did you mean lite0")):
         with pytest.raises(ValueError, match=message):
@@ -228,7 +228,7 @@ def test_settings_are_checked_before_anything_is_read(chest, monkeypatch):
 
 def test_an_unknown_augmentation_is_an_error(chest):
     with pytest.raises(ValueError, match="no augmentation 'wrap'"):
-        main([*chest, "--set", "augmentation=wrap", "--name", "x"])
+        main([*chest, "--experiment", "lite0", "--set", "augmentation=wrap"])
 
 
 def test_a_preview_of_colour_images_and_preprocessing(home, chest):

@@ -76,7 +76,7 @@ def test_a_diagram_is_drawn(suffix, home, capsys):
 def test_the_list_has_every_network_of_the_experiments(home, capsys, monkeypatch):
     some = {name: EXPERIMENTS[name] for name in ("cnn_b", "cnn_b_per_task", "lite0", "lite0_128", "vgg19_002")}
     monkeypatch.setattr(show_networks, "EXPERIMENTS", some)
-    entries = show_networks.main(["--list"])
+    entries = show_networks.main([])
     assert [(entry.network, entry.experiment, entry.image_size) for entry in entries] == [
         ("cnn_b", "cnn_b", 64), ("tf_efficientnet_lite0", "lite0", 64), ("tf_efficientnet_lite0", "lite0_128", 128),
         ("vgg19_002", "vgg19_002", 256)]

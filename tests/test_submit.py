@@ -164,9 +164,9 @@ def test_known_labels_are_scored_here_and_nothing_is_sent(demo, capsys):
         assert getattr(entry, usage.lower()) == pytest.approx(wanted)
     assert entry.state == "scored" and entry.ref == "local"
     assert "scored here and nothing was sent" in capsys.readouterr().out
-    with pytest.raises(ValueError, match=r"was submitted on .* and scored public .*--again"):
+    with pytest.raises(ValueError, match=r"was submitted on .* and scored public .*--resubmit"):
         submit.main(["--experiment", "run"])
-    again, = submit.main(["--experiment", "run", "--again"])
+    again, = submit.main(["--experiment", "run", "--resubmit"])
     assert again.id == f"{entry.id}-2" and len(read_ledger(DEMO)) == 2
 
 

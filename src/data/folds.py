@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from common.commands import command_line
 from common.files import home, read_csv, read_json, sha256, write_csv, write_json
 from competition import Competition
 from data.duplicates import equal_pixel_sets, near_pairs, near_sets
@@ -242,8 +243,7 @@ def attach_folds(competition: Competition, table: pd.DataFrame, folds: Folds) ->
 
 
 def _command(competition: Competition) -> str:
-    where = "" if competition.name == "demo" else " --data-dir DIR"
-    return f"python src/make_folds.py --competition {competition.name}{where}"
+    return command_line("make_folds", competition)
 
 
 def _hash_table(competition: Competition, table: pd.DataFrame) -> str:

@@ -8,6 +8,7 @@ import pandas as pd
 from rich.table import Table
 from tqdm import tqdm
 
+from common.commands import command_line
 from common.console import make_console
 from common.files import write_csv
 from competition import Competition
@@ -61,7 +62,7 @@ def _read(competition: Competition, table: pd.DataFrame, folds_hash: str, name: 
     oof = read_oof(competition, name, table, folds_hash)
     if not oof.is_whole:
         raise ValueError(f"run {name!r} lacks the folds {list(oof.folds_missing)}; scores of other images cannot be "
-                         f"compared. Run: {train_command(competition, oof)}")
+                         f"compared. Run: {train_command(competition, oof.name, oof.folds_missing)}")
     targets = scored_targets(competition, table)
     values = metric_values(competition, oof, targets, fold_numbers(table, oof.split))
     return ScoredRun(oof, values, METRICS[competition.metric].score(targets, values, competition.task))
@@ -180,8 +181,8 @@ def _read_best(competition: Competition, table: pd.DataFrame, folds_hash: str) -
             print(f"not counted: {error}")
     judged = [run for run in judged if not np.isnan(run.score)]
     if not judged:
-        raise ValueError(f"no run of {competition.name!r} has a score over all folds yet; run: python src/train.py "
-                         f"--competition {competition.name}")
+        raise ValueError(f"no run of {competition.name!r} has a score over all folds yet; run: "
+                         f"{command_line('train', competition)}")
     sign = -METRICS[competition.metric].sign
     return sorted(judged, key=lambda run: sign * run.score)[:MOST]
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from common.commands import command_line
 from common.files import read_json, sha256
 from competition import Competition
 from data.tables import submitted_part
@@ -55,8 +56,8 @@ def read_adopted(competition: Competition, oof: Oof) -> dict[Kind, dict]:
     decisions = read_json(path) if path.exists() else {}
     if not decisions.get("adopted"):
         return {}
-    hint = (f"run: python src/decide.py --competition {competition.name} --experiment {oof.name}, with --adopt RULE to "
-            f"adopt one for these, or --adopt default for none")
+    default = command_line("decide", competition, experiment=oof.name, adopt="default")
+    hint = f"run: {default} (or adopt another rule)"
     if decisions["made_from"] != made_from(competition, oof):
         raise ValueError(f"{path} adopts a decision rule for other predictions than {oof.name} has now; {hint}")
     for adopted in decisions["adopted"].values():

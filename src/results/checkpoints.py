@@ -18,7 +18,7 @@ from experiment import Experiment
 from models.classifier import Classifier, PerTask, build_model, head_names
 from models.heads import fit_head_to
 from models.pretrained import is_under, load_fitting
-from results.runs import Run, read_run, run_folder
+from results.runs import Run, read_run, run_folder, train_command
 
 
 def build_network(run: Run, weights: str | None = None) -> nn.Module:
@@ -65,8 +65,8 @@ def start_from_run(model: Classifier | PerTask, competition: Competition, name: 
     if not (folder / "recipe.json").exists():
         blend = (folder.parent / "blend.json").exists()
         raise FileNotFoundError(f"{where}: " + ("that is a blend and has no weights; name one of its runs" if blend else
-                                f"there is no {folder}; first run: python src/train.py --competition "
-                                f"{competition.name} --experiment {name}"))
+                                f"there is no {folder}; first run: "
+                                f"{train_command(competition, name)}"))
     run = read_run(folder)
     if run.experiment.weights == where.partition("=")[2]:
         raise ValueError(f"{where}: a run cannot start from itself; give this one a --name of its own")

@@ -1,7 +1,7 @@
 """A run's folder, runs/<competition>/<name>/fold<k>/: its recipe, its result and its out-of-fold predictions."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from common.commands import command_line
 from common.files import home, read_csv, read_json, sha256, write_csv, write_json
 from competition import Competition
 from data.folds import fold_numbers
 from data.pixel_store import image_channels
-from experiment import Experiment, from_recipe, to_recipe
+from experiment import EXPERIMENTS, Experiment, from_recipe, to_recipe
 from scoring.blending import Blend, from_json
 
 PROBS_FORMAT = "%.9g"  # enough digits to read a float32 back exactly
@@ -194,8 +195,12 @@ def read_oof(competition: Competition, name: str, table: pd.DataFrame, folds_has
 
     Every image was predicted by a model that saw neither it nor its group, in the split that the run was trained on.
     So was it in a blend of runs on several splits; only, which model that was differs from member to member.
-    Raises ValueError where they come from another split or description, or the folds from different recipes.
+    Raises ValueError where they come from another split or description, or the folds from different recipes, and
+    FileNotFoundError if there is neither a run nor an experiment of that name.
     """
+    if not run_folder(competition, name).exists() and name not in EXPERIMENTS:
+        runs = ", ".join(list_runs(competition)) or "none yet"
+        raise FileNotFoundError(f"there is no run {name!r} of {competition.name!r}; the runs are: {runs}")
     if (blend := run_folder(competition, name) / "blend.json").exists():
         return _read_blend(competition, blend, table, folds_hash, read_member or (
             lambda member: read_oof(competition, member, table, folds_hash)))
@@ -250,11 +255,13 @@ def write_blend(competition: Competition, blend: Oof, image_ids: pd.Series, fold
     })
 
 
-def train_command(competition: Competition, oof: Oof) -> str:
-    """The command that trains what a run lacks."""
-    known = f"python src/train.py --competition {competition.name} --experiment {oof.name}"
-    command = oof.runs[0].recipe.get("command") or known if oof.runs else known
-    return f"{command} --fold {' '.join(map(str, oof.folds_missing))}"
+def train_command(competition: Competition, name: str, folds: Sequence[int] = ()) -> str:
+    """The command that trains a run, or the folds that it lacks: the one that began it, with its --set and --name."""
+    first = next(iter(sorted(run_folder(competition, name).glob("fold*/recipe.json"))), None)
+    recorded = "" if first is None else read_json(first).get("command", "")
+    if not recorded:
+        return command_line("train", competition, experiment=name, fold=folds)
+    return f"{recorded} --fold {' '.join(map(str, folds))}" if folds else recorded
 
 
 def write_predictions(competition: Competition, oof: Oof, part: str, image_ids: pd.Series, probs: np.ndarray,

@@ -16,6 +16,7 @@ import pandas as pd
 from rich.table import Table
 from tqdm import tqdm
 
+from common.commands import command_line
 from common.console import make_console
 from common.files import read_csv, read_json, write_csv, write_json
 from competition import Competition
@@ -62,8 +63,8 @@ def rehearse(competition: Competition, data_dir: Path, bundle: Path, hours: floa
     said = read_json(bundle / "dataset" / "bundle.json")
     known_path = submission_path(competition, said["experiment"])
     if not known_path.exists():
-        raise FileNotFoundError(f"there is no {known_path} to compare with; run: python src/predict.py --competition "
-                                f"{competition.name} --experiment {' '.join(said['members'] or [said['experiment']])}")
+        raise FileNotFoundError(f"there is no {known_path} to compare with; run: "
+                                f"{command_line('predict', competition, experiment=said['members'] or said['experiment'])}")
     acts, isolation = [], find_isolation()
     with tempfile.TemporaryDirectory(prefix="rehearsal-") as folder:
         folder = Path(folder)

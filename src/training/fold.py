@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
+from common.commands import command_line
 from common.files import write_csv, write_json
 from common.hardware import pick_device
 from common.settings import read_value
@@ -265,7 +266,7 @@ def _open_images(competition: Competition, table: pd.DataFrame, experiment: Expe
     store = open_store(f"{competition.name}-train", table, pixel_settings(competition, experiment))
     if (changed := store.constant[store.rows(table["image_id"])] != table["constant"].to_numpy()).any():
         raise ValueError(f"image {table['image_id'][changed].iloc[0]!r} has changed since the folds were checked; run: "
-                         f"python src/make_folds.py --competition {competition.name}")
+                         f"{command_line('make_folds', competition)}")
     return store
 
 

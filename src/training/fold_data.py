@@ -113,7 +113,7 @@ def read_given_targets(run: Run, competition: Competition,
                              "with another policy")
         if oof.folds_missing:
             raise ValueError(f"{where}: that run lacks the folds {list(oof.folds_missing)}; run: "
-                             f"{train_command(competition, oof)}")
+                             f"{train_command(competition, oof.name, oof.folds_missing)}")
         if other := {each.experiment.split for each in oof.runs} - {run.experiment.split}:
             raise ValueError(f"{where}: that run was trained on split {min(other)}, this one is on split "
                              f"{run.experiment.split}; name a run of the same split")

@@ -12,7 +12,7 @@ from models.classifier import check_network
 from models.heads import uses_features
 from models.pretrained import find_weights, is_file
 from models.reference_networks import HEADS
-from results.runs import run_folder
+from results.runs import run_folder, train_command
 from training.augmentation import AUGMENTATIONS
 from training.distributed import world
 from training.fitted_heads import HEAD_FITS, check_head_fit
@@ -112,7 +112,7 @@ def _check_labels(experiment: Experiment, competition: Competition) -> list[str]
         folder = run_folder(competition, teacher)
         if not any(folder.glob("fold*/result.json")) and not (folder / "blend.json").exists():
             raise FileNotFoundError(f"uncertain=self:{teacher}: no finished run has this name; first run: "
-                                    f"python src/train.py --competition {competition.name} --experiment {teacher}")
+                                    f"{train_command(competition, teacher)}")
     if competition.task == "multiclass":
         if len({policy.text for policy in uncertain}) > 1 or not uncertain[0].choice.for_classes:
             raise ValueError(f"uncertain={','.join(experiment.uncertain)}: where classes exclude one another, a row "

@@ -120,7 +120,13 @@ def test_folds_that_are_missing_are_told_and_not_filled(home):
     oof = read_oof(SMALL, "smoke", TABLE, HASH)
     assert not oof.is_whole and oof.folds_missing == (1,)
     assert np.isnan(oof.probs).all(axis=1).tolist() == (TABLE["fold"] == 1).tolist()
-    assert read_oof(SMALL, "nothing", TABLE, HASH).folds_missing == (0, 1, 2)
+    assert read_oof(SMALL, "lite0", TABLE, HASH).folds_missing == (0, 1, 2)
+
+
+def test_a_name_of_no_run_and_no_experiment_is_an_error(home):
+    finish()
+    with pytest.raises(FileNotFoundError, match="no run 'nothing' of 'small'; the runs are: smoke"):
+        read_oof(SMALL, "nothing", TABLE, HASH)
 
 
 def test_a_run_on_another_split_is_put_together_by_its_own_folds(home):
