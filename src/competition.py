@@ -1,6 +1,8 @@
-"""What the organisers fixed: files, columns, labels, task, metric, and how a submission looks."""
+"""Competitions: their files, columns, labels, task, metric and submission, as data. Add yours to COMPETITIONS."""
 
+import difflib
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal, get_args, get_origin, get_type_hints
 
@@ -12,76 +14,118 @@ def check_choices(description: object) -> None:
     for name, kind in get_type_hints(type(description)).items():
         value = getattr(description, name)
         if get_origin(kind) is Literal and value not in get_args(kind):
-            raise ValueError(f"{name} must be one of {', '.join(map(repr, get_args(kind)))}, not {value!r}")
+            raise ValueError(f"{name} must be one of {', '.join(map(repr, get_args(kind)))}, not {value!r}"
+                             f"{_did_you_mean([value], get_args(kind))}")
+
+
+def _did_you_mean(names: Collection[object], known: Collection[object]) -> str:
+    """"; did you mean 'mass'?" for the first name that resembles a known one, else ""."""
+    for name in names:
+        if near := difflib.get_close_matches(str(name), [text for text in known if isinstance(text, str)], n=1):
+            return f"; did you mean {near[0]!r}?"
+    return ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """One part of the data: a table of its images, a folder whose images list themselves, or an npz file of arrays.
+    """One part of the data: a table that names images, a folder of images without a table, or arrays in an npz file.
 
-    With a table, `images` is a path with the table's columns, "train/{id}.png"; without, a glob; with `arrays`, an npz
-    file. A * stands for anything but a slash.
+    `images` is a path below the data folder: with a table, a path with the table's columns, "train/{id}.png"; without,
+    a glob, "train/*/*.png"; with `arrays`, the npz file. A * matches anything but a slash.
     """
 
+    # images of the part, as above
     images: str
-    table: str | tuple[str, ...] | None = None  # below the data folder; several files about the same ids are joined
-    header: tuple[str, ...] = ()         # names of the columns, where the file has none
-    separator: str = ","                 # " " stands for any number of blanks
-    row_filter: tuple[tuple[str, tuple[str, ...]], ...] = ()  # (column, values): rows kept; text as it stands in the
-    #                                      CSV
-    id_list: str | None = None           # a text file of ids, one a line: only these rows are kept
-    exclude_ids: tuple[str, ...] = ()    # ids known to be lost or wrong: their rows are left out
-    repeated_rows: Literal["error", "any"] = "error"  # several rows of one image (a row a finding) are: refused; or
-    #                                      one image, which has what any of its rows has
-    arrays: str | None = None            # "train": the npz file's train_images (N, H, W[, 3]) and train_labels (N, K)
-    labelled: bool = True                # False: label columns, if any, are placeholders (a sample submission)
-    optional: bool = False               # True: no error where none of its files is there
+    # label file below the data folder; several files with the same ids are joined
+    table: str | tuple[str, ...] | None = None
+    # names of the columns, where the file has no header
+    header: tuple[str, ...] = ()
+    # between the cells; " " stands for any number of blanks
+    separator: str = ","
+    # rows kept: ((column, (text, ...)), ...), texts as they are in the CSV
+    row_filter: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    # text file of ids, one per line: only these rows are kept
+    id_list: str | None = None
+    # ids of images that are lost or wrong: their rows are left out
+    exclude_ids: tuple[str, ...] = ()
+    # an image with several rows is an "error", or has every label that "any" of its rows has
+    repeated_rows: Literal["error", "any"] = "error"
+    # "train": the npz file's train_images (N, H, W[, 3]) and train_labels (N, K)
+    arrays: str | None = None
+    # False: label columns, if any, are placeholders, as in a sample submission
+    labelled: bool = True
+    # True: no error where none of its files exists
+    optional: bool = False
 
     @property
     def tables(self) -> tuple[str, ...]:
-        """The label files, none, one or several."""
+        """The label files: none, one or several."""
         return (self.table,) if isinstance(self.table, str) else self.table or ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Competition:
-    """What the organisers fixed. All paths are below the data folder, which is given on the command line.
+    """What the organisers define. All paths are below the data folder, which is given on the command line.
 
-    Images of one group (a patient) never stand in two folds. Label cells in a CSV are 1, 0, -1 (uncertain) or empty
-    (not stated). Patterns are regular expressions with one group in brackets, searched in an image's path below the
-    data folder.
+    Images of one group (a patient) are never in two folds. Label cells in a CSV are 1, 0, -1 (uncertain) or empty
+    (unknown). Patterns are regular expressions with one group in brackets, searched in an image's path below the data
+    folder.
     """
 
+    # lower-case, used in the names of folders and files
     name: str
-    about: str                           # population, origin of the labels, licence, where to get it
+    # population, origin of the labels, licence, where to get it
+    about: str
+    # one label that is present or absent; exactly one of several classes; any number of several labels
     task: Literal["binary", "multiclass", "multilabel"]
-    labels: tuple[str, ...]              # column order of every (N, K) array; binary: the one label that can be present
-    metric: str                          # a key of METRICS
-    train: Part | tuple[Part, ...]       # several are put together, an official validation part with the training part
+    # column order of every (N, K) array; binary: the one label that can be present
+    labels: tuple[str, ...]
+    # a key of METRICS in scoring/metrics.py
+    metric: str
+    # several parts are put together
+    train: Part | tuple[Part, ...]
+    # predicted and submitted
     test: Part | None = None
-    official_validation: Part | None = None  # an official validation part kept apart: predicted and reported, nothing
-    #                                      else
-    scored_labels: tuple[str, ...] = ()  # the labels that the metric counts, where it is not all of them
-    channels: Literal[1, 3] = 1          # 1 grey, 3 colour
+    # a validation part that is kept apart: predicted and reported only
+    official_validation: Part | None = None
+    # labels that the metric counts, where it is not all of them
+    scored_labels: tuple[str, ...] = ()
+    # 1 grey, 3 colour
+    channels: Literal[1, 3] = 1
+    # column of the label files that identifies images
     id_column: str = "image_id"
-    label_columns: tuple[str, ...] = ()  # names in the CSV, where they are not `labels` themselves
-    label_list_column: str | None = None # one column that holds the label or all labels of an image, "Effusion|Mass"
+    # columns of the labels in the CSV, where they are not `labels` themselves
+    label_columns: tuple[str, ...] = ()
+    # one column that lists an image's label or labels, "Effusion|Mass"
+    label_list_column: str | None = None
+    # between the labels in label_list_column
     label_separator: str = "|"
-    label_pattern: str | None = None     # finds the text that tells the label in the path, r"/(NORMAL|PNEUMONIA)/"
-    label_map: tuple[tuple[str, str], ...] = ()  # (text found in either, label it means; "" for none of the labels)
-    ignored_labels: tuple[str, ...] = () # texts that may stand there and are not predicted; any other is an error
-    group_column: str | None = None      # patient, study or slide
-    group_pattern: str | None = None     # the same out of the path; neither: every image is its own group
-    shared_groups: Literal["error", "drop", "distinct"] = "error"  # a group both in train and test is: refused; left
-    #                                      out of train, and said so; or another patient, since each part counts anew
-    sample_submission: str | None = None # CSV whose ids, order, columns and types a submission must have
-    submission: Literal["probs", "labels", "text"] = "probs"  # numbers between 0 and 1; hard labels, a column each; or
-    #                                      one column that says the labels as label_list_column does
-    submission_column: str | None = None # the name of that one column, where it is not label_list_column
-    solution: str | None = None          # CSV with the test labels and `Usage` (Public, Private): only reported
-    kaggle: str | None = None            # its name on Kaggle, as in the address kaggle.com/competitions/NAME
-    laterality: bool = True              # left and right differ, so flips change what an image means
-    experiments: tuple[str, ...] = ("lite0_128", "cnn_b")  # what run.sh trains, the slowest first
+    # finds the label's text in the path, r"/(NORMAL|PNEUMONIA)/"
+    label_pattern: str | None = None
+    # ((text in label_list_column or path, label), ...); "" for none of the labels
+    label_map: tuple[tuple[str, str], ...] = ()
+    # texts that occur there and are not predicted; any other unknown text is an error
+    ignored_labels: tuple[str, ...] = ()
+    # column of the patient, study or slide
+    group_column: str | None = None
+    # finds the patient in the path; with neither, every image is its own group
+    group_pattern: str | None = None
+    # a group in train and test is an "error", is left out of train ("drop"), or is two patients ("distinct")
+    shared_groups: Literal["error", "drop", "distinct"] = "error"
+    # CSV whose ids, order, columns and types a submission must have
+    sample_submission: str | None = None
+    # probabilities per label; 0 or 1 per label; or one column that lists the labels as label_list_column does
+    submission: Literal["probs", "labels", "text"] = "probs"
+    # name of that one column, where it is not label_list_column
+    submission_column: str | None = None
+    # CSV with the test labels and `Usage` (Public, Private), for reporting only
+    solution: str | None = None
+    # name on Kaggle, as in the address kaggle.com/competitions/NAME
+    kaggle: str | None = None
+    # True: left and right differ, so flips change what an image means
+    laterality: bool = True
+    # experiments that run.sh trains, the slowest first
+    experiments: tuple[str, ...] = ("lite0_128", "cnn_b")
 
     @property
     def train_parts(self) -> tuple[Part, ...]:
@@ -89,52 +133,58 @@ class Competition:
         return (self.train,) if isinstance(self.train, Part) else self.train
 
     def __post_init__(self):
-        check_choices(self)
         try:
+            check_choices(self)
             check_metric(self.metric, self.task)
+            self._check_labels()
+            self._check_label_map()
+            self._check_parts()
+            self._check_submission()
         except ValueError as error:
             raise ValueError(f"competition {self.name!r}: {error}") from None
-        if self.task == "binary" and len(self.labels) != 1:
-            raise ValueError(f"competition {self.name!r}: a binary task has one label, not {len(self.labels)}")
-        if self.task == "multiclass" and len(self.labels) < 2:
-            raise ValueError(f"competition {self.name!r}: a multiclass task has two labels or more")
-        if self.kaggle is not None and not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", self.kaggle):
-            raise ValueError(f"competition {self.name!r}: kaggle={self.kaggle!r} is not a name as it stands in an "
-                             f"address, small letters, digits and hyphens: kaggle.com/competitions/NAME")
-        if len(set(self.labels)) < len(self.labels):
-            raise ValueError(f"competition {self.name!r}: a label stands twice in {self.labels}")
-        if self.label_columns and len(self.label_columns) != len(self.labels):
-            raise ValueError(f"competition {self.name!r}: {len(self.label_columns)} label_columns for "
-                             f"{len(self.labels)} labels")
-        for part in self.train_parts:
-            if not part.tables and not part.arrays and self.label_pattern is None:
-                raise ValueError(f"competition {self.name!r}: a training part without a table needs label_pattern")
-            if not part.tables and self.group_column:
-                raise ValueError(f"competition {self.name!r}: without a table there is no group_column; give "
-                                 f"group_pattern")
-        if self.test and self.test.labelled and not self.test.tables and not self.test.arrays and (
-                self.label_pattern is None):
-            raise ValueError(f"competition {self.name!r}: a test part without a table and label_pattern needs "
-                             f"labelled=False")
-        if self.submission == "text" and not (self.submission_column or self.label_list_column):
-            raise ValueError(f"competition {self.name!r}: submission='text' needs submission_column or "
-                             f"label_list_column")
-        if strangers := sorted({*self.scored_labels} - {*self.labels}):
-            raise ValueError(f"competition {self.name!r}: scored_labels names {strangers}, not among the labels")
-        if self.scored_labels and self.task == "multiclass":
-            raise ValueError(f"competition {self.name!r}: classes exclude one another, so all of them are scored")
+
+    def _check_labels(self) -> None:
         if not self.labels:
-            raise ValueError(f"competition {self.name!r} has no labels")
+            raise ValueError("there are no labels")
+        if self.task == "binary" and len(self.labels) != 1:
+            raise ValueError(f"a binary task has one label, not {len(self.labels)}")
+        if self.task == "multiclass" and len(self.labels) < 2:
+            raise ValueError("a multiclass task has two labels or more")
+        if len(set(self.labels)) < len(self.labels):
+            raise ValueError(f"a label is repeated in {self.labels}")
+        if self.label_columns and len(self.label_columns) != len(self.labels):
+            raise ValueError(f"{len(self.label_columns)} label_columns for {len(self.labels)} labels")
+        if unknown := sorted({*self.scored_labels} - {*self.labels}):
+            raise ValueError(f"scored_labels names {unknown}, not in labels{_did_you_mean(unknown, self.labels)}")
+        if self.scored_labels and self.task == "multiclass":
+            raise ValueError("classes exclude one another, so all of them are scored: leave scored_labels out")
+
+    def _check_label_map(self) -> None:
         for pattern in filter(None, (self.label_pattern, self.group_pattern)):
             if re.compile(pattern).groups != 1:
-                raise ValueError(f"competition {self.name!r}: the pattern {pattern!r} needs exactly one group in "
-                                 f"brackets")
+                raise ValueError(f"the pattern {pattern!r} needs exactly one group in brackets")
         meant = {label for _, label in self.label_map}
+        if unknown := sorted(meant - {*self.labels, ""}):
+            raise ValueError(f"label_map names {unknown}, not among the labels{_did_you_mean(unknown, self.labels)}")
         if self.label_map and (missing := [label for label in self.labels if label not in meant]):
-            raise ValueError(f"competition {self.name!r}: no text of label_map means {missing[0]!r}")
-        if strangers := meant - {*self.labels, ""}:
-            raise ValueError(f"competition {self.name!r}: label_map names {sorted(strangers)}, not among the "
-                             f"labels")
+            raise ValueError(f"no text of label_map means {missing[0]!r}")
+
+    def _check_parts(self) -> None:
+        for part in self.train_parts:
+            if not part.tables and not part.arrays and self.label_pattern is None:
+                raise ValueError("a training part without a table needs label_pattern")
+            if not part.tables and self.group_column:
+                raise ValueError("without a table there is no group_column; give group_pattern")
+        if self.test and self.test.labelled and not self.test.tables and not self.test.arrays and (
+                self.label_pattern is None):
+            raise ValueError("a test part without a table and label_pattern needs labelled=False")
+
+    def _check_submission(self) -> None:
+        if self.submission == "text" and not (self.submission_column or self.label_list_column):
+            raise ValueError("submission='text' needs submission_column or label_list_column")
+        if self.kaggle is not None and not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", self.kaggle):
+            raise ValueError(f"kaggle={self.kaggle!r} is not a name as in the address "
+                             "kaggle.com/competitions/NAME: small letters, digits and hyphens")
 
 
 DEMO = Competition(

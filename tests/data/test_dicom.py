@@ -155,6 +155,14 @@ def test_a_voi_table_goes_before_a_window_and_its_ends_go_on():
     assert twelve.tolist() == [[0, 0, 0, 64, 200, 255, 255]]
 
 
+def test_voi_table_may_start_at_a_negative_value():
+    pixels = np.array([[-100, -3, -2, -1, 0, 500]], np.int16)
+    shown = decode(pixels, 16, VOILUTSequence=[lut(65536 - 3, [0, 64, 200, 255], 8)])  # -3, written as unsigned
+    assert shown.tolist() == [[0, 0, 64, 200, 255, 255]]
+    unsigned = np.array([[0, 65532, 65533, 65534, 65535]], np.uint16)  # the same number in a file without a sign
+    assert decode(unsigned, 16, VOILUTSequence=[lut(65533, [0, 64, 255], 8)]).tolist() == [[0, 0, 0, 64, 255]]
+
+
 def test_a_modality_table_comes_before_the_window():
     item = lut(0, [0, 100, 50, 200], 8)
     item.ModalityLUTType = "US"
