@@ -1,7 +1,7 @@
 """Which planted errors the checks of a submission find: python tests/benchmarks/gate.py [--worlds N] [--rows N]
 
-Three tables: the planted errors of tests/submitting/test_mutations.py by kind of submission, found by the check of the
-form alone and by all checks; valid submissions of drawn competitions, rejected or with a warning; seconds and memory for
+Three tables: the planted errors of tests/submitting/test_mutations.py by kind of submission, found by the check of
+the form alone and by all checks; valid submissions of drawn competitions, rejected or with a warning; seconds and memory for
 a large file.
 """
 

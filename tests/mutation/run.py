@@ -161,7 +161,9 @@ def main() -> None:
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.touch()
     done = {result["key"]: result for result in map(json.loads, args.out.read_text().splitlines())}
-    keys = {mutant: hashlib.sha256(f"{mutant.path}\n{mutant.source}".encode()).hexdigest() for mutant in drawn}
+    original = {mutant.path: (ROOT / mutant.path).read_text(encoding="utf-8") for mutant in drawn}
+    changed = {mutant: mutant.source for mutant in drawn}  # both now: somebody may work on the code meanwhile
+    keys = {mutant: hashlib.sha256(f"{mutant.path}\n{changed[mutant]}".encode()).hexdigest() for mutant in drawn}
     todo = [mutant for mutant in drawn if keys[mutant] not in done]
     texts = {path: path.read_text() for name in ("src", "tests") for path in sorted((ROOT / name).rglob("*.py"))}
     tests = {path: tests_of(path, texts) for path in {mutant.path for mutant in todo}}
@@ -175,13 +177,13 @@ def main() -> None:
         return time.monotonic() - start if passed else float("inf")
 
     def try_out(mutant: Mutant) -> dict:
-        tree, original = trees.get(), (ROOT / mutant.path).read_text(encoding="utf-8")
-        (tree / mutant.path).write_text(mutant.source, encoding="utf-8")
+        tree, before, after = trees.get(), original[mutant.path], changed[mutant]
+        (tree / mutant.path).write_text(after, encoding="utf-8")
         in_order = sorted((test for test in tests[mutant.path] if seconds[test] < float("inf")), key=seconds.get)
         killer = next((test for test in in_order if not passes(tree, test, marks, 30 + 4 * seconds[test])), None)
-        (tree / mutant.path).write_text(original, encoding="utf-8")
+        (tree / mutant.path).write_text(before, encoding="utf-8")
         trees.put(tree)
-        diff = list(difflib.unified_diff(original.splitlines(), mutant.source.splitlines(), lineterm="", n=0))[2:]
+        diff = list(difflib.unified_diff(before.splitlines(), after.splitlines(), lineterm="", n=0))[2:]
         return {"key": keys[mutant], "path": mutant.path, "line": mutant.line, "kind": mutant.kind,
                 "killed_by": killer.name if killer else "", "diff": "\n".join(diff)}
 
