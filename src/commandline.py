@@ -3,11 +3,10 @@
 import argparse
 import difflib
 import dis
-import inspect
+import io
 import os
 import re
 import sys
-import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -16,6 +15,7 @@ import pandas as pd
 
 from common.commands import GIVEN_DATA_DIRS, command_line
 from common.files import home, sha256
+from common.hardware import tune_process
 from common.settings import override
 from competition import COMPETITIONS, Competition
 from data.folds import Folds, add_folds, folds_path, make_folds, read_folds
@@ -107,9 +107,21 @@ def list_names() -> str:
 
 
 def list_fields() -> str:
-    """The fields of an experiment with their defaults and what they mean, as experiment.py has them."""
-    source = textwrap.dedent(inspect.getsource(Experiment)).partition('"""\n\n')[2]
-    return textwrap.dedent(source.partition("\n\n")[0])
+    """A table of an experiment's fields: default, meaning, and the values that the registries allow; 80 columns wide."""
+    tune_process()  # before torch, which the registries import
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from training.recipe_checks import describe_fields
+
+    table = Table("field", "default", "meaning and values", box=None, padding=(0, 1, 0, 0), pad_edge=False)
+    for field in describe_fields():
+        values = "\n" + " | ".join(field.values) if field.values else ""
+        table.add_row(field.name, Text(field.default), Text(field.meaning + values))
+    console = Console(width=80, file=io.StringIO())
+    console.print(table)
+    return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines())
 
 
 def make_parser(description: str, competition: bool = True) -> argparse.ArgumentParser:

@@ -71,7 +71,12 @@ def main(argv: list[str] | None = None) -> list[Preview]:
     add_set(parser)
     args = parser.parse_args(argv)
     experiments = named_experiments(args)
-    tune_process()  # before solt imports torch
+    tune_process()  # before torch is imported
+    if args.set:
+        from training.recipe_checks import check_values
+
+        for experiment in experiments.values():
+            check_values(experiment)
     competition, data_dir = load_competition(args)
     table, _ = read_train(competition, data_dir)
     return [preview(competition, table, name, experiment) for name, experiment in experiments.items()]

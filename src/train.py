@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import threading
 import time
+from collections.abc import Iterable
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -40,6 +41,8 @@ from experiment import Experiment
 from results.runs import Run, open_run, open_snapshot, run_folder
 from training.distributed import first_alone, processes, processes_here, rank, world
 
+GPU_WORKERS = 8
+
 
 @dataclass(frozen=True)
 class Job:
@@ -60,14 +63,17 @@ def main(argv: list[str] | None = None) -> dict[str, list[float]]:
     add_experiment(parser)
     add_fold(parser)
     add_set(parser)
-    parser.add_argument("--workers", type=int, default=0, metavar="N",
-                        help="processes that read and augment ahead; default: 0, enough for the pixel store")
+    parser.add_argument("--workers", type=int, metavar="N",
+                        help=f"processes that read and augment ahead; default: 0, with a GPU up to {GPU_WORKERS}")
     args = parser.parse_args(argv)
     experiments = named_experiments(args)
-    if args.workers < 0:
+    if args.workers is not None and args.workers < 0:
         raise ValueError(f"--workers {args.workers}: 0 or more")
 
     tune_process()  # before torch is imported
+    if args.set:
+        _check_values(experiments.values())
+    workers = _count_workers() if args.workers is None else args.workers
     with processes():
         with first_alone():  # who draws the demo and makes its folds where they are missing
             competition, data_dir = load_competition(args)
@@ -76,7 +82,7 @@ def main(argv: list[str] | None = None) -> dict[str, list[float]]:
             fold_numbers(table, experiment.split)  # refuses a split that is not there, before anything is made
         commands = {name: command_line("train", competition, experiment=typed, set=args.set, name=args.name)
                     for name, typed in zip(experiments, run_names(args), strict=True)}
-        jobs = [Job(competition, experiment, name, fold, data_dir, commands[name], args.workers)
+        jobs = [Job(competition, experiment, name, fold, data_dir, commands[name], workers)
                 for name, experiment in experiments.items() for fold in pick_folds(args.fold, folds.count)]
         return train_jobs(jobs, table)
 
@@ -117,6 +123,18 @@ def train_jobs(jobs: list[Job], table: pd.DataFrame) -> dict[str, list[float]]:
 def _say(sentence: str) -> None:
     if rank() == 0:
         print(sentence)
+
+
+def _check_values(experiments: Iterable[Experiment]) -> None:
+    from training.recipe_checks import check_values
+
+    for experiment in experiments:
+        check_values(experiment)
+
+
+def _count_workers() -> int:
+    """Processes that read ahead: on a GPU a training step takes less time than its images do on the processor."""
+    return min(GPU_WORKERS, count_cores() // processes_here()) if pick_device() == "cuda" else 0
 
 
 def _check(experiment: Experiment, competition: Competition) -> None:

@@ -233,9 +233,11 @@ def test_list_names_everything():
 
 
 def test_fields_lists_every_field_with_its_default():
-    listed = {line.split(":")[0]: line for line in list_fields().splitlines() if not line.startswith((" ", "#"))}
+    lines = list_fields().splitlines()
+    listed = {line.split()[0]: line for line in lines[1:] if not line.startswith(" ")}
     assert list(listed) == [each.name for each in fields(Experiment)]
-    assert "= 1e-3" in listed["lr"]
+    assert listed["lr"].split()[1] == "0.001" and "focal:GAMMA" in list_fields()
+    assert max(map(len, lines)) <= 80
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

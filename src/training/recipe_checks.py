@@ -1,13 +1,17 @@
 """Checks of a recipe before anything is trained: names, fields that contradict each other, the competition's task."""
 
+import inspect
+import re
 from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Literal, get_args, get_origin, get_type_hints
 
 from common.files import read_json, sha256
 from common.settings import Choice, by_label, for_labels, patterns, read_for_labels, read_value
 from competition import Competition
 from data.labels import MISSING_POLICIES, UNCERTAIN_POLICIES
 from data.preprocessing import PREPROCESSING, check_steps
-from experiment import REPEATS, Experiment
+from experiment import REPEATS, STAGES, WEIGHTS, Experiment
 from models.classifier import check_network
 from models.heads import uses_features
 from models.pretrained import find_weights, is_file
@@ -32,11 +36,33 @@ LABEL_REGISTRIES: dict[str, Mapping[str, Choice]] = {  # of fields with an entry
 }
 
 
-def allowed_values(field: str) -> list[str]:
-    """How values of an experiment's field are written, as far as a registry lists them; [] for other fields."""
-    if field == "preprocessing":
-        return list(PREPROCESSING)
-    return list(patterns((REGISTRIES | LABEL_REGISTRIES).get(field, {})))
+@dataclass(frozen=True)
+class Field:
+    """A field of an Experiment as `train.py --fields` lists it."""
+
+    name: str
+    default: str
+    meaning: str              # its comment in experiment.py
+    values: tuple[str, ...]   # how values are written; () where any number or text of the default's type is
+
+
+def describe_fields() -> list[Field]:
+    """The fields of an Experiment in their order, with the values that registries and types allow."""
+    comments = dict(re.findall(r"^    (\w+): .* = .*?  # (.*)$", inspect.getsource(Experiment), re.MULTILINE))
+    hints, others = get_type_hints(Experiment), {"weights": WEIGHTS, "stages": STAGES, "preprocessing": PREPROCESSING}
+    described = []
+    for field in fields(Experiment):
+        default, values = field.default, tuple(others.get(field.name, ()))
+        if registry := (REGISTRIES | LABEL_REGISTRIES).get(field.name):
+            values = tuple(patterns(registry))
+        elif get_origin(hints[field.name]) is Literal:
+            values = get_args(hints[field.name])
+        elif isinstance(default, bool):
+            values = ("true", "false")
+        text = ",".join(map(str, default)) if isinstance(default, tuple) else str(default)
+        described.append(Field(field.name, text.lower() if isinstance(default, bool) else text,
+                               comments[field.name], values))
+    return described
 
 
 def check_values(experiment: Experiment) -> None:
