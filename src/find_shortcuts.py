@@ -2,7 +2,7 @@
 
 Computes four signals per label on held-out images, each by the model that did not train on its group: heat in the
 corners and on the border; the AUC of images of which only a corner or the border is left; the AUC that is lost when
-they are inpainted; and whether the scores follow site, view, sex or age, if the table has such columns. Writes all of them
+they are inpainted; and whether the scores follow site, view, sex or age, if the table has such columns. All of them go
 to shortcuts.csv in runs/<competition>/<experiment>/, and the images that a corner changes most to shortcuts.png. An
 alarm names what to look at. No alarm does not mean no shortcut: one in the middle of the image, or one that follows
 another column, raises none.

@@ -25,8 +25,8 @@ from explain import explain_run, pick_examples
 from explaining import attribution
 from explaining.heatmap_sheet import Panel, draw_sheet, heat_colours
 from explaining.held_out_maps import held_out_maps, open_members
-from explaining.image_view import make_columns, pick_labels, say_truth
-from explaining.map_quality import GUESSES
+from explaining.image_view import make_columns, pick_labels, truth_text
+from explaining.map_quality import BASELINES
 from explaining.methods import METHODS, Method
 from explaining.pointing_game import distance_to_mask, hottest_pixel, pointing_game
 from results.checkpoints import build_network, load_model, save_weights
@@ -426,8 +426,8 @@ def test_labels_that_are_there_come_first_then_the_most_probable():
     cells, probs = np.array([0, 1, np.nan, -1, 1.0]), np.array([0.9, 0.1, 0.5, 0.8, 0.2])
     assert pick_labels(cells, probs) == [4, 1, 0]
     assert pick_labels(None, probs) == [0, 3, 2]
-    assert [say_truth(cells, k) for k in range(4)] == ["not there", "true", "not stated", "uncertain"]
-    assert say_truth(None, 0) == "truth not known"
+    assert [truth_text(cells, k) for k in range(4)] == ["absent", "present", "empty", "uncertain"]
+    assert truth_text(None, 0) == "truth unknown"
 
 
 def test_maps_are_measured_beside_guesses_one_image_a_group(squares, monkeypatch, capsys):
@@ -471,7 +471,7 @@ def test_a_blend_is_measured_by_the_mean_of_maps_and_of_probabilities(squares, m
                                  for name in names)
     assert not alone["empty"].all() and alone["deletion"].std() > 0.01 and alone["randomised"].notna().any()
     pd.testing.assert_frame_equal(both, alone, rtol=1e-4, atol=1e-5)
-    guesses = alone.index.get_level_values("method").isin(GUESSES)  # the same maps for all
+    guesses = alone.index.get_level_values("method").isin(BASELINES)  # the same maps for all
     cams = alone.index.get_level_values("method") == "gradcam"
     for curve in ("deletion", "insertion"):
         mean = (alone[curve] + plain[curve].reindex(alone.index)) / 2

@@ -1,4 +1,4 @@
-"""Sheets of images with heat over them: a colour bar, what stands beside every image, and empty maps called empty."""
+"""Figures of images with heat maps over them, a text above each, and a colour bar."""
 
 from dataclasses import dataclass
 
@@ -8,19 +8,19 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
-COLUMNS = 4    # panels beside each other in a row
-CAPTION = 9.5  # inches that a caption needs
-# inches of a sheet, points of its letters
+COLUMNS = 4          # panels in a row
+CAPTION_WIDTH = 9.5  # inches
+# sizes in inches, then of text in points
 TILE, SEAM, GAP, LEFT, RIGHT, TOP, HEAD, LINES = 1.3, 0.03, 0.22, 1.35, 0.85, 0.95, 0.5, 0.48
 SMALL, NORMAL, LARGE = 7.5, 9, 14
-# heat: red, green, blue, opacity
+# heat, and its red, green, blue and opacity
 HEAT = ((0.0, (1.0, 1.0, 0.4, 0.0)), (0.5, (1.0, 0.65, 0.0, 0.4)), (1.0, (1.0, 0.0, 0.0, 0.7)))
 OUTLINE = "#00e5ff"
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One explained image: pixels (S, S) or (S, S, 3), heat (S, S), and the finding's mask (S, S) where it is known."""
+    """One explained image: pixels (S, S) or (S, S, 3), heat (S, S), and the finding's mask (S, S) if it is known."""
 
     text: str
     image: np.ndarray
@@ -47,12 +47,12 @@ class _Page:
 
 
 def _are_heads(rows: list[tuple]) -> list[bool]:
-    """Where the label, a row's first word, is another than in the row before."""
+    """True for rows whose label, their first element, differs from that of the row before."""
     return [row == 0 or rows[row][0] != rows[row - 1][0] for row in range(len(rows))]
 
 
 def draw_sheet(title: str, caption: str, rows: list[tuple[str, str, list[Panel]]]) -> Figure:
-    """A figure, one line of panels a row; a row is its label (a heading where it changes), its outcome, its panels."""
+    """A figure with one line of panels per row (label, outcome, panels); the label is a heading where it changes."""
     heads = _are_heads(rows)
     width = LEFT + COLUMNS * (2 * TILE + SEAM + GAP) + RIGHT
     height = TOP + len(rows) * (TILE + LINES) + sum(heads) * HEAD + GAP
@@ -75,20 +75,22 @@ def draw_sheet(title: str, caption: str, rows: list[tuple[str, str, list[Panel]]
 
 def draw_grid(title: str, caption: str, columns: list[str], image: np.ndarray, masks: list[np.ndarray | None],
               rows: list[tuple[str, str, list[Panel | None]]]) -> Figure:
-    """A figure of one image: a row is a label (a heading where it changes), a method, and a map of each column, None
-    where there can be none. masks: a heading's finding, None where it is not drawn.
+    """A figure of one image with a row per label and method, and a map per column, None if there is none.
+
+    rows: (label, method, panels); the label is a heading where it changes.  masks: of every heading, the finding's mask
+    (S, S), None if it is not known.
     """
-    drawn, cold = iter(masks), np.zeros(image.shape[:2])
+    known, cold = iter(masks), np.zeros(image.shape[:2])
     heads = _are_heads(rows)
     width = LEFT + (len(columns) + 1) * (TILE + GAP) + RIGHT
     height = TOP + len(rows) * (TILE + LINES) + sum(heads) * HEAD + GAP
-    page = _Page(max(width, CAPTION), height, title, caption)
+    page = _Page(max(width, CAPTION_WIDTH), height, title, caption)
     top = TOP
     for (label, method, panels), is_head in zip(rows, heads, strict=True):
         if is_head:
             page.write(GAP, top + HEAD / 4, label, LARGE - 2, weight="bold")
             top += HEAD
-            _draw_heat(page.place(LEFT, top + LINES), Panel("", image, cold, False, next(drawn)))
+            _draw_heat(page.place(LEFT, top + LINES), Panel("", image, cold, False, next(known)))
         page.write(GAP, top + LINES, method, NORMAL)
         for number, (column, panel) in enumerate(zip(columns, panels, strict=True)):
             if panel is None:
@@ -102,7 +104,7 @@ def draw_grid(title: str, caption: str, columns: list[str], image: np.ndarray, m
 
 
 def heat_colours(heat: np.ndarray) -> np.ndarray:
-    """Heat (...) in [0, 1] as red, green, blue and opacity (..., 4) in [0, 1]: cold is clear, warm yellow, hot red."""
+    """Heat (...) in [0, 1] as red, green, blue and opacity (..., 4) in [0, 1]: transparent, then yellow, then red."""
     points, colours = [point for point, _ in HEAT], np.array([colour for _, colour in HEAT])
     return np.stack([np.interp(heat, points, colours[:, channel]) for channel in range(4)], axis=-1)
 
@@ -124,7 +126,7 @@ def _draw_heat(axes: Axes, panel: Panel) -> None:
 
 def _draw_colour_bar(axes: Axes) -> None:
     rgba = heat_colours(np.linspace(0, 1, 256))
-    # as the colours look on a grey that is neither dark nor bright
+    # the colours over medium grey
     on_grey = rgba[:, :3] * rgba[:, 3:] + 0.5 * (1 - rgba[:, 3:])
     bar = axes.figure.colorbar(ScalarMappable(cmap=ListedColormap(on_grey)), cax=axes, ticks=[0, 0.5, 1])
     bar.ax.tick_params(labelsize=SMALL)

@@ -1,4 +1,4 @@
-"""One image as all models of a run or a blend see it: every method beside the other, and every fold or member."""
+"""A figure of one image explained by every method and every fold or member of a run or blend."""
 
 from dataclasses import dataclass
 
@@ -20,23 +20,23 @@ from results.runs import Run
 from scoring.decision_rules import FittedRule
 from training.batches import ordered_batches
 
-LABELS = 3  # on a sheet: those stated, then the most probable
-FLIPS = "Without\na square"
-CAPTION = ("What speaks for the label, by method and model. Heat is relative to the map's own maximum. Below: how far "
-           "the probability falls behind a black square,\noutlined: where that flips the decision. Outlined in the "
-           "image: the finding as it was drawn. R²: how well LIME foretells hidden parts it was not fitted to.")
+MOST_LABELS = 3  # the positive ones first, then the most probable
+OCCLUDED = "Without\na square"
+CAPTION = ("Evidence for the label, by method and model. Heat is divided by the map's maximum. Last row: how far the "
+           "probability falls behind a black square,\noutlined: where the decision changes. Outlined in the image: the "
+           "annotated finding. R²: LIME's cross-validated fit.")
 
 
 @dataclass(frozen=True)
 class Column:
-    """What stands below each other: the maps of some models, in the mean."""
+    """A column of the figure: the mean of the maps of some models."""
 
     title: str
     models: tuple[tuple[BlendMember, Run], ...]
 
 
 def make_columns(members: list[BlendMember], table: pd.DataFrame, row: int, is_training: bool) -> list[Column]:
-    """A run's folds; of a blend its members: of a training image those that never saw it, of others all folds."""
+    """A column per fold of a run; of a blend one per member, for a training image only by folds that held it out."""
     columns = []
     for member in members:
         fold = fold_numbers(table, member.runs[0].experiment.split)[row] if is_training else None
@@ -52,15 +52,17 @@ def make_columns(members: list[BlendMember], table: pd.DataFrame, row: int, is_t
 
 def view_image(competition: Competition, name: str, members: list[BlendMember], table: pd.DataFrame, row: int,
                cells: np.ndarray | None, fitted: FittedRule, masks: dict[int, np.ndarray]) -> Figure:
-    """The sheet of a table's image. cells: (K,) its training labels, None where it has none;  fitted: what decides;
-    masks: label to (S, S) in the size of the largest store, where the finding is drawn.
+    """The figure of one row of a table.
+
+    cells: (K,) its training labels, None if it has none;  fitted: the decision rule;  masks: label to (S, S) bool in
+    the size of the largest store, where the finding is annotated.
     """
     device, image_id = pick_device(), table["image_id"].iloc[row]
     columns = make_columns(members, table, row, cells is not None)
-    looks = [[(load_model(run, device), run.recipe["task"], _image_of(member, image_id).to(device))
+    inputs = [[(load_model(run, device), run.recipe["task"], _image_of(member, image_id).to(device))
               for member, run in column.models] for column in columns]
-    probs = np.stack([np.mean([occluded_probs(model, image, task) for model, task, image in look], axis=0)
-                      for look in looks])                                                 # (columns, 1 + squares, K)
+    probs = np.stack([np.mean([occluded_probs(model, image, task) for model, task, image in column], axis=0)
+                      for column in inputs])                                                 # (columns, 1 + squares, K)
     probs = np.concatenate([probs, probs.mean(axis=0, keepdims=True)])
     labels = pick_labels(cells, probs[-1, 0])
     store = largest_store(members)
@@ -69,46 +71,45 @@ def view_image(competition: Competition, name: str, members: list[BlendMember], 
     with tqdm(total=len(labels) * len(METHODS), desc=f"maps of {image_id}", unit="row", leave=False,
               disable=None) as bar:
         for k in labels:
-            head = f"{competition.labels[k]}: {say_truth(cells, k)}   ({fitted.describe(k)})"
+            head = f"{competition.labels[k]}: {truth_text(cells, k)}   ({fitted.describe(k)})"
             for method in METHODS:
-                heats, texts = _maps_by(looks, method, k, size)
+                heats, texts = _maps_by(inputs, method, k, size)
                 texts = [f"p {prob:.3f}{text}" for prob, text in zip(probs[:, 0, k], texts, strict=True)]
                 panels = [None if heat is None else Panel(text, shown, *relative(heat), None)
                           for heat, text in zip(heats, texts, strict=True)]
                 rows.append((head, METHODS[method].title, panels))
                 bar.update()
-            rows.append((head, FLIPS, [_without(probs[number], fitted, k, shown, size)
+            rows.append((head, OCCLUDED, [_without(probs[number], fitted, k, shown, size)
                                        for number in range(len(titles))]))
     return draw_grid(f"{competition.name} / {name} / {image_id}", CAPTION, titles, shown,
                      [masks.get(k) for k in labels], rows)
 
 
 def pick_labels(cells: np.ndarray | None, probs: np.ndarray) -> list[int]:
-    """At most LABELS labels: those that are stated to be there, then the most probable. probs: (K,)."""
+    """The first MOST_LABELS labels: positive ones, then the most probable. probs: (K,)."""
     stated = np.zeros(len(probs), bool) if cells is None else cells == 1
-    return np.lexsort((-probs, ~stated))[:LABELS].tolist()
+    return np.lexsort((-probs, ~stated))[:MOST_LABELS].tolist()
 
 
-def say_truth(cells: np.ndarray | None, k: int) -> str:
-    """What is stated about a label, in a word or two. cells: (K,) of 1, 0, -1 for uncertain, NaN for not stated."""
+def truth_text(cells: np.ndarray | None, k: int) -> str:
+    """The label's cell as text. cells: (K,), 1, 0, -1 (uncertain) or NaN (empty); None without labels."""
     if cells is None:
-        return "truth not known"
-    return {1: "true", 0: "not there", -1: "uncertain"}.get(cells[k], "not stated")
+        return "truth unknown"
+    return {1: "present", 0: "absent", -1: "uncertain"}.get(cells[k], "empty")
 
 
 def _image_of(member: BlendMember, image_id: str) -> torch.Tensor:
-    """(1, C, S, S) as the member's networks take it."""
+    """(1, C, S, S) the image as the member's networks read it."""
     return next(iter(ordered_batches(member.store, member.store.rows([image_id]), 1)))[0]
 
 
-def _maps_by(looks: list[list], method: str, k: int, size: int) -> tuple[list[np.ndarray | None], list[str]]:
-    """A label's heat (S, S) by column and, last, in the mean of all; None where no model of a column can be explained
-    so. And what is to be said of each.
+def _maps_by(inputs: list[list], method: str, k: int, size: int) -> tuple[list[np.ndarray | None], list[str]]:
+    """A label's heat (S, S) by column and last the mean of all, None if the method explains no model; and their texts.
     """
     heats, texts = [], []
-    for look in looks:
+    for column in inputs:
         maps = [explain_images(method, model, image, k, task)
-                for model, task, image in look if method in methods_for(model)]
+                for model, task, image in column if method in methods_for(model)]
         heats.append(np.mean([fit_heat(each.heat[0].cpu().numpy(), size) for each in maps], axis=0) if maps else None)
         fits = [each.fit.item() for each in maps if each.fit is not None]
         texts.append(f",  R² {np.mean(fits):.2f}" if fits else "")
@@ -117,9 +118,9 @@ def _maps_by(looks: list[list], method: str, k: int, size: int) -> tuple[list[np
 
 
 def _without(probs: np.ndarray, fitted: FittedRule, k: int, shown: np.ndarray, size: int) -> Panel:
-    """How far the probability falls without each square, and where the decision flips. probs: (1 + squares, K)."""
+    """How far the probability falls without each square. probs: (1 + squares, K)."""
     decisions = fitted.apply(probs)[:, k]
     falls, flips = flip_map(probs[:, k], decisions, size)
-    turns = f"turns to {'no' if decisions[0] else 'yes'}" if flips.any() else "flips nowhere"
+    turns = f"becomes {'absent' if decisions[0] else 'present'}" if flips.any() else "never changes"
     text = f"−{max(falls.max(), 0):.3f}, {turns}"
     return Panel(text, shown, *relative(np.maximum(falls, 0)), flips)

@@ -1,6 +1,6 @@
-"""How good are maps of heat, beside chance and a guess that looks at no image?
+"""The quality of heat maps: pointing into the finding, deletion, insertion, and change with random weights.
 
-Inside the finding, deletion and insertion, and whether they change when the weights are drawn anew.
+Two baselines need no image: smooth noise ("chance") and the centre of both lungs.
 """
 
 import copy
@@ -26,20 +26,20 @@ from explaining.pointing_game import hottest_pixel
 from results.checkpoints import load_model
 from training.batches import ordered_batches
 
-GUESSES = ("chance", "centre of lungs")  # maps that look at no image
+BASELINES = ("chance", "centre of lungs")  # maps that depend on no image
 STEPS = 16          # of the deletion and insertion curves
-BLUR = 1 / 8        # of the image's side: the standard deviation of what stands where a pixel is not shown
+BLUR = 1 / 8        # of the image's side: standard deviation of the blur that replaces hidden pixels
 DRAWS = 2000        # of the bootstrap
-DRAWN_ANEW = 8      # images of a label whose maps are compared with those of weights drawn anew
-NORM_IMAGES = 64    # by which the batch norms of a network drawn anew normalise
-LUNGS = ((0.45, 0.3), (0.45, 0.7))  # row and column of the middles of two lungs in most chest films, of the side
-SPREAD = 0.15       # of the side: the standard deviation around them
+RANDOMISED = 8      # images per label whose maps are compared with those of random weights
+NORM_IMAGES = 64    # for the batch norm statistics of a network with random weights
+LUNGS = ((0.45, 0.3), (0.45, 0.7))  # row and column of the centres of both lungs, share of the side
+SPREAD = 0.15       # standard deviation around them, share of the side
 MEASURES = ("inside", "share_inside", "deletion", "insertion", "randomised")
 
 
 @dataclass(frozen=True)
 class ExplainedImage:
-    """A model, a copy of it with weights drawn anew, and how it takes an image: (1, C, S, S)."""
+    """A model, a copy of it with random weights, and an image (1, C, S, S) as it reads it."""
 
     model: nn.Module
     drawn: nn.Module
@@ -48,15 +48,15 @@ class ExplainedImage:
 
 def measure_maps(members: list[BlendMember], table: pd.DataFrame, rows: dict[int, list[int]],
                  masks: dict[int, dict[int, np.ndarray]]) -> pd.DataFrame:
-    """A row an image, label and method, of held-out images, each by the models that never saw its group.
+    """A row per image, label and method, of held-out images, each by the models that did not train on its group.
 
     rows: label to the table's rows;  masks: label to row to the finding (S, S) in the size of the largest store,
-    missing where it is not known. Of several members the mean of their maps is judged by the mean of their
-    probabilities; a member that a method cannot explain has no part in its maps.
-    inside: the hottest pixel is in the finding;  share_inside: the share of heat there, both NaN without a mask, and an
-    empty map has neither;  area: the finding's share of the image;  deletion, insertion: see `curves`;  randomised: the
-    rank correlation with the map of the same network with weights drawn anew, of a label's first DRAWN_ANEW images:
-    it takes as long as all else.
+    missing if it is not known. For a blend the mean of its members' maps is measured on the mean of their
+    probabilities; members that a method cannot explain are left out of its maps.
+    Columns: inside, whether the hottest pixel is in the finding, and share_inside, the share of heat there (NaN without
+    a mask, 0 for an empty map);  area, the finding's share of the image;  deletion, insertion, the means of `curves`;
+    randomised, the rank correlation with the map of the network with random weights, for the first RANDOMISED images of
+    a label.
     """
     size, task = largest_store(members).settings.size, members[0].runs[0].recipe["task"]
     places = [member.store.rows(table["image_id"]) for member in members]
@@ -66,23 +66,23 @@ def measure_maps(members: list[BlendMember], table: pd.DataFrame, rows: dict[int
         for held_out in np.unique(folds[[row for _, row in wanted]], axis=0):  # by each member, on its own split
             models = [_models_of(*each) for each in zip(members, places, held_out, strict=True)]
             for k, row in ((k, row) for k, row in wanted if (folds[row] == held_out).all()):
-                looks = [ExplainedImage(*pair, _read(member, where[row])) for pair, member, where in
+                inputs = [ExplainedImage(*pair, _read(member, where[row])) for pair, member, where in
                          zip(models, members, places, strict=True)]
                 about = {"image_id": table["image_id"].iloc[row], "label": k}
-                is_compared = row in rows[k][:DRAWN_ANEW]
-                for method, heat, other in _all_maps(looks, k, task, size, about["image_id"], is_compared):
-                    measured.append(about | {"method": method} | _measure(looks, k, task, heat, other,
+                is_compared = row in rows[k][:RANDOMISED]
+                for method, heat, other in _all_maps(inputs, k, task, size, about["image_id"], is_compared):
+                    measured.append(about | {"method": method} | _measure(inputs, k, task, heat, other,
                                                                           masks.get(k, {}).get(row)))
                 bar.update()
     return pd.DataFrame(measured)
 
 
 def _models_of(member: BlendMember, places: np.ndarray, fold: int) -> tuple[nn.Module, nn.Module]:
-    """The model that held a fold out, and the same with weights drawn anew. places: (N,) the images in the store."""
+    """The model that held a fold out, and a copy with random weights. places: (N,) the images in the store."""
     run, = (run for run in member.runs if run.recipe["fold"] == fold)
     model = load_model(run, pick_device())
     some = np.random.default_rng(0).permutation(places)[:NORM_IMAGES]
-    return model, draw_weights_anew(model, _read(member, *some))
+    return model, randomise_weights(model, _read(member, *some))
 
 
 def _read(member: BlendMember, *places: int) -> Tensor:
@@ -90,16 +90,16 @@ def _read(member: BlendMember, *places: int) -> Tensor:
     return next(iter(ordered_batches(member.store, np.array(places), len(places))))[0].to(pick_device())
 
 
-def _all_maps(looks: list[ExplainedImage], k: int, task: str, size: int, image_id: str,
+def _all_maps(inputs: list[ExplainedImage], k: int, task: str, size: int, image_id: str,
               is_compared: bool) -> Iterator[tuple[str, np.ndarray, np.ndarray | None]]:
-    """Method, heat (size, size) and the heat of the networks drawn anew; None of a guess, and where not asked for."""
+    """Method, heat (size, size), and the heat with random weights, None for baselines and if it is not asked for."""
     for method in METHODS:
-        if able := [look for look in looks if method in methods_for(look.model)]:
-            pairs, drawn = ([(getattr(look, which), look.image) for look in able] for which in ("model", "drawn"))
+        if able := [each for each in inputs if method in methods_for(each.model)]:
+            pairs, drawn = ([(getattr(each, which), each.image) for each in able] for which in ("model", "drawn"))
             yield method, _mean_heat(method, pairs, k, task, size), (
                 _mean_heat(method, drawn, k, task, size) if is_compared else None)
-    yield GUESSES[0], random_heat(size, seed=zlib.crc32(f"{image_id} {k}".encode())), None
-    yield GUESSES[1], lung_heat(size), None
+    yield BASELINES[0], random_heat(size, seed=zlib.crc32(f"{image_id} {k}".encode())), None
+    yield BASELINES[1], lung_heat(size), None
 
 
 def _mean_heat(method: str, pairs: list[tuple[nn.Module, Tensor]], k: int, task: str, size: int) -> np.ndarray:
@@ -107,9 +107,9 @@ def _mean_heat(method: str, pairs: list[tuple[nn.Module, Tensor]], k: int, task:
     return relative(np.mean([fit_heat(heat, size) for heat in heats], axis=0))[0]
 
 
-def _measure(looks: list[ExplainedImage], k: int, task: str, heat: np.ndarray, other: np.ndarray | None,
+def _measure(inputs: list[ExplainedImage], k: int, task: str, heat: np.ndarray, other: np.ndarray | None,
              mask: np.ndarray | None) -> dict[str, float]:
-    drawn = [curves(look.model, look.image, k, task, fit_heat(heat, look.image.shape[-1])) for look in looks]
+    drawn = [curves(each.model, each.image, k, task, fit_heat(heat, each.image.shape[-1])) for each in inputs]
     deletion, insertion = np.mean(drawn, axis=0)
     is_empty, known = heat.max() <= 0, mask is not None
     return {
@@ -124,7 +124,7 @@ def _measure(looks: list[ExplainedImage], k: int, task: str, heat: np.ndarray, o
 
 
 def share_inside(heat: np.ndarray, mask: np.ndarray) -> float:
-    """The share of the heat (S, S) that lies in the finding; 0 of an empty map."""
+    """The share of the heat (S, S) that lies in the finding; 0 for an empty map."""
     return float(heat[mask].sum() / heat.sum()) if heat.sum() > 0 else 0.0
 
 
@@ -142,12 +142,12 @@ def lung_heat(size: int) -> np.ndarray:
 
 
 def curves(model: nn.Module, image: Tensor, k: int, task: str, heat: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(1 + STEPS,) probabilities of the label as the hottest pixels are taken away first, and as they come first.
+    """Deletion and insertion curves, (1 + STEPS,) each: the label's probability while pixels are hidden or shown.
 
-    A pixel that is not shown is that of the image blurred. A map that found what matters has a small mean of the first
-    and a large one of the second. Equal heat is ordered by chance, always the same.
-    Source: Petsiuk et al. 2018, https://arxiv.org/abs/1806.07421, section 3.3; blurred in both, so that neither is
-    judged by images with holes.
+    The hottest pixels come first. Hidden pixels are those of the blurred image. A good map has a small mean deletion
+    and a large mean insertion. Pixels of equal heat are ordered at random, with a fixed seed.
+    Source: Petsiuk et al. 2018, https://arxiv.org/abs/1806.07421, section 3.3, but with a blurred image in both curves,
+    so that neither is measured on images with holes.
     """
     size = heat.shape[0]
     ties = np.random.default_rng(0).permutation(heat.size)
@@ -164,19 +164,19 @@ def curves(model: nn.Module, image: Tensor, k: int, task: str, heat: np.ndarray)
 
 
 def blur(image: Tensor) -> Tensor:
-    """(1, C, S, S) float, blurred until no finding is left."""
+    """(1, C, S, S) float, blurred so strongly that no finding is visible."""
     planes = [cv2.GaussianBlur(plane, (0, 0), BLUR * image.shape[-1], borderType=cv2.BORDER_REPLICATE)
               for plane in image[0].float().cpu().numpy()]
     return torch.from_numpy(np.stack(planes))[None].to(image.device)
 
 
-def draw_weights_anew(model: nn.Module, images: Tensor, seed: int = 0) -> nn.Module:
-    """A copy of a network whose layers all have new random weights. images: some (B, C, S, S), as the model takes them.
+def randomise_weights(model: nn.Module, images: Tensor, seed: int = 0) -> nn.Module:
+    """A copy of a network with random weights in all layers. images: some (B, C, S, S), as the model reads them.
 
-    A map that stays as it was shows the image, not what the network has learned. Matrices and kernels are drawn as He
-    et al. 2015 propose, and batch norms normalise by what the images then give: by torch's own draws the signal of a
-    deep network dies on its way, it answers alike to all images, and its maps are empty.
-    Source: Adebayo et al. 2018, https://arxiv.org/abs/1810.03292, section 3: all layers at once, the cascade's end.
+    A map that stays the same shows the image, not what the network has learned. Weights are drawn as in He et al. 2015
+    and batch norm statistics are computed from the images: with torch's defaults the signal of a deep network vanishes,
+    its outputs are equal for all images and its maps are empty.
+    Source: Adebayo et al. 2018, https://arxiv.org/abs/1810.03292, section 3, with all layers randomised at once.
     """
     drawn = copy.deepcopy(model).eval()
     with torch.random.fork_rng(devices=[]), torch.no_grad():
@@ -188,21 +188,21 @@ def draw_weights_anew(model: nn.Module, images: Tensor, seed: int = 0) -> nn.Mod
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
         norms = [module for module in drawn.modules() if isinstance(module, _BatchNorm)]
         for norm in norms:
-            norm.momentum = None  # so that the statistics are those of these images alone
+            norm.momentum = None  # the statistics are of these images alone
             norm.train()
         drawn(images)
     return drawn.eval()
 
 
 def rank_correlation(heat: np.ndarray, other: np.ndarray) -> float:
-    """Spearman's, of two maps (S, S). NaN where one is the same everywhere: an empty map is no verdict, good or bad."""
+    """Spearman's rank correlation of two maps (S, S); NaN if one is constant, as empty maps are."""
     if np.ptp(heat) == 0 or np.ptp(other) == 0:
         return np.nan
     return float(spearmanr(heat.ravel(), other.ravel()).statistic)
 
 
 def summarise(measured: pd.DataFrame) -> pd.DataFrame:
-    """A row a method: images, empty maps, and of every measure the mean and its 95 % interval by bootstrap."""
+    """A row per method: images, empty maps, and every measure's mean with its 95 % bootstrap interval."""
     summary = []
     for method, part in measured.groupby("method", sort=False):
         row = {"method": method, "images": len(part), "empty": int(part["empty"].sum()), "area": part["area"].mean(),
@@ -215,7 +215,7 @@ def summarise(measured: pd.DataFrame) -> pd.DataFrame:
 
 
 def mean_interval(values: np.ndarray) -> tuple[float, float, float]:
-    """The mean and the ends of its 95 % interval, by bootstrap; NaN where there is nothing. values: (N,)."""
+    """The mean and its 95 % bootstrap interval, without NaN values; NaN if none is left. values: (N,)."""
     values = values[~np.isnan(values)]
     if not len(values):
         return np.nan, np.nan, np.nan

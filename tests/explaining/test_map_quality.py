@@ -11,13 +11,13 @@ from torch import nn
 from common.hardware import import_torchvision
 from explaining.attribution import MIN_LOG_ODDS
 from explaining.map_quality import (
-    GUESSES,
+    BASELINES,
     STEPS,
     curves,
-    draw_weights_anew,
     lung_heat,
     mean_interval,
     random_heat,
+    randomise_weights,
     rank_correlation,
     share_inside,
     summarise,
@@ -95,7 +95,7 @@ def test_weights_drawn_anew_change_the_copy_only_and_its_maps():
     model = build_model("cnn_b", 1, SIZE, 2).eval()
     nn.init.normal_([module for module in model.modules() if isinstance(module, nn.Linear)][-1].weight, std=1.0)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    drawn = draw_weights_anew(model, some_images())
+    drawn = randomise_weights(model, some_images())
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     for layer, other in zip(model.modules(), drawn.modules(), strict=True):
         if isinstance(layer, (nn.Conv2d, nn.Linear)):
@@ -113,7 +113,7 @@ def test_a_deep_network_drawn_anew_still_tells_images_apart(network):
     torch.manual_seed(0)
     size = 64
     images = torch.randint(0, 256, (8, 1, size, size), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
-    drawn = draw_weights_anew(build_model(network, 1, size, 2), images)
+    drawn = randomise_weights(build_model(network, 1, size, 2), images)
     with torch.no_grad():
         assert drawn(images).std(dim=0).min() > 10 * MIN_LOG_ODDS
     assert not drawn.training and not any(module.training for module in drawn.modules())
@@ -130,7 +130,7 @@ def test_guesses_look_at_no_image_and_lungs_are_left_and_right():
     assert lungs[29, 19] > 0.95 and lungs[29, 44] > 0.95 and lungs[29, 32] < 0.6 and lungs[0, 0] < 0.05
     assert not np.array_equal(random_heat(64, 1), random_heat(64, 2))
     assert 0 <= random_heat(64, 1).min() and random_heat(64, 1).max() <= 1
-    assert len(GUESSES) == 2
+    assert len(BASELINES) == 2
 
 
 def test_the_interval_is_scipys_bootstrap():
