@@ -5,10 +5,12 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import rankdata
 from sklearn.metrics import roc_auc_score
 
 from auditing.metadata_probes import (
     _auc,
+    _held_out_ranks,
     border_features,
     column_features,
     file_features,
@@ -137,3 +139,42 @@ def test_the_same_probe_twice_is_the_same():
     features, label = {"a": rng.normal(size=(N, 2))}, rng.integers(0, 2, N).astype(float)
     one, other = (probe_labels(features, label[:, None], np.arange(N).astype(str), ["x"])[0] for _ in range(2))
     assert one == other
+
+
+class PrevalencePlusValue:
+    """A classifier whose scores are shifted by the prevalence in its training folds, as those of real ones are."""
+
+    def fit(self, values, target):
+        self.prevalence = target.mean()
+        return self
+
+    def predict_proba(self, values):
+        score = self.prevalence + values[:, 0] / 1000
+        return np.stack([1 - score, score], axis=1)
+
+
+def test_held_out_scores_are_ranks_within_the_fold():
+    rng = np.random.default_rng(0)
+    values, folds = rng.integers(0, 9, 60).astype(float), np.repeat([0, 1, 2], [10, 20, 30])
+    target = (rng.random(60) < np.array([0.9, 0.5, 0.1])[folds]).astype(float)
+    scores = _held_out_ranks(PrevalencePlusValue(), values[:, None], target, folds)
+    for fold in range(3):
+        ranks = rankdata(values[folds == fold])
+        np.testing.assert_allclose(scores[folds == fold], (ranks - 0.5) / len(ranks))
+
+
+def test_folds_of_different_prevalence_do_not_lower_the_auc():
+    """A feature that separates the classes in every fold has an AUC near 1 however the prevalence differs."""
+    folds = np.repeat([0, 1], 50)
+    target = np.concatenate([np.arange(50) < 45, np.arange(50) < 5]).astype(float)
+    scores = _held_out_ranks(PrevalencePlusValue(), target[:, None], target, folds)
+    unranked = np.where(folds == 0, 0.1, 0.9) + target / 1000
+    within = np.concatenate([(rankdata(target[folds == fold]) - 0.5) / 50 for fold in (0, 1)])
+    assert _auc(target, scores) == pytest.approx(roc_auc_score(target, within))
+    assert _auc(target, scores) > roc_auc_score(target, unranked) + 0.3
+
+
+def test_a_fold_whose_training_rows_have_one_class_scores_one_half():
+    target, folds = np.array([1.0, 0.0, 0.0, 0.0]), np.array([0, 0, 1, 1])
+    scores = _held_out_ranks(PrevalencePlusValue(), np.arange(4.0)[:, None], target, folds)
+    assert scores.tolist() == [0.5, 0.5, 0.25, 0.75]
