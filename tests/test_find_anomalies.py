@@ -10,11 +10,10 @@ import pytest
 import torch
 from scipy.stats import norm
 from sklearn.covariance import LedoitWolf
-from sklearn.metrics import roc_curve
 
 import find_anomalies
 from auditing import anomaly_scores, autoencoder, ood
-from auditing.anomaly_scores import Scale, detection, fit_density, fit_distance, hold_out, normal_mask, sensitivity_at
+from auditing.anomaly_scores import detection, fit_density, fit_distance, fit_scale, hold_out, normal_mask
 from auditing.autoencoder import Autoencoder, errors_and_codes, train_autoencoder
 from auditing.ood import find_outliers, outlier_warnings
 from competition import Competition, Part
@@ -77,23 +76,20 @@ def test_groups_are_held_out_whole_and_too_few_are_refused():
             hold_out(few, seed=0)
 
 
-def test_the_threshold_leaves_95_percent_of_further_normal_images_below_whatever_their_number():
+def test_the_threshold_leaves_95_percent_of_normal_images_below():
     rng = np.random.default_rng(0)
-    for n in (20, 37, 100):  # coverage of the k-th of n: k / (n + 1), a beta distribution's mean
-        below = [norm.cdf(scale.middle + scale.reach) for scale in
-                 (Scale.of_held_out(rng.normal(size=n)) for _ in range(2000))]
+    for n in (20, 37, 100):  # the expected coverage of the k-th of n is k / (n + 1)
+        below = []
+        for _ in range(2000):
+            zero, one = fit_scale(rng.normal(size=n))(np.array([0.0, 1.0]))
+            below.append(norm.cdf((1 - zero) / (one - zero)))  # the raw score whose scaled value is 1
         assert np.mean(below) == pytest.approx(np.ceil(0.95 * (n + 1)) / (n + 1), abs=0.004)
-    assert Scale.of_held_out(np.ones(30)).apply(np.array([1.0, 2.0])).tolist() == [0, 1]
 
 
-def test_sensitivity_at_a_specificity_is_read_off_the_roc_curve_ties_and_weights_included():
-    rng = np.random.default_rng(1)
-    for _ in range(20):
-        odd, scores = rng.integers(0, 2, 80), rng.integers(0, 25, 80).astype(float)
-        weights = rng.integers(0, 4, 80)
-        alarms, found, _ = roc_curve(odd, scores, sample_weight=weights, drop_intermediate=False)
-        assert sensitivity_at(odd, scores, weights) == pytest.approx(found[alarms <= 0.05 + 1e-9].max())
-    assert np.isnan(sensitivity_at(np.ones(3), np.arange(3.0)))
+def test_zero_is_the_median_and_equal_scores_have_no_scale():
+    scale = fit_scale(np.arange(21.0))
+    assert scale(np.array([10.0, 20.0])).tolist() == [0, 1]
+    assert fit_scale(np.ones(30))(np.array([1.0, 2.0])).tolist() == [0, 1]
 
 
 def test_detection_of_one_kind_alone_has_no_auc_but_a_specificity():
@@ -170,7 +166,7 @@ def draw(folder, n, rng, colour=False):
 def toy(home, monkeypatch):
     """Grey by default; `toy(...)` gives competition, folder, table and folds with fast settings."""
     monkeypatch.setattr(autoencoder, "STEPS", 12)
-    monkeypatch.setattr(find_anomalies, "odd_features", lambda store: small_features(store))
+    monkeypatch.setattr(find_anomalies, "anomaly_features", lambda store: small_features(store))
 
     def make(n=150, colour=False, labels=None):
         folder, rng = home / "toy", np.random.default_rng(0)
@@ -194,7 +190,7 @@ def small_features(store):
     return images.reshape(len(store), 8, 8, 8, 8).mean(axis=(2, 4)).reshape(len(store), -1).astype(np.float32)
 
 
-def test_ill_images_are_found_and_finished_folds_are_kept(toy, home, monkeypatch, capsys):
+def test_ill_images_are_found(toy, home, capsys):
     competition, folder, table, folds = toy()
     board = find_anomalies.find_anomalies(competition, folder, table, folds)
     assert set(board["part"]) == {"train", "test"} and len(board) == 8
@@ -205,32 +201,19 @@ def test_ill_images_are_found_and_finished_folds_are_kept(toy, home, monkeypatch
     assert scores["either"].notna().sum() == 172
     assert {"scores_train.png", "scores_test.png", "reconstructions.png"} <= {path.name for path in place.iterdir()}
     assert json.loads((place / "detection.json").read_text())["normal"] == "normal: without 'ill'"
-    assert "1 are black" in capsys.readouterr().out
+    assert "1 are constant and left out" in capsys.readouterr().out
 
-    monkeypatch.setattr(find_anomalies, "_fit", lambda *_: pytest.fail("a finished fold was computed again"))
-    pd.testing.assert_frame_equal(find_anomalies.find_anomalies(competition, folder, table, folds), board)
+def test_the_same_scores_come_out_twice(toy, undrawn):
+    competition, folder, table, folds = toy()
+    one, other = (find_anomalies.find_anomalies(competition, folder, table, folds) for _ in range(2))
+    pd.testing.assert_frame_equal(one, other)
 
 
 @pytest.fixture
 def undrawn(monkeypatch):
     """Pictures take most of a small run's time."""
-    for name in ("draw_scores", "draw_rebuilt"):
+    for name in ("draw_scores", "draw_reconstructions"):
         monkeypatch.setattr(find_anomalies, name, lambda *_: None)
-
-
-def test_a_run_that_was_interrupted_ends_with_the_same_scores(toy, home, monkeypatch, undrawn):
-    competition, folder, table, folds = toy()
-    board = find_anomalies.find_anomalies(competition, folder, table, folds)
-    place = home / "runs" / "toy" / "anomaly" / "fold1"
-    (place / "result.json").unlink()
-    (place / "train.csv").write_text("image_id\ncut off")
-    save = find_anomalies._save
-    monkeypatch.setattr(find_anomalies, "_save", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-    with pytest.raises(KeyboardInterrupt):
-        find_anomalies.find_anomalies(competition, folder, table, folds)
-    assert not (place / "result.json").exists()
-    monkeypatch.setattr(find_anomalies, "_save", save)
-    pd.testing.assert_frame_equal(find_anomalies.find_anomalies(competition, folder, table, folds), board)
 
 
 @pytest.mark.parametrize("labels", [np.ones, lambda n: (np.arange(n) > 0).astype(int)], ids=["none", "one"])
@@ -263,7 +246,7 @@ def test_the_gate_is_silent_without_kept_features_and_warns_of_foreign_test_imag
     competition, folder, table, folds = toy(labels=np.zeros)
     assert outlier_warnings(competition, folder) == []
     for part, name in (("train", "train"), ("test", "test")):
-        ood.odd_store(competition, part, read_train(competition, folder)[0] if name == "train"
+        ood.anomaly_store(competition, part, read_train(competition, folder)[0] if name == "train"
                            else ood.read_part(competition, folder, part))
     (home / "data" / "features").mkdir()
     (home / "data" / "features" / "toy-train-0.npy").touch()
@@ -273,7 +256,7 @@ def test_the_gate_is_silent_without_kept_features_and_warns_of_foreign_test_imag
     rng = np.random.default_rng(0)
     for i in range(24):
         cv2.imwrite(str(folder / "tests" / f"tests{i}.png"), rng.integers(0, 256, (SIDE, SIDE), dtype=np.uint8))
-    ood.odd_store(competition, "test", ood.read_part(competition, folder, "test"))
+    ood.anomaly_store(competition, "test", ood.read_part(competition, folder, "test"))
     warnings = outlier_warnings(competition, folder)
     assert len(warnings) == 1 and warnings[0].startswith("24 of 24 images of the test part") and "tests" in warnings[0]
     (folder / "train.csv").unlink()

@@ -125,8 +125,8 @@ def full(small) -> Path:
         for end in ("", "_low", "_high")}])
     rows_to(runs / "one" / "label_errors.csv", [{"image_id": HOSTILE, "group": "p", "label": "effusion", "given": 1,
                                                  "suggested": 0, "prob_of_given": 0.01, "quality": 0.01}])
-    detection = {"part": "train", "method": "density", "images": 50, "odd": 20} | {
-        f"{key}{end}": 0.5 for key in ("roc_auc", "average_precision", "sensitivity_at_95")
+    detection = {"part": "train", "method": "density", "images": 50, "anomalies": 20} | {
+        f"{key}{end}": 0.5 for key in ("roc_auc", "average_precision", "sensitivity", "specificity")
         for end in ("", "_low", "_high")}
     write_json(runs / "anomaly" / "detection.json", {"normal": "normal: none", "folds": folds, "rows": [detection]})
     for name in ("scores_train", "reconstructions"):

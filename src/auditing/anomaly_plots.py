@@ -1,4 +1,4 @@
-"""Pictures of anomaly scores: how they lie for normal images and others, and what an autoencoder rebuilds."""
+"""Pictures of anomaly scores: their distribution for normal and other images, and reconstructions."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,14 +10,14 @@ from common.console import short_id
 from common.figures import save_figure
 
 BLUE, RED = "#0072B2", "#D55E00"  # source: Okabe & Ito 2008, https://jfly.uni-koeln.de/color/
-SHOWN = (0.005, 0.98)  # quantiles between which scores are drawn; what lies outside counts to the outermost bars
+SHOWN = (0.005, 0.98)  # quantiles: scores outside are counted in the outermost bars
 BINS = 40
 TILE, LEFT, RIGHT, TOP, LINES, GAP = 1.05, 1.25, 0.95, 0.85, 0.42, 0.16  # inches
 
 
 @dataclass(frozen=True)
-class Rebuilt:
-    """An image and what an autoencoder made of it, both (C, S, S) in [0, 1]; the score is of the error."""
+class Reconstruction:
+    """An image and its reconstruction by an autoencoder, both (C, S, S) in [0, 1]; the score of its error."""
 
     image_id: str
     score: float
@@ -25,14 +25,14 @@ class Rebuilt:
     back: np.ndarray
 
 
-def draw_scores(title: str, part: str, methods: dict[str, str], odd: np.ndarray, scores: np.ndarray,
+def draw_scores(title: str, part: str, methods: dict[str, str], is_anomaly: np.ndarray, scores: np.ndarray,
                 path: Path) -> Path:
-    """Histograms of scores (N, M), a panel a method, of normal images and others; odd: (N,) 0, 1 or NaN."""
+    """Histograms of scores (N, M), one panel a method. is_anomaly: (N,) 0, 1 or NaN."""
     figure = Figure(figsize=(9, 5.6), layout="constrained")
     for axes, (m, name) in zip(figure.subplots(2, 2).flat, enumerate(methods.values()), strict=True):
         values = scores[:, m]
         known = ~np.isnan(values)
-        kinds = [("normal", BLUE, known & (odd == 0)), ("not normal", RED, known & (odd == 1))]
+        kinds = [("normal", BLUE, known & (is_anomaly == 0)), ("not normal", RED, known & (is_anomaly == 1))]
         if not (kinds[0][2] | kinds[1][2]).any():
             kinds = [("unknown", "0.5", known)]
         low, high = np.quantile(values[known], SHOWN) if known.any() else (0.0, 1.0)
@@ -47,28 +47,28 @@ def draw_scores(title: str, part: str, methods: dict[str, str], odd: np.ndarray,
         axes.set_ylabel("share of images", fontsize=8)
         axes.tick_params(labelsize=8)
         axes.legend(fontsize=8, frameon=False)
-    figure.suptitle(f"{title}, {part}: anomaly scores (the outermost bars hold what lies beyond)", fontsize=11)
-    return _save(figure, path)
+    figure.suptitle(f"{title}, {part}: anomaly scores (the outermost bars include values beyond)", fontsize=11)
+    return save_figure(figure, path)
 
 
-def draw_rebuilt(title: str, lines: list[tuple[str, list[Rebuilt]]], path: Path) -> Path:
-    """A line a kind, of images, their reconstructions and the absolute errors, one scale of colours for all."""
-    most = max((len(rebuilt) for _, rebuilt in lines), default=0)
+def draw_reconstructions(title: str, lines: list[tuple[str, list[Reconstruction]]], path: Path) -> Path:
+    """Rows of images with their reconstructions and absolute errors, one colour scale for all."""
+    most = max((len(shown) for _, shown in lines), default=0)
     width = LEFT + most * (3 * TILE + GAP) + RIGHT
     height = TOP + len(lines) * (TILE + LINES) + GAP
     figure = Figure(figsize=(width, height), facecolor="white")
-    figure.text(GAP / width, 1 - GAP / height, f"{title}: what autoencoders that learned normal images rebuild",
+    figure.text(GAP / width, 1 - GAP / height, f"{title}: reconstructions by autoencoders that learned normal images",
                 fontsize=13, weight="bold", va="top")
     figure.text(GAP / width, 1 - (GAP + 0.3) / height, "Held-out images: the image, its reconstruction, the absolute "
                 "error. Score: 0 is the median and 1 the threshold of held-out normal images.", fontsize=9,
                 color="0.35", va="top")
-    maps = [np.abs(one.image - one.back).mean(axis=0) for _, rebuilt in lines for one in rebuilt]
+    maps = [np.abs(one.image - one.back).mean(axis=0) for _, shown in lines for one in shown]
     brightest = max(np.quantile(maps, 0.998), 1e-3) if maps else 1.0
     drawn, errors = None, iter(maps)
-    for line, (name, rebuilt) in enumerate(lines):
+    for line, (name, shown) in enumerate(lines):
         top = TOP + line * (TILE + LINES) + LINES
         figure.text(GAP / width, 1 - top / height, name, fontsize=9, va="top")
-        for number, one in enumerate(rebuilt):
+        for number, one in enumerate(shown):
             left = LEFT + number * (3 * TILE + GAP)
             figure.text(left / width, 1 - (top - 0.06) / height,
                         f"{short_id(one.image_id, 30)}   score {one.score:.2f}", fontsize=7.5, va="bottom")
@@ -85,8 +85,4 @@ def draw_rebuilt(title: str, lines: list[tuple[str, list[Rebuilt]]], path: Path)
         bar = figure.colorbar(drawn, cax=figure.add_axes(place))
         bar.ax.tick_params(labelsize=7.5)
         bar.ax.set_title("error,\n1: black\nto white", fontsize=7.5)
-    return _save(figure, path)
-
-
-def _save(figure: Figure, path: Path) -> Path:
     return save_figure(figure, path)

@@ -45,8 +45,8 @@ def check_images(report: Report, parts: dict[str, PartData]) -> None:
         if len(constant):
             share = len(constant) / len(scan)
             report.add("warning" if share > 0.01 else "note",
-                       f"{plural(len(constant), f'{part.title} image', 'are')} constant ({percent(share)}): all pixels have "
-                       f"one grey value.{_positives_among(report.competition, part)}",
+                       f"{plural(len(constant), f'{part.title} image', 'are')} constant ({percent(share)}): all pixels "
+                       f"have one grey value.{_positives_among(report.competition, part)}",
                        "By default, training leaves constant images out and predictions are the training prevalence; "
                        f"see `constant_images` of an experiment. All of them are in constant_{name}.csv.", constant)
         flat = readable & ~scan.constant & (scan.std < LOW_CONTRAST)
@@ -199,8 +199,8 @@ def check_parts(report: Report, parts: dict[str, PartData], left_out: pd.DataFra
                          "examples": pairs.head(20)}
         found.append(pairs.assign(part=name))
         if len(exact):
-            report.add("error", f"{plural(exact['b'].nunique(), f'{part.title} image', 'have')} exactly the same pixels as "
-                       "a training image.",
+            report.add("error", f"{plural(exact['b'].nunique(), f'{part.title} image', 'have')} exactly the same "
+                       "pixels as a training image.",
                        "Exclude the training images (`exclude_ids` in competition.py). Otherwise the score on this "
                        "part is too high.", (f"{a} = {b}" for a, b in zip(exact["a"], exact["b"], strict=True)))
         if len(near):

@@ -1,4 +1,4 @@
-"""What the labels look like: counts, combinations, correlations, rare labels, mean images. Arrays only."""
+"""Statistics of labels: counts, combinations, correlations, rare labels, mean images. Arrays only."""
 
 from dataclasses import dataclass
 
@@ -70,13 +70,13 @@ def phi_matrix(cells: np.ndarray) -> np.ndarray:
 
 
 def count_shown(cells: np.ndarray, labels: list[str], task: str, copies: np.ndarray) -> dict[str, pd.DataFrame]:
-    """What an epoch shows of each label under each sampler of an experiment: sampler -> one row a label.
+    """Expected label counts of an epoch under each sampler of an experiment: sampler -> one row a label.
 
     Each has `label`, `present`, `absent` (images shown on average, repeated ones counted), `prevalence` (of present
     among both) and `images` (the epoch's length); last the images without a positive label, where there can be any.
-    cells are those of the training images;  copies: (K,) of the sampler "label_repeats", which is left out where none is over
-    1. Uncertain and blank cells are left out, as an experiment does unless it says otherwise, and so are images without
-    any other; where none is left, nothing is counted.
+    cells: (N, K) of the training images;  copies: (K,) for the sampler "label_repeats", which is left out if none is
+    above 1. Uncertain and blank cells are left out, as experiments do by default, and so are images without any other
+    cell; {} if no image is left.
     """
     ignored = [Value("ignore", "ignore", IGNORE, ())] * len(labels)
     targets = training_targets(cells, ignored, ignored, np.ones(len(cells), bool), exclusive=task == "multiclass")
@@ -96,9 +96,10 @@ def count_shown(cells: np.ndarray, labels: list[str], task: str, copies: np.ndar
 
 
 def find_nested(cells: np.ndarray, labels: list[str], fewest: int = 20) -> list[tuple[str, str]]:
-    """(A, B) where every image with A, `fewest` or more, has B too, as far as is certain, though not all images have B.
+    """Pairs (A, B) in which every image with A also has B, as far as both are certain, most images first.
 
-    Of two that are always present together only one order is given. Those that most images say come first.
+    A needs `fewest` positive images, and some image must not have B. If A and B always occur together, only one order
+    is returned.
     """
     present, certain = (cells == 1).astype(float), np.isin(cells, (0, 1)).astype(float)
     seen, both = present.T @ certain, present.T @ present
@@ -110,9 +111,9 @@ def find_nested(cells: np.ndarray, labels: list[str], fewest: int = 20) -> list[
 
 def find_rare(cells: np.ndarray, groups: np.ndarray, labels: list[str], n_folds: int,
               fewest: int = FEW_POSITIVES) -> pd.DataFrame:
-    """The labels with fewer positives than `fewest` or fewer groups with or without them than folds.
+    """Labels with fewer than `fewest` positives, or present or absent in fewer groups than there are folds.
 
-    One row such a label: `label`, `positives`, `groups` (with a positive), `groups_without` (with a certain negative),
+    One row a label: `label`, `positives`, `groups` (with a positive), `groups_without` (with a certain negative),
     `too_rare` (not every fold can have both).
     """
     rows = []
@@ -142,9 +143,9 @@ class MeanImages:
 
 
 def mean_images(thumbnails: np.ndarray, cells: np.ndarray, use: np.ndarray) -> MeanImages:
-    """Means by label, read in blocks.
+    """Mean thumbnails with and without each label, read in blocks.
 
-    thumbnails: (N, H, W) uint8, may be mapped;  use: (N,) bool, False for what cannot be read or is black.
+    thumbnails: (N, H, W) uint8, may be memory-mapped;  use: (N,) bool, False for unreadable and constant images.
     """
     sides, labels = thumbnails.shape[1:], cells.shape[1]
     sums = {kind: np.zeros((labels, sides[0] * sides[1])) for kind in (1, 0)}
@@ -162,7 +163,7 @@ def mean_images(thumbnails: np.ndarray, cells: np.ndarray, use: np.ndarray) -> M
 
 
 def pool_statistics(means: np.ndarray, stds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation over all pixels of N images out of each image's own, every image counting alike.
+    """Mean and standard deviation over all pixels of N images from each image's own; images have equal weight.
 
     means, stds: (N,) or (N, C). Returns two arrays () or (C,); NaN where there is no image.
     """

@@ -1,4 +1,4 @@
-"""Test images that are unlike all training images, told by a frozen network's features; no label has a say."""
+"""Out-of-distribution test images: those unlike all training images, by features of a frozen network, no labels."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,22 +14,22 @@ from data.pixel_store import PixelSettings, PixelStore, kept_store, open_store
 from data.tables import read_part, read_train, submitted_part
 from models.frozen_features import frozen_features, kept_features
 
-SIZE = 64      # pixels of the images that anomalies and outliers are looked for in
-MOST = 4000    # training images that are compared with
-FAR = 0.99     # share of held-out training images that are not called far
-MARGIN = 2     # test images may be far so much more often: images of one patient come together
+SIZE = 64      # pixels: the image size for anomalies and outliers
+MOST = 4000    # training images that test images are compared with
+FAR = 0.99     # quantile of held-out training images above which an image is far
+MARGIN = 2     # factor on the expected share of far test images: images of one patient are alike
 CHANCE = 1e-3
-STRAY = 1.2    # times as far as any training image: far enough for a single one to be named
+STRAY = 1.2    # a single image this many times as far as any training image is an alarm
 NAMED = 5      # ids in a warning
 
 
-def odd_store(competition: Competition, part: str, table: pd.DataFrame) -> PixelStore:
-    """A part's images as anomalies are looked for in, 64 pixels; built where there is no such store yet."""
+def anomaly_store(competition: Competition, part: str, table: pd.DataFrame) -> PixelStore:
+    """The 64-pixel store of a part's images; it is built if it does not exist yet."""
     return open_store(f"{competition.name}-{part}", table, PixelSettings(SIZE, competition.channels))
 
 
-def odd_features(store: PixelStore) -> np.ndarray:
-    """(N, D) of all images of a store, computed once: about a second for a hundred."""
+def anomaly_features(store: PixelStore) -> np.ndarray:
+    """(N, D) features of all images of a store, computed once and kept: about a second for a hundred images."""
     return frozen_features(_name(store), store.pixels, store.folder.name)
 
 
@@ -41,19 +41,19 @@ def _name(store: PixelStore) -> str:
 class Outliers:
     """Test images that are farther from the training images than those are from each other."""
 
-    rows: np.ndarray      # where they stand among the images that were judged, the farthest first
+    rows: np.ndarray      # positions among the test images, the farthest first
     share: float          # of them
-    expected: float       # the share of held-out training images that are as far
+    expected: float       # share of held-out training images that are as far
     is_alarm: bool
 
 
 def find_outliers(train: np.ndarray, groups: np.ndarray, test: np.ndarray, seed: int = 0) -> Outliers:
-    """Judges features (n, D) of test images by those of training images (N, D).
+    """Finds test images, features (n, D), that are far from the training images, features (N, D).
 
-    Two halves of the training images, whole groups, measure each other and both measure the test images. Far is what
-    lies beyond 99 % of the held-out training images. It is an alarm where so many test images are far that chance does
-    it less than once in a thousand even if twice as many were to be expected, or where one is 1.2 times as far as any
-    training image.
+    Distances are fitted on each half of the training images, whole groups, and measured for the other half and the
+    test images. An image is far if its distance exceeds 99 % of the held-out training images. The result is an alarm
+    if so many test images are far that the probability is below 1 in 1,000 even with twice the expected share, or if
+    one test image is 1.2 times as far as any training image.
     """
     half = _halves(groups, seed)
     by_training, by_test = np.empty(len(train)), np.zeros(len(test))
@@ -73,11 +73,10 @@ def find_outliers(train: np.ndarray, groups: np.ndarray, test: np.ndarray, seed:
 
 
 def outlier_warnings(competition: Competition, data_dir: Path) -> list[str]:
-    """A warning where images to submit are unlike all training images, else none; never computes a feature.
+    """A warning if test images are unlike all training images; an empty list otherwise.
 
-    It looks where find_anomalies.py, or whoever asked for the same features, has kept them, and is silent where
-    there are
-    none. Black images are left out. What is damaged is said in a warning too.
+    Uses features that find_anomalies.py has kept, and computes none: without them there is no warning. Constant images
+    are left out. Damaged files give a warning too.
     """
     if (part := submitted_part(competition)) is None:
         return []
@@ -105,7 +104,7 @@ def outlier_warnings(competition: Competition, data_dir: Path) -> list[str]:
 
 
 def _read_kept(competition: Competition, part: str, table: pd.DataFrame) -> tuple[np.ndarray, pd.DataFrame] | None:
-    """Features (n, D) of a part's images that are not black, of 4,000 training images at most, and their rows."""
+    """Features (n, D) of a part's images that are not constant, at most 4,000 of train, and their table rows."""
     store = kept_store(f"{competition.name}-{part}", table, PixelSettings(SIZE, competition.channels))
     kept = None if store is None else kept_features(_name(store), store.pixels, store.folder.name)
     if kept is None:
@@ -114,13 +113,13 @@ def _read_kept(competition: Competition, part: str, table: pd.DataFrame) -> tupl
     shown = np.flatnonzero(~store.constant[rows])
     if part == "train":
         shown = np.sort(np.random.default_rng(0).permutation(shown)[:MOST])
-    # where all are judged they stay on the disk, and are read part by part
+    # if all images are used, the features stay on the disk and are read in chunks
     is_all = np.array_equal(rows[shown], np.arange(len(kept)))
     return kept if is_all else kept[rows[shown]], table.iloc[shown]
 
 
 def _halves(groups: np.ndarray, seed: int) -> np.ndarray:
-    """(N,) bool: whole groups, as near to half of the images as they go."""
+    """(N,) bool: about half of the images, in whole groups."""
     names, group_of_row = np.unique(groups, return_inverse=True)
     order = np.random.default_rng(seed).permutation(len(names))
     reached = np.cumsum(np.bincount(group_of_row, minlength=len(names))[order])

@@ -177,10 +177,10 @@ def anomalies_part(shown: ReportContext) -> Part | None:
         for row in said["rows"]:
             cells = [f"{number(row[key], 3)} ({interval(row[f'{key}_low'], row[f'{key}_high'], 3)})"
                      if row[key] is not None else "-"
-                     for key in ("roc_auc", "average_precision", "sensitivity_at_95")]
-            rows.append([row["part"], row["method"], f"{row['images']:,}", f"{row['odd']:,}", *cells])
+                     for key in ("roc_auc", "average_precision", "sensitivity", "specificity")]
+            rows.append([row["part"], row["method"], f"{row['images']:,}", f"{row['anomalies']:,}", *cells])
         part.blocks += [paragraph(f"{said['normal']}.", style="lead"), Figure(
-            table(["part", "method", "images", "not normal", "AUROC", "AUPRC", "sensitivity at 95 % specificity"],
+            table(["part", "method", "images", "not normal", "AUROC", "AUPRC", "sensitivity", "specificity"],
                   rows),
             "An AUROC of 0.5, and an AUPRC equal to the share that is not normal, are had by guessing. 95 % intervals "
             "over groups.", (command,))]

@@ -19,7 +19,7 @@ from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
-from auditing.ood import SIZE, find_outliers, odd_features, odd_store  # noqa: E402
+from auditing.ood import SIZE, anomaly_features, anomaly_store, find_outliers  # noqa: E402
 from common.files import sha256  # noqa: E402
 from competition import COMPETITIONS, Competition  # noqa: E402
 from data.decoding import decode_image, fit_image  # noqa: E402
@@ -49,10 +49,10 @@ def main() -> None:
 def measure(competition: Competition, data_dir: Path, foreign: Path | None, deals: int) -> None:
     """Prints alarms by what was planted, out of all deals."""
     table = read_part(competition, data_dir, "train")
-    store = odd_store(competition, "train", table)
+    store = anomaly_store(competition, "train", table)
     shown = np.flatnonzero(~store.constant)
-    features, groups = np.asarray(odd_features(store))[shown], table["group"].to_numpy(str)[shown]
-    planted = {name: odd_images(name, images)
+    features, groups = np.asarray(anomaly_features(store))[shown], table["group"].to_numpy(str)[shown]
+    planted = {name: foreign_features(name, images)
                for name, images in make_foreign(store.read(shown[:REPLACED]), foreign).items()}
     names, alarms, seconds = np.unique(groups), {}, []
     for deal in tqdm(range(deals), disable=None):
@@ -87,7 +87,7 @@ def make_foreign(images: np.ndarray, folder: Path | None) -> dict[str, np.ndarra
     return made
 
 
-def odd_images(name: str, images: np.ndarray) -> np.ndarray:
+def foreign_features(name: str, images: np.ndarray) -> np.ndarray:
     """(n, D) features of images that stand in no store."""
     return np.asarray(frozen_features("planted", images, f"{name}-{sha256(images.tobytes())}"))
 
