@@ -3,7 +3,6 @@
 import argparse
 from dataclasses import replace
 
-import cv2
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,17 +10,15 @@ import pytest
 import blend
 import decide
 import leaderboard
-import make_folds
-from commandline import load_folded_table
-from common.files import read_json, write_json
-from competition import COMPETITIONS, Competition, Part
-from experiment import EXPERIMENTS
+from common.files import read_json
+from competition import Competition, Part
 from results.adopted_rules import decisions_path, rule_for
-from results.runs import open_run, probs_frame, read_oof, write_predictions, write_probs
+from results.runs import read_oof, write_predictions
 from scoring import label_shift
 from scoring.metrics import METRICS
 from scoring.thresholds import crossfit_decisions, fit_thresholds
 from submitting.submission import read_submission, submission_path
+from two_runs import fabricate_two_runs
 
 LABELS = ("a", "b", "c")
 MINE = Competition(name="mine", about="drawn here", task="multilabel", labels=LABELS, metric="f1_macro",
@@ -38,38 +35,10 @@ def decide_mine(*words: str) -> dict:
 
 @pytest.fixture
 def mine(home, monkeypatch, request):
-    """120 images of 60 patients to train on, 60 to test, and two runs with scores off the scale of 0.5."""
+    """The competition, its table and folds, and the predictions of the first of two runs."""
     monkeypatch.setattr(label_shift, "REPLICATES", 20)
     competition = TASKS[getattr(request, "param", "hard")]
-    rng, data, count = np.random.default_rng(0), home / "data" / "mine", len(competition.labels)
-    (data / "images").mkdir(parents=True)
-    truth = (rng.random((180, count)) < 0.3).astype(int)
-    if competition.task == "multiclass":
-        truth = np.eye(count, dtype=int)[rng.choice(count, 180, p=[0.6, 0.3, 0.1])]
-    table = pd.DataFrame({"image_id": [f"i{number:03}" for number in range(180)],
-                          "patient": [f"p{number // 2:02}" for number in range(180)]})
-    table[list(competition.labels)] = truth
-    for image_id in table["image_id"]:
-        cv2.imwrite(str(data / "images" / f"{image_id}.png"), rng.integers(0, 256, (8, 8), dtype=np.uint8))
-    table.iloc[:120].to_csv(data / "train.csv", index=False)
-    table.iloc[120:].to_csv(data / "test.csv", index=False)
-    monkeypatch.setitem(COMPETITIONS, "mine", competition)
-    make_folds.main(["--competition", "mine", "--folds", "3"])
-    folded, folds = load_folded_table(competition, data)
-    for name, noise in (("one", 0.25), ("two", 0.35)):
-        probs = np.clip(0.2 * truth + noise * rng.random((180, count)), 0, 1)
-        if competition.task == "multiclass":
-            probs /= probs.sum(axis=1, keepdims=True)
-        by_id = pd.DataFrame(probs, index=table["image_id"])
-        for fold in range(3):
-            run = open_run(competition, name, fold, EXPERIMENTS["smoke"], folds.hash)
-            ids = folded.loc[folded["fold"] == fold, "image_id"]
-            write_probs(run.folder / "oof.csv", probs_frame(competition, ids, by_id.loc[ids].to_numpy()))
-            write_json(run.folder / "result.json", {"weights_sha256": f"{name} {fold}", "seconds": 1, "parameters": 1,
-                                                    "learned": True, "prior": [0.5] * count})
-        oof = read_oof(competition, name, folded, folds.hash)
-        write_predictions(competition, oof, "test", table["image_id"][120:], by_id.iloc[120:].to_numpy())
-    return competition, folded, folds, read_oof(competition, "one", folded, folds.hash)
+    return competition, *fabricate_two_runs(home, monkeypatch, competition)
 
 
 def test_the_figures_are_those_of_thresholds_fitted_elsewhere(mine):
@@ -159,7 +128,8 @@ def test_each_doubt_about_label_shift_has_its_own_reason():
     training, fits, misfits = np.array([0.3]), np.array([[0.02, 0.1]]), np.array([[0.2, 0.1]])
     apart, around = np.array([[0.4, 0.6]]), np.array([[0.2, 0.6]])
     assert decide.find_doubts(training, np.array([0.5]), apart, fits) == []
-    assert decide.find_doubts(training, np.array([0.5]), apart, misfits) == ["the scores are not what label shift allows"]
+    assert decide.find_doubts(training, np.array([0.5]), apart, misfits) == [
+        "the scores are not what label shift allows"]
     assert decide.find_doubts(training, np.array([0.4]), around, fits) == ["the interval holds the training prevalence"]
 
 
@@ -193,7 +163,7 @@ def test_what_cannot_be_adopted_is_refused_and_nothing_is_lost(mine):
     competition, *_ = mine
     decide_mine("--adopt", "half")
     before = decisions_path(competition, "one").read_bytes()
-    with pytest.raises(ValueError, match="no decision rule 'platt'; choose one of default, half, label_shift, thresholds"):
+    with pytest.raises(ValueError, match="'platt'; choose one of default, half, label_shift, thresholds"):
         decide_mine("--adopt", "platt")
     assert decisions_path(competition, "one").read_bytes() == before
     (decisions_path(competition, "one").with_name("test.json")).unlink()
