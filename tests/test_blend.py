@@ -151,7 +151,7 @@ def test_other_images_are_blended_by_the_fit_on_all_folds(table):
     by_hand = sum(weights[name] * of_images for name, of_images in zip(names, probs, strict=True))
     np.testing.assert_allclose(read_predictions(COMPETITION, blends[METHODS.index("weights")], "holdout", ids), by_hand,
                                rtol=1e-6)
-    refitted = replace(blends[-2], resize_mode=replace(blends[-2].fit, weights=np.full(3, 1 / 3)))
+    refitted = replace(blends[-2], fit=replace(blends[-2].fit, weights=np.full(3, 1 / 3)))
     assert read_predictions(COMPETITION, refitted, "holdout", ids) is None  # those of other weights
 
 
@@ -179,7 +179,7 @@ def test_a_record_from_before_blends_were_fitted_is_read(table):
     blended(table, "first", "second")
     path = run_folder(COMPETITION, "blend_mean") / "blend.json"
     assert set(read_json(path)) == {"kind", "members", "folds_sha256", "made_of", "oof_sha256"}
-    old = replace(read_oof(COMPETITION, "blend_mean", table, HASH), resize_mode=None)
+    old = replace(read_oof(COMPETITION, "blend_mean", table, HASH), fit=None)
     write_blend(COMPETITION, old, table["image_id"], HASH)
     assert read_oof(COMPETITION, "blend_mean", table, HASH).made_of == old.made_of
 
