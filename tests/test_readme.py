@@ -116,9 +116,10 @@ def parsed() -> dict[str, dict]:
 def test_a_command_is_accepted_by_its_script(command, parsed):
     read = parsed[command]
     assert "error" not in read, read["error"]
+    assert read.get("competition") in {None, "mine", *COMPETITIONS}
     names = [name for name in [*(read.get("experiment") or []), *(read.get("compare") or [])]
              if name in words_of(command)]  # and not the defaults
-    assert {*names} <= {*EXPERIMENTS, "all"}
+    assert {*names} <= {*EXPERIMENTS}
     if "make_demo" in command:
         override(DemoSettings(), read.get("set") or [])
     elif read.get("set"):
@@ -127,7 +128,7 @@ def test_a_command_is_accepted_by_its_script(command, parsed):
 
 def test_a_wrong_flag_value_or_command_is_noticed():
     wrong = [["src/train.py", "--folds", "0"], ["src/train.py", "--fold", "first"],
-             ["src/explain.py", "--method", "magic"], ["src/audit.py", "--competition", "none_such"]]
+             ["src/explain.py", "--method", "magic"], ["src/audit.py", "--none-such"], ["src/none.py"]]
     assert all("error" in answer for answer in parse_all(wrong))
 
 
