@@ -135,7 +135,8 @@ def make_parser(description: str, competition: bool = True) -> argparse.Argument
         parser.add_argument("--competition", default="demo", metavar="NAME", help="default: demo")
         parser.add_argument("--data-dir", type=Path, metavar="DIR",
                             help="the competition's files; default: data/COMPETITION")
-    parser.add_argument("--list", action=_Print, text=list_names, help="list all competitions, experiments and metrics, and exit")
+    parser.add_argument("--list", action=_Print, text=list_names,
+                        help="list all competitions, experiments and metrics, and exit")
     parser.add_argument("--traceback", action="store_true", help="show where in the code an error was raised")
     return parser
 
@@ -175,7 +176,8 @@ def add_set(parser: argparse.ArgumentParser) -> None:
     """Adds --set and --name, for recipes that are not in experiment.py."""
     parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="FIELD=VALUE",
                         help="change fields of the experiment: lr=3e-4 epochs=8")
-    parser.add_argument("--fields", action=_Print, text=list_fields, help="list all fields with their defaults, and exit")
+    parser.add_argument("--fields", action=_Print, text=list_fields,
+                        help="list all fields with their defaults, and exit")
     parser.add_argument("--name", help="of the run; default: the experiment's, with what --set changes")
 
 
@@ -245,7 +247,7 @@ def load_competition(args: argparse.Namespace) -> tuple[Competition, Path]:
         print(f"the demo's images are missing: drawing them into {data_dir}")
         make_demo(data_dir, DemoSettings())
     if not data_dir.is_dir():
-        raise FileNotFoundError(f"there is no folder {data_dir}; name the folder of {competition.name!r} with --data-dir")
+        raise FileNotFoundError(f"there is no folder {data_dir}; name the one of {competition.name!r} with --data-dir")
     return competition, data_dir
 
 

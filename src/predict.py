@@ -2,8 +2,7 @@
 
 Writes submissions/<competition>-<experiment>.csv, checked against the sample submission, and a manifest beside it.
 Predicts the expert part and what is held out too, where there are such, for the leaderboard to report.
-Any submission can be checked with:  python src/predict.py --check FILE
-and made again from weights and images with:  python src/predict.py --reproduce MANIFEST
+src/submit.py checks any submission, and makes it again from weights and images.
 """
 
 from dataclasses import replace
@@ -22,6 +21,7 @@ from commandline import (
     run_script,
     trained_names,
 )
+from common.commands import command_line
 from common.files import sha256
 from common.hardware import pick_device, tune_process
 from competition import Competition
@@ -30,10 +30,8 @@ from data.pixel_store import PixelStore, open_store, pixel_settings
 from data.tables import submitted_part
 from results.adopted_rules import adopted_inputs, rule_for
 from results.runs import Oof, read_oof, read_predictions, train_command, write_predictions
-from submitting.checks import gate
 from submitting.manifest import describe_device, hash_images, model_name, read_computed, run_inputs
 from submitting.prediction_checks import among_models
-from submitting.reproduce import reproduce
 from submitting.submission import (
     is_written,
     read_template,
@@ -52,18 +50,9 @@ def main(argv: list[str] | None = None) -> list[Path]:
     add_fold(parser)
     parser.add_argument("--unreadable", choices=("error", "black"), default="error",
                         help="black: an image to submit that cannot be read counts as a black one; default: error")
-    parser.add_argument("--check", type=Path, metavar="FILE", help="only check this submission")
-    parser.add_argument("--reproduce", type=Path, metavar="MANIFEST",
-                        help="only make the submission of this manifest again, and compare")
     args = parser.parse_args(argv)
     tune_process()
     competition, data_dir = load_competition(args)
-    if (args.check or args.reproduce) and submitted_part(competition) is None:
-        raise ValueError(f"competition {competition.name!r} has no test or expert part that is submitted")
-    if args.check:
-        return [check_file(competition, data_dir, args.check)]
-    if args.reproduce:
-        return [make_again(competition, data_dir, args.reproduce, args.unreadable)]
     table, folds = load_folded_table(competition, data_dir)
     if not (parts := read_predicted_parts(competition, data_dir, folds)):
         print(f"competition {competition.name!r} has no test or expert part, and no image is held out; there is "
@@ -73,30 +62,6 @@ def main(argv: list[str] | None = None) -> list[Path]:
     paths = [predict_run(competition, data_dir, name, table, folds, parts, pick_folds(args.fold, folds.count),
                          args.unreadable) for name in names]
     return [path for path in paths if path]
-
-
-def check_file(competition: Competition, data_dir: Path, path: Path) -> Path:
-    """Prints what is wrong with a submission. Raises ValueError where it must not go up."""
-    errors, warnings = gate(competition, data_dir, path)
-    for warning in warnings:
-        print(f"warning: {warning}")
-    if errors:
-        raise ValueError(f"{path} must not go up:\n  " + "\n  ".join(errors))
-    print(f"{path} is as {competition.sample_submission or f'the {submitted_part(competition)} part'} asks for")
-    return path
-
-
-def make_again(competition: Competition, data_dir: Path, manifest: Path, unreadable: str = "error") -> Path:
-    """Makes a submission again and says that it is the same. Raises ValueError with the first thing that differs."""
-    again = reproduce(competition, data_dir, manifest, unreadable)
-    for difference in again.differences:
-        print(f"warning: another {difference.what}: {difference.said}")
-    if again.other:
-        raise ValueError(f"{manifest}: other bytes came out ({again.other}); " + (
-            f"the first thing that differs is the {again.differences[0].what}: {again.differences[0].said}"
-            if again.differences else "and nothing that the manifest knows of differs"))
-    print(f"{manifest} holds: the same {again.rows} rows came out again, byte for byte, from weights and images")
-    return manifest
 
 
 def predict_run(competition: Competition, data_dir: Path, name: str, table: pd.DataFrame, folds: Folds,
@@ -150,9 +115,9 @@ def read_wanted(competition: Competition, name: str, table: pd.DataFrame, folds:
         raise FileNotFoundError(f"run {name!r} lacks the folds {list(missing)}; run: "
                                 f"{train_command(competition, name, missing)}")
     if oof.members:
-        raise ValueError(f"{name} is a blend; its submission is written by: python src/blend.py "
-                         f"--experiment {' '.join(oof.members)} --name {oof.name.removesuffix(f'_{oof.kind}')} "
-                         f"--method {oof.kind}")
+        stem = name.removesuffix(f"_{oof.kind}")
+        raise ValueError(f"{name} is a blend; its submission is written by: "
+                         f"{command_line('blend', competition, experiment=oof.members, name=stem, method=oof.kind)}")
     return replace(oof, runs=tuple(run for run in oof.runs if run.recipe["fold"] in wanted))
 
 

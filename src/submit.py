@@ -1,9 +1,10 @@
-"""Submit to Kaggle and write down what it scored:  python src/submit.py --experiment cnn_e --dry-run
+"""Uploads a submission to Kaggle and records its score:  python src/submit.py --experiment cnn_e --dry-run
 
-Checks submissions/<competition>-<experiment>.csv once more, sends it with a message that names its cross-validation
-score and its manifest, waits for the score, and adds all of it to submissions/<competition>-ledger.csv. Where the
-competition has no name on Kaggle but its test labels are known here, as the demo's are, it scores the file itself and
-sends nothing. What was cut off, or still lacks its score, is taken up by the same command.
+Checks submissions/<competition>-<experiment>.csv, uploads it with a message that names its cross-validation score and
+its manifest, waits for the score, and adds it to submissions/<competition>-ledger.csv. If the competition has no name
+on Kaggle but its test labels are known here, as the demo's are, the file is scored here and nothing is uploaded. After
+an interruption, or while the score is missing, the same command continues.
+--check FILE checks any submission file; --reproduce MANIFEST makes one again from weights and images.
 """
 
 import time
@@ -16,16 +17,19 @@ import pandas as pd
 from tqdm import tqdm
 
 from commandline import add_experiment, load_competition, load_folded_table, make_parser, run_names, run_script
+from common.commands import command_line
 from common.files import sha256
+from common.hardware import tune_process
 from competition import Competition
 from data.tables import parse_texts, read_solution, scored_targets, submission_columns, submitted_part
 from results.runs import list_runs, read_oof
 from scoring.metrics import METRICS, score
-from submitting.checks import gate
+from submitting.checks import check_file
 from submitting.cv_lb import cross_validated
 from submitting.kaggle_client import PASSING, SITE, KaggleError, SubmissionStatus, list_submissions, submit_file
 from submitting.ledger import Entry, append_entry, ledger_path, one_line, read_ledger
 from submitting.manifest import read_manifest
+from submitting.reproduce import reproduce
 from submitting.submission import read_submission, submission_path
 
 TRIES = (5.0, 30.0)  # seconds before a second and a third try, where the fault may be over by then
@@ -36,14 +40,27 @@ LONGEST_MESSAGE = 200  # characters of one's own: what is added must not be cut 
 def main(argv: list[str] | None = None) -> list[Entry]:
     """Submits what is asked for; returns what the ledger now says of it."""
     parser = make_parser(__doc__)
-    add_experiment(parser)
+    add_experiment(parser, default="none; one must be named")
     parser.add_argument("--message", default="", metavar="TEXT", help="what to remember of it")
     parser.add_argument("--dry-run", action="store_true", help="only say what would be sent")
     parser.add_argument("--resubmit", action="store_true", help="even if this very file was submitted before")
+    parser.add_argument("--check", type=Path, metavar="FILE", help="only check this submission file")
+    parser.add_argument("--reproduce", type=Path, metavar="MANIFEST",
+                        help="only make the submission of this manifest again, and compare the bytes")
     args = parser.parse_args(argv)
     competition, data_dir = load_competition(args)
     if submitted_part(competition) is None:
-        raise ValueError(f"competition {competition.name!r} has no test or expert part that is submitted")
+        raise ValueError(f"competition {competition.name!r} has no part that is submitted: neither test nor "
+                         "official_validation")
+    if args.check:
+        check_submitted(competition, data_dir, args.check)
+        return []
+    if args.reproduce:
+        tune_process()
+        reproduce_file(competition, data_dir, args.reproduce)
+        return []
+    if not args.experiment:
+        raise ValueError("--experiment is missing: name the run or blend whose submission is to be uploaded")
     solution = None if competition.kaggle else read_solution(competition, data_dir)
     if solution is None and not competition.kaggle:
         raise ValueError(f"competition {competition.name!r} does not say what it is called on Kaggle: write kaggle="
@@ -68,13 +85,37 @@ def main(argv: list[str] | None = None) -> list[Entry]:
     return entries
 
 
+def check_submitted(competition: Competition, data_dir: Path, path: Path) -> Path:
+    """Prints what is wrong with a submission. Raises ValueError with all errors, if there are any."""
+    errors, warnings = check_file(competition, data_dir, path)
+    for warning in warnings:
+        print(f"warning: {warning}")
+    if errors:
+        raise ValueError(f"{path} must not be submitted: " + "; ".join(errors))
+    print(f"{path} is as {competition.sample_submission or f'the {submitted_part(competition)} part'} asks for")
+    return path
+
+
+def reproduce_file(competition: Competition, data_dir: Path, manifest: Path) -> Path:
+    """Makes a submission again from weights and images. Raises ValueError with the first thing that differs."""
+    again = reproduce(competition, data_dir, manifest)
+    for difference in again.differences:
+        print(f"warning: another {difference.what}: {difference.said}")
+    if again.other:
+        raise ValueError(f"{manifest}: other bytes came out ({again.other}); " + (
+            f"the first thing that differs is the {again.differences[0].what}: {again.differences[0].said}"
+            if again.differences else "and nothing that the manifest knows of differs"))
+    print(f"{manifest} holds: the same {again.rows} rows came out again, byte for byte, from weights and images")
+    return manifest
+
+
 def prepare(competition: Competition, data_dir: Path, folded: tuple, name: str, message: str) -> Entry:
-    """The checked submission of a run or a blend as a new ledger entry. Raises where it must not go up.
+    """The checked submission of a run or a blend as a new ledger entry. Raises ValueError if a check finds an error.
 
     folded: the training table and the folds, as `load_folded_table` gives them.
     """
     path = submission_path(competition, name)
-    command = f"python src/predict.py --competition {competition.name} --experiment {name}"
+    command = command_line("predict", competition, experiment=name)
     if not path.exists():
         raise FileNotFoundError(f"there is no {path}; run: {command}")
     if not (manifest := path.with_suffix(".json")).exists():
@@ -84,9 +125,9 @@ def prepare(competition: Competition, data_dir: Path, folded: tuple, name: str, 
     if said["sha256"] != digest:
         raise ValueError(f"{path} is not the file that {manifest.name} describes: it was changed afterwards. Delete "
                          f"both and run: {command}")
-    errors, warnings = gate(competition, data_dir, path, last_sent(competition, path, digest))
+    errors, warnings = check_file(competition, data_dir, path, last_sent(competition, path, digest))
     if errors:
-        raise ValueError(f"{path} must not go up:\n  " + "\n  ".join(errors))
+        raise ValueError(f"{path} must not be submitted: " + "; ".join(errors))
     for warning in warnings:
         print(f"warning: {warning}")
     if len(one_line(message)) > LONGEST_MESSAGE:

@@ -31,8 +31,8 @@ COMPETITIONS = {competition.name: competition for competition in (
     replace(MULTILABEL, name="classes", task="multiclass", metric="roc_auc"),
     replace(MULTILABEL, name="binary", task="binary", labels=("mass",)),
     replace(MULTILABEL, name="hard", metric="f1_macro", submission="labels"),
-    replace(MULTILABEL, name="text", metric="f1_macro", submission="text", submission_column="Predicted", label_separator=" ",
-            label_map=(("0", "mass"), ("16", "nodule"), ("7", "hernia"))),
+    replace(MULTILABEL, name="text", metric="f1_macro", submission="text", submission_column="Predicted",
+            label_separator=" ", label_map=(("0", "mass"), ("16", "nodule"), ("7", "hernia"))),
 )}
 RATES = {"multilabel": (0.45, 0.3, 0.12), "classes": (0.55, 0.3, 0.15), "binary": (0.7,), "hard": (0.45, 0.3, 0.12),
          "text": (0.45, 0.3, 0.12)}

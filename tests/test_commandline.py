@@ -1,4 +1,4 @@
-"""How scripts end: a user's mistake is one line on stderr and exit code 2, a failure 1, and a bug keeps its traceback."""
+"""How scripts end: a mistake is one line on stderr and exit code 2, a failure 1, and a bug keeps its traceback."""
 
 import errno
 import importlib

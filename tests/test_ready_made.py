@@ -13,6 +13,7 @@ import layouts
 import leaderboard
 import make_folds
 import predict
+import submit
 import train
 from common.files import read_csv, read_json
 from competition import COMPETITIONS, MEDMNIST
@@ -103,7 +104,7 @@ def test_from_the_organisers_files_to_a_checked_submission(name, home, capsys, m
     scores = train.main([*where, "--experiment", "smoke"])
     assert len(scores["smoke"]) == 2
     path, = predict.main([*where, "--experiment", "smoke"])
-    predict.main([*where, "--check", str(path)])
+    submit.main([*where, "--check", str(path)])
     assert "checked" in capsys.readouterr().out
     wanted = read_part(COMPETITIONS[name], folder, submitted_part(COMPETITIONS[name]))["image_id"]
     assert set(read_csv(Path(path))[COMPETITIONS[name].id_column]) == set(wanted)

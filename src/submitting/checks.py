@@ -1,4 +1,4 @@
-"""The gate before upload: everything that can be told of a submission file from what stands on this disk."""
+"""Checks of a submission file before it is uploaded, against everything that is on this disk."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -49,8 +49,9 @@ class Known:
     is_as_written: bool = False  # the file has the hash that its manifest says
 
 
-def gate(competition: Competition, data_dir: Path, path: Path, last: Path | None = None) -> tuple[list[str], list[str]]:
-    """Errors and warnings about a submission file; with an error it must not go up.
+def check_file(competition: Competition, data_dir: Path, path: Path,
+               last: Path | None = None) -> tuple[list[str], list[str]]:
+    """Errors and warnings about a submission file; with an error it must not be uploaded.
 
     Reads what it compares with from disk, as far as it is there: the sample, the file's manifest, the run's or blend's
     own predictions, its models' and its oof predictions, and the submission that went up last.
@@ -65,12 +66,12 @@ def gate(competition: Competition, data_dir: Path, path: Path, last: Path | None
     except ValueError as error:
         return [str(error)], warnings
     template = read_template(competition, data_dir)
-    if errors := check_submission(competition, template, frame)[0]:
-        return errors, warnings
     last = last or _newest_other(competition, path)
     known, unknown = find_known(competition, data_dir, path, template, last)
-    warnings += [*unknown, *check_cells(template, frame),
-                 *check_submission(competition, template, frame, known.means)[1]]
+    errors, found = check_submission(competition, template, frame, known.means)
+    if errors:
+        return errors, warnings
+    warnings += [*unknown, *check_cells(template, frame), *found]
     values = read_values(competition, template, frame)
     errors, found = compare(competition, template, values, known)
     warnings += [*found, *outlier_warnings(competition, data_dir)]

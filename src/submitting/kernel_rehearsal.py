@@ -63,8 +63,8 @@ def rehearse(competition: Competition, data_dir: Path, bundle: Path, hours: floa
     said = read_json(bundle / "dataset" / "bundle.json")
     known_path = submission_path(competition, said["experiment"])
     if not known_path.exists():
-        raise FileNotFoundError(f"there is no {known_path} to compare with; run: "
-                                f"{command_line('predict', competition, experiment=said['members'] or said['experiment'])}")
+        predict = command_line("predict", competition, experiment=said["members"] or said["experiment"])
+        raise FileNotFoundError(f"there is no {known_path} to compare with; run: {predict}")
     acts, isolation = [], find_isolation()
     with tempfile.TemporaryDirectory(prefix="rehearsal-") as folder:
         folder = Path(folder)

@@ -6,7 +6,6 @@ from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -47,11 +46,11 @@ class Reproduction:
     differences: list[Difference]  # of code, versions and device, which need not change the bytes
 
 
-def reproduce(competition: Competition, data_dir: Path, manifest: Path,
-              unreadable: Literal["error", "black"] = "error") -> Reproduction:
+def reproduce(competition: Competition, data_dir: Path, manifest: Path) -> Reproduction:
     """Predicts again with the models that a manifest names, blends and decides as it was done, and compares the bytes.
 
-    Nothing that was predicted before is read, and nothing is kept.  unreadable: as it was then; see `open_store`.
+    Nothing that was predicted before is read, and nothing is kept.
+    An image that cannot be read counts as a black one, as it did if it was so before; else its pixels differ.
     Raises ValueError where the manifest is of another competition, or with the first of data, folds, recipe, weights,
     oof predictions and template that is missing or another now; that is found before anything is predicted.
     """
@@ -61,7 +60,7 @@ def reproduce(competition: Competition, data_dir: Path, manifest: Path,
                          f"--competition {said['competition']}")
     template = read_template(competition, data_dir)
     images = read_part(competition, data_dir, submitted_part(competition))
-    for difference in _stopping(competition, said, template, images, unreadable):
+    for difference in _stopping(competition, said, template, images):
         raise ValueError(f"{manifest} cannot be made again ({difference.what}): {difference.said}")
     folds = read_folds(competition)
     table = add_folds(competition, read_train(competition, data_dir)[0], folds)
@@ -75,8 +74,7 @@ def reproduce(competition: Competition, data_dir: Path, manifest: Path,
         raise ValueError(f"{manifest} cannot be made again (decisions): {oof.name}'s adopted decisions are others now")
     rule = rule_for(competition, oof, submitted_kind(competition), submitted=True) if (
         _is_whole(said, oof)) else None  # what was adopted is for the whole run
-    probs = _predict_again(competition, said, said["inputs"]["run"], table, folds, images, device,
-                           unreadable)
+    probs = _predict_again(competition, said, said["inputs"]["run"], table, folds, images, device)
     name = Path(said["submission"]).stem.removeprefix(f"{competition.name}-")
     with TemporaryDirectory() as folder:
         with redirect_stdout(io.StringIO()):  # it would say that it wrote a file that is gone a moment later
@@ -91,8 +89,7 @@ def _is_whole(said: dict, oof: Oof) -> bool:
     return len(said["inputs"]["weights"]) == len(oof.made_of)
 
 
-def _stopping(competition: Competition, said: dict, template: Template, images: pd.DataFrame,
-              unreadable: str) -> Iterator[Difference]:
+def _stopping(competition: Competition, said: dict, template: Template, images: pd.DataFrame) -> Iterator[Difference]:
     """What cannot be another and give the same bytes, the first first: nothing is decoded for what comes later."""
     inputs = said["inputs"]
     in_runs = find_run_differences(competition, said)
@@ -102,7 +99,7 @@ def _stopping(competition: Competition, said: dict, template: Template, images: 
         folder = next((path.parent for path in sorted(run_folder(competition, name).glob("fold*/recipe.json"))), None)
         if folder is None:
             yield in_runs[0]
-        store = _open_images(competition, folder, images, unreadable)
+        store = _open_images(competition, folder, images)
         if hash_images(store, images["image_id"]) != there:
             yield Difference("data", f"the ids or pixels of the {len(images)} {submitted_part(competition)} images are "
                                      f"not those that {name} predicted", stops=True)
@@ -115,22 +112,26 @@ def _stopping(competition: Competition, said: dict, template: Template, images: 
                              f"{key} {inputs.get(key)} then, {now} now", stops=True)
 
 
-def _open_images(competition: Competition, folder: Path, images: pd.DataFrame, unreadable: str) -> PixelStore:
-    return open_store(f"{competition.name}-{submitted_part(competition)}", images,
-                      pixel_settings(competition, read_run(folder).experiment), unreadable=unreadable)
+def _open_images(competition: Competition, folder: Path, images: pd.DataFrame) -> PixelStore:
+    name = f"{competition.name}-{submitted_part(competition)}"
+    settings = pixel_settings(competition, read_run(folder).experiment)
+    try:
+        return open_store(name, images, settings)
+    except ValueError:  # an image cannot be read: it counted as black, or the comparison of the pixels will tell
+        return open_store(name, images, settings, unreadable="black")
 
 
 def _predict_again(competition: Competition, said: dict, name: str, table: pd.DataFrame, folds: Folds,
-                   images: pd.DataFrame, device: str, unreadable: str) -> np.ndarray:
+                   images: pd.DataFrame, device: str) -> np.ndarray:
     """(n, K) what a run or a blend says about the images, from weights and pixels."""
     oof = read_oof(competition, name, table, folds.hash)
     if oof.members:
-        members = [_predict_again(competition, said, member, table, folds, images, device, unreadable)
+        members = [_predict_again(competition, said, member, table, folds, images, device)
                    for member in oof.members]
         probs = oof.fit.apply(np.stack(members), None, competition.task)
         return probs if name == said["inputs"]["run"] else round_trip(probs)
     oof = replace(oof, runs=tuple(run for run in oof.runs if f"{name}/{run.folder.name}" in said["inputs"]["weights"]))
-    store = _open_images(competition, oof.runs[0].folder, images, unreadable)
+    store = _open_images(competition, oof.runs[0].folder, images)
     with _threads(said["computed"].get(name)):
         part = {"images": images["image_id"]}
         probs = mean_of_models(predict_models(competition, oof, part, {"images": store}, device)["images"])

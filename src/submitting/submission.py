@@ -129,7 +129,7 @@ def check_submission(competition: Competition, template: Template, frame: pd.Dat
             elif competition.submission != "probs" and (
                     oof_rates is None or _chance_of_all(column_values[0], oof_rates[k], len(frame)) < 1e-3):
                 warnings.append(message)  # which is sound where a label is rare or the images are few
-        elif oof_rates is not None and (message := _far_rate(column, column_values, oof_rates[k])):
+        elif oof_rates is not None and len(frame) and (message := _far_rate(column, column_values, oof_rates[k])):
             warnings.append(message)
     if competition.task == "multiclass" and not errors and (off := np.abs(values.sum(axis=1) - 1) > 1e-3).any():
         errors.append(f"{off.sum()} rows do not sum to one, the first is id {frame[template.id_column][off].iloc[0]!r}")

@@ -26,7 +26,7 @@ from test_mutations import CASES, FAULTS, plant, says  # noqa: E402
 from tqdm import trange  # noqa: E402
 
 from submitted import COMPETITIONS, RATES, World, make_world  # noqa: E402
-from submitting.checks import gate  # noqa: E402
+from submitting.checks import check_file  # noqa: E402
 from submitting.submission import check_submission, read_submission, read_template  # noqa: E402
 
 CONSOLE = Console(width=150)
@@ -53,7 +53,7 @@ def world_of(kind: str, **settings) -> Iterator[World]:
 
 
 def show_faults() -> None:
-    """Planted faults caught, by the form alone and by the gate."""
+    """Planted faults caught, by the form alone and by all pre-upload checks."""
     counts = {kind: Counter() for kind in COMPETITIONS}
     for kind, count in counts.items():
         with world_of(kind) as world:
@@ -62,16 +62,16 @@ def show_faults() -> None:
                 plant(FAULTS[name], world.path)
                 count["planted"] += 1
                 count["form"] += any(check_form(world))
-                errors, warnings = gate(world.competition, world.folder, world.path, world.rival)
-                count["gate"] += says(errors if FAULTS[name].is_error else warnings, FAULTS[name].said)
+                errors, warnings = check_file(world.competition, world.folder, world.path, world.rival)
+                count["all checks"] += says(errors if FAULTS[name].is_error else warnings, FAULTS[name].said)
                 count["errors"] += bool(errors)
                 world.path.write_text(text)
-    table = Table("kind", "planted", "seen by the form alone", "caught by the gate", "of these errors",
+    table = Table("kind", "planted", "seen by the form alone", "caught by all checks", "of these errors",
                   title=f"{len(FAULTS)} faults")
     for kind, count in counts.items():
-        table.add_row(kind, *(str(count[name]) for name in ("planted", "form", "gate", "errors")))
+        table.add_row(kind, *(str(count[name]) for name in ("planted", "form", "all checks", "errors")))
     total = sum(counts.values(), Counter())
-    table.add_row("all", *(str(total[name]) for name in ("planted", "form", "gate", "errors")), style="bold")
+    table.add_row("all", *(str(total[name]) for name in ("planted", "form", "all checks", "errors")), style="bold")
     CONSOLE.print(table)
 
 
@@ -92,7 +92,7 @@ def show_sound(worlds: int) -> None:
             refused, warned, said = 0, 0, Counter()
             for seed in trange(worlds, desc=f"{kind}, {test_images}", leave=False, disable=None):
                 with world_of(kind, images=300, test_images=test_images, seed=seed, **drawn(kind, seed)) as world:
-                    errors, warnings = gate(world.competition, world.folder, world.path, world.rival)
+                    errors, warnings = check_file(world.competition, world.folder, world.path, world.rival)
                 refused += bool(errors)
                 warned += bool(warnings)
                 said.update({" ".join(message.split("'")[2].split()[:4]) if "'" in message else message[:40]
@@ -118,7 +118,7 @@ def show_large(rows: int) -> None:
     with world_of("multilabel", images=rows, test_images=rows) as world:
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         start = time.perf_counter()
-        messages = gate(world.competition, world.folder, world.path, world.rival)
+        messages = check_file(world.competition, world.folder, world.path, world.rival)
         seconds = time.perf_counter() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     CONSOLE.print(f"{rows:,} rows of 3 labels, as many out of fold: {seconds:.1f} s, peak memory {peak / 1024:.0f} MB "

@@ -13,6 +13,7 @@ import blend
 import leaderboard
 import make_folds
 import predict
+import submit
 from commandline import load_folded_table
 from common.files import read_json, write_json
 from competition import COMPETITIONS, Competition, Part
@@ -147,7 +148,7 @@ def test_without_a_part_to_submit_the_holdout_is_predicted_all_the_same(mine, mo
     assert predict.main([*WHERE, "--experiment", "small"]) == [] and len(read_part_probs("small", "holdout")) == 20
     assert "has no part that is submitted" in capsys.readouterr().out
     with pytest.raises(ValueError, match="no test or expert part that is submitted"):
-        predict.main([*WHERE, "--check", "some.csv"])
+        submit.main([*WHERE, "--check", "some.csv"])
 
 
 def test_with_nothing_to_predict_that_is_said(mine, monkeypatch, capsys):

@@ -1,4 +1,4 @@
-"""The mutation suite of the gate: every fault planted into sound submissions is caught, nothing sound is refused."""
+"""Mutations of submissions: every fault planted into sound submissions is caught, nothing sound is refused."""
 
 import gzip
 import io
@@ -20,7 +20,7 @@ from results.runs import Oof, read_oof
 from submitted import COMPETITIONS, RATES, World, make_world
 from submitting import checks as gate_module
 from submitting import prediction_checks
-from submitting.checks import gate
+from submitting.checks import check_file
 from submitting.manifest import read_manifest, run_inputs, write_manifest
 from submitting.submission import read_template, submit_probs, template_inputs
 from training.prediction import mean_of_models, read_models, write_models
@@ -274,8 +274,8 @@ def plant(fault: Fault, path: Path) -> None:
     path.write_bytes(spoilt if isinstance(spoilt, bytes) else spoilt.encode())
 
 
-def pass_gate(world: World, path: Path | None = None) -> tuple[list[str], list[str]]:
-    return gate(world.competition, world.folder, path or world.path, world.rival)
+def pass_checks(world: World, path: Path | None = None) -> tuple[list[str], list[str]]:
+    return check_file(world.competition, world.folder, path or world.path, world.rival)
 
 
 def says(messages: list[str], pattern: str) -> bool:
@@ -289,14 +289,14 @@ def says(messages: list[str], pattern: str) -> bool:
 def test_a_planted_fault_is_caught(enter, name, kind):
     world, fault = enter(kind), FAULTS[name]
     plant(fault, world.path)
-    errors, warnings = pass_gate(world)
+    errors, warnings = pass_checks(world)
     assert says(errors if fault.is_error else warnings, fault.said), (errors, warnings)
     assert bool(errors) == fault.is_error or not fault.is_error
 
 
 def test_what_was_made_to_be_spoilt_is_sound(enter):
     for kind in ALL:
-        assert pass_gate(enter(kind)) == ([], [])
+        assert pass_checks(enter(kind)) == ([], [])
 
 
 CHECKS = {  # a check taken away, and the kinds of fault that pass for want of it
@@ -322,7 +322,7 @@ def test_without_its_check_a_fault_passes(enter, monkeypatch, check):
             monkeypatch.setattr(module, check, lambda *arguments: nothing)
     world, fault = enter(kind), FAULTS[name]
     plant(fault, world.path)
-    errors, warnings = pass_gate(world)
+    errors, warnings = pass_checks(world)
     assert not says(errors if fault.is_error else warnings, fault.said)
 
 
@@ -345,7 +345,7 @@ def test_a_fault_in_a_foreign_file_is_caught(enter, name, kind):
     foreign = world.path.with_name("from_a_colleague.csv")
     frame = spoil(read_csv(world.path))
     frame.to_csv(foreign, index=False, lineterminator="\n")
-    errors, warnings = pass_gate(world, foreign)
+    errors, warnings = pass_checks(world, foreign)
     assert says(errors + warnings, said), (errors, warnings)
 
 
@@ -353,20 +353,20 @@ def test_a_fault_in_a_foreign_file_is_caught(enter, name, kind):
 def test_a_sound_foreign_file_passes(enter, kind):
     world = enter(kind)
     (world.path.with_name("from_a_colleague.csv")).write_text(world.path.read_text())
-    assert pass_gate(world, world.path.with_name("from_a_colleague.csv")) == ([], [])
+    assert pass_checks(world, world.path.with_name("from_a_colleague.csv")) == ([], [])
 
 
 @pytest.mark.parametrize("kind", ALL)
 def test_the_same_file_as_the_last_is_said_to_be_the_same(enter, kind):
     world = enter(kind)
-    errors, warnings = gate(world.competition, world.folder, world.path, world.path)
+    errors, warnings = check_file(world.competition, world.folder, world.path, world.path)
     assert errors == [] and says(warnings, f"the same as {world.path.name}: every value")
 
 
 def test_the_last_submission_is_the_newest_other_one_where_none_is_named(enter):
     world = enter("multilabel", own=True)
     shutil.copy(world.rival, world.path.with_name("multilabel-copy.csv"))
-    assert says(gate(world.competition, world.folder, world.rival)[1], "the same as multilabel-copy.csv")
+    assert says(check_file(world.competition, world.folder, world.rival)[1], "the same as multilabel-copy.csv")
 
 
 # ---- what is not in the file
@@ -411,7 +411,7 @@ def all_low(probs: np.ndarray) -> None:
 def test_a_broken_fold_is_named(enter, kind, change, said):
     world = enter(kind, own=True)
     change_models(world, change)
-    errors, warnings = pass_gate(world)
+    errors, warnings = pass_checks(world)
     assert errors == [] and says(warnings, said), warnings
     assert not says(warnings, "fold0|fold1|fold3")
 
@@ -420,13 +420,13 @@ def test_a_run_that_was_trained_again_is_named(enter):
     world = enter("binary", own=True)
     result = world.folder / "runs" / "binary" / "ours" / "fold1" / "result.json"
     result.write_text(result.read_text().replace("ours1", "other"))
-    assert says(pass_gate(world)[1], "ours was trained again since this file was made")
+    assert says(pass_checks(world)[1], "ours was trained again since this file was made")
 
 
 def test_a_file_that_was_changed_after_its_manifest_is_named(enter):
     world = enter("multilabel", own=True)
     plant(FAULTS["one cell edited"], world.path)
-    assert says(pass_gate(world)[1], "multilabel-ours.json was written for another file")
+    assert says(pass_checks(world)[1], "multilabel-ours.json was written for another file")
 
 
 @pytest.mark.parametrize(("content", "said"), [
@@ -436,7 +436,7 @@ def test_a_file_that_was_changed_after_its_manifest_is_named(enter):
 def test_a_manifest_that_is_none_is_named(enter, content, said):
     world = enter("binary", own=True)
     world.path.with_suffix(".json").write_text(content)
-    errors, warnings = pass_gate(world)
+    errors, warnings = pass_checks(world)
     assert errors == [] and says(warnings, said)
 
 
@@ -450,21 +450,21 @@ def test_a_calibrated_file_is_as_it_was_written(enter, kind):
     means = dict(zip(world.competition.labels, frame.iloc[:, 1:].astype(float).mean(), strict=True))
     write_manifest(world.path.with_suffix(".json"), {**said, "sha256": sha256(world.path.read_bytes()),
                                                      "oof": {**said["oof"], "means": means}})
-    assert pass_gate(world) == ([], [])
+    assert pass_checks(world) == ([], [])
 
 
 def test_a_manifest_changed_by_hand_is_named(enter):
     world = enter("binary", own=True)
     manifest = world.path.with_suffix(".json")
     manifest.write_text(manifest.read_text().replace('"images": 240', '"images": 241'))
-    assert says(pass_gate(world)[1], "was changed after it was written")
+    assert says(pass_checks(world)[1], "was changed after it was written")
 
 
 def test_the_manifest_of_another_competition_is_not_taken_for_its_own(enter):
     world = enter("binary", own=True)
     manifest = world.path.with_suffix(".json")
     write_manifest(manifest, {**read_manifest(manifest), "competition": "other"})
-    assert says(pass_gate(world)[1], "was written for another file")
+    assert says(pass_checks(world)[1], "was written for another file")
 
 
 # ---- what is sound
@@ -484,7 +484,7 @@ def test_nothing_sound_is_refused(kind, tmp_path, monkeypatch):
         monkeypatch.setenv("STARTER_HOME", str(folder))
         settings = {name: value for name, value in settings.items() if name != "kind"}
         world = make_world(kind, folder, **drawn(kind, settings))
-        errors, warnings = pass_gate(world)
+        errors, warnings = pass_checks(world)
         assert errors == [], settings
         if warnings:
             warned[number] = (settings, warnings)
@@ -509,8 +509,8 @@ def test_of_some_folds_only_the_own_predictions_are_known_too(enter):
     table = read_train(world.competition, world.folder)[0]
     path = submit_probs(world.competition, template, "ours-fold1-fold2", image_ids, probs, oof.probs, table,
                         template_inputs(world.competition, template) | run_inputs(world.competition, some, {}))
-    assert pass_gate(world, path) == ([], [])
+    assert pass_checks(world, path) == ([], [])
     plant(FAULTS["a column upside down"], path)
     write_manifest(path.with_suffix(".json"), {**read_manifest(path.with_suffix(".json")),
                                                "sha256": sha256(path.read_bytes())})
-    assert says(pass_gate(world, path)[0], "'mass' is upside down")
+    assert says(pass_checks(world, path)[0], "'mass' is upside down")

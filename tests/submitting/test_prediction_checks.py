@@ -1,4 +1,4 @@
-"""The measures behind the gate, against other sources."""
+"""The statistics of the pre-upload checks, against other sources."""
 
 import numpy as np
 import pytest
