@@ -1,4 +1,4 @@
-"""The price of a leak: what a score gains when twins, patients or copies of a row stand on both sides of a split."""
+"""Leakage: what a score gains if duplicates, images of one patient or copies of a row are on both sides of a split."""
 
 import math
 import re
@@ -27,10 +27,10 @@ PART_NAMES = re.compile(r"split|part|fold|subset|usage|(^|_)set($|_)", re.IGNORE
 
 
 @dataclass(frozen=True)
-class LeakPrice:
+class LeakageGap:
     """Macro ROC AUC of one classifier under random image-level folds and under folds that keep groups whole."""
 
-    images: int  # rows used
+    images: int  # used
     groups: int
     n_folds: int
     random: float
@@ -58,13 +58,13 @@ def sample_groups(groups: np.ndarray, most: int = MOST_ROWS, seed: int = 0) -> n
 
 
 def leakage_gap(features: np.ndarray, targets: np.ndarray, groups: np.ndarray, labels: list[str],
-                  twins: dict[str, np.ndarray] | None = None, n_folds: int = 5, seed: int = 0) -> LeakPrice:
+                  twins: dict[str, np.ndarray] | None = None, n_folds: int = 5, seed: int = 0) -> LeakageGap:
     """The same classifier under random folds (`stratified_folds`) and under group folds (`grouped_folds`).
 
     twins: kind ("exact duplicate", "near duplicate", "same patient") -> (N,) str keys, equal where two rows are twins
-    of that kind, "" where a row has none; by default {"same group": groups}. Thousands of rows take a minute: draw
-    some with sample_groups.
-    Raises ValueError where there are fewer groups than folds.
+    of that kind, "" if a row has none; by default {"same group": groups}. Thousands of rows take a minute: draw some
+    with sample_groups.
+    Raises ValueError if there are fewer groups than folds.
     """
     targets = _certain(targets)
     random_folds, group_folds = stratified_folds(targets, n_folds, seed), grouped_folds(targets, groups, n_folds, seed)
@@ -73,7 +73,7 @@ def leakage_gap(features: np.ndarray, targets: np.ndarray, groups: np.ndarray, l
     by_label = pd.DataFrame({"label": labels, "positives": (targets == 1).sum(axis=0), "random": of_labels[0],
                              "grouped": of_labels[1], "difference": of_labels[0] - of_labels[1]})
     random, grouped = (roc_auc(targets, p, "multilabel") for p in probs)
-    return LeakPrice(
+    return LeakageGap(
         images=len(targets), groups=len(np.unique(groups)), n_folds=n_folds,
         random=random, random_interval=roc_auc_interval(targets, probs[0], groups, seed=seed),
         grouped=grouped, grouped_interval=roc_auc_interval(targets, probs[1], groups, seed=seed),
@@ -109,7 +109,7 @@ def _fit_predict(features: np.ndarray, targets: np.ndarray, new_features: np.nda
     cell, as a network that was trained for long does, and is fitted to all labels at once, in a fiftieth of the time
     of logistic regression, which pays a leak alike: on 1,000 X-rays of 264 patients, random folds against group folds,
     AUC 0.70 against 0.56; logistic regression 0.70 against 0.55.
-    Cells that are not known stand for the label's mean. Means and scales are those of the training rows.
+    Unknown cells are set to the label's mean. Means and scales are those of the training rows.
     """
     scaler = StandardScaler().fit(features, sample_weight=copies)
     weights = np.ones(len(targets)) if copies is None else copies.astype(np.float64)
@@ -122,7 +122,7 @@ def _fit_predict(features: np.ndarray, targets: np.ndarray, new_features: np.nda
 
 
 def has_twin_in_training(keys: np.ndarray, folds: np.ndarray) -> np.ndarray:
-    """(N,) bool: another row with the same key stands in another fold; the key "" is nobody's twin."""
+    """(N,) bool: another row with the same key is in another fold; rows with the key "" have no twin."""
     rows = pd.DataFrame({"key": keys, "fold": folds})
     return ((rows.groupby("key")["fold"].transform("nunique") > 1) & (rows["key"] != "")).to_numpy()
 

@@ -1,4 +1,4 @@
-"""What can be told without the picture: each label by file and table columns, and which images are the test's.
+"""Probes: labels, and membership of the test part, predicted from file and table columns without the image.
 
 A high score here means that a network may learn the scanner, the ward or the export instead of the finding.
 """
@@ -18,11 +18,11 @@ from data.metadata import ParsedColumns
 from data.splitting import grouped_folds
 from scoring.confidence_intervals import roc_auc_interval
 
-# Everywhere in this file features are {family: (N, f) float}, NaN where unknown; a family is judged as a whole:
+# Everywhere in this file features are {family: (N, f) float}, NaN if unknown; a family is used as a whole:
 # the columns of one categorical variable, the bins of one histogram.
 
 FOLDS = 5
-MIN_GROUPS = 10  # with and without the label; below it an interval says nothing
+MIN_GROUPS = 10  # with and without the label; below it an interval is meaningless
 BINS = 8  # of the grey value histogram
 EDGE = 4  # of 64 thumbnail pixels: the width of the border, half the side of a corner
 BLOCK = 1024  # thumbnails read at once
@@ -30,7 +30,7 @@ BLOCK = 1024  # thumbnails read at once
 
 @dataclass(frozen=True)
 class Probe:
-    """How well something is told. NaN throughout where there are too few groups to say."""
+    """How well a label is predicted without the image; all scores are NaN if there are too few groups."""
 
     name: str  # the label, or "test"
     images: int  # with a known answer
@@ -39,16 +39,16 @@ class Probe:
     auc: float  # of all families together; cross-validated over groups, scores ranked within each fold
     low: float  # 95 %, bootstrap over groups
     high: float
-    families: dict[str, float]  # the AUC of each alone, the most telling first
+    families: dict[str, float]  # the AUC of each alone, the highest first
 
     @property
     def is_above_chance(self) -> bool:
-        """True where the whole interval lies above 0.5."""
+        """True if the whole interval is above 0.5."""
         return self.low > 0.5
 
     @property
     def best(self) -> str:
-        """The most telling family, "" where nothing could be said."""
+        """The family with the highest AUC, "" if there is none."""
         return next(iter(self.families), "")
 
 
@@ -114,21 +114,21 @@ def _blocks(scan: Scan) -> Iterator[tuple[slice, np.ndarray]]:
 
 def probe_labels(features: dict[str, np.ndarray], cells: np.ndarray, groups: np.ndarray, labels: list[str],
                  seed: int = 0) -> list[Probe]:
-    """Each label told from the features alone, out-of-fold over whole groups.
+    """Predicts each label from the features alone, out-of-fold over whole groups.
 
     cells: (N, K) of 1, 0, -1, NaN, of which only 1 and 0 count. The same folds serve all labels.
     """
     features = {family: values for family, values in features.items() if _varies(values)}
     n_folds = min(FOLDS, len(np.unique(groups)))
     folds = grouped_folds(cells, groups, n_folds, seed) if n_folds > 1 else np.zeros(len(groups), int)
-    bar = tqdm(labels, "probing without the pictures", unit="label", leave=False, disable=None)
+    bar = tqdm(labels, "predicting labels without the image", unit="label", leave=False, disable=None)
     with threadpool_limits(1):  # the fits are so short that threads would mostly wait for each other
         return [_probe(label, features, cells[:, k], groups, folds, seed) for k, label in enumerate(bar)]
 
 
 def probe_parts(train: dict[str, np.ndarray], test: dict[str, np.ndarray], train_groups: np.ndarray,
                 test_groups: np.ndarray, seed: int = 0) -> Probe:
-    """Test images told from training images by the families that both have; groups of one name stay together."""
+    """Distinguishes test from training images by the families that both have; equal groups share a fold."""
     features = {family: np.concatenate([train[family], test[family]]) for family in train
                 if family in test and train[family].shape[1] == test[family].shape[1]}
     target = np.concatenate([np.zeros(len(train_groups)), np.ones(len(test_groups))])

@@ -80,7 +80,7 @@ PLOTS = {
     "probe_order": "AUC of telling each label from the order of the files alone.",
     "probe_border": "AUC of telling each label from the picture's border and corners alone: a network may learn this.",
     "probe_test": "AUC of telling test from training images: away from 0.5 they are others.",
-    "price_of_a_leak": "What splitting by image instead of by patient would add to a score that is not there.",
+    "leakage": "What random folds instead of folds of whole patients would add to a score.",
 }
 
 AGES = {
