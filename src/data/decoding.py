@@ -37,12 +37,12 @@ DAMAGE = (OSError, ValueError, TypeError, LookupError, ArithmeticError, Attribut
 def decode_image(path: str | Path, channels: int, target: int | None = None) -> np.ndarray:
     """The upright picture: uint8 (H, W) for one channel, (H, W, 3) RGB for three.
 
-    A path may name a row of an .npz file's array, as npz.py explains; DICOM is shown as dicom.py says. 16 bits are
+    A path may name a row of an .npz file's array (npz.py); DICOM is displayed as in dicom.py. 16 bits are
     scaled by their full range (65535 -> 255), transparency is dropped, EXIF's orientation is applied; of several frames
     or pages it is the first. With a `target` in pixels, a JPEG may come at 1/2, 1/4 or 1/8 of its size.
     Numbers of 32 bits, as TIFF has them, state no range. Floats are read as shares of white where all lie in 0 to 1, as
-    8 bits where all lie in 0 to 255; integers as 8 bits up to 255, as 16 bits up to 65535. Anything else is refused:
-    to stretch each image by its own extremes would make grey values of different images incomparable.
+    8 bits where all lie in 0 to 255; integers as 8 bits up to 255, as 16 bits up to 65535. Anything else raises an
+    error: to stretch each image by its own extremes would make grey values of different images incomparable.
     Raises ValueError with the path and the reason where the file is missing, empty, cut short, damaged, no image, or of
     numbers whose range is not known. Damage inside a JPEG's compressed data shows only where it breaks a marker: a JPEG
     has no checksum.
@@ -53,8 +53,8 @@ def decode_image(path: str | Path, channels: int, target: int | None = None) -> 
 def fit_image(image: np.ndarray, size: int, resize_mode: str = "squash") -> np.ndarray:
     """The image in a square (size, size[, 3]): squashed, or as a "letterbox" that keeps the aspect ratio.
 
-    In a letterbox the longer side takes the whole square, and the image stands in the middle with black beside it (an
-    odd pixel more below or to the right).
+    In a letterbox the longer side takes the whole square, and the image is in the middle with black beside it (an
+    odd pixel is added below or to the right).
     """
     height, width = image.shape[:2]
     if resize_mode == "squash" or height == width:
@@ -148,7 +148,7 @@ def _read_jpeg_header(raw: bytes) -> _JpegHeader:
             header.whole = header.height > 0
             break
         if kind < 0xC0 or kind == 0xD8:
-            raise ValueError(f"damaged: at byte {found.start():,} stands {kind:#x}, no marker of a JPEG's inside")
+            raise ValueError(f"damaged: byte {found.start():,} is the marker {kind:#x}, which cannot be inside a JPEG")
         body = raw[position:position + 8]  # its first two bytes are its length
         if kind in JPEG_FRAMES and len(body) == 8:
             header.height, header.width = struct.unpack_from(">HH", body, 3)

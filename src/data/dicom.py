@@ -1,4 +1,4 @@
-"""One DICOM file to uint8 pixels as a radiologist would see them first: rescaled, windowed, black is air."""
+"""Decodes one DICOM file to uint8 pixels as a viewer would display them: rescaled, windowed, air is black."""
 
 import io
 import struct
@@ -38,14 +38,14 @@ def is_dicom(raw: bytes, path: str | Path = "") -> bool:
 
 @dataclass(frozen=True)
 class _Display:
-    """What a file says about showing its grey values."""
+    """A file's attributes that determine how grey values are displayed."""
 
     inverted: bool                       # MONOCHROME1: the lowest value is white
     bits: int                            # stored
     padding: tuple[int, int] | None      # first and last of the values that only fill up the frame
     slope: float
     intercept: float
-    lut: tuple[np.ndarray, int] | None   # shown values, and which one the first of them stands for
+    lut: tuple[np.ndarray, int] | None   # displayed values, and the stored value of the first of them
     window: tuple[float, float, str] | None  # centre, width, function
 
 
@@ -60,11 +60,11 @@ def decode_dicom(raw: bytes) -> np.ndarray:
     and no window, or are compressed in a way that no installed package decodes, which it then names.
     Source: DICOM PS3.3, C.7.6.3, C.11.1 and C.11.2.
     """
-    with READING, warnings.catch_warnings(record=True):  # odd files are frequent, and each has its warnings
+    with READING, warnings.catch_warnings(record=True):  # unusual files are frequent and cause warnings
         warnings.resetwarnings()
         dataset = _read(raw)
         stored = _decode_first_frame(dataset)
-        with _explained("what it says about its pixels is damaged"):
+        with _explained("the attributes of its pixels are damaged"):
             if stored.ndim == 3 or dataset.PhotometricInterpretation == "PALETTE COLOR":
                 return _colours(dataset, stored)
             values, display = _apply_modality_lut(dataset, stored), _read_display(dataset)
@@ -87,7 +87,7 @@ def _read(raw: bytes) -> "Dataset":
         dataset = dcmread(io.BytesIO(raw), force=True)
         if not any(name in dataset for name in PIXELS):
             raise ValueError("a DICOM file without pixels" if len(dataset) else "no DICOM file, or it is cut short")
-        _state_transfer_syntax(dataset)
+        _set_transfer_syntax(dataset)
         return dataset
     except (InvalidDicomError, BytesLengthException, *DAMAGE) as error:
         if "DICOM file" in str(error):
@@ -95,8 +95,8 @@ def _read(raw: bytes) -> "Dataset":
         raise ValueError(f"a damaged DICOM file ({str(error) or type(error).__name__})") from error
 
 
-def _state_transfer_syntax(dataset: "Dataset") -> None:
-    """Files without a file header are not compressed, and how they are written showed in reading them."""
+def _set_transfer_syntax(dataset: "Dataset") -> None:
+    """Sets the transfer syntax of files without a file header: uncompressed, with the byte order found in reading."""
     from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
     if "TransferSyntaxUID" not in dataset.file_meta:
@@ -182,7 +182,7 @@ def _read_voi_lut(item: "Dataset") -> tuple[np.ndarray, int]:
 
 
 def _attribute(dataset: "Dataset", macro: str, name: str) -> object:
-    """An attribute of the file; of an enhanced multi-frame one, where it stands with the frames, the first frame's."""
+    """An attribute of the file; of an enhanced multi-frame file, the first frame's."""
     if dataset.get(name) is not None:
         return dataset.get(name)
     for groups in ("PerFrameFunctionalGroupsSequence", "SharedFunctionalGroupsSequence"):

@@ -1,4 +1,4 @@
-"""Images that are the same picture: equal pixels, or one recompressed, resized, brightened or a little shifted."""
+"""Finds images that show the same picture: equal pixels, or recompressed, resized, brightened or slightly shifted."""
 
 import tempfile
 from collections.abc import Iterator
@@ -22,8 +22,8 @@ from data.image_scan import SIDE, Scan
 # resized, brightened or shifted by 1 to 3 %: at most 82 of 256 bits differ, at most 22 where it was recompressed, 60
 # in half of those shifted by 2 %. Of pairs of two different pictures, 2 to 4 in 1,000 differ in at most 80.
 MOST_BITS, LEAST_BITS = 84, 24
-CHECKS = 40  # pairs looked at more closely, an image, on average; above it MOST_BITS is lowered: a bound on time
-FREE_CHECKS = 100_000  # that are always affordable: seconds
+CHECKS = 40  # pairs compared in detail, per image on average; with more, MOST_BITS is lowered to bound the time
+FREE_CHECKS = 100_000  # pairs that are always compared, which takes seconds
 # The correlation of copies was 0.93 to 1.00 in the thumbnails (0.86 for 64-pixel files at quality 30), 0.94 to 1.00 at
 # 256 pixels; that of two pictures of different people at most 0.77 and 0.57; of one person on two days, in the
 # thumbnails, at most 0.91.
@@ -64,8 +64,8 @@ def pairs_between(scan_a: Scan, scan_b: Scan) -> pd.DataFrame:
     """Pairs of an image of one scan (train) and one of another (test): `a`, `b`, `kind` ("exact" or "near"),
     `distance`, `correlation`.
 
-    Each image of b whose pixels stand in a has one exact pair, with the first such image of a; the near ones as in
-    near_pairs. attrs as there.
+    Each image of b whose pixels are also in a has one exact pair, with the first such image of a. Near pairs and attrs
+    are as in near_pairs.
     """
     usable = [pd.DataFrame({"id": scan.ids, "hash": scan.pixel_hash})[scan.readable & ~scan.constant]
               for scan in (scan_a, scan_b)]
@@ -91,7 +91,7 @@ def near_sets(pairs: pd.DataFrame) -> list[list[str]]:
 def duplicate_keys(ids: np.ndarray, sets: list[list[str]]) -> np.ndarray:
     """(N,) str: the smallest id of the set that an image is in, "" where it is in none.
 
-    Sets that share an id, exact and near ones say, are one. It is what folding.join_groups takes.
+    Sets that share an id, exact and near ones say, are one. splitting.join_groups takes it.
     """
     links = [(ids_of_set[0], other) for ids_of_set in sets for other in ids_of_set[1:]]
     joined = near_sets(pd.DataFrame(links, columns=["a", "b"], dtype=str)) if links else []
@@ -237,12 +237,12 @@ def _close_hashes(first: int, hashes_a: np.ndarray, hashes_b: np.ndarray, most_b
 
 
 def _check_files(scan_a: Scan, scan_b: Scan, found: list[tuple]) -> list[tuple]:
-    """Ids, distance and correlation of the pairs that stand a closer look at their files, where these are larger."""
+    """Ids, distance and correlation of the pairs that still agree when larger files are compared in detail."""
     sides = [np.minimum(scan.height, scan.width) for scan in (scan_a, scan_b)]
     jobs = [(scan_a.paths[a], scan_b.paths[b], min(sides[0][a], sides[1][b]), correlation)
             for a, b, _, correlation in found]
     kept = []
-    with tqdm(total=len(jobs), desc="near duplicates, a closer look", unit="pair", disable=None, delay=1) as bar:
+    with tqdm(total=len(jobs), desc="near duplicates, in detail", unit="pair", disable=None, delay=1) as bar:
         for (a, b, distance, _), correlation in zip(found, map_in_order(_check_pair, jobs, count_cores()),
                                                     strict=True):
             if correlation and scan_a.pixel_hash[a] != scan_b.pixel_hash[b]:
@@ -252,7 +252,7 @@ def _check_files(scan_a: Scan, scan_b: Scan, found: list[tuple]) -> list[tuple]:
 
 
 def _check_pair(path_a: str, path_b: str, side: int, correlation: float) -> float:
-    """The correlation that decides, 0 where it decides against."""
+    """The correlation of the most detailed images there are; 0 where it is too low."""
     if side < LEAST_SIDE:
         return correlation if correlation >= THUMBNAILS_AGREE else 0.0
     a, b = (fine_detail(fit_image(decode_image(path, 1, DETAIL_SIDE), DETAIL_SIDE), DETAIL_BAND)
@@ -261,7 +261,7 @@ def _check_pair(path_a: str, path_b: str, side: int, correlation: float) -> floa
     return correlation if correlation >= DETAILS_AGREE else 0.0
 
 
-# ---- for looking
+# ---- drawing
 
 
 def draw_pairs(pairs: pd.DataFrame, table_a: pd.DataFrame, table_b: pd.DataFrame, path: Path, most: int = 24) -> Path:

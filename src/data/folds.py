@@ -36,18 +36,18 @@ HELD_OUT = -1
 
 @dataclass(frozen=True)
 class Folds:
-    """The folds file as it was checked. `hash`, of folds, labels and images, stands on all computed from them."""
+    """The checked folds file. Everything computed from it records its `hash` of folds, labels and image sizes."""
 
     path: Path
     hash: str
     count: int  # folds of a split, the same in all
-    metadata: dict  # how the file came about, images of equal pixels, black images; folds/<competition>.json
+    metadata: dict  # how the file was made, equal and constant images; folds/<competition>.json
     splits: int = 1
     held_out: int = 0  # images
 
 
 def folds_path(competition: Competition) -> Path:
-    """Where the folds of a competition stand: folds/<competition>.csv."""
+    """The path of a competition's folds file: folds/<competition>.csv."""
     return home() / "folds" / f"{competition.name}.csv"
 
 
@@ -57,7 +57,7 @@ def make_folds(competition: Competition, table: pd.DataFrame, store: PixelStore,
                near: list[list[str]] | None = None) -> Folds:
     """Writes folds/<competition>.csv, or checks the one that is there and leaves it as it is.
 
-    Beside it goes folds/<competition>.json: which images have equal pixels and which are black, found in the pixels.
+    Beside it goes folds/<competition>.json: which images have equal pixels and which are constant.
     Each None means what the file has, and for a new one 5 folds, seed 0, no repeats and no holdout. repeats: further
     splits, drawn with `split_seed(seed, 1)` and so on;  holdout: the share of images held out altogether;  stratify:
     columns of text, indexed by image_id, that are to be even too;  near: sets of ids that show the same picture.
@@ -152,7 +152,7 @@ def split_column(split: int) -> str:
 
 
 def fold_numbers(table: pd.DataFrame, split: int) -> np.ndarray:
-    """(N,) int: the fold of every row of a table that `add_folds` gave, in the split that an experiment names.
+    """The fold (N,) of every row of a table from `add_folds`, in the split of an experiment.
 
     Raises ValueError where the folds file has no such split.
     """
@@ -160,7 +160,7 @@ def fold_numbers(table: pd.DataFrame, split: int) -> np.ndarray:
         splits = sum(split_column(number) in table for number in range(split))
         raise ValueError(f"split={split}: the folds file has the splits 0 to {splits - 1} only. Further ones are drawn "
                          f"when it is made: delete it, then run: python src/make_folds.py --repeats {split} (runs on "
-                         "the old file will be refused)")
+                         "the old file become invalid)")
     return table[split_column(split)].to_numpy()
 
 
@@ -177,7 +177,7 @@ def _strata_of(stratify: pd.DataFrame | None, table: pd.DataFrame) -> list[np.nd
     for column in [] if stratify is None else stratify.columns:
         codes, names = make_strata(stratify.loc[table["image_id"], column])
         if len(names) < 2:
-            raise ValueError(f"the column {column!r} says {names[0]!r} of every image: there is nothing to stratify "
+            raise ValueError(f"the column {column!r} is {names[0]!r} for every image: there is nothing to stratify "
                              "by; leave it out")
         strata.append(codes)
     return strata
@@ -185,7 +185,7 @@ def _strata_of(stratify: pd.DataFrame | None, table: pd.DataFrame) -> list[np.nd
 
 def _make_splits(cells: np.ndarray, groups: np.ndarray, has_groups: bool, strata: list[np.ndarray],
                  requested: dict) -> tuple[np.ndarray, dict]:
-    """(N, S) the fold of every image in every split, and how they were dealt."""
+    """The fold (N, S) of every image in every split, and how the folds were made."""
     rule = "grouped" if has_groups or strata else "stratified"
     defaults = {"folds": 5, "seed": 0, "repeats": 0, "holdout": 0, "stratify": []}
     n_folds, first_seed, repeats, holdout, columns = (
@@ -208,7 +208,7 @@ def _make_splits(cells: np.ndarray, groups: np.ndarray, has_groups: bool, strata
 
 
 def _check_requested(path: Path, folds: np.ndarray, made_by: dict | str, requested: dict) -> None:
-    """Raises ValueError where something is asked for that the file does not have: it would be left out in silence."""
+    """Raises ValueError where the file lacks something that was asked for: it would be ignored silently."""
     drawn = made_by if isinstance(made_by, dict) else {}
     share = round(float((folds[:, 0] == HELD_OUT).mean()), 2)
     has = {"folds": int(folds.max()) + 1, "seed": drawn.get("seed"), "repeats": folds.shape[1] - 1,
@@ -219,7 +219,7 @@ def _check_requested(path: Path, folds: np.ndarray, made_by: dict | str, request
             there = there if there not in (None, "") else "unknown" if not drawn else "none"
             raise ValueError(f"--{name} {said}, but {path} has {name} {there}. A folds file is made once and stays as "
                              f"it is: leave --{name} out, or delete it and run make_folds.py again; runs on the old "
-                             "folds will then be refused")
+                             "folds become invalid")
 
 
 # ---- checking
@@ -238,7 +238,7 @@ def attach_folds(competition: Competition, table: pd.DataFrame, folds: Folds) ->
     if folds.metadata["table_sha256"] != table_hash:
         raise ValueError(f"the labels, groups or images of {competition.name!r} have changed since {folds.path} was "
                          f"checked; run: {_command(competition)}, then train again: "
-                         "older runs will be refused")
+                         "older runs become invalid")
     return table
 
 
@@ -247,7 +247,7 @@ def _command(competition: Competition) -> str:
 
 
 def _hash_table(competition: Competition, table: pd.DataFrame) -> str:
-    """Of ids, groups, labels and the sizes of the image files, in the order of the ids, not of the table."""
+    """A hash of ids, groups, labels and image file sizes, independent of the table's order."""
     table = table.sort_values("image_id")
     cells = label_cells(competition, table).astype(np.float32)
     files = [str(file_of(path)) if is_row(path) else path for path in table["path"].tolist()]
@@ -262,51 +262,51 @@ def _read_metadata(path: Path) -> dict:
 
 
 def _fold_columns(path: Path, table: pd.DataFrame) -> np.ndarray:
-    """(N, S) the folds of each of the table's images in every split, joined by id; -1 where it is held out."""
+    """The fold (N, S) of each of the table's images in every split, joined by id; -1 where it is held out."""
     frame = read_csv(path)
-    again = f"mend the file, or delete it and run make_folds.py again: {path}"
+    fix = f"correct the file, or delete it and run make_folds.py again: {path}"
     columns = list(frame.columns)[1:]
     if list(frame.columns) != ["image_id", *(split_column(split) for split in range(max(1, len(columns))))]:
         raise ValueError(f"a folds file has the columns image_id,fold and, for further splits, fold_1,fold_2 and so on "
-                         f"without a gap, not {','.join(frame.columns)}; {again}")
+                         f"without a gap, not {','.join(frame.columns)}; {fix}")
     if (repeated := frame["image_id"].duplicated()).any():
-        raise ValueError(f"image {frame.loc[repeated, 'image_id'].iloc[0]!r} has more than one fold; {again}")
+        raise ValueError(f"image {frame.loc[repeated, 'image_id'].iloc[0]!r} has more than one fold; {fix}")
     for column in columns:
         if wrong := [fold for fold in frame[column].unique() if not re.fullmatch(r"-1|[0-9]{1,4}", fold)]:
             image_id, fold = frame.loc[frame[column] == wrong[0], ["image_id", column]].iloc[0]
             raise ValueError(f"image {image_id!r} has the {column} {fold!r}; a fold is a number from 0, or -1 for what "
-                             f"is held out; {again}")
+                             f"is held out; {fix}")
     by_id = frame.set_index("image_id").astype(int)
     missing = table["image_id"][~table["image_id"].isin(by_id.index)]
     strange = by_id.index.difference(table["image_id"])
     if len(missing) or len(strange):
         example = missing.iloc[0] if len(missing) else strange[0]
         raise ValueError(f"{len(missing)} images have no fold and {len(strange)} ids have no image, for example "
-                         f"{example!r}; {again}")
-    _check_numbers(by_id, again)
+                         f"{example!r}; {fix}")
+    _check_numbers(by_id, fix)
     return by_id.loc[table["image_id"]].to_numpy()
 
 
-def _check_numbers(by_id: pd.DataFrame, again: str) -> None:
+def _check_numbers(by_id: pd.DataFrame, fix: str) -> None:
     held_out = by_id == HELD_OUT
     if (half := held_out.any(axis=1) & ~held_out.all(axis=1)).any():
         raise ValueError(f"image {half.idxmax()!r} is held out (-1) in some splits and not in others; what is held out "
-                         f"is so in all; {again}")
+                         f"is so in all; {fix}")
     if held_out.all(axis=None):
-        raise ValueError(f"all images are held out (-1), and none is left to train on; {again}")
+        raise ValueError(f"all images are held out (-1), and none is left to train on; {fix}")
     for column in by_id:
         there = sorted(set(by_id[column]) - {HELD_OUT})
         if absent := sorted(set(range(there[-1] + 1)) - set(there)):
-            raise ValueError(f"folds are numbered from 0 without a gap, but no image has {column} {absent[0]}; {again}")
+            raise ValueError(f"folds are numbered from 0 without a gap, but no image has {column} {absent[0]}; {fix}")
         if there == [0]:
-            raise ValueError(f"all images have {column} 0, but cross-validation needs two folds or more; {again}")
+            raise ValueError(f"all images have {column} 0, but cross-validation needs two folds or more; {fix}")
     if len(counts := set(by_id.max())) > 1:
         raise ValueError(f"all splits must have as many folds, but one has {min(counts) + 1} and one "
-                         f"{max(counts) + 1}; {again}")
+                         f"{max(counts) + 1}; {fix}")
 
 
 def _joined_groups(table: pd.DataFrame, *kinds: list[list[str]]) -> np.ndarray:
-    """(N,) the groups, joined over all sets of every kind."""
+    """The groups (N,) of the table, joined over all sets of every kind."""
     groups = table["group"].to_numpy(str)
     for sets in filter(None, kinds):
         first = {image_id: ids[0] for ids in sets for image_id in ids}
@@ -322,6 +322,6 @@ def _check_split_groups(groups: np.ndarray, folds: np.ndarray, path: Path) -> No
         except ValueError as error:
             where = f"{path}, column {split_column(split)}" if split else path
             held_out = " (held out, -1, is a fold here)" if (folds == HELD_OUT).any() else ""
-            raise ValueError(f"{where}: {error}{held_out}; such scores are too good. Mend the file, or delete it "
-                             "and run make_folds.py again; if that is meant, say so with --allow-split-groups"
+            raise ValueError(f"{where}: {error}{held_out}; such scores are too high. Correct the file, or delete "
+                             "it and run make_folds.py again; if this is intended, use --allow-split-groups"
                              ) from error

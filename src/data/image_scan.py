@@ -1,4 +1,4 @@
-"""One tolerant look at every image: what can be read, its size, brightness, hashes and a thumbnail."""
+"""Scans every image without failing: whether it can be read, its size, brightness, hashes and a thumbnail."""
 
 import hashlib
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ FIELDS = {"height": np.int32, "width": np.int32, "mode": "U12", "file_bytes": np
 
 @dataclass(frozen=True)
 class Scan:
-    """What was found of N images, all arrays in the table's order. Nothing is known of those that have a reason."""
+    """Measurements of N images, all arrays in the table's order; zero or empty for images that cannot be read."""
 
     folder: Path
     paths: tuple[str, ...]  # (N,) as the table has them now
@@ -49,7 +49,7 @@ class Scan:
     std: np.ndarray  # (N,) float32
     constant: np.ndarray  # (N,) bool: one colour throughout
     pixel_hash: np.ndarray  # (N,) str, equal where all upright pixels are; colour counts, how it was stored does not
-    phash: np.ndarray  # (N, 4) uint64, 256 bits, near where pictures look alike
+    phash: np.ndarray  # (N, 4) uint64, 256 bits, near where pictures fields alike
 
     @property
     def readable(self) -> np.ndarray:
@@ -66,11 +66,11 @@ class Scan:
 
 
 def scan_images(name: str, table: pd.DataFrame, workers: int | None = None) -> Scan:
-    """Looks at all images of a table (`image_id`, `path`); an image that cannot be read has a reason, never an error.
+    """Scans all images of a table (`image_id`, `path`); an image that cannot be read has a reason and raises no error.
 
-    Kept in data/scans/<name>-<key>/, and the key is made of every image's id, file name, size and time of change: a
-    second look costs nothing. workers: threads, by default one a core.
-    Raises ValueError where the table is empty or an id stands twice.
+    Kept in data/scans/<name>-<key>/, where the key depends on every image's id, file name, size and time of change, so
+    that a second scan only reads the result. workers: threads, by default one per core.
+    Raises ValueError where the table is empty or an id is repeated.
     """
     check_images(name, table)
     ids, paths = table["image_id"].tolist(), table["path"].tolist()
@@ -101,45 +101,45 @@ def _build_scan(folder: Path, name: str, ids: list[str], paths: list[str], worke
     jobs = ((paths[first:first + CHUNK],) for first in range(0, len(paths), CHUNK))
     with build_folder(folder) as temporary:
         with (single_threaded_opencv(), (temporary / "thumbnails.npy").open("wb") as file,
-              tqdm(total=len(paths), desc=f"{name}, looking at every image", unit="image", disable=None) as bar):
+              tqdm(total=len(paths), desc=f"{name}, scanning every image", unit="image", disable=None) as bar):
             header = {"descr": "|u1", "fortran_order": False, "shape": (len(ids), SIDE, SIDE)}
             np.lib.format.write_array_header_1_0(file, header)
             row = 0
-            for looks in map_in_order(_look_at_chunk, jobs, workers):
-                for look, thumbnail in looks:
-                    if reason := look.pop("reason", ""):
+            for results in map_in_order(_scan_chunk, jobs, workers):
+                for fields, thumbnail in results:
+                    if reason := fields.pop("reason", ""):
                         unreadable[row] = reason
-                    for field, value in look.items():
+                    for field, value in fields.items():
                         index[field][row] = value
                     file.write(thumbnail.data)
                     row += 1
-                bar.update(len(looks))
+                bar.update(len(results))
         np.savez(temporary / "index.npz", ids=np.array(ids, dtype=str), reasons=np.array([*unreadable.values()], str),
                  unreadable=np.array([*unreadable], np.int64), **index)
 
 
-def _look_at_chunk(paths: list[str]) -> list[tuple[dict, np.ndarray]]:
-    return [_look_at(path) for path in paths]
+def _scan_chunk(paths: list[str]) -> list[tuple[dict, np.ndarray]]:
+    return [_scan_image(path) for path in paths]
 
 
-def _look_at(path: str) -> tuple[dict, np.ndarray]:
+def _scan_image(path: str) -> tuple[dict, np.ndarray]:
     """The fields of one image, or its `reason`, and its thumbnail."""
-    look, nothing = {"file_bytes": _file_bytes(path), "mode": _find_mode(path)}, np.zeros((SIDE, SIDE), np.uint8)
+    fields, nothing = {"file_bytes": _file_bytes(path), "mode": _find_mode(path)}, np.zeros((SIDE, SIDE), np.uint8)
     try:
-        image, _ = decode_file(path, 1 if look["mode"] in GREY_MODES else 3, None)
+        image, _ = decode_file(path, 1 if fields["mode"] in GREY_MODES else 3, None)
     except ValueError as error:
-        return look | {"reason": str(error).removeprefix(f"{path}: ")}, nothing
+        return fields | {"reason": str(error).removeprefix(f"{path}: ")}, nothing
     image = _without_needless_colour(image)
     grey = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-    if look["mode"] == "npz":
-        look["file_bytes"] = image.nbytes
+    if fields["mode"] == "npz":
+        fields["file_bytes"] = image.nbytes
     mean, std = cv2.meanStdDev(grey)
     thumbnail = fit_image(grey, SIDE)
-    look |= {"height": grey.shape[0], "width": grey.shape[1], "mean": mean.item(), "std": std.item(),
+    fields |= {"height": grey.shape[0], "width": grey.shape[1], "mean": mean.item(), "std": std.item(),
              "constant": all(image[..., c].min() == image[..., c].max() for c in range(image.shape[2]))
              if image.ndim == 3 else bool(grey.min() == grey.max()),
              "pixel_hash": hash_pixels(image), "phash": perceptual_hash(thumbnail)}
-    return look, np.ascontiguousarray(thumbnail)
+    return fields, np.ascontiguousarray(thumbnail)
 
 
 def _file_bytes(path: str) -> int:

@@ -111,7 +111,7 @@ def scored_counts(cells: np.ndarray) -> np.ndarray:
 
 
 def first_of_each_vector(cells: np.ndarray, image_ids: Sequence[str]) -> np.ndarray:
-    """(N,) bool, True for one row of each distinct vector of cells, the first by id; -1 and NaN are values like others.
+    """True (N,) for one row of each distinct vector of cells, the first by id; -1 and NaN are values like others.
 
     cells: (N, K);  image_ids: (N,).
     """

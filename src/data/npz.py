@@ -66,7 +66,7 @@ def read_row(path: str | Path) -> np.ndarray:
 
 @lru_cache(maxsize=64)
 def _layout(folder: Path, npz_path: Path, key: str, size: int, changed: int) -> tuple[Path, tuple[int, ...], int]:
-    """An unpacked array's path, its shape, and the byte at which its first row stands; looked up once for all rows."""
+    """An unpacked array's path, shape, and offset of its first row in bytes; looked up once for all rows."""
     array = _extracted(npz_path, key, size, changed)
     mapped = np.load(array, mmap_mode="r", allow_pickle=False)
     return array, mapped.shape, mapped.offset
@@ -135,7 +135,7 @@ def _check_header(archive: zipfile.ZipFile, member: zipfile.ZipInfo, what: str) 
     if 0 in shape:
         raise ValueError(f"{what} has the shape {shape}: there is no image in it")
     if by_columns:
-        raise ValueError(f"{what} stands column after column; save it again with np.ascontiguousarray")
+        raise ValueError(f"{what} is in Fortran order; save it again with np.ascontiguousarray")
     return start + int(np.prod(shape, dtype=np.int64))
 
 

@@ -115,7 +115,7 @@ class PixelStore:
         return self._read_index("shapes")
 
     def rows(self, image_ids: Iterable[str]) -> np.ndarray:
-        """(n,) int, where these images stand in the store. Raises ValueError naming the ids that it does not have."""
+        """Rows (n,) of these images in the store. Raises ValueError with the ids that are not in it."""
         # tolist: numpy's own strings take three times the memory of Python's
         image_ids = pd.Index(image_ids.tolist() if hasattr(image_ids, "tolist") else list(image_ids), dtype=object)
         rows = self._rows_by_id.get_indexer(image_ids)
@@ -137,7 +137,7 @@ class PixelStore:
         return images
 
     def _copy_row(self, row: int, image: np.ndarray) -> None:
-        """Read as a file and not through the mapping.
+        """Reads the file and not the mapping.
 
         Mapped pages count as this process's memory until they are given back, and giving them back in time made random
         reading three times slower than this; and a broken disk is an error here, where a mapping kills the process.
@@ -166,11 +166,11 @@ def open_store(name: str, table: pd.DataFrame, settings: PixelSettings, workers:
                unreadable: Literal["error", "black"] = "error") -> PixelStore:
     """The store of all images of a table (`image_id`, `path`), in its order; built where there is none yet.
 
-    It stands in data/pixels/<name>-<size>px-<key>/, and the key is made of the settings and of every image's id, file
-    name, size and time of change: moving the data's folder does not build it again, changing a file or the table does.
-    workers: decoding threads, by default one a core;  unreadable: "black" takes an image that cannot be read for a
-    black one, in a store of its own, as long as that is one in ten or fewer.
-    Raises ValueError where an id stands twice or an image cannot be read (all of them are named), OSError where the
+    Its folder is data/pixels/<name>-<size>px-<key>/. The key depends on the settings and on every image's id, file
+    name, size and time of change: moving the data folder keeps the store, changing a file or the table builds another.
+    workers: decoding threads, by default one per core;  unreadable: "black" replaces images that cannot be read by
+    black ones, in a separate store, as long as they are at most one in ten.
+    Raises ValueError where an id is repeated or an image cannot be read (all of them are named), OSError where the
     disk has no room.
     """
     check_images(name, table)

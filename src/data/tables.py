@@ -15,7 +15,7 @@ from data.npz import open_array
 
 CELLS = {"1": 1.0, "1.0": 1.0, "0": 0.0, "0.0": 0.0, "-1": -1.0, "-1.0": -1.0, "": np.nan}
 SHORT = {"1.0": "1", "0.0": "0", "-1.0": "-1"}  # as pandas writes a column of labels that has a blank cell somewhere
-MEND = "mend the description in competition.py"
+MEND = "correct the description in competition.py"
 
 
 def read_train(competition: Competition, data_dir: Path,
@@ -24,8 +24,8 @@ def read_train(competition: Competition, data_dir: Path,
     validation part.
 
     Columns `image_id`, `path` (absolute), `group` and the labels: 1, 0, -1 (uncertain), NaN (blank).
-    check_shared: False keeps such rows in the table where the competition says "error" of them, for whoever looks
-    at data and trains nothing.
+    check_shared: False keeps such rows in the table where shared_groups is "error", for scripts that inspect data and
+    train nothing.
     Raises FileNotFoundError or ValueError where a file, a column, an image or a label cell is not as described.
     """
     table = read_part(competition, data_dir, "train")
@@ -37,7 +37,7 @@ def read_train(competition: Competition, data_dir: Path,
         if here.any() and competition.shared_groups == "error":
             examples = ", ".join(table.loc[here, "group"].unique()[:5])
             raise ValueError(f"{here.sum()} training images have a group that is in the {title} part too ({examples}); "
-                             f"say in competition.py what that means: shared_groups='drop' or 'distinct'")
+                             f"write in competition.py what that means: shared_groups='drop' or 'distinct'")
         shared |= here
     return table[~shared].reset_index(drop=True), table[shared]
 
@@ -48,9 +48,9 @@ def read_part(competition: Competition, data_dir: Path, part: str) -> pd.DataFra
 
 
 def read_columns(competition: Competition, data_dir: Path, part: str) -> pd.DataFrame:
-    """All other columns that the part's files have, age or view, say: text, "" where empty, indexed by `image_id`.
+    """The part's other columns, such as age or view, as text, "" where empty, indexed by `image_id`.
 
-    Neither ids nor labels; the group's column is among them. No column at all where the part has no table.
+    Without ids and labels, with the group's column. No columns where the part has no table.
     """
     return _read_part(competition, data_dir, part)[1]
 
@@ -101,7 +101,7 @@ def read_sample(competition: Competition, data_dir: Path) -> pd.DataFrame | None
 
 
 def submission_columns(competition: Competition) -> tuple[str, ...]:
-    """The columns that a submission fills: one a label, or the one that says the labels as text."""
+    """The columns that a submission fills: one per label, or the one that lists the labels as text."""
     if competition.submission == "text":
         return (competition.submission_column or competition.label_list_column,)
     return label_columns(competition)
@@ -124,20 +124,20 @@ def headline_targets(competition: Competition, targets: np.ndarray) -> np.ndarra
 
 
 def scored_targets(competition: Competition, table: pd.DataFrame) -> np.ndarray:
-    """(N, K) what a table's images are scored on: 1 and 0, NaN for uncertain and blank cells and uncounted labels."""
+    """Targets (N, K) that a table's images are scored on: 1, 0, NaN for uncertain, blank and unscored cells."""
     return headline_targets(competition, scoring_targets(label_cells(competition, table)))
 
 
 def label_map(competition: Competition) -> dict[str, str]:
-    """What the texts of `label_list_column` or `label_pattern` mean: the label, or "" for none of them."""
+    """The label of each text in `label_list_column` or found by `label_pattern`; "" for no label."""
     meaning = dict(competition.label_map) or {label: label for label in competition.labels}
     return meaning | dict.fromkeys(competition.ignored_labels, "")
 
 
 def parse_texts(competition: Competition, texts: pd.Series, image_ids: pd.Series, where: Path | str) -> np.ndarray:
-    """(N, K) of 0 and 1 out of cells that say an image's labels, "Effusion|Mass".
+    """Label cells (N, K), 0 or 1, from texts that list an image's labels, "Effusion|Mass".
 
-    Raises ValueError naming image and text where a text means nothing here, or a class is not exactly one.
+    Raises ValueError with the image and the text where a text is unknown.
     """
     meaning, label_separator = label_map(competition), competition.label_separator
     cells = np.zeros((len(texts), len(competition.labels)))
@@ -209,7 +209,7 @@ def _read_one(competition: Competition, part: Part, data_dir: Path,
 
 def _merge_repeated(competition: Competition, part: Part, table: pd.DataFrame, rows: pd.DataFrame,
                     where: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """One row an image: it has what any of its rows has; else it is uncertain, absent, not stated, in this order."""
+    """One row per image: each label is the highest of its rows in the order 1, uncertain, 0, blank."""
     if part.repeated_rows == "error":
         _check_unique(table["image_id"], where)
         return table, rows
@@ -230,7 +230,7 @@ def _merge_repeated(competition: Competition, part: Part, table: pd.DataFrame, r
 
 
 def _read_csv(competition: Competition, path: Path, part: Part | None = None) -> pd.DataFrame:
-    """A label file; a * in its name stands for the one file that is there."""
+    """A label file; a * in its name matches the one file that exists."""
     if "*" in path.name:
         found = sorted(path.parent.glob(path.name))
         if len(found) > 1:
@@ -271,7 +271,7 @@ def _read_rows(competition: Competition, part: Part, data_dir: Path) -> tuple[pd
 
 
 def _join(competition: Competition, rows: pd.DataFrame, more: pd.DataFrame, path: Path, other: Path) -> pd.DataFrame:
-    """The rows with the columns of a second file about the same ids. What both say must be the same."""
+    """The rows with the columns of a second file with the same ids. Common columns must have equal cells."""
     for frame, where in ((rows, path), (more, other)):
         _need_columns(frame, [competition.id_column], where)
     _check_unique(more[competition.id_column], other)
@@ -286,12 +286,12 @@ def _join(competition: Competition, rows: pd.DataFrame, more: pd.DataFrame, path
             row = differs.idxmax()
             raise ValueError(f"{path} and {other} disagree about {column!r} of {differs.sum()} images, the first is "
                              f"{rows.loc[row, competition.id_column]!r}: {rows.loc[row, column]!r} and "
-                             f"{more.loc[row, column]!r}; find out which is right and mend the other")
+                             f"{more.loc[row, column]!r}; find out which is right and correct the other")
     return rows.join(more[more.columns.difference(rows.columns, sort=False)])
 
 
 def _find_below(part: Part, below: pd.Series, data_dir: Path) -> pd.Series:
-    """The paths with each * replaced by what stands there: a folder, or the ending of a file's name."""
+    """The paths with each * replaced by the folder or the file extension that it matches."""
     folder, _, name = part.images.rpartition("/")
     if "{" in folder or ("*" in name and not name.endswith(".*")):
         raise ValueError(f"images={part.images!r}: a * may stand for a folder that no column names, or at the end as "
@@ -339,7 +339,7 @@ def _read_arrays(part: Part, data_dir: Path) -> tuple[pd.DataFrame, Path]:
 
 
 def _keep_rows(part: Part, rows: pd.DataFrame, data_dir: Path, where: Path) -> pd.DataFrame:
-    """The rows that a list names, without those known to be lost."""
+    """The rows in the list of ids, where there is one, without the excluded ids."""
     kept = ~rows["image_id"].isin(part.exclude_ids)
     if part.id_list:
         path = data_dir / part.id_list
@@ -367,13 +367,13 @@ def _need_columns(rows: pd.DataFrame, columns: list[str], path: Path) -> None:
 def _check_unique(ids: pd.Series, path: Path | str) -> None:
     repeated = ids[ids.duplicated()].unique()
     if len(repeated):
-        raise ValueError(f"{path}: {len(repeated)} ids stand there more than once, for example "
+        raise ValueError(f"{path}: {len(repeated)} ids are repeated, for example "
                          f"{', '.join(repeated[:5])}; every image must have one row, unless the description says "
                          f"repeated_rows='any'")
 
 
 def _check_files_exist(rows: pd.DataFrame, path: Path) -> None:
-    """Every image must be there. Folders are listed once, since asking for 200,000 files one by one is slow."""
+    """Raises FileNotFoundError where image files are missing. Each folder is listed once: 200,000 checks are slow."""
     folders = rows["path"].str.rpartition("/")[0].unique()
     present = {f"{folder}/{name}" for folder in folders for name in _names(folder)}
     missing = rows.loc[~rows["path"].isin(present), ["image_id", "path"]]
@@ -396,7 +396,7 @@ def _names(folder: str | Path) -> list[str]:
 def _check_one_class(image_ids: pd.Series, cells: np.ndarray, where: Path) -> None:
     if (wrong := (cells == 1).sum(axis=1) != 1).any():
         raise ValueError(f"{where}: {wrong.sum()} images do not have exactly one class, the first is "
-                         f"{image_ids[wrong].iloc[0]!r}; mend the rows, or say task='multilabel' in competition.py")
+                         f"{image_ids[wrong].iloc[0]!r}; correct the rows, or use task='multilabel' in competition.py")
 
 
 # ---- groups and labels
@@ -440,7 +440,7 @@ def _find(pattern: str, below: pd.Series, where: Path) -> pd.Series:
 
 
 def _label_cells(competition: Competition, rows: pd.DataFrame, where: Path) -> np.ndarray:
-    """(N, K) label cells from columns, from one joined column or out of the path."""
+    """Label cells (N, K) from one column per label, from one column that lists labels, or from the path."""
     if competition.label_pattern:
         texts = _find(competition.label_pattern, rows["below"], where)
         if unknown := set(texts) - set(label_map(competition)):

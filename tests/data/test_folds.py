@@ -344,9 +344,15 @@ def test_the_hash_says_what_the_splits_are(table, store):
     assert len(hashes) == 5
 
 
-def test_without_repeats_and_holdout_the_hash_is_what_it_has_been(table, store):
+def test_hash_is_that_of_file_and_table(table, store):
     folds = make_folds(SMALL, table, store, 3, seed=0)
     assert folds.hash == sha256(folds.metadata["sha256"], folds.metadata["table_sha256"])
+
+
+def test_hash_changes_with_near_duplicates(table, store):
+    before = make_folds(SMALL, table, store, 3, seed=0)
+    folds = make_folds(SMALL, table, store, near=[["i02", "i05"]], allow_split_groups=True)
+    assert folds.path.read_bytes() == before.path.read_bytes() and folds.hash != before.hash
 
 
 @pytest.mark.parametrize("wanted, message", [
@@ -474,7 +480,7 @@ def test_other_columns_are_as_even_as_the_labels(table, store):
 
 def test_a_column_with_one_value_is_nothing_to_stratify_by(table, store):
     columns = pd.DataFrame({"site": [" "] * 40}, index=pd.Index(table["image_id"]))
-    with pytest.raises(ValueError, match="the column 'site' says 'blank' of every image: there is nothing"):
+    with pytest.raises(ValueError, match="the column 'site' is 'blank' for every image: there is nothing"):
         make_folds(SMALL, table, store, 2, seed=0, stratify=columns)
     assert not folds_path(SMALL).exists()
 

@@ -105,7 +105,7 @@ def test_an_upright_picture_is_the_same_as_one_turned_by_its_exif(folder):
 
 def test_a_second_look_decodes_nothing_and_a_changed_file_is_looked_at_again(mixed, monkeypatch, home):
     first = scan_images("mixed", mixed)
-    monkeypatch.setattr(scan_module, "_look_at", lambda path: pytest.fail("decoded again"))
+    monkeypatch.setattr(scan_module, "_scan_image", lambda path: pytest.fail("decoded again"))
     again = scan_images("mixed", mixed)
     for name in ("ids", "reason", "height", "mode", "mean", "pixel_hash", "phash", "constant", "thumbnails"):
         assert np.array_equal(getattr(first, name), getattr(again, name)), name
@@ -131,7 +131,7 @@ def test_the_order_is_the_tables_whatever_the_number_of_threads(folder, home):
 def test_nothing_half_written_stays_when_it_is_interrupted(mixed, monkeypatch, home):
     def stop(path):
         raise KeyboardInterrupt
-    monkeypatch.setattr(scan_module, "_look_at", stop)
+    monkeypatch.setattr(scan_module, "_scan_image", stop)
     with pytest.raises(KeyboardInterrupt):
         scan_images("mixed", mixed)
     assert list((home / "data" / "scans").iterdir()) == []

@@ -85,7 +85,7 @@ def test_a_missing_key_a_missing_row_and_a_missing_file_are_named(npz):
     (GREY.astype(np.float32), "type float32; images are uint8"), (GREY.astype(np.uint16), "type uint16"),
     (np.array([[[None]]]), "Python objects"), (GREY[0], r"has the shape \(28, 30\)"),
     (np.zeros((2, 28, 28, 28), np.uint8), r"has the shape \(2, 28, 28, 28\)"),
-    (np.zeros((0, 28, 28), np.uint8), "there is no image in it"), (GREY.T, "column after column")])
+    (np.zeros((0, 28, 28), np.uint8), "there is no image in it"), (GREY.T, "Fortran order")])
 def test_what_holds_no_images_is_refused_with_the_reason_and_leaves_nothing(home, array, reason):
     path = home / "x.npz"
     np.savez(path, images=array)

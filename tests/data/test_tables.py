@@ -134,7 +134,7 @@ def test_rows_are_kept_by_the_text_in_a_column(tmp_path):
     ("image_id,patient,a,b\n", ValueError, "train.csv has no row"),
     ("", ValueError, "train.csv is empty"),
     (GOOD[:-7], ValueError, "line 4 has 2 cells, but the header has 4; the file is cut off"),
-    (GOOD.replace("NA,", "001,"), ValueError, "1 ids stand there more than once, for example 001"),
+    (GOOD.replace("NA,", "001,"), ValueError, "1 ids are repeated, for example 001"),
     (GOOD.replace("NA,", ","), ValueError, "1 rows have no image_id"),
     (GOOD.replace("002,p1", "002, "), ValueError, "1 of 3 rows have no 'patient', the first is image '002'; a"),
     (GOOD.replace("p1,0,-1", "p1,yes,-1"), ValueError, "column 'a' holds 'yes' for the image '002'; a label cell is"),
@@ -149,12 +149,12 @@ def test_a_wrong_table_is_named_with_what_is_wrong(tmp_path, text, error, messag
     assert "train.csv" in str(caught.value)
 
 
-def test_a_missing_image_is_named_with_its_place(tmp_path):
+def test_missing_image_is_named_with_its_path(tmp_path):
     with pytest.raises(FileNotFoundError, match=re.escape(f"'002', looked for at {tmp_path / 'train' / '002.png'}: "
                                                           "fetch them, or name them in `exclude_ids`")):
         read_train(COLUMNS, write(tmp_path, GOOD, THREE[0], THREE[2]))
     (tmp_path / "empty").mkdir()
-    with pytest.raises(FileNotFoundError, match="3 of the 3 images.* mend .*, where `images` says place"):
+    with pytest.raises(FileNotFoundError, match="3 of the 3 images.* correct .*, where `images` says place"):
         read_train(COLUMNS, write(tmp_path / "empty", GOOD))
 
 
@@ -227,9 +227,9 @@ def shared(tmp_path) -> Path:
     return write(tmp_path, "image_id,patient\n9,p2\n", "test/9.png", table="test.csv")
 
 
-def test_a_patient_in_train_and_test_is_an_error_unless_the_description_says_what_it_means(shared):
-    with pytest.raises(ValueError, match=r"1 training images have a group that is in the test part too \(p2\); say in "
-                                         r"competition.py what that means: shared_groups='drop' or 'distinct'"):
+def test_patient_in_train_and_test_needs_shared_groups(shared):
+    with pytest.raises(ValueError, match=r"1 training images have a group that is in the test part too \(p2\); write "
+                                         r"in competition.py what that means: shared_groups='drop' or 'distinct'"):
         read_train(with_test("error"), shared)
 
 
@@ -281,7 +281,7 @@ def test_a_sample_is_kept_as_it_is_with_all_its_columns(tmp_path):
 @pytest.mark.parametrize("text, message", [
     ("image_id,a\n1,0\n", "sample.csv has no column 'b'"),
     ("id,a,b\n1,0,0\n", "sample.csv has no column 'image_id'"),
-    ("image_id,a,b\n1,0,0\n1,0,0\n", "sample.csv: 1 ids stand there more than once"),
+    ("image_id,a,b\n1,0,0\n1,0,0\n", "sample.csv: 1 ids are repeated"),
 ])
 def test_a_sample_that_does_not_fit_the_description_is_refused(tmp_path, text, message):
     write(tmp_path, text, table="sample.csv")
@@ -297,9 +297,9 @@ def test_a_solution_tells_public_from_private_and_forgets_what_kaggle_ignores(tm
     np.testing.assert_array_equal(label_cells(competition, solution), [[1, 0], [0, -1]])
 
 
-def test_a_solution_with_an_image_twice_is_refused(tmp_path):
+def test_solution_with_repeated_id_raises(tmp_path):
     write(tmp_path, "image_id,a,b\n1,1,0\n1,0,0\n", table="solution.csv")
-    with pytest.raises(ValueError, match="more than once"):
+    with pytest.raises(ValueError, match="1 ids are repeated"):
         read_solution(replace(COLUMNS, solution="solution.csv"), tmp_path)
 
 

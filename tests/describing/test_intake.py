@@ -96,7 +96,7 @@ def test_label_files_of_which_one_writes_1_and_the_other_1_0_agree(tmp_path):
 
 @pytest.mark.parametrize("facts, said", [
     ("image_id,age\n1,50\n", "1 ids of"), ("image,age\n1,50\n2,40\n", "facts.csv has no column 'image_id'"),
-    ("image_id,age\n1,50\n1,51\n2,4\n", "1 ids stand there more than once"),
+    ("image_id,age\n1,50\n1,51\n2,4\n", "1 ids are repeated"),
 ])
 def test_a_second_file_that_is_not_about_the_same_images_is_refused(tmp_path, facts, said):
     with pytest.raises(ValueError, match=re.escape(said)):
@@ -184,7 +184,7 @@ def test_an_optional_part_may_be_missing_and_another_may_not(tmp_path):
 def test_an_id_in_two_training_parts_is_refused(tmp_path):
     (write_parts(tmp_path) / "valid.csv").write_text(HEAD + "1,p1,0,0\n")
     write(tmp_path, images="valid/1.png")
-    with pytest.raises(ValueError, match="the train part: 1 ids stand there more than once, for example 1"):
+    with pytest.raises(ValueError, match="the train part: 1 ids are repeated, for example 1"):
         read_train(PARTS, tmp_path)
 
 
@@ -252,7 +252,7 @@ def test_an_image_of_several_rows_has_what_any_of_them_has(tmp_path):
     table, _ = read_train(FINDINGS, data)
     assert cells(FINDINGS, table) == {"1": [1, 1], "2": [0, 0]}
     assert read_columns(FINDINGS, data, "train")["x"].to_dict() == {"1": "5", "2": ""}  # of the first row
-    with pytest.raises(ValueError, match="1 ids stand there more than once"):
+    with pytest.raises(ValueError, match="1 ids are repeated"):
         read_train(replace(FINDINGS, train=COLUMNS.train), data)
 
 
