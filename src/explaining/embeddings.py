@@ -1,4 +1,4 @@
-"""What a run's networks see in images, as points in a space, and which training images lie nearest."""
+"""Features of images by a run's networks, their nearest training images, and their layout by t-SNE."""
 
 from dataclasses import dataclass
 
@@ -10,10 +10,10 @@ from competition import Competition
 from data.pixel_store import PixelStore
 from results.runs import Oof
 
-AT_ONCE = 256           # images whose distances to all others are in memory together
+AT_ONCE = 256           # images whose distances to all others are in memory at a time
 COMPONENTS = 50         # principal components that t-SNE gets
 PERPLEXITY = 30
-LEAST_FOR_TSNE = 8      # images; fewer are laid out by their first two principal components
+LEAST_FOR_TSNE = 8      # images; fewer get their first two principal components
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,9 @@ class Nearest:
 def embed_part(competition: Competition, oof: Oof, part: str, store: PixelStore) -> list[np.ndarray]:
     """Features of all of a store's images by each of the run's models, in the order of oof.runs: (N, D) float32.
 
-    They are what a model hands to its last layer; of one network a label, of all of them. Computed once and kept in
-    data/features; a backbone that never learned is the same in all folds, and so is then the array.
-    Raises ValueError where a network has no vector before its last layer.
+    Features are the input of the last layer; with one network per label, those of all of them. They are computed once
+    and kept in data/features. The arrays are equal if the backbone is frozen.
+    Raises ValueError if a network has no vector before its last layer.
     """
     from common.hardware import pick_device
     from models.classifier import PerTask
@@ -50,20 +50,20 @@ def embed_part(competition: Competition, oof: Oof, part: str, store: PixelStore)
 
 
 def is_one_space(embedded: list[np.ndarray]) -> bool:
-    """True where all models see every image alike, as frozen backbones do."""
+    """True if all models have the same features, as frozen backbones do."""
     return all(np.array_equal(embedded[0], other) for other in embedded[1:])
 
 
 def to_sphere(features: np.ndarray) -> np.ndarray:
-    """(N, D) float32 of length 1; of length 0 where all features are."""
+    """(N, D) float32 rows of length 1; rows of zeros stay zeros."""
     length = np.linalg.norm(features, axis=1, keepdims=True)
     return np.divide(features, length, out=np.zeros(features.shape, np.float32), where=length > 0)
 
 
 def search(asked: np.ndarray, cases: np.ndarray, allowed: np.ndarray, count: int) -> Nearest:
-    """The `count` cases (S, D), among those allowed (S,) bool, that are nearest to each of m images (m, D), by angle.
+    """The `count` nearest of the allowed cases, by cosine distance, for each of m images.
 
-    Exact, by a search through all; memory grows with S and not with m times S.
+    asked: (m, D);  cases: (S, D);  allowed: (S,) bool. Exact search; memory grows with S but not with m times S.
     """
     from sklearn.neighbors import NearestNeighbors
 
@@ -83,11 +83,11 @@ def search(asked: np.ndarray, cases: np.ndarray, allowed: np.ndarray, count: int
 
 def search_held_out(embedded: list[np.ndarray], fold_of_model: list[int], folds: np.ndarray, allowed: np.ndarray,
                     asked: np.ndarray, count: int) -> Nearest:
-    """For training images (m,) rows, their nearest among those that trained the one model that did not see them.
+    """The nearest training images of other folds, by the model that held the image's fold out.
 
-    embedded: (N, D) a model;  fold_of_model: the fold that each held out;  folds: (N,);  allowed: (N,) bool, the rows
-    that may be neighbours. No row of an image's own group is ever one: groups are not split by folds. A row whose
-    fold has no model has no neighbours.
+    asked: (m,) rows;  embedded: (N, D) per model;  fold_of_model: the fold that each held out;  folds: (N,);
+    allowed: (N,) bool, the possible neighbours. No neighbour is of the image's own group, because folds do not split
+    groups. A row whose fold has no model has no neighbours.
     """
     rows, distances = np.full((len(asked), count), -1), np.full((len(asked), count), np.nan)
     for features, fold in zip(embedded, fold_of_model, strict=True):
@@ -99,10 +99,10 @@ def search_held_out(embedded: list[np.ndarray], fold_of_model: list[int], folds:
 
 def search_from_outside(asked: list[np.ndarray], embedded: list[np.ndarray], fold_of_model: list[int],
                         folds: np.ndarray, allowed: np.ndarray, count: int) -> Nearest:
-    """For images of another part, (m, D) a model, their nearest training images (N, D) a model.
+    """The nearest training images of images of another part. asked: (m, D) per model;  embedded: (N, D) per model.
 
-    A distance is the mean over the models that were trained on that training image; with one model its fold is left
-    out.
+    A distance is the mean over the models that trained on the neighbour; with a single model its held-out fold has no
+    neighbours.
     """
     rows = np.full((len(asked[0]), count), -1)
     distances = np.full((len(asked[0]), count), np.nan)
@@ -121,12 +121,12 @@ def search_from_outside(asked: list[np.ndarray], embedded: list[np.ndarray], fol
 
 def align_spaces(embedded: list[np.ndarray], fold_of_model: list[int], folds: np.ndarray, used: np.ndarray,
                  ) -> tuple[np.ndarray, float]:
-    """(N, D) every image as the model saw it that did not train on it, all in the first model's space; and how well.
+    """(N, D) held-out features of every image, rotated into the first model's space, and their agreement.
 
-    Each model's space is centred, brought to unit mean square and turned and mirrored so that all images used (N,) bool
-    come as near as they can to where the first model has them. Distances within a fold change by one factor alone, and
-    no label is looked at. The second number is the correlation of the coordinates then, the mean over the other
-    models, 1 where there is one space. NaN rows where the fold has no model.
+    Features of each model are centred, scaled to unit mean square, and rotated or mirrored onto those of the first
+    model by orthogonal Procrustes over the images `used` (N,) bool, without labels. Distances within a fold change by a
+    factor only. The agreement is the correlation of the coordinates afterwards, averaged over the other models; 1 with
+    one model. Rows are NaN if their fold has no model.
     Source: orthogonal Procrustes, Schönemann 1966, https://doi.org/10.1007/BF02289451
     """
     aligned = np.full(embedded[0].shape, np.nan, np.float32)
@@ -146,9 +146,9 @@ def align_spaces(embedded: list[np.ndarray], fold_of_model: list[int], folds: np
 
 
 def lay_out(points: np.ndarray, seed: int = 0) -> np.ndarray:
-    """(n, 2) in [0, 1], t-SNE of points (n, D); too few for it are laid out by their first two principal components.
+    """(n, 2) in [0, 1], t-SNE of points (n, D); with too few points their first two principal components.
 
-    Near points stay near. How far apart groups lie, and how large they are, says little.
+    Near points stay near. Distances between groups and their sizes mean little.
     Source: van der Maaten & Hinton 2008, https://www.jmlr.org/papers/v9/vandermaaten08a.html
     """
     from sklearn.decomposition import PCA

@@ -1,4 +1,4 @@
-"""Maps by the models of a run or a blend: of held-out images, each by the model that never saw its group."""
+"""Heat maps of held-out images, each by the models of a run or blend that did not train on its group."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,12 +19,12 @@ from results.runs import Oof, Run
 if TYPE_CHECKING:
     from torch import nn
 
-BATCH = 32  # of images whose maps are made together
+BATCH = 32  # images
 
 
 @dataclass(frozen=True)
 class BlendMember:
-    """A run by itself or one of a blend: its folds' runs, and the images as its networks take them."""
+    """A run, alone or in a blend: its folds, and the images as its networks read them."""
 
     name: str
     runs: tuple[Run, ...]
@@ -32,7 +32,7 @@ class BlendMember:
 
 
 def open_members(competition: Competition, oof: Oof, table: pd.DataFrame, part: str = "train") -> list[BlendMember]:
-    """A blend's members, or the run alone, with the store of a part's images."""
+    """A blend's members, or the run alone, each with its pixel store of a part."""
     by_name: dict[str, list[Run]] = {}
     for run in oof.runs:
         by_name.setdefault(run.folder.parent.name, []).append(run)
@@ -42,12 +42,12 @@ def open_members(competition: Competition, oof: Oof, table: pd.DataFrame, part: 
 
 
 def largest_store(members: list[BlendMember]) -> PixelStore:
-    """The store whose images are the largest: in their size a blend's maps are shown."""
+    """The store with the largest images; a blend's maps have their size."""
     return max((member.store for member in members), key=lambda store: store.settings.size)
 
 
 def explained_by(members: list[BlendMember], method: str) -> tuple[list[BlendMember], list[str]]:
-    """The members that a method can explain, and the names of the others."""
+    """The members that a method can explain, and the names of those that it cannot."""
     from results.checkpoints import load_model
 
     able = [member for member in members if method in methods_for(load_model(member.runs[0]))]
@@ -64,9 +64,9 @@ def layer_name(member: BlendMember, method: str) -> str:
 
 def held_out_maps(members: list[BlendMember], table: pd.DataFrame, wanted: set[tuple[int, int]],
                   method: str) -> Iterator[tuple[int, int, np.ndarray, bool]]:
-    """Label, row, heat map (S, S) and whether it is empty, of all (label, row) wanted; of several members the mean.
+    """Yields label, row, heat map (S, S) and whether it is empty, for all (label, row) wanted; the mean of members.
 
-    The maps of one member are not kept: there may be many.
+    The maps of a single member are not kept, because there may be many.
     """
     total = len(wanted) * len(members)
     with tqdm(total=total, desc=f"maps by {method}", unit="map", leave=False, disable=None) as bar:
@@ -98,7 +98,7 @@ def _maps_of(member: BlendMember, table: pd.DataFrame, wanted: set[tuple[int, in
 
 def maps_of_rows(model: "nn.Module", member: BlendMember, places: np.ndarray, rows: np.ndarray, k: int, method: str,
                  bar: tqdm | None = None) -> Iterator[tuple[int, np.ndarray, bool]]:
-    """Row, heat (S, S) and whether it is empty, of a table's rows by one model. places: (N,) the rows in the store."""
+    """Yields row, heat (S, S) and whether it is empty, by one model. places: (N,) the table's rows in the store."""
     from training.batches import ordered_batches
 
     device, task = next(model.parameters()).device, member.runs[0].recipe["task"]

@@ -1,4 +1,4 @@
-"""Which layers of a network give maps, and which of them Grad-CAM and HiResCAM look at.
+"""Which layers of a network give maps, and which of them Grad-CAM and HiResCAM read.
 
 Measured on the demo's phantoms (tests/benchmarks/gradcam_layers.py), where the findings are known, at 64 pixels: the
 hottest pixel of six networks lies in them most often, in both halves of the patients alike, by Grad-CAM on the last map
@@ -13,16 +13,16 @@ from torch.func import functional_call
 from models.architectures import Network
 
 KINDS = ("coarse", "fine")  # of layers: Grad-CAM reads the coarse one, HiResCAM the fine one
-CELLS = 7         # a side, at least: what networks made for 224 pixels end in
-CELL_PIXELS = 16  # for Grad-CAM cells of so many pixels are small enough: at 64 pixels 4 a side
+CELLS = 7         # along a side, at least: the last map of networks for 224 pixels
+CELL_PIXELS = 16  # small enough cells for Grad-CAM: 4 along a side at 64 pixels
 # families whose class token reads the patches only behind their last block, and the blocks in which it does
 CLASS_BLOCKS = ("cls_attn_blocks", "blocks_token_only")
 
 
 def find_cam_layers(network: nn.Module, channels: int, image_size: int) -> dict[str, str]:
-    """The name of the layer for each of METHODS: the last with room to point. Empty where none gives a map.
+    """The name of the layer of each of KINDS: the last whose map has enough cells, else the largest map.
 
-    Where no map is as large as it should be, the largest is taken.
+    Empty if no layer gives a map.
     """
     sides = map_sides(network, channels, image_size)
     least = {"coarse": min(CELLS, image_size // CELL_PIXELS), "fine": CELLS}
@@ -52,7 +52,7 @@ def map_sides(network: nn.Module, channels: int, image_size: int) -> dict[str, i
 
 
 def _sides_of_stages(network: Network, channels: int, image_size: int) -> dict[str, int]:
-    """Found by sending an image without numbers through the network as if it had none."""
+    """Computed by one forward pass on torch's meta device."""
     sides = {}
 
     def note(name: str, output: Tensor) -> None:

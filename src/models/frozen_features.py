@@ -1,4 +1,4 @@
-"""What a frozen network says of every image, computed once and kept."""
+"""Features of images by a frozen network, computed once and kept on disk."""
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from models.classifier import Classifier
 
 BATCH = 64
-LEAST_SIDE = 128  # pixels that `frozen_features` shows a network at least; smaller images are enlarged
+LEAST_SIDE = 128  # pixels; `frozen_features` enlarges smaller images to this side
 
 
 class FeatureStore:
@@ -103,7 +103,7 @@ def frozen_features(name: str, images: np.ndarray, key: str, network: str = "tf_
 
 
 def kept_features(name: str, images: np.ndarray, key: str, network: str = "tf_efficientnet_lite0") -> np.ndarray | None:
-    """What `frozen_features` of all these images reads, None where it would have to compute them first."""
+    """The file of `frozen_features` for all these images, None if it is not computed yet."""
     path = _frozen_path(name, images, key, network, np.arange(len(images)))
     return _open(path, len(images)) if path.exists() else None
 

