@@ -48,7 +48,7 @@ from scoring.metrics import roc_auc  # noqa: E402
 from training.batches import ordered_batches, training_batches  # noqa: E402
 from training.loop import predict_logits, train_one_epoch  # noqa: E402
 from training.losses import CROSS_ENTROPY, PROBS  # noqa: E402
-from training.optimization import EMA, warmup_cosine  # noqa: E402
+from training.optimization import EMA, warmup_cosine, weight_groups  # noqa: E402
 
 PREDICT_BATCH = 64
 FOLDS = 5
