@@ -240,7 +240,7 @@ EXPERIMENTS = {
     "mnasnet_000": replace(MEMBER_000, network="mnasnet_100"),
     "vgg19_bn_000": replace(MEMBER_000, network="vgg19_bn", head="hidden:512"),
     "vgg19_000": replace(MEMBER_000, network="vgg19", head="hidden:512"),
-    # 001; the copies of rare positives stand inside the training folds, and no image is lost for want of them
+    # 001; rare positives are repeated inside the training folds, and images without one are kept
     "densenet121_001_frozen": replace(DENSENET_001, stages=("head:3:1e-4",)),
     "densenet121_001": DENSENET_001,
     "densenet121_001_balanced": replace(DENSENET_001, sampler="label_repeats", label_repeats=CHEXPERT_COPIES),

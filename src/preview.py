@@ -33,10 +33,10 @@ from training.augmentation import augment_batch, augmentation_seed, make_augment
 
 IMAGES, EPOCHS = 6, 8   # rows and draws of the sheet
 DRAWS = 300             # that the figures are taken from
-ALIKE = 32              # grey levels: white and black that come out closer than this cannot be told apart
+INDISTINCT = 32              # grey levels: white and black that come out closer than this cannot be told apart
 MUCH, OFTEN = 0.5, 0.25  # of an image is gone; in this share of the draws
 SIDEWAYS = 45           # degrees: beyond it, left and right are no longer on their sides
-SELDOM = 0.01           # of the draws: what is left of an image may be measured wrongly
+RARE = 0.01           # of the draws: what is left of an image may be measured wrongly
 MIDDLE, LEAST = 0.2, 0.01  # of the side, either way from the centre; of the area
 
 # inches of a sheet, points of its letters
@@ -122,7 +122,7 @@ def measure(experiment: Experiment, shape: tuple[int, ...], draws: int = DRAWS) 
     for draw in tqdm(range(draws), f"drawing {experiment.augmentation}", unit="draw", disable=None, delay=1):
         seed = augmentation_seed(experiment.seed, 0, f"draw {draw}")
         white, black, across, down = (augment(probe, seed).astype(np.float32) for probe in probes)
-        shares.append(_share_alike(white, black))
+        shares.append(_destroyed(white, black))
         maps.append(_linear_map(white, black, across, down))
     shares, maps = np.array(shares), np.array([found for found in maps if found is not None]).reshape(-1, 2, 2)
     mirrored = np.linalg.det(maps) < 0
@@ -138,11 +138,11 @@ def destroyed_share(augment: Callable[[np.ndarray, int], np.ndarray], shape: tup
     They are those at which a white and a black image, changed by the same seed, come out less than 32 grey levels apart
     (in every channel). Where the filling is black, that is where a white image comes out black.
     """
-    return _share_alike(*(augment(np.full(shape, value, np.uint8), seed).astype(np.float32) for value in (255, 0)))
+    return _destroyed(*(augment(np.full(shape, value, np.uint8), seed).astype(np.float32) for value in (255, 0)))
 
 
-def _share_alike(white: np.ndarray, black: np.ndarray) -> float:
-    alike = np.abs(white - black) < ALIKE
+def _destroyed(white: np.ndarray, black: np.ndarray) -> float:
+    alike = np.abs(white - black) < INDISTINCT
     return float((alike.all(axis=2) if alike.ndim == 3 else alike).mean())
 
 
@@ -153,7 +153,7 @@ def _linear_map(white: np.ndarray, black: np.ndarray, across: np.ndarray, down: 
     """
     side = len(white)
     white, black, across, down = (image.reshape(side, side, -1).mean(axis=2) for image in (white, black, across, down))
-    seen = np.abs(white - black) >= ALIKE
+    seen = np.abs(white - black) >= INDISTINCT
     contrast = np.where(seen, white - black, 1)
     origin = np.stack([(across - black) / contrast, (down - black) / contrast], axis=-1)  # shares of the side
     seen &= (np.abs(origin - 0.5) < MIDDLE).all(axis=-1)
@@ -175,10 +175,10 @@ def _warnings(competition: Competition, experiment: Experiment, effect: Effect) 
     if competition.laterality and np.isnan(effect.mirrored):
         yield (f"whether {name!r} mirrors or turns images could not be measured: too little of them is left, and in "
                f"{competition.name} left and right differ")
-    if competition.laterality and effect.mirrored > SELDOM:
+    if competition.laterality and effect.mirrored > RARE:
         yield (f"{name!r} mirrors {100 * effect.mirrored:.0f} % of the images, and in {competition.name} left and "
                f"right differ")
-    if competition.laterality and effect.turned > SELDOM:
+    if competition.laterality and effect.turned > RARE:
         yield (f"{name!r} turns {100 * effect.turned:.0f} % of the images by more than {SIDEWAYS} degrees, and in "
                f"{competition.name} left and right differ")
     if effect.destroyed > MUCH or effect.often > OFTEN:

@@ -1,7 +1,7 @@
 """Train an experiment's folds:  python src/train.py --experiment cnn_e --fold 0
 
 Without --fold, all folds; with several experiments, all of theirs. On a processor folds are trained side by side,
-as many as there are cores. What is finished is skipped, what was interrupted goes on from its last epoch.
+as many as there are cores. Finished folds are skipped, interrupted ones resume from their last epoch.
 Several GPUs train each fold together:  torchrun --nproc_per_node=4 src/train.py --experiment lite0_224
 """
 
@@ -75,11 +75,11 @@ def main(argv: list[str] | None = None) -> dict[str, list[float]]:
         _check_values(experiments.values())
     workers = _count_workers() if args.workers is None else args.workers
     with processes():
-        with first_alone():  # who draws the demo and makes its folds where they are missing
+        with first_alone():  # draws the demo and makes its folds where they are missing
             competition, data_dir = load_competition(args)
             table, folds = load_folded_table(competition, data_dir)
         for experiment in experiments.values():
-            fold_numbers(table, experiment.split)  # refuses a split that is not there, before anything is made
+            fold_numbers(table, experiment.split)  # raises where the split does not exist, before anything is made
         commands = {name: command_line("train", competition, experiment=typed, set=args.set, name=args.name)
                     for name, typed in zip(experiments, run_names(args), strict=True)}
         jobs = [Job(competition, experiment, name, fold, data_dir, commands[name], workers)
@@ -98,7 +98,7 @@ def train_jobs(jobs: list[Job], table: pd.DataFrame) -> dict[str, list[float]]:
                 results[job] = run.result
         todo = [job for job in jobs if job not in results]
         wanted = dict.fromkeys(pixel_settings(competition, job.experiment) for job in todo)
-        for settings in wanted:  # once, before processes would do it twice
+        for settings in wanted:  # once, not in each process
             open_store(f"{competition.name}-train", table, settings)
     if results:
         _say(f"{len(results)} of {len(jobs)} folds are trained already, in {run_folder(competition, '')}")
@@ -151,7 +151,7 @@ def _prepare(job: Job, table: pd.DataFrame) -> None:
 
 
 def open_job(job: Job) -> Run:
-    """The job's run, new or taken up again."""
+    """The job's run, new or resumed."""
     return open_run(job.competition, job.name, job.fold, job.experiment, read_folds(job.competition).hash, job.command)
 
 
@@ -167,7 +167,7 @@ def _sentence(job: Job, result: dict) -> str:
 
 
 def _train_side_by_side(todo: list[Job], table: pd.DataFrame, workers: int) -> dict[Job, dict]:
-    """So many processes as there are cores share them; the first error or Ctrl-C stops them all."""
+    """Trains the jobs in as many processes as there are cores; the first error or Ctrl-C stops them all."""
     threads = max(1, count_cores() // workers)
     for job in {job.name: job for job in todo}.values():
         _prepare(job, table)
@@ -185,10 +185,11 @@ def _train_side_by_side(todo: list[Job], table: pd.DataFrame, workers: int) -> d
                 tqdm.write(_sentence(job, results[job]))
             bar.update(sum(_epochs_done(job) for job in todo) - bar.n)
     except BaseException as error:
-        stop.set()  # what is trained so far stands in the checkpoints
+        stop.set()  # the checkpoints keep what is trained so far
         if isinstance(error, BrokenProcessPool):
             raise RuntimeError("a training process was ended from outside, most often because memory ran out. Run the "
-                               "command again, it goes on where it was; one --fold at a time needs less") from error
+                               "command again, it resumes from the last epoch; one --fold at a time needs less "
+                               "memory") from error
         raise
     finally:
         bar.close()
@@ -199,13 +200,13 @@ def _train_side_by_side(todo: list[Job], table: pd.DataFrame, workers: int) -> d
 def _epochs_done(job: Job) -> int:
     folder = run_folder(job.competition, job.name) / f"fold{job.fold}"
     if (folder / "result.json").exists():
-        return job.experiment.epochs  # though it may have stopped sooner
+        return job.experiment.epochs  # it may have stopped earlier
     log = folder / "log.csv"
     return len(log.read_text().splitlines()) - 1 if log.exists() else 0
 
 
 def _prepare_process(parent: int, stop: Event) -> None:
-    """Set-up of a training process, with an end of its own when it is told to stop or the parent was killed."""
+    """Sets a training process up; it ends when `stop` is set or the parent process was killed."""
     tune_process()
 
     def watch() -> None:

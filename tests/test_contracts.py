@@ -331,6 +331,8 @@ def test_a_view_keeps_shape_and_type_and_its_input(name, channels):
 
 def test_the_views_of_an_experiment_are_averaged():
     model = build_network(Run(Path(), {"channels": 1, "labels": LABELS}, Experiment(network="mlp_a")))
+    torch.nn.init.normal_(head_modules(model)[0].weight)  # it starts at zero, where all views have the same logits
     images, views = [(random_images(1, 64), None, None)], tuple(VIEWS)
     single = torch.stack([predict_logits(model, images, (view,)) for view in views])
+    assert single.std(dim=0).min() > 1e-3
     torch.testing.assert_close(predict_logits(model, images, views), single.mean(dim=0))

@@ -1,4 +1,4 @@
-"""An entry that is added to a registry is accepted by --set, listed by --fields, and trained, previewed and predicted."""
+"""An entry added to a registry is accepted by --set, listed by --fields, trained, previewed and predicted."""
 
 from collections.abc import Callable
 
@@ -42,7 +42,8 @@ class Darker:
 
 
 def small(channels: int, image_size: int, outputs: int) -> Network:
-    return Network({"pool": nn.AdaptiveAvgPool2d(4), "flatten": nn.Flatten(), "output": nn.Linear(16 * channels, outputs)})
+    return Network({"pool": nn.AdaptiveAvgPool2d(4), "flatten": nn.Flatten(),
+                    "output": nn.Linear(16 * channels, outputs)})
 
 
 def squared(logits: torch.Tensor, targets: torch.Tensor, task: str, weights: None, power: float) -> torch.Tensor:

@@ -51,7 +51,7 @@ class Equalize:
 
 @dataclass(frozen=True)
 class CropBorders:
-    """Cuts off what is of one colour along the sides, before fitting: black, white or grey borders.
+    """Cuts off borders of one colour along the sides, black, white or grey, before fitting.
 
     A side has a border where nearly all of its outermost line has one grey value. The border is what of that value
     hangs together with the side. What is left falls into pieces: the largest is the image, and so are other pieces of

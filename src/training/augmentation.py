@@ -195,7 +195,7 @@ def solt(image_size: int, strengths: Strengths = CHEST) -> Transform:
 
 
 def solt003(image_size: int) -> Transform:
-    """The stream of 003 (models/architectures.py) as it was, kept to be compared with: it blackens half of the pixels.
+    """The stream of 003 (models/architectures.py) as it was, for comparison: it blackens half of the pixels.
 
     Squares of 40, 50 and 10 pixels are cut out of 64, three of five branches at a time: half of all pixels are gone on
     average, and six images in ten lose more than 60 %. With turns up to 90 degrees and both flips on top. Squares of

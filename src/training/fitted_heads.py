@@ -23,8 +23,8 @@ INNER_PARTS = 5
 LOGISTIC_STRENGTHS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)  # C, the inverse of the penalty, on standardised features
 SVC_STRENGTHS = (0.1, 1.0, 10.0)  # C; 1, scikit-learn's own, is what 003 (see models/architectures.py) had
 NEIGHBOURS = (1, 3, 5, 9, 15, 25, 41, 65, 101)  # k
-ASKED_ROWS = 10_000  # whose neighbours are looked for to choose k and the space; of more a random choice
-ASKED_AT_ONCE = 256  # of them, whose distances to all cases are in memory together
+QUERY_ROWS = 10_000  # rows whose neighbours are found to choose k and the space; of more rows, a random choice
+QUERIES_AT_ONCE = 256  # of them, whose distances to all cases are in memory together
 MAX_ITERATIONS = 1000
 KERNEL_ROWS = 12_000  # so many rows have their whole kernel in memory, 1.2 GB; it is computed anew piece by piece above
 
@@ -44,7 +44,7 @@ class Examples:
 class BinaryProblem:
     """One label, or all classes together, as a classifier takes it: m rows, each of one class and with a weight."""
 
-    rows: np.ndarray     # (m,) int64, into the examples; one with a soft target stands there once a class
+    rows: np.ndarray     # (m,) int64, into the examples; one with a soft target is there once for each class
     classes: np.ndarray  # (m,) int64
     weights: np.ndarray  # (m,) above 0
 
@@ -102,23 +102,23 @@ def fit_logistic(examples: Examples, task: str, parts: np.ndarray) -> nn.Linear:
     for every label by itself it followed the noise of the rare ones.
     """
     outputs = examples.targets.shape[1] if task == "multiclass" else 1
-    questions = _ask(examples, together=task == "multiclass")
+    problems = _binary_problems(examples, together=task == "multiclass")
 
     def prepare(inside: np.ndarray) -> Predict:
         # float32 is exact enough to choose by, and nearly twice as fast
         inputs = _Standard(examples.features[inside]).apply(examples.features).astype(np.float32)
 
-        def predict(question: BinaryProblem, strength: float, rows: np.ndarray) -> np.ndarray:
-            weight, bias = _regress(inputs, question, strength, outputs)
+        def predict(problem: BinaryProblem, strength: float, rows: np.ndarray) -> np.ndarray:
+            weight, bias = _regress(inputs, problem, strength, outputs)
             return inputs[rows] @ weight.T + bias
 
         return predict
 
-    values = _held_out_values(questions, parts, LOGISTIC_STRENGTHS, outputs, prepare)
+    values = _held_out_values(problems, parts, LOGISTIC_STRENGTHS, outputs, prepare)
     standard = _Standard(examples.features)
     inputs = standard.apply(examples.features)
-    best = LOGISTIC_STRENGTHS[_least(questions, values)]
-    fitted = [_regress(inputs, question, best, outputs) for question in questions]
+    best = LOGISTIC_STRENGTHS[_least(problems, values)]
+    fitted = [_regress(inputs, problem, best, outputs) for problem in problems]
     weight, bias = (np.concatenate(each) for each in zip(*fitted, strict=True))
     return _as_layer(weight / standard.scale, bias - (weight / standard.scale) @ standard.mean)
 
@@ -135,17 +135,17 @@ class _Standard:
         return (features - self.mean) / self.scale
 
 
-def _regress(inputs: np.ndarray, question: BinaryProblem, strength: float,
+def _regress(inputs: np.ndarray, problem: BinaryProblem, strength: float,
              outputs: int) -> tuple[np.ndarray, np.ndarray]:
     """Weights (outputs, D) and biases (outputs,); one output is a label's logit, several are classes."""
     from sklearn.linear_model import LogisticRegression
 
-    unseen = _smoothed_logit(question) if outputs == 1 else -np.log(1 + question.weights.sum())
+    unseen = _smoothed_logit(problem) if outputs == 1 else -np.log(1 + problem.weights.sum())
     weight, bias = np.zeros((outputs, inputs.shape[1])), np.full(outputs, unseen)
-    there = np.unique(question.classes)
+    there = np.unique(problem.classes)
     if len(there) > 1:
         model = LogisticRegression(C=strength, max_iter=MAX_ITERATIONS)
-        model.fit(inputs[question.rows], question.classes, sample_weight=question.weights)
+        model.fit(inputs[problem.rows], problem.classes, sample_weight=problem.weights)
         if outputs == 1:
             return model.coef_, model.intercept_
         found = there[1:] if len(there) == 2 else there  # of two classes the first one's logit is 0
@@ -173,28 +173,28 @@ def fit_machines(examples: Examples, task: str, parts: np.ndarray) -> SupportVec
     0.02. C and the sigmoid are those with the least log loss on the inner parts, each judged by machines that were
     fitted on the others: on its own training rows a machine looks surer than it is (Platt 1999).
     """
-    questions = _ask(examples, together=False)
+    problems = _binary_problems(examples, together=False)
     gamma = 1 / (examples.features.shape[1] * examples.features.var(dtype=np.float64))
     kernel = _gaussian_kernel(examples.features, gamma) if len(examples.features) <= KERNEL_ROWS else None
 
     def between(rows: np.ndarray, others: np.ndarray) -> np.ndarray:
         return examples.features[rows] if kernel is None else kernel[np.ix_(rows, others)]
 
-    def fit(question: BinaryProblem, strength: float):
+    def fit(problem: BinaryProblem, strength: float):
         from sklearn.svm import SVC
 
         machine = SVC(C=strength, kernel="rbf" if kernel is None else "precomputed", gamma=gamma, cache_size=500)
-        return machine.fit(between(question.rows, question.rows), question.classes, sample_weight=_balanced(question))
+        return machine.fit(between(problem.rows, problem.rows), problem.classes, sample_weight=_balanced(problem))
 
-    def predict(question: BinaryProblem, strength: float, rows: np.ndarray) -> np.ndarray:
-        return fit(question, strength).decision_function(between(rows, question.rows))[:, None]
+    def predict(problem: BinaryProblem, strength: float, rows: np.ndarray) -> np.ndarray:
+        return fit(problem, strength).decision_function(between(rows, problem.rows))[:, None]
 
-    values = _held_out_values(questions, parts, SVC_STRENGTHS, 1, lambda inside: predict)
+    values = _held_out_values(problems, parts, SVC_STRENGTHS, 1, lambda inside: predict)
     machines = []
-    for question, value in zip(questions, values, strict=True):
-        lines = np.array([fit_sigmoid(each[:, 0], question) for each in value])  # (strengths, slope and offset)
-        best = _least([question], [value * lines[:, None, :1] + lines[:, None, 1:]])
-        machines.append(_as_machine(question, fit, SVC_STRENGTHS[best], *lines[best].tolist()))
+    for problem, value in zip(problems, values, strict=True):
+        lines = np.array([fit_sigmoid(each[:, 0], problem) for each in value])  # (strengths, slope and offset)
+        best = _least([problem], [value * lines[:, None, :1] + lines[:, None, 1:]])
+        machines.append(_as_machine(problem, fit, SVC_STRENGTHS[best], *lines[best].tolist()))
     return SupportVectors.from_machines(machines, torch.from_numpy(examples.features), gamma, task == "multiclass")
 
 
@@ -211,16 +211,16 @@ def _gaussian_kernel(features: np.ndarray, gamma: float) -> np.ndarray:
     return np.exp(kernel, out=kernel)
 
 
-def _as_machine(question: BinaryProblem, fit: Callable, strength: float, slope: float, offset: float) -> SVM:
+def _as_machine(problem: BinaryProblem, fit: Callable, strength: float, slope: float, offset: float) -> SVM:
     if slope == 0:
         return SVM(torch.zeros(0, dtype=torch.int64), torch.zeros(0), 0.0, 0.0, offset)
-    fitted = fit(question, strength)
-    return SVM(torch.from_numpy(question.rows[fitted.support_]), torch.from_numpy(fitted.dual_coef_[0]),
+    fitted = fit(problem, strength)
+    return SVM(torch.from_numpy(problem.rows[fitted.support_]), torch.from_numpy(fitted.dual_coef_[0]),
                    float(fitted.intercept_[0]), slope, offset)
 
 
-def fit_sigmoid(values: np.ndarray, question: BinaryProblem) -> tuple[float, float]:
-    """Slope and offset of the logits that a machine's values (m,) stand for; NaN values are left out.
+def fit_sigmoid(values: np.ndarray, problem: BinaryProblem) -> tuple[float, float]:
+    """Slope and offset that turn a machine's values (m,) into logits; NaN values are left out.
 
     Fitted to (n + 1) / (n + 2) for the n present and 1 / (n + 2) for the n absent, which keeps it from being sure of
     what it saw. The slope is 0, and the offset the label's prevalence, where values of only one kind are there; it is
@@ -228,9 +228,9 @@ def fit_sigmoid(values: np.ndarray, question: BinaryProblem) -> tuple[float, flo
     Source: Platt 1999, Probabilistic outputs for support vector machines, section 2.2.
     """
     known = ~np.isnan(values)
-    values, classes, weights = values[known], question.classes[known], question.weights[known]
+    values, classes, weights = values[known], problem.classes[known], problem.weights[known]
     if len(np.unique(classes)) < 2:
-        return 0.0, _smoothed_logit(question)
+        return 0.0, _smoothed_logit(problem)
     absent, present = (weights[classes == each].sum() for each in (0, 1))
     targets = np.where(classes == 1, (present + 1) / (present + 2), 1 / (absent + 2))
     scale = np.abs(values).max()  # so that one step is as large in either direction
@@ -246,10 +246,10 @@ def fit_sigmoid(values: np.ndarray, question: BinaryProblem) -> tuple[float, flo
     return float(found.x[0] / scale), float(found.x[1])
 
 
-def _balanced(question: BinaryProblem) -> np.ndarray:
-    """(m,) the weights, scaled so that both classes weigh alike: scikit-learn's class_weight="balanced"."""
-    sums = np.bincount(question.classes, question.weights)
-    return question.weights * (sums.sum() / (len(sums) * sums))[question.classes]
+def _balanced(problem: BinaryProblem) -> np.ndarray:
+    """(m,) the weights, scaled so that both classes have the same sum: scikit-learn's class_weight="balanced"."""
+    sums = np.bincount(problem.classes, problem.weights)
+    return problem.weights * (sums.sum() / (len(sums) * sums))[problem.classes]
 
 
 # ---- nearest cases
@@ -258,28 +258,28 @@ def _balanced(question: BinaryProblem) -> np.ndarray:
 def fit_nearest(examples: Examples, task: str, parts: np.ndarray) -> KNNHead:
     """The k nearest cases. k, of NEIGHBOURS, and the space, of SPACES, are one for all labels.
 
-    They are those with the least log loss on the inner parts, each asked among the others: no image's own group is ever
-    among its neighbours there.
+    They are those with the least log loss on the inner parts, each compared with the others: no neighbour is
+    of the image's own group there.
     """
     features, votes = torch.from_numpy(examples.features), _votes(examples, task)
-    asked = np.zeros(len(parts), bool)
-    asked[np.random.default_rng(0).permutation(len(parts))[:ASKED_ROWS]] = True
+    queried = np.zeros(len(parts), bool)
+    queried[np.random.default_rng(0).permutation(len(parts))[:QUERY_ROWS]] = True
     losses = {}
     for space in SPACES:
         shares = torch.empty((len(NEIGHBOURS), *votes.shape))
         for part in np.unique(parts):
             inside = torch.from_numpy(parts != part)
             head = KNNHead.of_cases(features[inside], votes[inside], space, 1, task == "multiclass")
-            for rows in torch.from_numpy(np.flatnonzero(asked & (parts == part))).split(ASKED_AT_ONCE):
+            for rows in torch.from_numpy(np.flatnonzero(queried & (parts == part))).split(QUERIES_AT_ONCE):
                 shares[:, rows] = head.shares(features[rows], NEIGHBOURS)
-        mean = _share_losses(shares[:, asked], votes[asked])
+        mean = _share_losses(shares[:, queried], votes[queried])
         losses |= {(space, k): float(loss) for k, loss in zip(NEIGHBOURS, mean, strict=True)}
     space, k = min(losses, key=losses.get)
     return KNNHead.of_cases(features, votes, space, k, task == "multiclass")
 
 
 def _votes(examples: Examples, task: str) -> Tensor:
-    """(n, Q, C) float32 the weight with which each row speaks for each class, of one question or of one a label."""
+    """(n, Q, C) float32 the weight with which each row speaks for each class, of one problem or of one a label."""
     targets = torch.from_numpy(examples.targets).float()
     counts = torch.from_numpy(np.asarray(examples.counts)).float()[:, None, None]
     shares = targets[:, None] if task == "multiclass" else torch.stack([1 - targets, targets], dim=2)
@@ -289,7 +289,7 @@ def _votes(examples: Examples, task: str) -> Tensor:
 
 
 def _share_losses(shares: Tensor, votes: Tensor) -> Tensor:
-    """(ks,) the log loss of shares (ks, m, Q, C), the mean over the questions that anybody answered."""
+    """(ks,) the log loss of shares (ks, m, Q, C), the mean over the problems that have votes."""
     sums = votes.sum(dim=(0, 2))
     losses = -(votes * shares.log()).sum(dim=(1, 3))[:, sums > 0] / sums[sums > 0]
     return losses.mean(dim=1)
@@ -298,50 +298,50 @@ def _share_losses(shares: Tensor, votes: Tensor) -> Tensor:
 # ---- all
 
 
-def _ask(examples: Examples, together: bool) -> list[BinaryProblem]:
-    """A question a label, or one about all classes together; cells that are not stated are left out."""
+def _binary_problems(examples: Examples, together: bool) -> list[BinaryProblem]:
+    """A problem a label, or one about all classes together; cells that are not stated are left out."""
     targets = examples.targets.astype(np.float64)
     if together:
         of_classes = None if examples.weights is None else examples.weights.numpy()
-        return [_question(targets, examples.counts, of_classes)]
-    return [_question(np.column_stack([1 - targets[:, k], targets[:, k]]), examples.counts,
+        return [_problem(targets, examples.counts, of_classes)]
+    return [_problem(np.column_stack([1 - targets[:, k], targets[:, k]]), examples.counts,
                       None if examples.weights is None else examples.weights[:, k].numpy())
             for k in range(targets.shape[1])]
 
 
-def _question(shares: np.ndarray, counts: np.ndarray, of_classes: np.ndarray | None) -> BinaryProblem:
-    """shares: (n, C) how much of a row is of each class, NaN where nobody says."""
+def _problem(shares: np.ndarray, counts: np.ndarray, of_classes: np.ndarray | None) -> BinaryProblem:
+    """shares: (n, C) share of each class in a row, NaN where the target is missing."""
     weights = np.nan_to_num(shares) * counts[:, None] * (1 if of_classes is None else of_classes)
     rows, classes = np.nonzero(weights > 0)
     return BinaryProblem(rows, classes, weights[rows, classes])
 
 
-def _held_out_values(questions: list[BinaryProblem], parts: np.ndarray, strengths: tuple[float, ...], outputs: int,
+def _held_out_values(problems: list[BinaryProblem], parts: np.ndarray, strengths: tuple[float, ...], outputs: int,
                      prepare: Callable[[np.ndarray], Predict]) -> list[np.ndarray]:
-    """For each question (strengths, m, outputs): every row as predicted by what was fitted on the other inner parts.
+    """For each problem (strengths, m, outputs): every row as predicted by what was fitted on the other inner parts.
 
-    NaN where a class stands in no other part, so that nothing could be fitted. prepare: gets (n,) bool, which rows the
+    NaN where a class is in no other part, so that nothing could be fitted. prepare: gets (n,) bool, which rows the
     next fits are made of.
     """
-    values = [np.full((len(strengths), len(question.rows), outputs), np.nan) for question in questions]
+    values = [np.full((len(strengths), len(problem.rows), outputs), np.nan) for problem in problems]
     for part in np.unique(parts):
         predict = prepare(parts != part)
-        for question, value in zip(questions, values, strict=True):
-            inside = parts[question.rows] != part
-            classes = np.unique(question.classes)
-            if inside.all() or len(classes) < 2 or len(np.unique(question.classes[inside])) < len(classes):
+        for problem, value in zip(problems, values, strict=True):
+            inside = parts[problem.rows] != part
+            classes = np.unique(problem.classes)
+            if inside.all() or len(classes) < 2 or len(np.unique(problem.classes[inside])) < len(classes):
                 continue
             for number, strength in enumerate(strengths):
-                value[number, ~inside] = predict(question.only(inside), strength, question.rows[~inside])
+                value[number, ~inside] = predict(problem.only(inside), strength, problem.rows[~inside])
     return values
 
 
-def _log_loss(logits: np.ndarray, question: BinaryProblem) -> float:
+def _log_loss(logits: np.ndarray, problem: BinaryProblem) -> float:
     """The weighted mean over rows whose logits (m, outputs) are known; NaN where none is."""
     known = ~np.isnan(logits).any(axis=1)
     if not known.any():
         return float("nan")
-    logits, classes, weights = logits[known], question.classes[known], question.weights[known]
+    logits, classes, weights = logits[known], problem.classes[known], problem.weights[known]
     if logits.shape[1] == 1:
         losses = -log_expit(np.where(classes == 1, logits[:, 0], -logits[:, 0]))
     else:
@@ -349,20 +349,20 @@ def _log_loss(logits: np.ndarray, question: BinaryProblem) -> float:
     return float(np.average(losses, weights=weights))
 
 
-def _least(questions: list[BinaryProblem], logits: list[np.ndarray]) -> int:
-    """Which of the strengths has the least loss, the mean over questions; the middle one where nothing is known.
+def _least(problems: list[BinaryProblem], logits: list[np.ndarray]) -> int:
+    """Which of the strengths has the least loss, the mean over problems; the middle one where nothing is known.
 
-    logits: for each question (strengths, m, outputs).
+    logits: for each problem (strengths, m, outputs).
     """
-    losses = np.array([[_log_loss(each, question) for each in value]
-                       for question, value in zip(questions, logits, strict=True)])
+    losses = np.array([[_log_loss(each, problem) for each in value]
+                       for problem, value in zip(problems, logits, strict=True)])
     known = losses[~np.isnan(losses).any(axis=1)]
     return int(known.mean(axis=0).argmin()) if len(known) else losses.shape[1] // 2
 
 
-def _smoothed_logit(question: BinaryProblem) -> float:
+def _smoothed_logit(problem: BinaryProblem) -> float:
     """Of the share of class 1, with one row of either kind added."""
-    absent, present = (question.weights[question.classes == each].sum() for each in (0, 1))
+    absent, present = (problem.weights[problem.classes == each].sum() for each in (0, 1))
     return float(np.log((present + 1) / (absent + 1)))
 
 
@@ -382,6 +382,6 @@ class HeadFit(Choice):
 HEAD_FITS: dict[str, HeadFit] = {
     "gradient": HeadFit(build=lambda examples, task, parts: None, at_once=False),
     "logistic": HeadFit(build=fit_logistic),
-    "svc": HeadFit(build=fit_machines, weighted=False),  # a machine weighs its classes alike; the sigmoid corrects that
+    "svc": HeadFit(build=fit_machines, weighted=False),  # it balances the classes; the sigmoid corrects it
     "knn": HeadFit(build=fit_nearest),
 }

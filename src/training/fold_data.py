@@ -1,4 +1,4 @@
-"""What a network is taught while one fold is held out, all of it from the others: images, targets, how often."""
+"""What a network is trained on while one fold is held out: images of the other folds, targets, and how often."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,12 +30,12 @@ from training.sampling import expected_counts
 
 @dataclass(frozen=True)
 class FoldData:
-    """What a network is taught while one fold is held out: the n chosen images in the table's order."""
+    """What a network is trained on while one fold is held out: the n chosen images in the table's order."""
 
     image_ids: np.ndarray           # (n,) str
     groups: np.ndarray              # (n,) str
-    cells: np.ndarray               # (n, K) as they stand in the table
-    targets: np.ndarray             # (n, K) float32, NaN where nothing is taught; the mean of what epochs draw
+    cells: np.ndarray               # (n, K) as in the table
+    targets: np.ndarray             # (n, K) float32, NaN where the loss leaves a cell out; the mean of what epochs draw
     expected: np.ndarray            # (n,) how often an epoch shows each
     weights: torch.Tensor | None    # for the loss
     teacher_weights: dict[str, str]       # hashes of the weights whose predictions are targets, by run and fold
@@ -99,7 +99,7 @@ def read_given_targets(run: Run, competition: Competition,
     """Out-of-fold predictions (N, K) of the runs that "self:RUN" names, and the hashes of the weights they come from.
 
     None and nothing where the recipe names none. Raises ValueError where such a run is this one, lacks a fold, was
-    trained on another split, or has been trained anew since another fold of this run was taught with it.
+    trained on another split, or was trained again since another fold of this run used it.
     """
     policies = read_uncertain(run.experiment, competition.labels)
     if not (named := teachers(policies)):
@@ -109,7 +109,7 @@ def read_given_targets(run: Run, competition: Competition,
         oof = read_oof(competition, teacher, table, run.recipe["folds_sha256"])
         where = f"uncertain=self:{teacher}"
         if run.folder.parent in (run_folder(competition, teacher), *(each.folder.parent for each in oof.runs)):
-            raise ValueError(f"{where}: a run cannot be taught with its own predictions; name one that was trained "
+            raise ValueError(f"{where}: its own predictions cannot be a run's targets; name one that was trained "
                              "with another policy")
         if oof.folds_missing:
             raise ValueError(f"{where}: that run lacks the folds {list(oof.folds_missing)}; run: "
@@ -122,7 +122,7 @@ def read_given_targets(run: Run, competition: Competition,
         teacher_weights |= oof.made_of
     for path in sorted(run.folder.parent.glob("fold*/result.json")):
         if read_json(path).get("teacher_weights", {}) != teacher_weights:
-            raise ValueError(f"{path.parent} was taught with other models than {', '.join(named)} has now; "
+            raise ValueError(f"{path.parent} used predictions of other models than {', '.join(named)} has now; "
                              f"delete {run.folder.parent} and train it again")
     return predictions, teacher_weights
 
@@ -144,20 +144,20 @@ def choose_training_rows(competition: Competition, table: pd.DataFrame, experime
     targets = training_targets(cells, read_uncertain(experiment, labels), missing, outside, predictions,
                                competition.task == "multiclass")
     used = outside & ~np.isnan(targets).all(axis=1)  # without a stated label an image teaches nothing
-    black = table["constant"].to_numpy()
+    constant = table["constant"].to_numpy()
     if experiment.constant_images == "one_per_label_vector":
-        some = np.flatnonzero(used & black)
-        black = black.copy()
-        black[some[first_of_each_vector(cells[some], table["image_id"].iloc[some])]] = False
+        some = np.flatnonzero(used & constant)
+        constant = constant.copy()
+        constant[some[first_of_each_vector(cells[some], table["image_id"].iloc[some])]] = False
     if experiment.constant_images != "keep":
-        used &= ~black
+        used &= ~constant
     if not used.any():
         raise ValueError(f"no image outside fold {fold} has a label to train on")
     return used, targets
 
 
 def fold_prior(competition: Competition, table: pd.DataFrame, run: Run, fold_data: FoldData) -> np.ndarray:
-    """(K,) what black images get: the training folds' prevalence, moved as sampler and loss weights move the rest."""
+    """(K,) the prediction for images of one grey value: the training folds' prevalence, see `prior_as_trained`."""
     targets = scoring_targets(label_cells(competition, table))
     prior = np.nan_to_num(prevalence(targets[fold_numbers(table, run.experiment.split) != run.recipe["fold"]]), nan=0.5)
     if run.experiment.sampler != "natural" or fold_data.weights is not None:
@@ -166,10 +166,10 @@ def fold_prior(competition: Competition, table: pd.DataFrame, run: Run, fold_dat
 
 
 def prior_as_trained(prior: np.ndarray, fold_data: FoldData, task: str) -> np.ndarray:
-    """(K,) the prior as a network says it to which sampler and loss weights showed other frequencies than there are.
+    """(K,) the prior, shifted as sampler and loss weights shift the network's probabilities.
 
-    Left as it is, the prior of black images would stand too low or too high among such a network's probabilities. The
-    odds are changed as they were for the best constant prediction.
+    Without the shift, the prior of images of one grey value would be too low or too high among those probabilities. The
+    odds change as those of the best constant prediction do.
     """
     plain, seen = (np.clip(best_constant(fold_data.targets, task, weights, counts), 1e-6, 1 - 1e-6)
                    for weights, counts in ((None, None), (fold_data.weights, fold_data.expected)))

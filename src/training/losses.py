@@ -77,7 +77,7 @@ def masked_bce(logits: Tensor, targets: Tensor, weights: Tensor | None = None) -
     """Mean binary cross-entropy over the cells that are stated; 0 where none is.
 
     logits, targets: (B, K), targets in [0, 1] or NaN (left out);  weights: (2, K), of a label's negative and positive
-    part. The mean is over cells and not over their weights, so an image counts alike whatever batch it stands in.
+    part. The mean is over cells and not over their weights, so an image's weight does not depend on its batch.
     """
     stated, factors = ~targets.isnan(), {}
     if weights is not None:
@@ -90,7 +90,7 @@ def masked_cross_entropy(logits: Tensor, targets: Tensor, weights: Tensor | None
     """Mean cross-entropy over the rows that are stated; 0 where none is.
 
     logits, targets: (B, K), a row of targets sums to one or holds a NaN (left out);  weights: (K,), of the classes.
-    The mean is over rows and not over their weights, so an image counts alike whatever batch it stands in.
+    The mean is over rows and not over their weights, so an image's weight does not depend on its batch.
     """
     stated = ~targets.isnan().any(dim=1)
     losses = F.cross_entropy(logits.float(), targets.nan_to_num(), weight=weights, reduction="none")
@@ -136,14 +136,14 @@ def asymmetric(logits: Tensor, targets: Tensor, task: str, weights: Tensor | Non
 
 
 def auc_margin(logits: Tensor, targets: Tensor, task: str, weights: None, margin: float) -> Tensor:
-    """AUC margin loss: a label's positives should score by `margin` more than its negatives, and all alike.
+    """AUC margin loss: a label's positives should score by `margin` more than its negatives, each with little variance.
 
     With the scores h in [0, 1], a and b their means over positives and negatives, a label's loss is
     var(h | 1) + var(h | 0) + max(0, margin - a + b)^2, and the loss is the mean over labels that have both in the
     batch, so batches must not be small. The paper's min-max objective, divided by its constant p (1 - p), is this:
     over a and b it is least at the means, and 2 alpha (margin - a + b) - alpha^2 over alpha >= 0 is greatest at
     alpha = max(0, margin - a + b). So a batch can do without the paper's auxiliary variables and their optimizer.
-    Of classes, each is ranked against all others. Where all scores are alike, a label's loss is margin^2.
+    Each class of a multiclass task is ranked against all others. With equal scores, a label's loss is margin^2.
     Source: Yuan et al. 2021, https://arxiv.org/abs/2012.03173.
     """
     scores = PROBS[task](logits.float())
@@ -181,7 +181,7 @@ def _mean(losses: Tensor, counted: Tensor) -> Tensor:
 
 
 def _stated(targets: Tensor, task: str) -> Tensor:
-    """(B, K) bool, of classes alike in a row."""
+    """(B, K) bool; in a multiclass task the same for all cells of a row."""
     stated = ~targets.isnan()
     return stated.all(dim=1, keepdim=True).expand_as(stated) if task == "multiclass" else stated
 
@@ -239,7 +239,7 @@ def label_weights(kind: str, targets: np.ndarray, task: str) -> Tensor | None:
     "balanced": N / (K n) for a class of n among N rows, N / (2 n) for the n positives or negatives among N stated
     cells: scikit-learn's class_weight="balanced" (King & Zeng 2001). Their mean over the training rows is 1.
     "pos_weight": negatives / positives on the positive part, 1 on the negative.
-    A class that does not occur, or a label all of whose cells are alike, has the weight 1.
+    A class that does not occur, or a label whose cells are all equal, has the weight 1.
     Raises ValueError for "pos_weight" of classes, which have no negatives of their own.
     """
     if kind == "none":

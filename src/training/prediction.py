@@ -1,4 +1,4 @@
-"""What a run's models say about the images of a part, model by model: predicted, kept and read again."""
+"""Predictions of a run's models for the images of a part, model by model: computed, kept and read."""
 
 import numpy as np
 import pandas as pd
@@ -36,7 +36,7 @@ def mean_of_models(probs: np.ndarray) -> np.ndarray:
 def round_trip(probs: np.ndarray) -> np.ndarray:
     """(n, K) the probabilities as they come back from the file that a run's predictions are kept in.
 
-    What is written from predictions just made is then what is written from them when they are read again.
+    A file written from new predictions is then the same as one written from predictions that were read.
     """
     kept = [float(PROBS_FORMAT % value) for value in probs.ravel()]
     return np.array(kept, np.float64).reshape(probs.shape)

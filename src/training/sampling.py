@@ -71,23 +71,23 @@ def draw_epoch(expected: np.ndarray, seed: int, epoch: int) -> np.ndarray:
     """(M,) int, the positions that an epoch shows in their order; M is `epoch_length`. A function of (seed, epoch).
 
     Systematic resampling: every image appears as often as its expected count says, rounded down or up at random, so a
-    whole count is kept exactly, and an epoch varies less than one of independent draws. Images are dealt in a random
-    order first, so that neighbours in the table are not drawn together.
+    whole count is kept exactly, and an epoch varies less than one of independent draws. Images are
+    shuffled first, so that neighbours in the table are not drawn together.
     Source: Kitagawa 1996, https://doi.org/10.2307/1390750.
     """
     rng = np.random.default_rng([seed, epoch, 1])
-    dealt = rng.permutation(len(expected))
-    sums = np.cumsum(expected[dealt])
+    order = rng.permutation(len(expected))
+    sums = np.cumsum(expected[order])
     sums[-1] = epoch_length(expected)  # rounding errors of the sum must not cost an image
     start = rng.integers(2**24) / 2**24  # so few digits that adding it to a whole number does not round
     ends = np.floor(sums + start).astype(np.int64)
-    drawn = np.repeat(dealt, np.diff(ends, prepend=0))
+    drawn = np.repeat(order, np.diff(ends, prepend=0))
     drawn.sort()
     return drawn[np.random.default_rng([seed, epoch]).permutation(len(drawn))]
 
 
 def occurrences(drawn: np.ndarray) -> np.ndarray:
-    """(M,) int, how often each of these positions stood there before: 0 the first time, 1 the second."""
+    """(M,) int, how often each of these positions occurred before: 0 the first time, 1 the second."""
     order = np.argsort(drawn, kind="stable")
     first = np.searchsorted(drawn[order], drawn[order])
     counts = np.empty(len(drawn), np.int64)

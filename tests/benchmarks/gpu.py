@@ -76,7 +76,8 @@ def main(argv: list[str] | None = None) -> dict[str, dict[str, float]]:
 
 
 def measure_cases(args: argparse.Namespace) -> dict[str, dict[str, float]]:
-    table = Table("network:pixels", "format", "images/s, from the store", "waits", "images/s, batches ready", "GFLOP an image", "TFLOP/s", "of the peak", "peak MB",
+    table = Table("network:pixels", "format", "images/s, from the store", "waits", "images/s, batches ready",
+                  "GFLOP an image", "TFLOP/s", "of the peak", "peak MB",
                   title=f"{args.images} images an epoch, batch {args.batch_size}, {args.rounds} rounds, "
                         f"{args.workers} workers")
     found, peaks = {}, {}

@@ -177,6 +177,15 @@ def one_epoch(name: str, workers: int, epoch: int) -> dict[tuple[int, str], byte
             for images, _, part in batches for image, row in zip(images, part.tolist(), strict=True)}
 
 
+def test_an_image_that_an_epoch_repeats_is_augmented_differently_each_time():
+    rows, expected = np.arange(12), np.full(12, 3.0)
+    batches = training_batches(OneImageManyTimes(), rows, np.zeros((12, 1), np.float32), 4, "warp", 5, 0,
+                               expected=expected)
+    seen = [(row, image.numpy().tobytes()) for images, _, part in batches
+            for image, row in zip(images, part.tolist(), strict=True)]
+    assert len(seen) == len(set(seen)) == 36
+
+
 # fewer cores than workers, or a fork beside another library's threads, are nothing to this test
 @pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning", "ignore:.*fork:DeprecationWarning")
 @pytest.mark.parametrize("name", AUGMENTATIONS)

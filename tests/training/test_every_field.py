@@ -31,8 +31,8 @@ CHANGES = {
     "patience": (1, STOPPED), "weight_decay": (0.5, {}), "ema_decay": (0.0, {}), "snapshots": ((1,), {}),
     "max_grad_norm": (1e-3, {}), "precision": ("bf16", {}), "uncertain": (("ones",), {}),
     "missing_labels": (("zeros",), {}), "constant_images": ("keep", {}), "sampler": ("balanced", {}),
-    "label_repeats": (("effusion=3",), {"sampler": "label_repeats"}), "loss_weights": ("balanced", {}), "split": (1, {}),
-    "tta": (("identity", "zoom_in"), {}), "seed": (1, {}),
+    "label_repeats": (("effusion=3",), {"sampler": "label_repeats"}), "loss_weights": ("balanced", {}),
+    "split": (1, {}), "tta": (("identity", "zoom_in"), {}), "seed": (1, {}),
 }
 OTHERWISE = {"patience": 9, "val_fraction": 0.2, "label_repeats": ("effusion=1",)}  # where the default is not allowed
 
@@ -61,7 +61,8 @@ def _cut(path: Path) -> None:
 
 def train_one(name: str, experiment: Experiment) -> tuple:
     """Trains fold 0; returns hashes of its weights and predictions, its epochs, and the runs it leaves."""
-    table = attach_folds(DEMO, read_train(DEMO, run_folder(DEMO, name).parents[2] / "data" / "demo")[0], read_folds(DEMO))
+    data = run_folder(DEMO, name).parents[2] / "data" / "demo"
+    table = attach_folds(DEMO, read_train(DEMO, data)[0], read_folds(DEMO))
     run = open_run(DEMO, name, 0, experiment, read_folds(DEMO).hash)
     result = train_fold(run, DEMO, table, threads=1)
     snapshots = sorted(path.name.removeprefix(name) for path in run.folder.parent.parent.glob(f"{name}_epoch*"))

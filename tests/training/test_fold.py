@@ -68,7 +68,8 @@ def test_another_seed_gives_other_weights(demo, home):
     assert weights_hash(home, "tiny") != weights_hash(home, "other")
 
 
-STAGED = ["stages=head:2:1e-2,last2:1:1e-3,all:3:1e-3", "epochs=6", "schedule=plateau:1:0.5", "patience=2", "val_fraction=0.2",
+STAGED = ["stages=head:2:1e-2,last2:1:1e-3,all:3:1e-3", "epochs=6", "schedule=plateau:1:0.5", "patience=2",
+          "val_fraction=0.2",
           "layer_decay=0.8", "accumulate=2", "optimizer=sgd", "mix=mixup:0.4"]
 
 
@@ -305,7 +306,8 @@ def test_no_image_of_the_held_out_fold_is_ever_shown_in_training(demo, home, tab
 
 @pytest.mark.parametrize("experiment", [
     Experiment(uncertain=("mean",)), Experiment(uncertain=("uniform:0.5:0.9",), sampler="balanced"),
-    Experiment(sampler="square_root", loss_weights="balanced"), Experiment(loss_weights="pos_weight", missing_labels=("zeros",)),
+    Experiment(sampler="square_root", loss_weights="balanced"),
+    Experiment(loss_weights="pos_weight", missing_labels=("zeros",)),
     Experiment(constant_images="one_per_label_vector", sampler="copies", label_repeats=("effusion=3",))])
 def test_what_is_taught_does_not_depend_on_the_labels_held_out(demo, home, table, experiment):
     run = open_run(COMPETITIONS["demo"], "spied", 0, experiment, "no folds")
@@ -363,7 +365,8 @@ def test_what_is_scored_is_counted_in_the_result(demo, home, table):
         assert scored[label] == {"certain": cells.isin((0, 1)).sum(), "positive": (cells == 1).sum()}
 
 
-@pytest.mark.parametrize("settings", [["uncertain=ones,effusion=mean", "missing_labels=effusion=zeros", "sampler=square_root"],
+@pytest.mark.parametrize("settings", [["uncertain=ones,effusion=mean", "missing_labels=effusion=zeros",
+                                       "sampler=square_root"],
                                       ["uncertain=uniform:0.2:0.3", "loss_weights=pos_weight"],
                                       ["sampler=balanced", "loss_weights=balanced", "constant_images=keep"]])
 def test_one_network_a_label_learns_under_every_policy(demo, home, settings):

@@ -134,7 +134,8 @@ def test_binary_cross_entropy_is_the_formula_over_cells_with_a_target(weighted):
     logits, targets = draw_logits(), draw_targets("multilabel")
     targets[0, 1] = targets[3, 2] = NAN
     weights = torch.tensor([[0.5, 1, 2, 1, 1], [3, 1, 0.25, 1, 2]]) if weighted else None
-    p, t, cells = 1 / (1 + np.exp(-logits.detach().double().numpy())), targets.double().numpy(), ~targets.isnan().numpy()
+    p = 1 / (1 + np.exp(-logits.detach().double().numpy()))
+    t, cells = targets.double().numpy(), ~targets.isnan().numpy()
     negative, positive = np.ones((2, 5)) if weights is None else weights.double().numpy()
     losses = -(positive * t * np.log(p) + negative * (1 - t) * np.log(1 - p))
     loss = make_loss("cross_entropy", "multilabel", weights)(logits, targets)

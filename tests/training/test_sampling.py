@@ -153,4 +153,5 @@ def test_the_copies_of_001_make_its_497398_images():
 def test_copies_add_up_over_an_images_labels_and_no_image_is_lost():
     targets = np.array([[1, 1, 0], [0, 1, 0], [0, 0, 1], [0, 0, 0], [NAN, 1, 0]])
     np.testing.assert_array_equal(expected_counts("label_repeats", targets, "multilabel", [4, 9, 0]), [13, 9, 1, 1, 9])
-    np.testing.assert_array_equal(expected_counts("label_repeats", CLASSES, "multiclass", [1, 2, 3]) @ CLASSES, [70, 40, 30])
+    counts = expected_counts("label_repeats", CLASSES, "multiclass", [1, 2, 3])
+    np.testing.assert_array_equal(counts @ CLASSES, [70, 40, 30])
