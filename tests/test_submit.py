@@ -140,8 +140,8 @@ def test_a_competition_without_a_name_on_kaggle_says_where_to_write_it(demo, mon
 
 
 @pytest.mark.parametrize("name", ["Titanic", "a b", "competitions/titanic", "https://www.kaggle.com/c/x", "a--b", ""])
-def test_a_name_that_stands_in_no_address_is_refused(name):
-    with pytest.raises(ValueError, match="is not a name as it stands in an address"):
+def test_a_wrong_kaggle_name_is_an_error(name):
+    with pytest.raises(ValueError, match="is not a name as in the address"):
         replace(DEMO, kaggle=name)
 
 

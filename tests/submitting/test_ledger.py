@@ -1,4 +1,4 @@
-"""The ledger: nothing written is ever lost, whoever else writes and wherever a writer is killed."""
+"""The ledger: no line is lost, whoever else writes and wherever a writer is killed."""
 
 import csv
 import errno
@@ -6,12 +6,12 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from competition import COMPETITIONS
 from real_data import SRC
-from submitting import ledger
 from submitting.ledger import COLUMNS, Entry, append_entry, ledger_path, one_line, read_ledger
 
 DEMO = COMPETITIONS["demo"]
@@ -74,50 +74,33 @@ def test_two_processes_that_append_200_lines_each_lose_none(home):
         assert [run for run in runs if run.startswith(name)] == [f"{name}-{i}" for i in range(200)]
 
 
-def test_a_kill_at_any_byte_of_the_last_line_loses_nothing_before_it(home, capsys, monkeypatch):
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # a few hundred times; what it is for is not tested here
-    append_entry(DEMO, entry(run="whole"))
-    path = ledger_path(DEMO)
-    whole = path.read_bytes()
-    append_entry(DEMO, entry(run="cut", message='half, "way" 中'))
-    both = path.read_bytes()
-    for end in range(len(both) + 1):
-        path.write_bytes(both[:end])
-        broken = path.with_name(path.name + ".broken")
-        broken.unlink(missing_ok=True)
-        lines = both[:end].count(b"\n") + (end in (whole.index(b"\n"), len(whole) - 1, len(both) - 1))
-        kept = ["whole", "cut"][:max(0, lines - 1)]
-        assert [each.run for each in read_ledger(DEMO)] == kept, end
-        append_entry(DEMO, entry(run="next"))
-        assert [each.run for each in read_ledger(DEMO)] == [*kept, "next"], end
-        tail = both[:end].rpartition(b"\n")[2]
-        is_half = end not in (0, whole.index(b"\n"), len(whole) - 1, len(both) - 1) and tail
-        said = capsys.readouterr().out
-        assert ("half a line" in said) == bool(is_half), end
-        assert (broken.read_bytes() == tail + b"\n") if is_half else not broken.exists(), end
-
-
-def test_a_full_disk_leaves_the_ledger_as_it_was(home, monkeypatch):
+def test_a_failed_write_leaves_the_ledger_as_it_was(home, monkeypatch):
     append_entry(DEMO, entry())
-    before, write = ledger_path(DEMO).read_bytes(), os.write
-    monkeypatch.setattr(ledger.os, "write", lambda descriptor, raw: write(descriptor, raw[:20]))
-    with pytest.raises(OSError, match="the disk took 20 of .* make room"):
-        append_entry(DEMO, entry())
-    assert ledger_path(DEMO).read_bytes() == before
+    before = ledger_path(DEMO).read_bytes()
 
-    def refuse(descriptor, raw):
+    def write_half(path, raw):
+        with path.open("wb") as file:
+            file.write(raw[:20])
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(ledger.os, "write", refuse)
-    with pytest.raises(OSError, match="demo-ledger.csv: the disk took 0 of .*No space left.* make room"):
+    monkeypatch.setattr(Path, "write_bytes", write_half)
+    with pytest.raises(OSError, match="No space left"):
         append_entry(DEMO, entry())
-    assert ledger_path(DEMO).read_bytes() == before
+    assert ledger_path(DEMO).read_bytes() == before and len(read_ledger(DEMO)) == 1
+    assert [path.name for path in ledger_path(DEMO).parent.glob("*.part")] == []
+
+
+def test_a_last_line_without_an_end_is_completed(home):
+    append_entry(DEMO, entry())
+    ledger_path(DEMO).write_bytes(ledger_path(DEMO).read_bytes()[:-1])
+    append_entry(DEMO, entry(run="next"))
+    assert [each.run for each in read_ledger(DEMO)] == ["cnn_b", "next"]
 
 
 @pytest.mark.parametrize(("old", "new", "message"), [
-    ("sent", "lost", "line 2 is not a ledger's line .*the state of a submission is one of"),
+    ("sent", "lost", "line 2 is wrong .*the state of a submission is one of"),
     ("0.8", "o.8", "line 2 .*could not convert"),
-    ("roc_auc,", "roc_auc,,", "line 2 .*it has 16 cells, not 15"),
+    ("roc_auc,", "roc_auc,,", "line 2 has 16 cells, but the header has 15"),
     ("state", "stat", "has the columns id, date, stat, "),
     (HASH, HASH[:-1], "line 2 .*is not a SHA-256"),
 ])
@@ -139,7 +122,7 @@ def test_a_ledger_saved_with_windows_line_ends_is_read(home):
 
 
 @pytest.mark.parametrize("raw", [b'"abc"d,x\n', b"\xff\xfe,x\n"])
-def test_what_another_program_made_of_it_is_said(home, raw):
+def test_a_damaged_table_is_an_error(home, raw):
     append_entry(DEMO, entry())
     with ledger_path(DEMO).open("ab") as file:
         file.write(raw)
