@@ -1,7 +1,7 @@
 """Combine runs, joined by id:  python src/blend.py --experiment lite0 cnn_e lstm
 
 Without --experiment, the two best of the competition's own experiments, by their out-of-fold scores. Tries every way of
-blending, each fitted on the other folds, and says what it gains over the plain mean. Writes NAME_mean of probabilities,
+blending, each fitted on the other folds, and shows the gain over the plain mean. Writes NAME_mean of probabilities,
 NAME_rank_mean of ranks, those named with --method, and the best of the others if its gain is beyond doubt: their
 out-of-fold predictions, a submission of each where every member has predicted the images, and a plot of the gains.
 """
@@ -27,7 +27,7 @@ from results.runs import Oof, read_oof, read_predictions, run_folder, train_comm
 from scoring.blend_gain import Gain, measure_gains
 from scoring.blending import FITTED, METHODS, crossfit_blend, fit_blend, mean_blend, rank_mean_blend
 from scoring.metrics import METRICS, score
-from scoring.thresholds import judged_values
+from scoring.thresholds import crossfit_values
 from submitting.manifest import read_computed, read_images, run_inputs
 from submitting.submission import (
     is_written,
@@ -62,8 +62,8 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
 def pick_best(competition: Competition, table: pd.DataFrame, folds_hash: str) -> list[str]:
     """The two of the competition's own experiments with the best oof scores: weak members drag a plain mean down.
 
-    That is a choice too. What it makes of the mean's score is said: beside it stands that of the means, fold by fold,
-    of the two that are best on the other folds.
+    The choice itself is optimistic, so the mean's score is printed beside that of means whose two members are picked on
+    the other folds, fold by fold.
     """
     targets = scored_targets(competition, table)
     oofs = [oof for name in competition.experiments
@@ -76,12 +76,12 @@ def pick_best(competition: Competition, table: pd.DataFrame, folds_hash: str) ->
         held_out = folds == fold
         places = _two_best(competition, targets[~held_out], members[:, ~held_out])
         crossfit[held_out] = mean_blend(members[places][:, held_out])
-    naive, honest = (METRICS[competition.metric].score(targets, judged_values(
+    naive, crossfitted = (METRICS[competition.metric].score(targets, crossfit_values(
         competition.metric, targets, probs, folds, competition.task), competition.task)
         for probs in (mean_blend(members[picked]), crossfit))
     names = [oofs[place].name for place in picked]
     print(f"{' and '.join(names)} are the two best of {len(oofs)}: their mean scores {naive:.4f}; with the two picked "
-          f"on the other folds, {honest:.4f}")
+          f"on the other folds, {crossfitted:.4f}")
     return names
 
 
@@ -102,9 +102,9 @@ def blend_runs(competition: Competition, data_dir: Path, table: pd.DataFrame, fo
     """Tries all METHODS on the members' oof predictions, and writes ALWAYS, `methods` and what is credibly better.
 
     Members may be runs on several splits: each predicted an image with a model that never saw its group. What is fitted
-    on other folds, weights or thresholds, then goes by the first split: that no image is judged by what was fitted on
-    its own group is true of any split of whole groups. Members and blends are all judged by the metric's own decisions:
-    a rule that was adopted for a run is not used for a blend.
+    on other folds, weights or thresholds, then follows the first split: with any split of whole groups no image is
+    scored by what was fitted on its own group. Members and blends are decided by the metric's default rule: a rule that was
+    adopted for a run is not used here.
     Returns the cross-fitted scores of what was written. Raises ValueError where a member lacks folds, would be a blend
     of itself, or is a blend that was fitted.
     """
@@ -112,26 +112,27 @@ def blend_runs(competition: Competition, data_dir: Path, table: pd.DataFrame, fo
     targets, task, metric = scored_targets(competition, table), competition.task, competition.metric
     probs, split = np.stack([oof.probs for oof in oofs]), _split(oofs)
     numbers, own_folds = fold_numbers(table, split), np.stack([fold_numbers(table, oof.split) for oof in oofs])
-    fits, honest, naive = {}, {}, {}
+    fits, crossfitted, naive = {}, {}, {}
     for method in tqdm(METHODS, desc="fitting", unit="method", leave=False, disable=None):
         fits[method] = fit_blend(method, probs, targets, task, metric)
         naive[method] = fits[method].apply(probs, own_folds, task)
-        honest[method] = crossfit_blend(method, probs, targets, numbers, task, metric, own_folds)
-    judged = {oof.name: judged_values(metric, targets, oof.probs, own, task)
+        crossfitted[method] = crossfit_blend(method, probs, targets, numbers, task, metric, own_folds)
+    member_values = {oof.name: crossfit_values(metric, targets, oof.probs, own, task)
               for oof, own in zip(oofs, own_folds, strict=True)}
-    scores = {member: METRICS[metric].score(targets, values, task) for member, values in judged.items()}
+    scores = {member: METRICS[metric].score(targets, values, task) for member, values in member_values.items()}
     best = sorted(scores, key=scores.get, reverse=METRICS[metric].greater_is_better)[0]
     ranked = None
     if METRICS[metric].order_only or METRICS[metric].uses == "decisions":  # other metrics need probabilities, not ranks
-        ranked = [judged_values(metric, targets, rank_mean_blend(each[None], own, task), own, task) for each, own in (
-            (honest["mean"], numbers), (probs[members.index(best)], own_folds[members.index(best)]))]
+        ranked = [crossfit_values(metric, targets, rank_mean_blend(each[None], own, task), own, task) for each, own in (
+            (crossfitted["mean"], numbers), (probs[members.index(best)], own_folds[members.index(best)]))]
     gains = measure_gains(metric, task, targets, table["group"].to_numpy(str),
-                          *({method: judged_values(metric, targets, each, numbers, task)
-                             for method, each in kind.items()} for kind in (naive, honest)), judged[best], ranked)
+                          *({method: crossfit_values(metric, targets, each, numbers, task)
+                             for method, each in kind.items()} for kind in (naive, crossfitted)),
+                          member_values[best], ranked)
     better = max((gain for gain in gains if gain.is_credible), key=lambda gain: gain.gain, default=None)
     written = [method for method in METHODS
                if method in (*ALWAYS, *methods) or (better and method == better.method)]
-    blends = [Oof(f"{name}_{method}", honest[method], tuple(run for oof in oofs for run in oof.runs), (),
+    blends = [Oof(f"{name}_{method}", crossfitted[method], tuple(run for oof in oofs for run in oof.runs), (),
                   tuple(members), method, fits[method]) for method in written]
     for blended in blends:
         write_blend(competition, blended, table["image_id"], folds.hash)
@@ -141,7 +142,7 @@ def blend_runs(competition: Competition, data_dir: Path, table: pd.DataFrame, fo
     path = draw_gains(competition, gains, best, run_folder(competition, f"{name}_gains.png"), members)
     print(recommendation(name, gains, better, best))
     print(f"the gains, drawn: {path}")
-    return {f"{name}_{gain.method}": gain.honest for gain in gains if gain.method in written}
+    return {f"{name}_{gain.method}": gain.crossfitted for gain in gains if gain.method in written}
 
 
 def read_members(competition: Competition, table: pd.DataFrame, folds_hash: str, members: list[str],
@@ -194,27 +195,27 @@ def predict_blends(competition: Competition, data_dir: Path, table: pd.DataFrame
 
 def show_gains(competition: Competition, gains: list[Gain], scores: dict[str, float], best: str,
                written: list[str]) -> None:
-    """Prints the members, and every method with its naive and its honest gain; what is written is bold."""
+    """Prints the members, and every method with its naive and its cross-fitted gain; what is written is bold."""
     metric, console = METRICS[competition.metric], make_console()
     members = Table("member", f"oof {metric.title}", title=f"{competition.name}: members")
     for name in sorted(scores, key=scores.get, reverse=metric.greater_is_better):
         members.add_row(name, f"{scores[name]:.4f}")
     console.print(members)
     tried = len(gains) - 1
-    table = Table("method", f"naive {metric.title}", "gain", "cross-fitted", "honest gain", "95 % interval",
-                  f"low of all {tried}", "optimism", f"over {best}", "95 % interval",
+    table = Table("method", f"naive {metric.title}", "gain", "cross-fitted", "cross-fitted gain", "95 % interval",
+                  f"joint low of {tried}", "optimism", f"over {best}", "95 % interval",
                   title=f"{competition.name}: gains over the plain mean"
                         + ("" if metric.greater_is_better else " (positive: better, less is)"))
     for gain in gains:
-        cells = [f"{gain.naive:.4f}", f"{gain.naive_gain:+.4f}", f"{gain.honest:.4f}", f"{gain.gain:+.4f}",
-                 interval(*gain.interval, sign="+"), f"{gain.low_of_all:+.4f}", f"{gain.optimism:+.4f}"]
+        cells = [f"{gain.naive:.4f}", f"{gain.naive_gain:+.4f}", f"{gain.crossfitted:.4f}", f"{gain.gain:+.4f}",
+                 interval(*gain.interval, sign="+"), f"{gain.joint_low:+.4f}", f"{gain.optimism:+.4f}"]
         if gain.method == "mean":
             cells = [cell if place in (0, 2) else "" for place, cell in enumerate(cells)]
         table.add_row(gain.method, *cells, f"{gain.over_best:+.4f}", interval(*gain.over_best_interval, sign="+"),
                       style="bold" if gain.method in written else None)
     console.print(table)
     print(f"Naive: fitted and scored on the same images. Cross-fitted: on the other folds. Intervals draw whole "
-          f"patients; the low of all holds for {tried} methods at once, and a gain is credible where it is above 0. "
+          f"patients; the joint low holds for {tried} methods at once, and a gain is credible where it is above 0. "
           "rank_mean is compared with others ranked within folds too, since evening out the folds gains nothing on "
           "test images. "
           f"{best} is the best of {len(scores)} by these same scores.")
@@ -235,11 +236,11 @@ def recommendation(name: str, gains: list[Gain], better: Gain | None, best: str)
         noise = "within noise" if high >= 0 else f"so hand in {best} instead"
         warning += f" Against {best} alone it scores {better.over_best:+.4f} ({low:+.4f} to {high:+.4f}), {noise}."
     return (f"Recommended: {name}_{better.method}, which gains {better.gain:+.4f} over the plain mean, fitted on other "
-            f"folds; {better.low_of_all:+.4f} at least, though {len(gains) - 1} methods were tried.{warning}")
+            f"folds; {better.joint_low:+.4f} at least, though {len(gains) - 1} methods were tried.{warning}")
 
 
 def draw_gains(competition: Competition, gains: list[Gain], best: str, path: Path, members: list[str]) -> Path:
-    """Draws naive and honest gains by method as a PNG; returns its path."""
+    """Draws naive and cross-fitted gains by method as a PNG; returns its path."""
     figure = Figure(figsize=(8, 0.5 * len(gains) + 1.8), layout="constrained")
     axes = figure.subplots()
     others = [gain for gain in gains if gain.method != "mean"]
@@ -248,11 +249,11 @@ def draw_gains(competition: Competition, gains: list[Gain], best: str, path: Pat
         axes.plot(gain.interval, [row, row], color=colour, lw=2)
         axes.plot(gain.gain, row, "o", color=colour, ms=8)
         axes.plot(gain.naive_gain, row, "D", mfc="none", color="tab:red", ms=8)
-        axes.plot(gain.low_of_all, row, "|", color=colour, ms=12, mew=2)
+        axes.plot(gain.joint_low, row, "|", color=colour, ms=12, mew=2)
     mean = next(gain for gain in gains if gain.method == "mean")
     axes.axvline(0, color="black", lw=1)
     axes.axvline(-mean.over_best, color="grey", lw=1, ls="--")
-    for label, marker in (("honest gain, 95 %", {"marker": "o", "color": "tab:blue", "lw": 2}),
+    for label, marker in (("cross-fitted gain, 95 %", {"marker": "o", "color": "tab:blue", "lw": 2}),
                           ("the same, credible", {"marker": "o", "color": "tab:green", "lw": 2}),
                           ("its low for all methods at once", {"marker": "|", "color": "tab:blue", "lw": 0, "ms": 12}),
                           ("naive gain", {"marker": "D", "color": "tab:red", "mfc": "none", "lw": 0}),
@@ -261,7 +262,7 @@ def draw_gains(competition: Competition, gains: list[Gain], best: str, path: Pat
     axes.set_yticks(range(len(others)), [gain.method for gain in others])
     axes.invert_yaxis()
     axes.set_xlabel(f"gain in {METRICS[competition.metric].title} over the plain mean of {len(members)} runs "
-                    f"({mean.honest:.4f}); right is better")
+                    f"({mean.crossfitted:.4f}); right is better")
     axes.set_title(f"{competition.name}: gains of blends on what they were not fitted on", fontsize=10)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, fontsize=8)

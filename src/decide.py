@@ -34,7 +34,7 @@ from data.tables import read_part, read_solution, scored_targets, submitted_part
 from results.adopted_rules import decisions_path, made_from, predictions_hash, rule_metric
 from results.runs import Oof, read_oof, read_predictions, run_folder, train_command
 from scoring.calibration import calibration_errors, draw_reliability
-from scoring.confidence_intervals import bootstrap_scores, for_tests, percentile_interval, widen_differences
+from scoring.confidence_intervals import bootstrap_scores, percentile_interval, widen_differences, widen_for_tests
 from scoring.decision_rules import RULES, DecisionRule, check_rule, rule_for_prevalence, rules_for
 from scoring.label_shift import class_weights, estimate_prevalence, misfit, prevalence_interval
 from scoring.metrics import METRICS, brier, check_metric, counts_by_label, log_loss, make_scorer, prevalence
@@ -210,17 +210,18 @@ def _score_rules(run: ScoredOof, metric: str, naive: dict[str, np.ndarray], cros
     """Scores of every rule, its optimism, and its gain over the first with the interval; a gain above 0 is better."""
     sign = METRICS[metric].sign
     ones = np.ones((1, len(run.targets)))
-    scores, honest = ({name: float(make_scorer(metric, run.targets, values, run.task, weights)(ones)[0])
+    scores, crossfitted = ({name: float(make_scorer(metric, run.targets, values, run.task, weights)(ones)[0])
                        for name, values in each.items()} for each in (naive, crossfit))
     drawn = {name: bootstrap_scores(metric, run.targets, values, run.task, run.groups, class_weights=weights)
              for name, values in crossfit.items()}
     first, rows = next(iter(crossfit)), {}
     for name in crossfit:
-        gain = sign * (honest[name] - honest[first])
+        gain = sign * (crossfitted[name] - crossfitted[first])
         low, high = percentile_interval(widen_differences(
             metric, run.targets, crossfit[name], crossfit[first], run.groups, gain,
             sign * (drawn[name] - drawn[first])))
-        rows[name] = {"naive": scores[name], "crossfit": honest[name], "optimism": sign * (scores[name] - honest[name]),
+        rows[name] = {"naive": scores[name], "crossfit": crossfitted[name],
+                      "optimism": sign * (scores[name] - crossfitted[name]),
                       "gain": None if name == first else gain,
                       "gain_low": None if name == first else low, "gain_high": None if name == first else high}
     return rows
@@ -269,7 +270,7 @@ def find_doubts(training: np.ndarray, estimate: np.ndarray, bounds: np.ndarray, 
     training, estimate: (K,) prevalences;  bounds: (K, 2) of the estimate;  fits: (K, 2) distance and limit of
     `misfit`.
     """
-    low, high = for_tests(*bounds.T, estimate, int((~np.isnan(training)).sum()))
+    low, high = widen_for_tests(*bounds.T, estimate, int((~np.isnan(training)).sum()))
     reasons = {"the scores are not what label shift allows": (fits[:, 0] > fits[:, 1]).any(),
                "the interval holds the training prevalence": not ((low > training) | (high < training)).any()}
     return [reason for reason, holds in reasons.items() if holds]

@@ -80,7 +80,7 @@ def test_what_gains_credibly_is_written_beside_the_means_and_recommended(table, 
     assert f"Recommended: {better}, which gains +" in said and scores[better] > scores["blend_mean"] + 0.02
     assert set(list_runs(COMPETITION)) == {*EXPECTED, *scores}
     assert (home / "runs" / "small" / "blend_gains.png").stat().st_size > 10_000
-    assert "honest gain" in said and "optimism" in said and "low of all 6" in said
+    assert "cross-fitted gain" in said and "optimism" in said and "joint low of 6" in said
 
 
 def test_a_record_says_the_fit_on_all_folds_and_carries_cross_fitted_predictions(table):
@@ -118,7 +118,7 @@ def test_a_member_that_is_ahead_of_the_mean_within_noise_is_said():
 
 def test_a_recommended_blend_that_is_ahead_of_its_best_member_within_noise_says_so():
     mean = Gain("mean", 0.8, 0.8, 0.0, 0.0, (0.0, 0.0), 0.0, over_best=-0.003, over_best_interval=(-0.01, 0.005))
-    better = replace(mean, method="stacking", gain=0.012, low_of_all=0.001, over_best=0.004,
+    better = replace(mean, method="stacking", gain=0.012, joint_low=0.001, over_best=0.004,
                      over_best_interval=(-0.006, 0.015))
     said = recommendation("blend", [mean, better], better, "lite0")
     assert said.endswith(" Against lite0 alone it scores +0.0040 (-0.0060 to +0.0150), within noise.")

@@ -1,4 +1,4 @@
-"""decide.py: honest figures, what is adopted is used everywhere, and nothing else changes by looking."""
+"""decide.py: cross-fitted figures, what is adopted is used everywhere, and nothing else changes by looking."""
 
 import argparse
 from dataclasses import replace
@@ -45,10 +45,10 @@ def test_the_figures_are_those_of_thresholds_fitted_elsewhere(mine):
     competition, table, _, oof = mine
     said = decide_mine()
     targets, row = table[list(LABELS)].to_numpy(float), said["rules"]["f1_macro"]["thresholds"]
-    honest = crossfit_decisions(targets, oof.probs, table["fold"].to_numpy(), "multilabel")
+    crossfitted = crossfit_decisions(targets, oof.probs, table["fold"].to_numpy(), "multilabel")
     naive = oof.probs >= fit_thresholds(targets, oof.probs)
     score = METRICS["f1_macro"].score
-    assert row["crossfit"] == pytest.approx(score(targets, honest, "multilabel"))
+    assert row["crossfit"] == pytest.approx(score(targets, crossfitted, "multilabel"))
     assert row["naive"] == pytest.approx(score(targets, naive.astype(int), "multilabel"))
     assert row["optimism"] == pytest.approx(row["naive"] - row["crossfit"])
     assert row["thresholds"] == dict(zip(LABELS, fit_thresholds(targets, oof.probs), strict=True))

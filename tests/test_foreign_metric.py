@@ -16,7 +16,7 @@ from scoring.blending import METHODS, crossfit_blend, fit_blend
 from scoring.confidence_intervals import bootstrap_counts, bootstrap_scores, score_interval
 from scoring.counts import count_labels, divide, label_counts, mean_of_defined
 from scoring.decision_rules import RULES, FittedRule, RuleEntry, fit_class_weights, rules_for
-from scoring.metrics import METRICS, Metric
+from scoring.metrics import METRICS, Metric, make_scorer
 from scoring.metrics import decide as make_decisions
 from scoring.model_comparison import compare
 from scoring.score_forecast import forecast
@@ -130,6 +130,27 @@ def test_class_weights_improve_it(name):
     scores = [METRICS[name].score(targets, make_decisions(probs * each, None, "multiclass"), "multiclass")
               for each in (np.ones(3), weights)]
     assert scores[1] > scores[0] + 0.01
+
+
+def test_thresholds_and_class_weights_make_a_loss_smaller(monkeypatch):
+    loss = Metric(name="errors", title="errors", uses="decisions", greater_is_better=False,
+                  function=lambda targets, decisions, task, weights=None: 1 - METRICS["subset_accuracy"].score(
+                      targets, decisions, task, weights))
+    monkeypatch.setitem(METRICS, "errors", loss)
+    targets, (_, probs, _), *_ = example("binary", 40)
+    assert fit_thresholds(targets, probs, "errors") == pytest.approx(fit_thresholds(targets, probs, "accuracy"))
+    targets, (_, probs, _), *_ = example("multiclass", 200)
+    expected = fit_class_weights(targets, probs * [1, 0.5, 0.5], "accuracy")
+    assert fit_class_weights(targets, probs * [1, 0.5, 0.5], "errors").tolist() == expected.tolist()
+
+
+def test_class_weights_reach_a_metric_without_counts():
+    targets, (probs, *_), *_ = example("multiclass")
+    values = make_decisions(probs, None, "multiclass")
+    found = [make_scorer(name, targets, values, "multiclass", np.array([3, 1, 0.5]))(np.ones((1, len(targets))))
+             for name in ("matthews", "plain_matthews")]
+    assert found[0] == pytest.approx(found[1], abs=1e-12)
+    assert found[0] != pytest.approx([MATTHEWS.score(targets, values, "multiclass")], abs=1e-3)
 
 
 @pytest.mark.parametrize("task", TASKS)

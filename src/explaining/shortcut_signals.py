@@ -27,7 +27,7 @@ from data.folds import fold_numbers
 from explaining.attribution import log_odds
 from explaining.held_out_maps import BlendMember
 from results.checkpoints import load_model
-from scoring.confidence_intervals import for_tests
+from scoring.confidence_intervals import widen_for_tests
 from scoring.ranking import placements
 from training.batches import ordered_batches
 
@@ -230,7 +230,7 @@ def _gap(label: str, signal: str, column: str, parts: list[tuple[float, float, s
         return Evidence(label, signal, column, np.nan, np.nan, np.nan, images)
     least, most = min(parts), max(parts)
     gap, reach = most[0] - least[0], Z_95 * np.sqrt(most[1] + least[1])
-    low, high = for_tests(gap - reach, gap + reach, gap, len(parts) * (len(parts) - 1) // 2)
+    low, high = widen_for_tests(gap - reach, gap + reach, gap, len(parts) * (len(parts) - 1) // 2)
     return Evidence(label, signal, f"{column}: {most[2]} above {least[2]}", float(gap), float(low), float(high), images)
 
 

@@ -41,9 +41,9 @@ def show_comparison(competition: Competition, table: pd.DataFrame, folds_hash: s
     names = list(dict.fromkeys(names))
     if len(names) < 2:
         raise ValueError("a comparison needs two runs or more: --compare lite0 cnn_e")
-    judged = {name: _read(competition, table, folds_hash, name) for name in names}
+    runs = {name: _read(competition, table, folds_hash, name) for name in names}
     targets, groups = scored_targets(competition, table), table["group"].to_numpy(str)
-    first, *others = judged.values()
+    first, *others = runs.values()
     comparisons = [compare(competition.metric, targets, first.values, other.values, competition.task, groups)
                    for other in tqdm(others, desc="comparing", unit="run", leave=False, disable=None)]
     _show_comparisons(competition, names, comparisons)
@@ -77,8 +77,8 @@ def _show_comparisons(competition: Competition, names: list[str], comparisons: l
     for name, each, holms in zip(names[1:], comparisons, corrected, strict=True):
         p_values = [each.p, *([holms] * several)]
         shown.add_row(name, f"{each.baseline:.4f}", f"{each.difference:+.4f}", f"{each.low:+.4f} to {each.high:+.4f}",
-                      *(_say_p(p) for p in p_values), f"{each.smallest_difference:.4f}",
-                      say_winner(names[0], name, each))
+                      *(_p_text(p) for p in p_values), f"{each.smallest_difference:.4f}",
+                      winner_text(names[0], name, each))
     make_console().print(shown)
     for name, each in zip(names[1:], comparisons, strict=True):
         if each.winner == 0 and np.isfinite(each.groups_needed):
@@ -89,11 +89,11 @@ def _show_comparisons(competition: Competition, names: list[str], comparisons: l
           "about which patients are scored; what another seed would change is not in them.")
 
 
-def _say_p(p: float) -> str:
+def _p_text(p: float) -> str:
     return "-" if np.isnan(p) else f"{p:.4f}" if p >= 1e-4 else "< 0.0001"
 
 
-def say_winner(name: str, other: str, comparison: Comparison) -> str:
+def winner_text(name: str, other: str, comparison: Comparison) -> str:
     """The verdict in words."""
     return {1: f"{name} is better", -1: f"{other} is better", 0: "no difference beyond noise"}[comparison.winner]
 
@@ -107,17 +107,17 @@ def show_forecast(competition: Competition, data_dir: Path, table: pd.DataFrame,
     """
     ids = _test_ids(competition, data_dir, solution)
     images, share = _sizes(competition, ids, solution, numbers)
-    judged = _read_best(competition, table, folds_hash)
+    runs = _read_best(competition, table, folds_hash)
     groups = table["group"].to_numpy(str)
-    seen = forecast(competition.metric, scored_targets(competition, table), [run.values for run in judged],
+    seen = forecast(competition.metric, scored_targets(competition, table), [run.values for run in runs],
                     competition.task, groups, images, share)
-    gains = _read_gains(competition, table, groups, judged, ids, images)
+    gains = _read_gains(competition, table, groups, runs, ids, images)
     if not np.isnan(gains).all():
         least = gains[np.nanargmin(gains.mean(axis=1))]  # so that no run is ahead for being less known
         seen = seen.raised(np.where(np.isnan(gains), least, gains))
     rows = [{"run": run.oof.name, "cv": run.score, "fold_mean": gains[m].mean(), **_intervals(seen, m),
              "beats_first": seen.chance(m, 0), "is_best": best, **_known_scores(competition, table, run, solution)}
-            for m, (run, best) in enumerate(zip(judged, seen.chances_of_first(), strict=True))]
+            for m, (run, best) in enumerate(zip(runs, seen.chances_of_first(), strict=True))]
     frame = pd.DataFrame(rows)
     _show_forecast(competition, frame, seen)
     folder = run_folder(competition, "")
@@ -156,15 +156,15 @@ def _sizes(competition: Competition, ids: pd.Series | None, solution: pd.DataFra
     return int(images), share
 
 
-def _read_gains(competition: Competition, table: pd.DataFrame, groups: np.ndarray, judged: list[ScoredRun],
+def _read_gains(competition: Competition, table: pd.DataFrame, groups: np.ndarray, runs: list[ScoredRun],
                 ids: pd.Series | None, images: int) -> np.ndarray:
     """(M, R) what the mean of all folds' models adds to each AUC; NaN where that cannot be told.
 
     That is for other metrics, for runs that have predicted no test images, and for ranks, whose spread says nothing.
     """
-    gains = np.full((len(judged), REPLICATES), np.nan)
+    gains = np.full((len(runs), REPLICATES), np.nan)
     if competition.metric == "roc_auc" and ids is not None:
-        for m, run in enumerate(tqdm(judged, desc="mean of folds", unit="run", leave=False, disable=None)):
+        for m, run in enumerate(tqdm(runs, desc="mean of folds", unit="run", leave=False, disable=None)):
             probs = read_predictions(competition, run.oof, submitted_part(competition), ids)
             if probs is not None and "rank" not in run.oof.kind:
                 gains[m] = fold_mean_gain(scored_targets(competition, table), run.oof.probs, probs, groups, images)[1]
@@ -173,18 +173,18 @@ def _read_gains(competition: Competition, table: pd.DataFrame, groups: np.ndarra
 
 def _read_best(competition: Competition, table: pd.DataFrame, folds_hash: str) -> list[ScoredRun]:
     """The best whole runs and blends by their out-of-fold scores, best first; stale and unfinished ones are named."""
-    judged = []
+    runs = []
     for name in tqdm(list_runs(competition), desc="reading", unit="run", leave=False, disable=None):
         try:
-            judged.append(_read(competition, table, folds_hash, name))
+            runs.append(_read(competition, table, folds_hash, name))
         except (ValueError, FileNotFoundError) as error:  # one stale run must not hide all others
             print(f"not counted: {error}")
-    judged = [run for run in judged if not np.isnan(run.score)]
-    if not judged:
+    runs = [run for run in runs if not np.isnan(run.score)]
+    if not runs:
         raise ValueError(f"no run of {competition.name!r} has a score over all folds yet; run: "
                          f"{command_line('train', competition)}")
     sign = -METRICS[competition.metric].sign
-    return sorted(judged, key=lambda run: sign * run.score)[:MOST]
+    return sorted(runs, key=lambda run: sign * run.score)[:MOST]
 
 
 def _intervals(seen: Forecast, m: int) -> dict[str, float]:
@@ -223,11 +223,11 @@ def _show_forecast(competition: Competition, frame: pd.DataFrame, seen: Forecast
         shown.add_row(row["run"], f"{row['cv']:.4f}", gain, *ends, f"{row['beats_first']:.0%}" if m else "",
                       f"{row['is_best']:.0%}", *("-" if pd.isna(row[each]) else f"{row[each]:.4f}" for each in known))
     make_console().print(shown)
-    for line in say_forecast(frame["run"].tolist(), seen):
+    for line in forecast_lines(frame["run"].tolist(), seen):
         print(line)
 
 
-def say_forecast(names: list[str], seen: Forecast) -> list[str]:
+def forecast_lines(names: list[str], seen: Forecast) -> list[str]:
     """What follows from a forecast, in sentences; names: the runs, best first."""
     first, lines = names[0], []
     if (undefined := float(np.isnan(seen.public[0]).mean())) > 0:

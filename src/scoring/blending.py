@@ -40,7 +40,7 @@ class Blend:
         if self.coefficients is not None:
             logits = np.einsum("mnj,kmj->nk", to_logits(members, task), self.coefficients) + self.intercepts
             return from_logits(logits, task)
-        return FITLESS[self.method](members, folds, task)
+        return UNFITTED[self.method](members, folds, task)
 
     @property
     def arrays(self) -> tuple[np.ndarray, ...]:
@@ -59,34 +59,34 @@ class Blend:
             for label, rows in zip(labels, self.coefficients, strict=True)}}
 
 
-def from_json(method: str, said: dict, members: Sequence[str], labels: Sequence[str]) -> Blend:
-    """The blend that `to_json` described. Raises ValueError where that is not what such a blend says."""
+def from_json(method: str, record: dict, members: Sequence[str], labels: Sequence[str]) -> Blend:
+    """The blend that `to_json` described. Raises ValueError where the record is not of such a blend."""
     if method not in METHODS:
         raise ValueError(f"there is no blend called {method!r}, only {', '.join(METHODS)}")
-    if method in FITLESS:
+    if method in UNFITTED:
         return Blend(method)
-    said = said if isinstance(said, dict) else {}
+    record = record if isinstance(record, dict) else {}
     if method == "stacking":
-        by_label = _named(said.get("coefficients"), labels, "coefficients")
+        by_label = _named(record.get("coefficients"), labels, "coefficients")
         coefficients = [[_numbers(row, labels, "coefficients") for row in _named(rows, members, "coefficients")]
                         for rows in by_label]
-        return Blend(method, None, np.array(coefficients), _numbers(said.get("intercepts"), labels, "intercepts"))
-    weights = _numbers(said.get("weights"), members, "weights")
+        return Blend(method, None, np.array(coefficients), _numbers(record.get("intercepts"), labels, "intercepts"))
+    weights = _numbers(record.get("weights"), members, "weights")
     if (weights < 0).any() or abs(weights.sum() - 1) > 1e-6:
-        raise ValueError(f"the weights {said['weights']} are not what they must be: none negative, their sum 1")
+        raise ValueError(f"the weights {record['weights']} are not what they must be: none negative, their sum 1")
     return Blend(method, weights)
 
 
-def _named(said: object, names: Sequence[str], what: str) -> list:
+def _named(record: object, names: Sequence[str], what: str) -> list:
     """The values of an object that has these names and no others, in their order."""
-    if not isinstance(said, dict) or set(said) != set(names):
+    if not isinstance(record, dict) or set(record) != set(names):
         raise ValueError(f"{what} are wanted for {', '.join(names)}; there "
-                         + (f"are some for {', '.join(said) or 'none'}" if isinstance(said, dict) else "are none"))
-    return [said[name] for name in names]
+                         + (f"are some for {', '.join(record) or 'none'}" if isinstance(record, dict) else "are none"))
+    return [record[name] for name in names]
 
 
-def _numbers(said: object, names: Sequence[str], what: str) -> np.ndarray:
-    values = _named(said, names, what)
+def _numbers(record: object, names: Sequence[str], what: str) -> np.ndarray:
+    values = _named(record, names, what)
     if wrong := [value for value in values if isinstance(value, bool) or not isinstance(value, (int, float))]:
         raise ValueError(f"{wrong[0]!r} among the {what} is not a number")
     if not np.isfinite(values).all():
@@ -175,7 +175,7 @@ def fit_blend(method: str, members: np.ndarray, targets: np.ndarray, task: str, 
     decisions: those would need thresholds too, and move in steps. "stacking" always maximises the likelihood.
     Where the rows say nothing, because every label lacks positives or negatives, all weights are equal.
     """
-    if method in FITLESS:
+    if method in UNFITTED:
         return Blend(method)
     if method == "stacking":
         return fit_stacking(members, targets, task)
@@ -189,10 +189,10 @@ def crossfit_blend(method: str, members: np.ndarray, targets: np.ndarray, folds:
                    member_folds: np.ndarray | None = None) -> np.ndarray:
     """(N, K) each fold blended by what was fitted on the other folds only; `member_folds`: those of ranks, if others.
 
-    folds: (N,), with every group whole in one of them. Scoring this is honest but for one thing, which all stacking on
+    folds: (N,), with every group whole in one of them. Its score has one bias, which all stacking on
     out-of-fold predictions shares: the members' models that predicted the other folds were trained on this one.
     """
-    if method in FITLESS:
+    if method in UNFITTED:
         return Blend(method).apply(members, folds if member_folds is None else member_folds, task)
     numbers = np.unique(folds)
     fits = [fit_blend(method, members[:, folds != fold], targets[folds != fold], task, metric) for fold in numbers]
@@ -355,7 +355,7 @@ def _auc_of(targets: np.ndarray) -> Callable[[np.ndarray], float]:
 def fit_stacking(members: np.ndarray, targets: np.ndarray, task: str) -> Blend:
     """Logistic regression of every label on all members' logits of all labels; multinomial for multiclass.
 
-    The logits are standardised for the penalty (STRENGTH) to mean the same for each, and the coefficients are told for
+    The logits are standardised for the penalty (STRENGTH) to mean the same for each, and the coefficients are given for
     the raw ones. A label whose cells are of one class gets the mean of its own logits; so does multiclass altogether
     where a class does not occur.
     """
@@ -375,7 +375,7 @@ def fit_stacking(members: np.ndarray, targets: np.ndarray, task: str) -> Blend:
         if len(np.unique(classes)) == labels:
             model = LogisticRegression(C=STRENGTH, tol=1e-8, max_iter=1000).fit(inputs[rows], classes)
             coefficients, intercepts = _unscaled(model, centre, scale)
-            if labels == 2:  # scikit-learn then tells the second class's logit alone
+            if labels == 2:  # scikit-learn then has coefficients of the second class only
                 coefficients, intercepts = (np.concatenate([-part / 2, part / 2])
                                             for part in (coefficients, intercepts))
     else:
@@ -392,7 +392,7 @@ def _unscaled(model: object, centre: np.ndarray, scale: np.ndarray) -> tuple[np.
     return coefficients, model.intercept_ - coefficients @ centre
 
 
-FITLESS = {"mean": mean_blend, "rank_mean": rank_mean_blend, "power_mean": power_mean_blend,
+UNFITTED = {"mean": mean_blend, "rank_mean": rank_mean_blend, "power_mean": power_mean_blend,
            "logit_mean": logit_mean_blend}
 FITTED = {"greedy": select_greedily, "weights": optimise_weights, "stacking": fit_stacking}
-METHODS = (*FITLESS, *FITTED)
+METHODS = (*UNFITTED, *FITTED)

@@ -1,4 +1,4 @@
-"""Probabilities that mean what they say: temperature and Platt scaling, and how far off they are without."""
+"""Calibration of probabilities: temperature and Platt scaling, calibration error, reliability diagrams."""
 
 from collections.abc import Callable
 
@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from scipy.optimize import minimize, minimize_scalar
 from scipy.special import expit, log_softmax, logit, softmax
 
-EPSILON = 1e-7             # a probability of exactly 0 or 1 has no logit; float32 tells no more than this from 1
+EPSILON = 1e-7             # a probability of exactly 0 or 1 has no logit; float32 has no number nearer to 1
 TEMPERATURES = (0.05, 20)  # where the best one is looked for
 BINS = 15
 

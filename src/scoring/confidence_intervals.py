@@ -1,4 +1,4 @@
-"""How sure a score is: bootstrap intervals that draw whole groups, and an exact fast one for ROC AUC."""
+"""Confidence intervals of scores and of differences, by a bootstrap that draws whole groups."""
 
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -13,7 +13,7 @@ from scoring.metrics import METRICS, make_scorer
 REPLICATES = 1000
 LEVEL = 0.95
 MAX_UNDEFINED = 0.1  # share of replicates without a score beyond which there is no interval
-LEAST_CASES = 3  # fewer are taken for three: a score has bounds, which Student's quantiles for one or two know not of
+LEAST_CASES = 3  # fewer count as three: Student's quantiles for one or two ignore that a score has bounds
 CHUNK_BYTES = 12 * 2**20  # of weights at a time; what is computed from them is a few times as much
 
 
@@ -93,15 +93,14 @@ def bounded_interval(metric_name: str, score: float, draws: np.ndarray, targets:
         return float("nan"), float("nan")
     cases = informative_cases(metric_name, targets, groups)
     if METRICS[metric_name].averages == "rows" and (spread := np.nanvar(draws)) > 0:
-        # a share of so many independent rows would vary as much: no more is known than their rarer outcome tells
+        # a share of so many independent rows would vary as much: no more is known than from their rarer outcome
         cases = min(cases, score * (1 - score) / spread * min(score, 1 - score))
     return logit_interval(score, draws, cases, level)
 
 
 def edge_interval(score: float, cases: int, level: float = LEVEL) -> tuple[float, float]:
-    """The interval of a score of 0 or 1, whose replicates are all alike and know of no error.
+    """The interval of a score of 0 or 1, whose replicates are all equal: that of a share of 0 or all of `cases`.
 
-    That of a share, none or all of so many independent cases.
     Source: Clopper & Pearson 1934, https://doi.org/10.1093/biomet/26.4.404
     """
     reach = 1 - ((1 - level) / 2) ** (1 / cases)
@@ -123,7 +122,7 @@ def informative_cases(metric_name: str, targets: np.ndarray, groups: np.ndarray)
 
 
 def _cases(metric_name: str, targets: np.ndarray, groups: np.ndarray) -> list[int]:
-    """The groups that tell of a score of targets (N, K); of a mean over labels, by label."""
+    """The number of groups that a score of targets (N, K) rests on; of a mean over labels, by label."""
     number = np.unique(groups, return_inverse=True)[1]  # once: there may be many rows, and names are slow to compare
 
     def count(rows: np.ndarray) -> int:
@@ -133,7 +132,7 @@ def _cases(metric_name: str, targets: np.ndarray, groups: np.ndarray) -> list[in
     if METRICS[metric_name].averages == "positives":
         return [max(1, count((targets == 1).any(axis=1)))]
     classes = [[count(column == value) for value in (0, 1) if (column == value).any()] for column in targets.T]
-    return [min(counts) for counts in classes if counts]  # the rarer class says how sure one can be
+    return [min(counts) for counts in classes if counts]  # the rarer class limits the precision
 
 
 def logit_interval(score: float, draws: np.ndarray, cases: float, level: float = LEVEL) -> tuple[float, float]:
@@ -233,7 +232,8 @@ def percentile_interval(scores: np.ndarray, level: float = LEVEL) -> tuple[float
     return float(low), float(high)
 
 
-def for_tests(low: np.ndarray, high: np.ndarray, estimate: np.ndarray, tests: int) -> tuple[np.ndarray, np.ndarray]:
+def widen_for_tests(low: np.ndarray, high: np.ndarray, estimate: np.ndarray,
+                    tests: int) -> tuple[np.ndarray, np.ndarray]:
     """Intervals as wide as when so many tests are looked at, that all hold with 95 % chance together at least.
 
     Both sides are stretched as a normal distribution's would be: a few hundred draws do not know tails that far out.

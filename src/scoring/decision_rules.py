@@ -45,7 +45,7 @@ class FittedRule:
 
 @dataclass(frozen=True)
 class Setting:
-    """What a rule is fitted for: the competition's task and labels, a metric, and (K,) the prevalence it is told."""
+    """What a rule is fitted for: the competition's task and labels, a metric, and an estimated prevalence (K,)."""
 
     task: str
     labels: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""What the leaderboards will say, from out-of-fold predictions: public score, private score, their gap, who wins.
+"""Forecast of leaderboard scores from out-of-fold predictions: public and private score, their gap, the best run.
 
 The model: a run has one true score t. Its out-of-fold score is s = t + e, where e comes from which training groups
 there are, and its score on a test set is u = t + d, where d comes from which test groups there are. So u = s - e + d:
@@ -38,8 +38,8 @@ from scoring.counts import mean_of_defined
 from scoring.metrics import METRICS, make_scorer, roc_auc_by_label
 
 REPLICATES = 2000
-GAIN_ERROR = 0.5  # standard deviation of what a gain of means really is, as a share of what is told of it
-PUBLIC_SHARE = 0.3  # of the test images, where nobody says
+GAIN_ERROR = 0.5  # standard deviation of what a gain of means really is, as a share of its estimate
+PUBLIC_SHARE = 0.3  # of the test images, where it is not known
 
 
 @dataclass(frozen=True)

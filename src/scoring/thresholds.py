@@ -185,7 +185,7 @@ def criterion(metric_name: str) -> str:
     return metric_name if METRICS[metric_name].uses == "decisions" else "f1_macro"
 
 
-def judged_values(metric_name: str, targets: np.ndarray, probs: np.ndarray, folds: np.ndarray,
+def crossfit_values(metric_name: str, targets: np.ndarray, probs: np.ndarray, folds: np.ndarray,
                   task: str) -> np.ndarray:
     """(N, K) the values that a metric takes: the probabilities, or decisions at thresholds of the other folds."""
     if METRICS[metric_name].uses == "probs":

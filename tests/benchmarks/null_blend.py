@@ -2,10 +2,10 @@
 
 Draws N data sets of each kind: "noise", members that know nothing of the labels; "equal", members that know the same
 and err alike, so that no weights beat equal ones; "unequal", two that know different things, the first twice as much,
-among four that know nothing. Prints for every method the mean naive and honest gain in AUC over the plain mean, how
-often the 95 % interval of the honest gain holds 0 and the true gain (that of the fit on all rows, measured on 20,000
-further rows), and in how many sets a gain was called credible, for any method. Patients have two images, and whole
-patients fall into folds by chance, or with --even so that a label is as frequent in each.
+among four that know nothing. Prints for every method the mean naive and cross-fitted gain in AUC over the plain mean,
+how often the 95 % interval of the cross-fitted gain holds 0 and the true gain (that of the fit on all rows, measured on
+20,000 further rows), and in how many sets a gain was called credible, for any method. Patients have two images, and
+whole patients fall into folds by chance, or with --even so that a label is as frequent in each.
 """
 
 import argparse
@@ -69,16 +69,19 @@ def measure(kind: str, rows: int, seed: int, even: bool) -> tuple[list[Gain], di
         folds = keys.argsort().argsort()[groups] % FOLDS
     fits = {method: fit_blend(method, members, targets, "multilabel", "roc_auc") for method in METHODS}
     naive = {method: fit.apply(members, folds) for method, fit in fits.items()}
-    honest = {method: crossfit_blend(method, members, targets, folds, "multilabel", "roc_auc") for method in METHODS}
+    crossfitted = {method: crossfit_blend(method, members, targets, folds, "multilabel", "roc_auc")
+                   for method in METHODS}
     best = members[np.argmax([roc_auc(targets, member, "multilabel") for member in members])]
     on_further = {method: roc_auc(further_targets, fit.apply(further), "multilabel") for method, fit in fits.items()}
     true = {method: reached - on_further["mean"] for method, reached in on_further.items()}
-    gains = measure_gains("roc_auc", "multilabel", targets, groups.astype(str), naive, honest, best, replicates=500)
+    gains = measure_gains("roc_auc", "multilabel", targets, groups.astype(str), naive, crossfitted, best,
+                          replicates=500)
     return gains, true
 
 
 def show(kind: str, results: list[tuple[list[Gain], dict[str, float]]], arguments: argparse.Namespace) -> None:
-    table = Table("method", "naive gain", "honest gain", "± (standard error)", "true gain", "intervals that hold 0",
+    table = Table("method", "naive gain", "cross-fitted gain", "± (standard error)", "true gain",
+                  "intervals that hold 0",
                   "that hold the true gain", "called credible",
                   title=f"{kind}: {arguments.sets} sets of {arguments.rows} images, {MEMBERS} members")
     for place, method in enumerate(METHODS):
@@ -86,9 +89,9 @@ def show(kind: str, results: list[tuple[list[Gain], dict[str, float]]], argument
             continue
         gains, true = [each[place] for each, _ in results], np.array([true[method] for _, true in results])
         lows, highs = np.array([gain.interval for gain in gains]).T
-        honest = np.array([gain.gain for gain in gains])
-        table.add_row(method, f"{np.mean([gain.naive_gain for gain in gains]):+.4f}", f"{honest.mean():+.4f}",
-                      f"{honest.std() / np.sqrt(len(honest)):.4f}", f"{true.mean():+.4f}",
+        crossfitted = np.array([gain.gain for gain in gains])
+        table.add_row(method, f"{np.mean([gain.naive_gain for gain in gains]):+.4f}", f"{crossfitted.mean():+.4f}",
+                      f"{crossfitted.std() / np.sqrt(len(crossfitted)):.4f}", f"{true.mean():+.4f}",
                       f"{np.mean((lows <= 0) & (highs >= 0)):.3f}", f"{np.mean((lows <= true) & (true <= highs)):.3f}",
                       f"{np.mean([gain.is_credible for gain in gains]):.3f}")
     any_credible = np.mean([any(gain.is_credible for gain in gains) for gains, _ in results])

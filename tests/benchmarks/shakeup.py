@@ -36,7 +36,7 @@ from data.labels import scoring_targets  # noqa: E402
 from data.phantoms import LABELS  # noqa: E402
 from scoring.metrics import METRICS, score  # noqa: E402
 from scoring.score_forecast import Forecast, fold_mean_gain, forecast  # noqa: E402
-from scoring.thresholds import fit_thresholds, judged_values  # noqa: E402
+from scoring.thresholds import crossfit_values, fit_thresholds  # noqa: E402
 
 FOLDS, SHARE, REPLICATES, JUNK = 5, 0.3, 1000, 150
 POSTERIOR = {"noise 1.0": 1.0, "noise 1.1": 1.1, "noise 1.5": 1.5, "noise 3.0": 3.0}
@@ -75,7 +75,7 @@ def play(job: tuple[str, str, int]) -> tuple[pd.DataFrame, pd.DataFrame]:
     folds = np.random.default_rng([seed, 1]).integers(FOLDS, size=groups.max() + 1)[groups[is_train]]
     models = (posterior_models(plan, seed) if kind == "posterior" else
               fitted_models(plan, targets, is_train, folds, seed))
-    values = [judged_values(metric, targets[is_train], probs[is_train], folds, "multilabel")
+    values = [crossfit_values(metric, targets[is_train], probs[is_train], folds, "multilabel")
               for probs in models.values()]
     seen = forecast(metric, targets[is_train], values, "multilabel", groups[is_train], int((~is_train).sum()), SHARE,
                     REPLICATES, seed)

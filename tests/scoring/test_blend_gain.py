@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.special import expit
 
-from scoring.blend_gain import lows_of_all, measure_gains
+from scoring.blend_gain import joint_lower_bounds, measure_gains
 from scoring.blending import FITTED, METHODS, crossfit_blend, fit_blend, rank_mean_blend
 from scoring.metrics import METRICS, roc_auc
 
@@ -13,11 +13,11 @@ def gains_of(members: np.ndarray, targets: np.ndarray, metric: str = "roc_auc", 
     folds, groups = np.arange(len(targets)) // 2 % 5, (np.arange(len(targets)) // 2).astype(str)
     naive = {method: fit_blend(method, members, targets, "multilabel", metric).apply(members, folds)
              for method in methods}
-    honest = {method: crossfit_blend(method, members, targets, folds, "multilabel", metric) for method in methods}
-    return measure_gains(metric, "multilabel", targets, groups, naive, honest, members[0], replicates=replicates)
+    crossfitted = {method: crossfit_blend(method, members, targets, folds, "multilabel", metric) for method in methods}
+    return measure_gains(metric, "multilabel", targets, groups, naive, crossfitted, members[0], replicates=replicates)
 
 
-def test_members_that_know_nothing_gain_naively_and_not_honestly():
+def test_members_that_know_nothing_gain_naively_and_not_cross_fitted():
     """12 data sets of 300 images whose labels have nothing to do with 4 members' predictions."""
     rng, sets = np.random.default_rng(0), []
     for _ in range(12):
@@ -25,15 +25,15 @@ def test_members_that_know_nothing_gain_naively_and_not_honestly():
         sets.append(gains_of(expit(rng.normal(size=(4, 300, 2))), targets, methods=("mean", *FITTED)))
     for place in range(1, 1 + len(FITTED)):
         gains = [each[place] for each in sets]
-        honest = np.array([gain.gain for gain in gains])
+        crossfitted = np.array([gain.gain for gain in gains])
         assert all(gain.naive_gain > 0 for gain in gains)
         naive = np.mean([gain.naive_gain for gain in gains])
-        assert abs(honest.mean()) < 2.5 * honest.std() / np.sqrt(len(sets)) < naive
+        assert abs(crossfitted.mean()) < 2.5 * crossfitted.std() / np.sqrt(len(sets)) < naive
         assert sum(gain.interval[0] <= 0 <= gain.interval[1] for gain in gains) >= 10
         assert sum(gain.is_credible for gain in gains) <= 1
 
 
-def test_members_that_know_different_things_gain_honestly():
+def test_members_that_know_different_things_gain_when_cross_fitted():
     """Two know one half each of what makes the label, four nothing: equal weights waste what the two know."""
     rng = np.random.default_rng(0)
     signals = rng.normal(size=(2, 600, 2))
@@ -43,10 +43,10 @@ def test_members_that_know_different_things_gain_honestly():
     best_possible = roc_auc(targets, expit(signals.sum(axis=0)), "multilabel")
     for method in FITTED:
         assert gains[method].is_credible and gains[method].interval[0] > 0.01
-        assert gains["mean"].honest < gains[method].honest < best_possible + 0.005
+        assert gains["mean"].crossfitted < gains[method].crossfitted < best_possible + 0.005
         assert gains[method].over_best_interval[0] > 0
-    assert gains["weights"].honest > best_possible - 0.01
-    assert gains["mean"].gain == gains["mean"].low_of_all == 0 and gains["mean"].interval == (0, 0)
+    assert gains["weights"].crossfitted > best_possible - 0.01
+    assert gains["mean"].gain == gains["mean"].joint_low == 0 and gains["mean"].interval == (0, 0)
 
 
 @pytest.mark.parametrize("metric", ["brier", "log_loss"])
@@ -56,8 +56,8 @@ def test_a_gain_is_positive_where_less_is_better_too(metric):
     members = expit(np.stack([3 * targets - 1.5 + rng.normal(size=targets.shape), rng.normal(size=targets.shape) * 2]))
     mean, weights = gains_of(members, targets, metric, ("mean", "weights"), 50)
     score = METRICS[metric].score
-    assert weights.gain == pytest.approx(mean.honest - weights.honest) and weights.gain > 0
-    assert mean.over_best == pytest.approx(score(targets, members[0], "multilabel") - mean.honest)
+    assert weights.gain == pytest.approx(mean.crossfitted - weights.crossfitted) and weights.gain > 0
+    assert mean.over_best == pytest.approx(score(targets, members[0], "multilabel") - mean.crossfitted)
     assert mean.over_best < 0
     assert weights.interval[0] < weights.gain < weights.interval[1]
     assert weights.optimism == pytest.approx(weights.naive_gain - weights.gain)
@@ -71,16 +71,16 @@ def test_ranks_gain_nothing_by_evening_out_folds():
     blends = {"mean": probs, "rank_mean": rank_mean_blend(probs[None], folds)}
     _, rank_mean = measure_gains("roc_auc", "multilabel", targets, np.arange(200).astype(str), blends, blends, probs,
                                  (blends["rank_mean"],) * 2, 50)
-    assert rank_mean.honest > roc_auc(targets, probs, "multilabel") + 0.1
+    assert rank_mean.crossfitted > roc_auc(targets, probs, "multilabel") + 0.1
     assert rank_mean.gain == rank_mean.over_best == 0 and not rank_mean.is_credible
 
 
-def test_lows_of_all_hold_for_all_at_once():
+def test_joint_lower_bounds_hold_for_all_at_once():
     """Six gains of nothing but noise: independent, or all the same, which is as if one had been tried."""
     rng = np.random.default_rng(0)
     for shared, expected in ((0.0, 2.64), (1.0, 1.96)):  # 97.5 % of the greatest of six, and of one, standard normals
         scale = np.arange(1, 7)[:, None]
         drawn = scale * (np.sqrt(shared) * rng.normal(size=20_000) + np.sqrt(1 - shared) * rng.normal(size=(6, 20_000)))
-        assert lows_of_all(np.zeros(6), drawn) == pytest.approx(-expected * scale[:, 0], rel=0.03)
-    assert lows_of_all(np.array([0.0]), np.zeros((1, 100))) == 0  # the same predictions as the mean's
-    assert np.isnan(lows_of_all(np.zeros(1), np.where(np.arange(100) < 20, np.nan, 0.0)[None])).all()
+        assert joint_lower_bounds(np.zeros(6), drawn) == pytest.approx(-expected * scale[:, 0], rel=0.03)
+    assert joint_lower_bounds(np.array([0.0]), np.zeros((1, 100))) == 0  # the same predictions as the mean's
+    assert np.isnan(joint_lower_bounds(np.zeros(1), np.where(np.arange(100) < 20, np.nan, 0.0)[None])).all()

@@ -14,7 +14,6 @@ from scoring.confidence_intervals import (
     bounded_interval,
     difference_draws,
     edge_interval,
-    for_tests,
     informative_cases,
     logit_interval,
     paired_roc_auc_interval,
@@ -22,6 +21,7 @@ from scoring.confidence_intervals import (
     roc_auc_interval,
     score_interval,
     small_sample,
+    widen_for_tests,
 )
 from scoring.metrics import score
 from scoring.ranking import Ranking, rank_labels, ranked_scores
@@ -82,16 +82,16 @@ def test_a_wider_level_gives_a_wider_interval():
 
 
 def test_an_interval_for_two_tests_is_wider_by_the_quotient_of_the_normals_quantiles():
-    low, high = for_tests(np.array([-1.0]), np.array([2.0]), np.array([0.0]), tests=2)
+    low, high = widen_for_tests(np.array([-1.0]), np.array([2.0]), np.array([0.0]), tests=2)
     assert (low[0], high[0]) == pytest.approx((-2.2414 / 1.95996, 2 * 2.2414 / 1.95996), abs=1e-4)  # of tables
 
 
 def test_an_interval_that_leaves_out_its_estimate_is_never_made_narrower():
-    assert for_tests(np.array([0.01]), np.array([0.3]), np.array([-0.01]), tests=14)[0] <= 0.01
+    assert widen_for_tests(np.array([0.01]), np.array([0.3]), np.array([-0.01]), tests=14)[0] <= 0.01
 
 
 def test_an_interval_for_one_test_is_the_interval():
-    low, high = for_tests(np.array([-1.0]), np.array([2.0]), np.array([0.5]), tests=1)
+    low, high = widen_for_tests(np.array([-1.0]), np.array([2.0]), np.array([0.5]), tests=1)
     assert (low[0], high[0]) == pytest.approx((-1, 2))
 
 
