@@ -88,7 +88,7 @@ def test_constant_and_unreadable_images_are_nobodys_copies(home, people):
 
 
 def test_images_of_two_parts_are_compared(home, people):
-    train = scan_of(home / "train", "train", people)
+    train = scan_of(home / "train", "train", people | {"constant": np.zeros((9, 9), np.uint8)})
     test = scan_of(home / "test", "test", {"p99": phantom(99), "t_exact": people["p05"],
                                            "t_near": recompress(people["p07"]), "black": np.zeros((9, 9), np.uint8)})
     pairs = pairs_between(train, test)

@@ -349,6 +349,13 @@ def test_hash_is_that_of_file_and_table(table, store):
     assert folds.hash == sha256(folds.metadata["sha256"], folds.metadata["table_sha256"])
 
 
+def test_changed_groups_are_noticed(table, store):
+    folds = make_folds(SMALL, table, store, 3, seed=0)
+    renamed = table.assign(group="x" + table["group"])
+    with pytest.raises(ValueError, match="labels, groups or images of 'small' have changed"):
+        add_folds(SMALL, renamed, folds)
+
+
 def test_hash_changes_with_near_duplicates(table, store):
     before = make_folds(SMALL, table, store, 3, seed=0)
     folds = make_folds(SMALL, table, store, near=[["i02", "i05"]], allow_split_groups=True)
