@@ -103,8 +103,8 @@ def blend_runs(competition: Competition, data_dir: Path, table: pd.DataFrame, fo
 
     Members may be runs on several splits: each predicted an image with a model that never saw its group. What is fitted
     on other folds, weights or thresholds, then follows the first split: with any split of whole groups no image is
-    scored by what was fitted on its own group. Members and blends are decided by the metric's default rule: a rule that was
-    adopted for a run is not used here.
+    scored by what was fitted on its own group. Members and blends are decided by the metric's default rule: a rule that
+    was adopted for a run is not used here.
     Returns the cross-fitted scores of what was written. Raises ValueError where a member lacks folds, would be a blend
     of itself, or is a blend that was fitted.
     """
