@@ -56,11 +56,17 @@ def build_literal() -> Competition:
 
 
 COMMANDS = sorted({command.strip() for text in TEXTS.values() for command in COMMAND.findall(text)})
+BENCHMARKS = sorted((ROOT / "tests" / "benchmarks").glob("*.py"))
+WRONG = (["src/train.py", "--folds", "0"], ["src/train.py", "--fold", "first"], ["src/explain.py", "--method", "magic"],
+         ["src/audit.py", "--none-such"], ["src/none.py"])
+# (README, module, code that adds a thing to it)
+BLOCKS = [(name, *found) for name, text in TEXTS.items() for found in
+          re.findall(r"`src/(\w+(?:/\w+)?)\.py`[^\n]*:\n\n```python\n(.*?)```", text, flags=re.DOTALL)]
 
-# Runs every script up to the end of its parser, and hands over what the parser read. Not an Exception: no script may
-# catch it.
-PARSE = """
-import argparse, contextlib, io, json, os, runpy, sys
+# Runs every script up to the end of its parser, and hands over what the parser read; runs the blocks of code in their
+# modules. All in one process, since importing torch takes seconds. No script catches Parsed, as it is no Exception.
+RUN = """
+import argparse, contextlib, importlib, io, json, os, runpy, sys
 from dataclasses import replace
 
 class Parsed(BaseException):
@@ -73,8 +79,8 @@ argparse.ArgumentParser.parse_args = parse_only
 
 import competition
 competition.COMPETITIONS["mine"] = replace(competition.COMPETITIONS["demo"], name="mine")
-answers, path = [], list(sys.path)
-for words in json.load(sys.stdin):
+answers, path, given = [], list(sys.path), json.load(sys.stdin)
+for words in given["commands"]:
     sys.argv, sys.path[:] = words, [os.path.dirname(words[0]), *path]
     stderr = io.StringIO()
     try:
@@ -88,14 +94,21 @@ for words in json.load(sys.stdin):
         answers.append({"error": stderr.getvalue().partition("error: ")[2][:300]} if end.code else {})
     except Exception as error:
         answers.append({"error": repr(error)})
-print(json.dumps(answers))
+errors = []
+for name, module, code in given["blocks"]:
+    try:
+        exec(code, vars(importlib.import_module(module.replace("/", "."))))
+    except Exception as error:
+        errors.append([name, f"{module}: {error!r}"])
+print(json.dumps([answers, errors]))
 """
 
 
-def parse_all(commands: list[list[str]]) -> list[dict]:
-    """What each script's own parser reads out of the words, or "error"."""
-    done = subprocess.run([sys.executable, "-c", PARSE], input=json.dumps(commands), capture_output=True, text=True,
-                          cwd=ROOT, env={**os.environ, "PYTHONPATH": str(SRC), "PYTHONDONTWRITEBYTECODE": "1"})
+def run_all(commands: list[list[str]], blocks: list[tuple[str, str, str]] = ()) -> tuple[list[dict], list[list[str]]]:
+    """What each script's own parser reads out of the words, or "error"; (README, error) of the blocks that fail."""
+    done = subprocess.run([sys.executable, "-c", RUN], input=json.dumps({"commands": commands, "blocks": blocks}),
+                          capture_output=True, text=True, cwd=ROOT,
+                          env={**os.environ, "PYTHONPATH": str(SRC), "PYTHONDONTWRITEBYTECODE": "1"})
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -108,13 +121,18 @@ def words_of(command: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def parsed() -> dict[str, dict]:
-    return dict(zip(COMMANDS, parse_all([words_of(command) for command in COMMANDS]), strict=True))
+def ran() -> tuple[list[dict], list[list[str]]]:
+    return run_all([*map(words_of, COMMANDS), *WRONG, *([str(path), "--help"] for path in BENCHMARKS)], BLOCKS)
+
+
+@pytest.fixture(scope="module")
+def parsed(ran) -> list[dict]:
+    return ran[0]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_command_is_accepted_by_its_script(command, parsed):
-    read = parsed[command]
+    read = parsed[COMMANDS.index(command)]
     assert "error" not in read, read["error"]
     assert read.get("competition") in {None, "mine", *COMPETITIONS}
     names = [name for name in [*(read.get("experiment") or []), *(read.get("compare") or [])]
@@ -126,10 +144,8 @@ def test_a_command_is_accepted_by_its_script(command, parsed):
         check_values(override(EXPERIMENTS[names[0] if names else "lite0"], read["set"]))
 
 
-def test_a_wrong_flag_value_or_command_is_noticed():
-    wrong = [["src/train.py", "--folds", "0"], ["src/train.py", "--fold", "first"],
-             ["src/explain.py", "--method", "magic"], ["src/audit.py", "--none-such"], ["src/none.py"]]
-    assert all("error" in answer for answer in parse_all(wrong))
+def test_a_wrong_command_is_an_error_here(parsed):
+    assert all("error" in answer for answer in parsed[len(COMMANDS):len(COMMANDS) + len(WRONG)])
 
 
 @texts()
@@ -173,15 +189,9 @@ def test_names_in_code_spans_occur_in_the_code(name):
             assert f'"{flag}"' in SOURCES, f"{name}: no script has {flag}"
 
 
-@texts()
-def test_code_that_shows_how_to_add_a_thing_runs(name):
-    shown = re.findall(r"`src/(\w+(?:/\w+)?)\.py`[^\n]*:\n\n```python\n(.*?)```", TEXTS[name], flags=re.DOTALL)
-    assert len(shown) == len(blocks(TEXTS[name])), f"{name}: say before each block which file it is for"
-    for module, code in shown:
-        program = f"import {module.replace('/', '.')} as module\nexec({code!r}, vars(module))"
-        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True,
-                              env={**os.environ, "PYTHONPATH": str(SRC), "PYTHONDONTWRITEBYTECODE": "1"})
-        assert done.returncode == 0, done.stderr
+def test_code_that_shows_how_to_add_a_thing_runs(ran):
+    assert ran[1] == []
+    assert len(BLOCKS) == sum(len(blocks(text)) for text in TEXTS.values()), "name the file before each block"
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
@@ -225,16 +235,15 @@ def test_the_licence_is_mit():
     assert text.startswith("MIT License") and "WITHOUT WARRANTY OF ANY KIND" in text
 
 
-@pytest.mark.parametrize("script", sorted((ROOT / "tests" / "benchmarks").glob("*.py")), ids=lambda script: script.stem)
+@pytest.mark.parametrize("script", BENCHMARKS, ids=lambda script: script.stem)
 def test_a_benchmark_has_a_line_in_the_readme(script):
     assert f"tests/benchmarks/{script.name}" in TEXTS["tests/benchmarks/README.md"]
 
 
-def test_every_benchmark_starts():
+def test_every_benchmark_starts(parsed):
     """What it imports is there; that it runs to its end is for whoever measures."""
-    scripts = sorted((ROOT / "tests" / "benchmarks").glob("*.py"))
-    answers = parse_all([[str(script), "--help"] for script in scripts])
-    assert {script.name: answer for script, answer in zip(scripts, answers, strict=True) if "error" in answer} == {}
+    answers = zip(BENCHMARKS, parsed[-len(BENCHMARKS):], strict=True)
+    assert {script.name: answer for script, answer in answers if "error" in answer} == {}
 
 
 def test_run_sh_is_sound_bash():
