@@ -27,7 +27,7 @@ from auditing.shortcut_checks import (
     probe_part,
     probe_train,
 )
-from commandline import load_competition, make_parser, run_script
+from commandline import load_workspace, make_parser, run_script
 from common.console import make_console, number, percent, plural
 from common.files import home, json_ready, read_csv, replace_atomically, sha256, write_json
 from common.hardware import tune_process
@@ -49,7 +49,8 @@ def main(argv: list[str] | None = None) -> Path:
     args = parser.parse_args(argv)
     started = time.perf_counter()
     tune_process()
-    competition, data_dir = load_competition(args)
+    workspace = load_workspace(args, with_folds=False)
+    competition, data_dir = workspace.competition, workspace.data_dir
     split = read_csv(args.split) if args.split else None
     parts, left_out = load_parts(competition, data_dir)
     folder = home() / "runs" / competition.name / "audit"

@@ -14,16 +14,17 @@ from matplotlib.figure import Figure
 from rich.table import Table
 from tqdm import tqdm
 
-from commandline import add_experiment, load_competition, load_folded_table, make_parser, run_names, run_script
+from commandline import add_experiment, load_workspace, make_parser, run_names, run_script
 from common.commands import command_line
 from common.console import interval, make_console
 from common.figures import save_figure
 from common.files import sha256
 from competition import Competition
-from data.folds import Folds, fold_numbers, read_predicted_parts
-from data.tables import scored_targets, submitted_part
+from data.folds import fold_numbers
+from data.tables import submitted_part
 from results.adopted_rules import adopted_inputs, rule_for
-from results.runs import Oof, read_oof, read_predictions, run_folder, train_command, write_blend, write_predictions
+from results.runs import Oof, read_predictions, run_folder, train_command, write_blend, write_predictions
+from results.workspace import Workspace
 from scoring.blend_gain import Gain, measure_gains
 from scoring.blending import FITTED, METHODS, crossfit_blend, fit_blend, mean_blend, rank_mean_blend
 from scoring.metrics import METRICS, score
@@ -49,28 +50,28 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     parser.add_argument("--method", nargs="+", default=[], choices=(*METHODS, "all"), metavar="METHOD",
                         help=f"write these too: {', '.join(METHODS)}, or all")
     args = parser.parse_args(argv)
-    competition, data_dir = load_competition(args)
-    table, folds = load_folded_table(competition, data_dir)
-    members = run_names(args) if args.experiment else pick_best(competition, table, folds.hash)
+    workspace = load_workspace(args)
+    members = run_names(args) if args.experiment else pick_best(workspace)
     if len(members) < 2:
         print("one run is no blend; name two or more: --experiment lite0 cnn_e")
         return {}
     methods = METHODS if "all" in args.method else args.method
-    return blend_runs(competition, data_dir, table, folds, members, args.name, methods)
+    return blend_runs(workspace, members, args.name, methods)
 
 
-def pick_best(competition: Competition, table: pd.DataFrame, folds_hash: str) -> list[str]:
+def pick_best(workspace: Workspace) -> list[str]:
     """The two of the competition's own experiments with the best oof scores: weak members drag a plain mean down.
 
     The choice itself is optimistic, so the mean's score is printed beside that of means whose two members are picked on
     the other folds, fold by fold.
     """
-    targets = scored_targets(competition, table)
+    competition = workspace.competition
+    targets = workspace.targets
     oofs = [oof for name in competition.experiments
-            if (oof := read_oof(competition, name, table, folds_hash)).is_whole]
+            if (oof := workspace.oof(name)).is_whole]
     if len(oofs) < 3:
         return [oof.name for oof in oofs]
-    members, folds = np.stack([oof.probs for oof in oofs]), fold_numbers(table, _split(oofs))
+    members, folds = np.stack([oof.probs for oof in oofs]), fold_numbers(workspace.table, _split(oofs))
     picked, crossfit = _two_best(competition, targets, members), np.empty(members.shape[1:])
     for fold in np.unique(folds):
         held_out = folds == fold
@@ -97,8 +98,8 @@ def _split(oofs: list[Oof]) -> int:
     return splits.pop() if len(splits) == 1 else 0
 
 
-def blend_runs(competition: Competition, data_dir: Path, table: pd.DataFrame, folds: Folds, members: list[str],
-               name: str, methods: tuple[str, ...] | list[str] = ()) -> dict[str, float]:
+def blend_runs(workspace: Workspace, members: list[str], name: str,
+               methods: tuple[str, ...] | list[str] = ()) -> dict[str, float]:
     """Tries all METHODS on the members' oof predictions, and writes ALWAYS, `methods` and what is credibly better.
 
     Members may be runs on several splits: each predicted an image with a model that never saw its group. What is fitted
@@ -108,10 +109,12 @@ def blend_runs(competition: Competition, data_dir: Path, table: pd.DataFrame, fo
     Returns the cross-fitted scores of what was written. Raises ValueError where a member lacks folds, would be a blend
     of itself, or is a blend that was fitted.
     """
-    oofs = read_members(competition, table, folds.hash, members, name)
-    targets, task, metric = scored_targets(competition, table), competition.task, competition.metric
+    competition = workspace.competition
+    oofs = read_members(workspace, members, name)
+    targets, task, metric = workspace.targets, competition.task, competition.metric
     probs, split = np.stack([oof.probs for oof in oofs]), _split(oofs)
-    numbers, own_folds = fold_numbers(table, split), np.stack([fold_numbers(table, oof.split) for oof in oofs])
+    numbers = fold_numbers(workspace.table, split)
+    own_folds = np.stack([fold_numbers(workspace.table, oof.split) for oof in oofs])
     fits, crossfitted, naive = {}, {}, {}
     for method in tqdm(METHODS, desc="fitting", unit="method", leave=False, disable=None):
         fits[method] = fit_blend(method, probs, targets, task, metric)
@@ -125,7 +128,7 @@ def blend_runs(competition: Competition, data_dir: Path, table: pd.DataFrame, fo
     if METRICS[metric].order_only or METRICS[metric].uses == "decisions":  # other metrics need probabilities, not ranks
         ranked = [crossfit_values(metric, targets, rank_mean_blend(each[None], own, task), own, task) for each, own in (
             (crossfitted["mean"], numbers), (probs[members.index(best)], own_folds[members.index(best)]))]
-    gains = measure_gains(metric, task, targets, table["group"].to_numpy(str),
+    gains = measure_gains(metric, task, targets, workspace.groups,
                           *({method: crossfit_values(metric, targets, each, numbers, task)
                              for method, each in kind.items()} for kind in (naive, crossfitted)),
                           member_values[best], ranked)
@@ -135,9 +138,9 @@ def blend_runs(competition: Competition, data_dir: Path, table: pd.DataFrame, fo
     blends = [Oof(f"{name}_{method}", crossfitted[method], tuple(run for oof in oofs for run in oof.runs), (),
                   tuple(members), method, fits[method]) for method in written]
     for blended in blends:
-        write_blend(competition, blended, table["image_id"], folds.hash)
-    for part, images in read_predicted_parts(competition, data_dir, folds).items():
-        predict_blends(competition, data_dir, table, folds.hash, oofs, blends, part, images["image_id"])
+        write_blend(competition, blended, workspace.table["image_id"], workspace.folds.hash)
+    for part, images in workspace.predicted_parts.items():
+        predict_blends(workspace, oofs, blends, part, images["image_id"])
     show_gains(competition, gains, scores, best, written)
     path = draw_gains(competition, gains, best, run_folder(competition, f"{name}_gains.png"), members)
     print(recommendation(name, gains, better, best))
@@ -145,17 +148,16 @@ def blend_runs(competition: Competition, data_dir: Path, table: pd.DataFrame, fo
     return {f"{name}_{gain.method}": gain.crossfitted for gain in gains if gain.method in written}
 
 
-def read_members(competition: Competition, table: pd.DataFrame, folds_hash: str, members: list[str],
-                 name: str) -> list[Oof]:
+def read_members(workspace: Workspace, members: list[str], name: str) -> list[Oof]:
     """The members' oof predictions. Raises ValueError where one cannot be a member of blends called `name`_..."""
     if own := {f"{name}_{method}" for method in METHODS} & set(members):
         raise ValueError(f"{own.pop()!r} would be a member of itself; give the new blends another --name")
-    oofs = [read_oof(competition, member, table, folds_hash) for member in members]
+    oofs = [workspace.oof(member) for member in members]
     for oof in oofs:
         if not oof.is_whole:
             raise ValueError(f"run {oof.name!r} lacks the folds {list(oof.folds_missing)}; a blend of other images "
                              f"than its members' cannot be compared. Run: "
-                             f"{train_command(competition, oof.name, oof.folds_missing)}")
+                             f"{train_command(workspace.competition, oof.name, oof.folds_missing)}")
         if oof.kind == "rank_mean":
             raise ValueError(f"{oof.name!r} holds ranks, no probabilities that could be blended on; blend its members "
                              f"instead: {' '.join(oof.members)}")
@@ -165,9 +167,9 @@ def read_members(competition: Competition, table: pd.DataFrame, folds_hash: str,
     return oofs
 
 
-def predict_blends(competition: Competition, data_dir: Path, table: pd.DataFrame, folds_hash: str, oofs: list[Oof],
-                   blends: list[Oof], part: str, image_ids: pd.Series) -> None:
+def predict_blends(workspace: Workspace, oofs: list[Oof], blends: list[Oof], part: str, image_ids: pd.Series) -> None:
     """Blends the members' predictions of a part where every member has them, and writes the submissions of it."""
+    competition = workspace.competition
     members = {oof.name: read_predictions(competition, oof, part, image_ids) for oof in oofs}
     is_submitted = part == submitted_part(competition)
     if lacking := [name for name, probs in members.items() if probs is None]:
@@ -175,7 +177,7 @@ def predict_blends(competition: Competition, data_dir: Path, table: pd.DataFrame
               f"predicted the {part} images; run: "
               f"{command_line('predict', competition, experiment=lacking)}")
         return
-    template = read_template(competition, data_dir) if is_submitted else None
+    template = read_template(workspace) if is_submitted else None
     for blended in blends:
         probs = blended.fit.apply(np.stack(list(members.values())), None, competition.task)
         write_predictions(competition, blended, part, image_ids, probs)
@@ -183,14 +185,14 @@ def predict_blends(competition: Competition, data_dir: Path, table: pd.DataFrame
             continue
         inputs = template_inputs(competition, template) | run_inputs(
             competition, blended, read_images(competition, blended, part)) | {
-            "folds": folds_hash, part: sha256(np.ascontiguousarray(probs).tobytes())} | adopted_inputs(
-            competition, blended)
-        rule = rule_for(competition, blended, submitted_kind(competition), submitted=True)
+            "folds": workspace.folds.hash, part: sha256(np.ascontiguousarray(probs).tobytes())} | adopted_inputs(
+            workspace, blended)
+        rule = rule_for(workspace, blended, submitted_kind(competition), submitted=True)
         if is_written(competition, blended.name, inputs):
             print(f"{submission_path(competition, blended.name)} is there already, made from these very predictions")
         else:
-            submit_probs(competition, template, blended.name, image_ids, probs, blended.probs, table, inputs,
-                         rule, computed=read_computed(competition, blended, part))
+            submit_probs(workspace, template, blended.name, image_ids, probs, blended.probs, inputs, rule,
+                         computed=read_computed(competition, blended, part))
 
 
 def show_gains(competition: Competition, gains: list[Gain], scores: dict[str, float], best: str,

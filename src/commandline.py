@@ -11,16 +11,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-import pandas as pd
-
 from common.commands import GIVEN_DATA_DIRS, command_line
 from common.files import home, sha256
 from common.hardware import tune_process
 from common.settings import override
 from competition import COMPETITIONS, Competition
-from data.folds import Folds, add_folds, folds_path, make_folds, read_folds
+from data.folds import folds_path, make_folds
 from data.pixel_store import open_store, pixel_settings
-from data.tables import read_train
 from experiment import EXPERIMENTS, Experiment
 from results.runs import run_folder
 from results.workspace import Workspace
@@ -235,41 +232,32 @@ def _pick(kind: str, name: str, known: dict[str, Any]) -> Any:
     return known[name]
 
 
-def load_competition(args: argparse.Namespace) -> tuple[Competition, Path]:
-    """The competition and its data folder. The demo's images are drawn if they are missing."""
-    competition, data_dir = pick_competition(args.competition), data_folder(args)
-    GIVEN_DATA_DIRS.pop(competition.name, None)
-    if args.data_dir is not None:
-        GIVEN_DATA_DIRS[competition.name] = args.data_dir
-    if competition.name == "demo" and args.data_dir is None and not (data_dir / "demo.json").exists():
-        from data.demo import DemoSettings, make_demo
-
-        print(f"the demo's images are missing: drawing them into {data_dir}")
-        make_demo(data_dir, DemoSettings())
-    if not data_dir.is_dir():
-        raise FileNotFoundError(f"there is no folder {data_dir}; name the one of {competition.name!r} with --data-dir")
-    return competition, data_dir
-
-
 def load_workspace(args: argparse.Namespace, with_folds: bool = True) -> Workspace:
     """The competition with all that is read of it. The demo's images and folds are made if they are missing.
 
     with_folds: False for scripts that need no folds file.
     """
-    workspace = Workspace(*load_competition(args))
-    if with_folds and workspace.competition.name == "demo" and not folds_path(workspace.competition).exists():
-        settings = pixel_settings(workspace.competition, pick_experiment(workspace.competition.experiments[0]))
-        make_folds(workspace.competition, workspace.train, open_store("demo-train", workspace.train, settings),
-                   n_folds=5, seed=0)
+    workspace = Workspace(pick_competition(args.competition), data_folder(args))
+    name = workspace.competition.name
+    GIVEN_DATA_DIRS.pop(name, None)
+    if args.data_dir is not None:
+        GIVEN_DATA_DIRS[name] = args.data_dir
+    if name == "demo":
+        _complete_demo(workspace, args.data_dir is None, with_folds)
+    if not workspace.data_dir.is_dir():
+        raise FileNotFoundError(f"there is no folder {workspace.data_dir}; name the folder of {name!r} with --data-dir")
     return workspace
 
 
-def load_folded_table(competition: Competition, data_dir: Path) -> tuple[pd.DataFrame, Folds]:
-    """The training table with folds and joined groups, and the folds. The demo's folds are made if they are missing."""
-    table, _ = read_train(competition, data_dir)
-    if competition.name == "demo" and not folds_path(competition).exists():
+def _complete_demo(workspace: Workspace, draw_images: bool, with_folds: bool) -> None:
+    """Draws the demo's images and makes its folds where they are missing."""
+    competition = workspace.competition
+    if draw_images and not (workspace.data_dir / "demo.json").exists():
+        from data.demo import DemoSettings, make_demo
+
+        print(f"the demo's images are missing: drawing them into {workspace.data_dir}")
+        make_demo(workspace.data_dir, DemoSettings())
+    if with_folds and not folds_path(competition).exists():
         settings = pixel_settings(competition, pick_experiment(competition.experiments[0]))
-        store = open_store("demo-train", table, settings)
-        make_folds(competition, table, store, n_folds=5, seed=0)
-    folds = read_folds(competition)
-    return add_folds(competition, table, folds), folds
+        store = open_store("demo-train", workspace.train, settings)
+        make_folds(competition, workspace.train, store, n_folds=5, seed=0)

@@ -9,6 +9,7 @@ part from its scores, and scores the rule for that prevalence on weighted oof ro
 import argparse
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +19,7 @@ from tqdm import tqdm
 
 from commandline import (
     add_experiment,
-    load_competition,
-    load_folded_table,
+    load_workspace,
     make_parser,
     run_script,
     trained_names,
@@ -30,9 +30,10 @@ from common.figures import save_figure
 from common.files import json_ready, read_json, write_json
 from competition import Competition
 from data.folds import fold_numbers
-from data.tables import read_part, read_solution, scored_targets, submitted_part
-from results.adopted_rules import decisions_path, made_from, predictions_hash, rule_metric
-from results.runs import Oof, read_oof, read_predictions, run_folder, train_command
+from data.tables import scored_targets, submitted_part
+from results.adopted_rules import made_from, predictions_hash, rule_metric
+from results.runs import Oof, decisions_path, read_predictions, run_folder, train_command
+from results.workspace import Workspace
 from scoring.calibration import calibration_errors, draw_reliability
 from scoring.confidence_intervals import bootstrap_scores, percentile_interval, widen_differences, widen_for_tests
 from scoring.decision_rules import RULES, DecisionRule, check_rule, rule_for_prevalence, rules_for
@@ -45,13 +46,29 @@ SHIFT = "label_shift"  # the entry of RULES that needs an estimated prevalence
 
 @dataclass(frozen=True)
 class ScoredOof:
-    """A run's out-of-fold predictions with the scored targets (N, K), folds (N,) and groups (N,)."""
+    """A run's out-of-fold predictions with what they are scored on."""
 
-    competition: Competition
+    workspace: Workspace
     oof: Oof
-    targets: np.ndarray
-    folds: np.ndarray
-    groups: np.ndarray
+
+    @property
+    def competition(self) -> Competition:
+        return self.workspace.competition
+
+    @property
+    def targets(self) -> np.ndarray:
+        """(N, K) 1, 0, or NaN where a cell is not scored."""
+        return self.workspace.targets
+
+    @property
+    def groups(self) -> np.ndarray:
+        """(N,) str."""
+        return self.workspace.groups
+
+    @cached_property
+    def folds(self) -> np.ndarray:
+        """(N,) int, the folds of the run's split."""
+        return fold_numbers(self.workspace.table, self.oof.split)
 
     @property
     def task(self) -> str:
@@ -77,23 +94,20 @@ def main(argv: list[str] | None = None) -> dict[str, dict]:
     parser.add_argument("--adopt", metavar="RULE", help="use this rule from now on, default: none; known: "
                                                         f"{', '.join(RULES)}")
     args = parser.parse_args(argv)
-    competition, data_dir = load_competition(args)
+    workspace = load_workspace(args)
     if args.metric:
-        check_metric(args.metric, competition.task)
-    table, folds = load_folded_table(competition, data_dir)
-    targets = scored_targets(competition, table)
+        check_metric(args.metric, workspace.competition.task)
     decisions = {}
-    for name in trained_names(args, all_folds=folds.count):
-        oof = read_oof(competition, name, table, folds.hash)
+    for name in trained_names(args, all_folds=workspace.folds.count):
+        oof = workspace.oof(name)
         if not oof.is_whole:
             raise ValueError(f"run {name!r} lacks the folds {list(oof.folds_missing)}; run: "
-                             f"{train_command(competition, oof.name, oof.folds_missing)}")
-        run = ScoredOof(competition, oof, targets, fold_numbers(table, oof.split), table["group"].to_numpy(str))
-        decisions[name] = decide_run(run, data_dir, args)
+                             f"{train_command(workspace.competition, oof.name, oof.folds_missing)}")
+        decisions[name] = decide_run(ScoredOof(workspace, oof), args)
     return decisions
 
 
-def decide_run(run: ScoredOof, data_dir: Path, args: argparse.Namespace) -> dict:
+def decide_run(run: ScoredOof, args: argparse.Namespace) -> dict:
     """Computes, shows and writes all about the decisions of one run; returns the contents of decisions.json."""
     competition, oof = run.competition, run.oof
     metrics = [args.metric] if args.metric else list(dict.fromkeys((competition.metric, criterion(competition.metric))))
@@ -116,7 +130,7 @@ def decide_run(run: ScoredOof, data_dir: Path, args: argparse.Namespace) -> dict
         "rules": {metric: show_rules(run, metric, rules[metric]) for metric in metrics},
     }
     if args.label_shift or args.adopt == SHIFT:
-        decisions[SHIFT] = show_label_shift(run, data_dir, metrics)
+        decisions[SHIFT] = show_label_shift(run, metrics)
     decisions = json_ready(decisions)
     decisions["adopted"] = adopt(run, decisions, args.adopt, _adopted_before(path, decisions))
     write_json(path, decisions)
@@ -227,7 +241,7 @@ def _score_rules(run: ScoredOof, metric: str, naive: dict[str, np.ndarray], cros
     return rows
 
 
-def show_label_shift(run: ScoredOof, data_dir: Path, metrics: list[str]) -> dict:
+def show_label_shift(run: ScoredOof, metrics: list[str]) -> dict:
     """The prevalence in the test part, the rule for it scored on weighted oof rows, and on the test part if known."""
     competition, task, part = run.competition, run.task, submitted_part(run.competition)
     if part is None:
@@ -235,7 +249,7 @@ def show_label_shift(run: ScoredOof, data_dir: Path, metrics: list[str]) -> dict
     if "rank" in run.oof.kind:
         raise ValueError(f"{run.oof.name} is a blend of ranks, whose distribution is the same whatever the prevalence "
                          f"is; use --label-shift with a run or a mean")
-    images = read_part(competition, data_dir, part)
+    images = run.workspace.part(part)
     probs = read_predictions(competition, run.oof, part, images["image_id"])
     if probs is None:
         raise FileNotFoundError(f"{run.oof.name} has not predicted the {part} images; run: "
@@ -260,7 +274,7 @@ def show_label_shift(run: ScoredOof, data_dir: Path, metrics: list[str]) -> dict
             print(f"{metric} does not count label by label, so rows cannot be weighted to the estimates: not scored")
             continue
         result["rules"][metric] = rehearse(run, metric, estimate, doubts)
-        report_test(run, data_dir, metric, images["image_id"], probs, result["rules"][metric])
+        report_test(run, metric, images["image_id"], probs, result["rules"][metric])
     return result
 
 
@@ -324,14 +338,14 @@ def rehearse(run: ScoredOof, metric: str, estimate: np.ndarray, doubts: list[str
     return row
 
 
-def report_test(run: ScoredOof, data_dir: Path, metric: str, image_ids: pd.Series, probs: np.ndarray,
+def report_test(run: ScoredOof, metric: str, image_ids: pd.Series, probs: np.ndarray,
                 row: dict) -> None:
     """Prints the test scores of both rules where the labels are known, and adds them to `row`; for reporting only.
 
     probs: (n, K) of `image_ids`.
     """
     competition = run.competition
-    if (solution := read_solution(competition, data_dir)) is None:
+    if (solution := run.workspace.solution) is None:
         return
     truth = scored_targets(competition, solution)
     probs = pd.DataFrame(probs, index=image_ids).loc[solution["image_id"]].to_numpy()

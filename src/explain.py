@@ -118,7 +118,7 @@ def explain_run(workspace: Workspace, name: str, method: str = "gradcam") -> lis
         "folds": workspace.folds.hash,
         "weights": oof.made_of,
         "layer": layers,
-    } | adopted_inputs(competition, oof)
+    } | adopted_inputs(workspace, oof)
     record, sheet = folder / f"{method}.json", folder / f"{method}.png"
     made = read_json(record) if record.exists() else {}
     files = [folder / file for file in made.get("files", [])]
@@ -137,7 +137,7 @@ def explain_run(workspace: Workspace, name: str, method: str = "gradcam") -> lis
 def write_errors(workspace: Workspace, oof: Oof) -> Path:
     """Writes errors.csv, what the run decided wrongly on its held-out images; returns its path."""
     targets = np.where(np.isnan(oof.probs), np.nan, workspace.label_targets)
-    fitted = rule_for(workspace.competition, oof, "decisions").fit(targets, oof.probs)
+    fitted = rule_for(workspace, oof, "decisions").fit(targets, oof.probs)
     folds = fold_numbers(workspace.table, oof.split)
     errors = list_errors(workspace.competition, workspace.table["image_id"], targets, oof.probs,
                          fitted.apply(oof.probs), folds)
@@ -284,7 +284,7 @@ def _decided(workspace: Workspace, oof: Oof) -> tuple[np.ndarray, np.ndarray, Fi
     targets = workspace.label_targets.copy()
     targets[workspace.table["constant"].to_numpy()] = np.nan  # no region of a constant image could be evidence
     predicted = np.where(np.isnan(oof.probs), np.nan, targets)
-    return targets, predicted, rule_for(workspace.competition, oof, "decisions").fit(predicted, oof.probs)
+    return targets, predicted, rule_for(workspace, oof, "decisions").fit(predicted, oof.probs)
 
 
 def pick_examples(targets: np.ndarray, probs: np.ndarray, decisions: np.ndarray, groups: np.ndarray, outcome: str,

@@ -9,7 +9,6 @@ written to runs/<competition>/anomaly/. Afterwards, submit.py --check warns if t
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,15 +19,15 @@ from rich.table import Table
 from auditing.anomaly_plots import Reconstruction, draw_reconstructions, draw_scores
 from auditing.anomaly_scores import CHUNK, LEAST, detection, fit_density, fit_distance, fit_scale, hold_out, normal_mask
 from auditing.ood import anomaly_features, anomaly_store
-from commandline import load_competition, load_folded_table, make_parser, run_script
+from commandline import load_workspace, make_parser, run_script
 from common.console import make_console, number, plural
 from common.files import json_ready, write_csv, write_json
 from common.hardware import pick_device, tune_process
 from competition import Competition
-from data.folds import Folds
 from data.pixel_store import PixelStore
-from data.tables import read_part, read_solution, submitted_part
+from data.tables import submitted_part
 from results.runs import run_folder
+from results.workspace import Workspace
 
 if TYPE_CHECKING:
     from auditing.autoencoder import Autoencoder
@@ -64,27 +63,28 @@ def main(argv: list[str] | None = None) -> pd.DataFrame:
     """Scores all images; returns how well each method detects anomalies, one row a part and method."""
     args = make_parser(__doc__).parse_args(argv)
     tune_process()
-    competition, data_dir = load_competition(args)
-    table, folds = load_folded_table(competition, data_dir)
-    return find_anomalies(competition, data_dir, table, folds)
+    workspace = load_workspace(args)
+    return find_anomalies(workspace)
 
 
-def find_anomalies(competition: Competition, data_dir: Path, table: pd.DataFrame, folds: Folds) -> pd.DataFrame:
+def find_anomalies(workspace: Workspace) -> pd.DataFrame:
     """Fits the models of each fold; writes scores, the table of detection and the pictures; returns the table.
 
     Raises ValueError if too few images are normal, or if no class means normal.
     """
+    competition = workspace.competition
     console, folder = make_console(), run_folder(competition, "anomaly")
-    is_anomaly, rule = normal_mask(competition, table)
-    train = read_images(competition, "train", table, is_anomaly, table["constant"].to_numpy())
-    fold_of = table["fold"].to_numpy()
-    normal = {fold: np.flatnonzero((train.is_anomaly == 0) & (fold_of != fold)) for fold in range(folds.count)}
+    is_anomaly, rule = normal_mask(competition, workspace.table)
+    train = read_images(competition, "train", workspace.table, is_anomaly, workspace.table["constant"].to_numpy())
+    fold_of = workspace.table["fold"].to_numpy()
+    normal = {fold: np.flatnonzero((train.is_anomaly == 0) & (fold_of != fold))
+              for fold in range(workspace.folds.count)}
     for fold, rows in normal.items():
         if len(rows) < 2 * LEAST:
             raise ValueError(f"outside fold {fold} there are {len(rows)} normal images ({rule}); {2 * LEAST} are "
                              f"needed, {LEAST} to learn from and {LEAST} to set a threshold")
     _print_counts(console, train, rule)
-    test = read_test(competition, data_dir)
+    test = read_test(workspace)
     parts = [train, test] if test else [train]
     train_scores, test_scores, models = np.full((len(train.ids), len(METHODS)), np.nan), [], {}
     for fold, rows in normal.items():
@@ -100,7 +100,7 @@ def find_anomalies(competition: Competition, data_dir: Path, table: pd.DataFrame
     write_csv(folder / "scores.csv", pd.concat([_score_frame(*pair) for pair in zip(parts, scores, strict=True)]),
               float_format="%.6g")
     write_csv(folder / "detection.csv", board, float_format="%.6g")
-    write_json(folder / "detection.json", {"normal": rule, "folds": folds.hash, "rows": json_ready(board, 6)})
+    write_json(folder / "detection.json", {"normal": rule, "folds": workspace.folds.hash, "rows": json_ready(board, 6)})
     show_board(competition, board)
     for images, values in zip(parts, scores, strict=True):
         draw_scores(competition.name, images.part, METHODS, images.is_anomaly, values,
@@ -130,11 +130,12 @@ def read_images(competition: Competition, part: str, table: pd.DataFrame, is_ano
                   np.where(constant, np.nan, is_anomaly), constant, store, rows)
 
 
-def read_test(competition: Competition, data_dir: Path) -> Images | None:
+def read_test(workspace: Workspace) -> Images | None:
     """The submitted part's images, None if there is no such part; its labels come from the solution, for reporting."""
+    competition = workspace.competition
     if (part := submitted_part(competition)) is None:
         return None
-    table, solution = read_part(competition, data_dir, part), read_solution(competition, data_dir)
+    table, solution = workspace.part(part), workspace.solution
     is_anomaly = np.full(len(table), np.nan)
     if solution is not None:
         known, _ = normal_mask(competition, solution)

@@ -14,8 +14,7 @@ from rich.table import Table
 from auditing.confident_learning import judge_cells, measure_against, rank_suspects
 from commandline import (
     add_experiment,
-    load_competition,
-    load_folded_table,
+    load_workspace,
     make_parser,
     run_script,
     trained_names,
@@ -28,9 +27,9 @@ from competition import Competition
 from data.folds import fold_numbers
 from data.labels import scoring_targets
 from data.pixel_store import open_store, pixel_settings
-from data.tables import label_cells
 from experiment import Experiment
-from results.runs import Oof, read_oof, run_folder, train_command
+from results.runs import Oof, run_folder, train_command
+from results.workspace import Workspace
 
 SHOWN, IN_A_LINE = 40, 8  # suspects on the sheet
 
@@ -40,44 +39,43 @@ def main(argv: list[str] | None = None) -> dict[str, pd.DataFrame]:
     parser = make_parser(__doc__)
     add_experiment(parser)
     args = parser.parse_args(argv)
-    competition, data_dir = load_competition(args)
-    table, folds = load_folded_table(competition, data_dir)
-    return {name: find_errors(competition, data_dir, read_oof(competition, name, table, folds.hash), table)
-            for name in trained_names(args)}
+    workspace = load_workspace(args)
+    return {name: find_errors(workspace, workspace.oof(name)) for name in trained_names(args)}
 
 
-def find_errors(competition: Competition, data_dir: Path, oof: Oof, table: pd.DataFrame) -> pd.DataFrame:
+def find_errors(workspace: Workspace, oof: Oof) -> pd.DataFrame:
     """Writes the suspected labels of a run or a blend as a table and a sheet; returns them, the worst first.
 
     Constant images are left out, because they are predicted by the prior. So are the images of folds that did not
     beat a constant prediction: there, disagreement with the label means nothing.
     Raises FileNotFoundError if no fold is trained.
     """
+    competition = workspace.competition
     if np.isnan(oof.probs).all():
         raise FileNotFoundError(f"run {oof.name!r} has no finished fold; run: "
                                 f"{train_command(competition, oof.name)}")
     if not oof.is_whole:
         print(f"{oof.name}: folds {', '.join(map(str, oof.folds_missing))} are not trained, so the labels of their "
               f"images are not checked; run: {train_command(competition, oof.name, oof.folds_missing)}")
-    targets = scoring_targets(label_cells(competition, table))
-    targets[table["constant"].to_numpy()] = np.nan
-    if (failed := rows_without_learning(oof, table)).any():
+    targets = scoring_targets(workspace.cells)
+    targets[workspace.table["constant"].to_numpy()] = np.nan
+    if (failed := rows_without_learning(oof, workspace.table)).any():
         print(f"{oof.name}: {'no' if failed.all() else 'not every'} fold beats a constant prediction, so the labels of "
               f"{plural(int(failed.sum()), 'image', 'are')} not checked.")
         targets[failed] = np.nan
     quality, wrong = judge_cells(targets, oof.probs, competition.task)
     suspects = rank_suspects(targets, oof.probs, quality, wrong, competition.task)
-    frame = _name(competition, table, suspects)
+    frame = _name(competition, workspace.table, suspects)
     path = write_csv(run_folder(competition, oof.name) / "label_errors.csv", frame, float_format="%.6g")
     sheet = path.with_suffix(".png")
     checked = int((~np.isnan(quality)).sum())
     if checked:
         print(f"{oof.name}: {len(frame):,} of {checked:,} labels are probably wrong: {path}")
     if len(frame):
-        print(f"look at {_draw(competition, oof, table, suspects, frame, sheet)}")
+        print(f"look at {_draw(competition, oof, workspace.table, suspects, frame, sheet)}")
     else:
         sheet.unlink(missing_ok=True)
-    planted = read_planted(competition, data_dir, table["image_id"])
+    planted = read_planted(workspace, workspace.table["image_id"])
     if checked and planted is not None:
         show_found(oof.name, measure_against(planted, quality, wrong, competition.labels))
     return frame
@@ -93,13 +91,14 @@ def rows_without_learning(oof: Oof, table: pd.DataFrame) -> np.ndarray:
     return np.isin(fold_numbers(table, oof.split), [run.recipe["fold"] for run in failed])
 
 
-def read_planted(competition: Competition, data_dir: Path, image_ids: pd.Series) -> np.ndarray | None:
+def read_planted(workspace: Workspace, image_ids: pd.Series) -> np.ndarray | None:
     """(N, K) bool: the labels that the demo flipped on purpose; None for any other competition."""
-    if competition.name != "demo" or not (data_dir / "truth" / "truth.csv").exists():
+    competition = workspace.competition
+    if competition.name != "demo" or not (workspace.data_dir / "truth" / "truth.csv").exists():
         return None
     from data.demo import read_truth
 
-    truth = read_truth(data_dir).set_index("image_id").loc[image_ids]
+    truth = read_truth(workspace.data_dir).set_index("image_id").loc[image_ids]
     return truth[[f"flipped_{label}" for label in competition.labels]].to_numpy() == 1
 
 

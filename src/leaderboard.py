@@ -1,31 +1,33 @@
 """Compare runs by their cross-validation scores:  python src/leaderboard.py --competition demo
 
-One table on the screen, and the same with more columns as runs/<competition>/leaderboard.csv. The columns expert and
-holdout, where there are such parts, are for reporting: nothing is chosen by them. Where submit.py has written a ledger,
-CV stands against the leaderboard too, and in the plot runs/<competition>/cv_lb.png.
-Instead of it: whether a run is better beyond noise, with --compare lite0 cnn_e, and with --forecast what public and
-private scores to expect, which two submissions to select, and how far to believe the public score.
+Prints a table that fits the terminal and writes all columns to runs/<competition>/leaderboard.csv. The scores on the
+official validation part and the holdout are only reported: nothing is chosen by them. Once submit.py has written a
+ledger, a second table and the plot runs/<competition>/cv_lb.png compare CV with the scores of submissions.
+--compare lite0 cnn_e tests whether a run is better beyond noise. --forecast prints the public and private scores to
+expect, which two submissions to select, and how much a public score tells.
 """
 
-from pathlib import Path
+from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
 from rich.table import Table
 from tqdm import tqdm
 
-from commandline import load_competition, load_folded_table, make_parser, run_script
-from common.console import make_console, number
+from commandline import load_workspace, make_parser, run_script
+from common.console import fit_width, make_console, number
 from common.files import home, write_csv
 from competition import Competition
-from data.folds import Folds, fold_numbers, read_holdout
+from data.folds import fold_numbers
 from data.labels import scored_counts, scoring_targets
-from data.tables import label_cells, read_part, read_solution, scored_targets
-from reporting.run_comparison import show_comparison, show_forecast
+from data.tables import label_cells, scored_targets
+from reporting.forecast import show_forecast
+from reporting.run_comparison import show_comparison
 from results.adopted_rules import rule_for, untuned_rule
-from results.runs import Oof, list_runs, read_oof, read_predictions
+from results.runs import Oof, read_predictions
+from results.workspace import Workspace
 from scoring.confidence_intervals import score_interval
-from scoring.decision_rules import DecisionRule
+from scoring.decision_rules import FittedRule
 from scoring.metrics import (
     METRICS,
     average_precision_by_label,
@@ -39,79 +41,62 @@ from scoring.metrics import (
 from scoring.thresholds import crossfit_decisions
 from submitting.cv_lb import report_agreement
 
+PARTS = {"public": "public", "private": "private", "test": "test", "official_validation": "official\nvalidation",
+         "holdout": "holdout"}  # columns of reported scores, and their headers
+
 
 def main(argv: list[str] | None = None) -> pd.DataFrame:
-    """Prints the leaderboard; returns it, one row a run, best first, incomplete runs last. Or what is asked instead."""
+    """Prints the leaderboard and returns it: one row a run, best first, incomplete runs last.
+
+    With --compare or --forecast, prints and returns that table instead.
+    """
     parser = make_parser(__doc__)
     parser.add_argument("--compare", nargs="+", metavar="RUN", help="is the first run or blend better than each other?")
     parser.add_argument("--forecast", nargs="*", type=float, metavar="N", help="public and private scores to expect; "
                         "N: test images, and the public share of them; default: as the competition has it, else 0.3")
     args = parser.parse_args(argv)
-    competition, data_dir = load_competition(args)
-    table, folds = load_folded_table(competition, data_dir)
-    solution = read_solution(competition, data_dir) if competition.test else None
+    workspace = load_workspace(args)
+    competition = workspace.competition
     if args.compare:
-        return show_comparison(competition, table, folds.hash, args.compare)
+        return show_comparison(workspace, args.compare)
     if args.forecast is not None:
-        return show_forecast(competition, data_dir, table, folds.hash, solution, args.forecast)
-    reported = read_reported(competition, data_dir, folds)
-    board = make_board(competition, table, folds.hash, solution, reported)
+        return show_forecast(workspace, args.forecast)
+    board = make_board(workspace)
     if competition.name == "demo":
-        board = pd.concat([_ceiling(competition, data_dir, table, solution, reported), board], ignore_index=True)
+        board = pd.concat([_ceiling(workspace), board], ignore_index=True)
     path = write_csv(home() / "runs" / competition.name / "leaderboard.csv", board, float_format="%.6g")
-    show_board(competition, board, scored_counts(label_cells(competition, table)))
-    _footnotes(competition, table, solution, reported)
-    is_public = None if solution is None else solution["usage"].eq("Public")
-    report_agreement(competition, len(table), {} if solution is None else {
+    show_board(competition, board, scored_counts(workspace.cells))
+    _footnotes(workspace)
+    is_public = None if workspace.test_solution is None else workspace.test_solution["usage"].eq("Public")
+    report_agreement(competition, len(workspace.table), {} if is_public is None else {
         "public": int(is_public.sum()), "private": int((~is_public).sum())})
     print(f"all columns: {path}")
     return board
 
 
-def read_reported(competition: Competition, data_dir: Path, folds: Folds) -> dict[str, pd.DataFrame]:
-    """The tables of the parts that are reported and nothing else: "official_validation" and "holdout", where there are such."""
-    reported = {}
-    if competition.official_validation and competition.official_validation.labelled:
-        reported["official_validation"] = read_part(competition, data_dir, "official_validation")
-    holdout = read_holdout(competition, data_dir, folds)
-    return reported if holdout is None else reported | {"holdout": holdout}
-
-
-def make_board(competition: Competition, table: pd.DataFrame, folds_hash: str, solution: pd.DataFrame | None,
-               reported: dict[str, pd.DataFrame]) -> pd.DataFrame:
+def make_board(workspace: Workspace) -> pd.DataFrame:
     """One row a run, a blend or a floor, best first; runs with missing folds come last and have no rank."""
-    rates = prevalence(scoring_targets(label_cells(competition, table)))
-    rows = []
+    competition, rows = workspace.competition, []
+    rates = prevalence(workspace.label_targets)
     floors = {"floor: prevalence": np.nan_to_num(rates, nan=0.5), "floor: all negative": np.zeros_like(rates)}
     for name, constant in floors.items():
-        test_probs = None if solution is None else constant_probs(constant, len(solution))
-        floor = Oof(name, constant_probs(constant, len(table)), (), ())
-        part_probs = {part: constant_probs(constant, len(images)) for part, images in reported.items()}
-        rows.append(_score_row(competition, table, floor, solution, test_probs, tuned=False)
-                    | _report_parts(competition, table, floor, reported, part_probs, tuned=False) | {"run": name})
-    for name in tqdm(list_runs(competition), desc="scoring", unit="run", leave=False, disable=None):
+        floor = Oof(name, constant_probs(constant, len(workspace.table)), (), ())
+        rows.append(_score_row(workspace, floor, lambda _, ids, constant=constant: constant_probs(constant, len(ids)),
+                               is_tuned=False))
+    for name in tqdm(workspace.runs, desc="scoring", unit="run", leave=False, disable=None):
         try:
-            oof = read_oof(competition, name, table, folds_hash)
-            rule_for(competition, oof, METRICS[competition.metric].uses, submitted=True)
+            oof = workspace.oof(name)
+            rule_for(workspace, oof, METRICS[competition.metric].uses, submitted=True)
         except (ValueError, FileNotFoundError) as error:  # one stale run must not hide all others
             rows.append({"run": name, "status": f"not counted: {error}"})
             continue
         if not oof.is_whole:
             rows.append({"run": name, "status": f"lacks folds {', '.join(map(str, oof.folds_missing))}"})
             continue
-        test_probs = None if solution is None else read_predictions(competition, oof, "test", solution["image_id"])
-        part_probs = {part: read_predictions(competition, oof, part, images["image_id"])
-                      for part, images in reported.items()}
-        results = [run.result for run in oof.runs]
-        no_probs = dict.fromkeys(("brier", "f1_at_half", "accuracy"), np.nan) if oof.kind == "rank_mean" else {}
-        rows.append(_score_row(competition, table, oof, solution, test_probs) | no_probs
-                    | _report_parts(competition, table, oof, reported, part_probs) | {
-            "run": name,
-            "splits": " ".join(map(str, sorted({run.experiment.split for run in oof.runs}))),
-            "seconds": sum(result["seconds"] for result in results) / table["fold"].nunique(),
-            "parameters": sum(result["parameters"] for result in results) // table["fold"].nunique(),
-            "not_learned": sum(not result["learned"] for result in results),
-        })
+        row = _score_row(workspace, oof, lambda part, ids, oof=oof: read_predictions(competition, oof, part, ids))
+        if oof.kind == "rank_mean":  # ranks are no probabilities
+            row |= {"brier": np.nan, "f1_at_half": np.nan}
+        rows.append(row | _training_columns(oof, workspace.folds.count))
     board = pd.DataFrame(rows)
     sign = -1 if METRICS[competition.metric].greater_is_better else 1
     order = (sign * board["cv"]).sort_values(kind="stable", na_position="last").index
@@ -121,23 +106,32 @@ def make_board(competition: Competition, table: pd.DataFrame, folds_hash: str, s
     return board
 
 
-def _score_row(competition: Competition, table: pd.DataFrame, oof: Oof, solution: pd.DataFrame | None,
-               test_probs: np.ndarray | None, tuned: bool = True) -> dict:
-    """Every figure of one set of out-of-fold probabilities (N, K), and of test probabilities where a solution is there.
+def _training_columns(oof: Oof, folds: int) -> dict:
+    results = [run.result for run in oof.runs]
+    return {"splits": " ".join(map(str, sorted({run.experiment.split for run in oof.runs}))),
+            "seconds": sum(result["seconds"] for result in results) / folds,
+            "parameters": sum(result["parameters"] for result in results) // folds,
+            "not_learned": sum(not result["learned"] for result in results)}
 
-    All but those by label count the labels that the competition counts.
-    tuned: by the run's rule, fitted on the other folds of its own split; else decisions are made at 0.5.
+
+def _score_row(workspace: Workspace, oof: Oof, predict: Callable[[str, pd.Series], np.ndarray | None],
+               is_tuned: bool = True) -> dict:
+    """The scores of a run's out-of-fold probabilities (N, K), and of the parts that it has predicted.
+
+    All but those by label are of the labels that the competition scores.
+    predict: probabilities (n, K) of a part's images, None where there are none;  is_tuned: decisions are made by the
+    run's rule, fitted on the other folds of its split; else at 0.5.
     """
-    task, metric, probs = competition.task, METRICS[competition.metric], oof.probs
-    targets, folds = scored_targets(competition, table), fold_numbers(table, oof.split)
+    competition, probs = workspace.competition, oof.probs
+    task, metric = competition.task, METRICS[competition.metric]
+    targets, folds = workspace.targets, fold_numbers(workspace.table, oof.split)
     half = untuned_rule(competition, "decisions").crossfit(targets, probs, folds)
-    rule = rule_for(competition, oof, metric.uses) if tuned else untuned_rule(competition, metric.uses)
+    rule = rule_for(workspace, oof, metric.uses) if is_tuned else untuned_rule(competition, metric.uses)
     values = rule.crossfit(targets, probs, folds)
     fold_scores = np.array([metric.score(targets[folds == fold], values[folds == fold], task)
                             for fold in np.unique(folds)])
     fold_scores = fold_scores[~np.isnan(fold_scores)]
-    low, high = score_interval(competition.metric, targets, values, task, table["group"].to_numpy(str))
-    black = table["constant"].to_numpy()
+    low, high = score_interval(competition.metric, targets, values, task, workspace.groups)
     row = {
         "status": "whole",
         "cv": metric.score(targets, values, task),
@@ -145,108 +139,109 @@ def _score_row(competition: Competition, table: pd.DataFrame, oof: Oof, solution
         "high": high,
         "fold_mean": fold_scores.mean() if len(fold_scores) else np.nan,
         "fold_sd": fold_scores.std(ddof=1) if len(fold_scores) > 1 else np.nan,
-        "cv_without_black": metric.score(targets[~black], values[~black], task),
-        "cv_black": metric.score(targets[black], values[black], task) if black.any() else np.nan,
         "f1_at_half": METRICS["f1_macro"].score(targets, half, task),
         "f1_crossfit": METRICS["f1_macro"].score(
-            targets, crossfit_decisions(targets, probs, folds, task) if tuned else half, task),
-        "accuracy": score("accuracy", targets, probs, task),
+            targets, crossfit_decisions(targets, probs, folds, task) if is_tuned else half, task),
         "roc_auc": score("roc_auc", targets, probs, task),
         "average_precision": score("average_precision", targets, probs, task),
         "brier": brier(targets, probs, task),
-        "images": len(table),
+        "images": len(workspace.table),
+        "run": oof.name,
     }
+    if (constant := workspace.table["constant"].to_numpy()).any():
+        row["cv_without_constant"] = metric.score(targets[~constant], values[~constant], task)
     for name, by_label in (("auc", roc_auc_by_label), ("ap", average_precision_by_label)):
-        values = by_label(scoring_targets(label_cells(competition, table)), probs)
+        values = by_label(workspace.label_targets, probs)
         row |= {f"{name}_{label}": value for label, value in zip(competition.labels, values, strict=True)}
-    if tuned:  # a rule for the prevalence of the test part is for that part alone
-        rule = rule_for(competition, oof, metric.uses, submitted=True)
-    return row | _test_scores(competition, targets, probs, solution, test_probs, rule)
+    reported = _reported_scores(workspace, rule.fit(targets, probs), predict)
+    if is_tuned:  # a rule for the prevalence of the test part is for that part alone
+        rule = rule_for(workspace, oof, metric.uses, submitted=True)
+    return row | _test_scores(workspace, rule.fit(targets, probs), predict) | reported
 
 
-def _test_scores(competition: Competition, targets: np.ndarray, probs: np.ndarray, solution: pd.DataFrame | None,
-                 test_probs: np.ndarray | None, rule: DecisionRule) -> dict:
-    """The metric on each part of the solution, by a rule that is fitted on the oof predictions."""
-    if test_probs is None:
+def _test_scores(workspace: Workspace, rule: FittedRule, predict: Callable) -> dict[str, float]:
+    """The metric on each usage of the solution: public and private, or test."""
+    competition, solution = workspace.competition, workspace.test_solution
+    if solution is None or (probs := predict("test", solution["image_id"])) is None:
         return {}
-    task, metric = competition.task, METRICS[competition.metric]
-    truth, values = scored_targets(competition, solution), rule.fit(targets, probs).apply(test_probs)
-    scores = {}
-    for usage in sorted(solution["usage"].unique()):
-        part = (solution["usage"] == usage).to_numpy()
-        scores[usage.lower()] = metric.score(truth[part], values[part], task)
-        scores[f"{usage.lower()}_roc_auc"] = score("roc_auc", truth[part], test_probs[part], task)
-        scores[f"{usage.lower()}_accuracy"] = score("accuracy", truth[part], test_probs[part], task)
-    return scores
+    truth, values = scored_targets(competition, solution), rule.apply(probs)
+    return {usage.lower(): METRICS[competition.metric].score(truth[rows], values[rows], competition.task)
+            for usage in sorted(solution["usage"].unique())
+            if len(rows := np.flatnonzero(solution["usage"] == usage))}
 
 
-def _report_parts(competition: Competition, table: pd.DataFrame, oof: Oof, reported: dict[str, pd.DataFrame],
-                  part_probs: dict[str, np.ndarray | None], tuned: bool = True) -> dict:
-    """The metric on each part that is reported, with its interval, by the run's rule fitted on the oof."""
-    task, metric, row = competition.task, METRICS[competition.metric], {}
-    rule = rule_for(competition, oof, metric.uses) if tuned else untuned_rule(competition, metric.uses)
-    fitted = rule.fit(scored_targets(competition, table), oof.probs)
-    for part, images in reported.items():
-        if (probs := part_probs[part]) is None:
+def _reported_scores(workspace: Workspace, rule: FittedRule, predict: Callable) -> dict[str, float]:
+    """The metric on the official validation part and the holdout, with its interval, and the AUC of every label."""
+    competition, row = workspace.competition, {}
+    for part, images in workspace.reported_parts.items():
+        if (probs := predict(part, images["image_id"])) is None:
             continue
-        truth, values = scored_targets(competition, images), fitted.apply(probs)
-        low, high = score_interval(competition.metric, truth, values, task, images["group"].to_numpy(str))
-        row |= {part: metric.score(truth, values, task), f"{part}_low": low, f"{part}_high": high,
-                f"{part}_images": len(images)}
-        row |= {f"{part}_auc_{label}": auc for label, auc in zip(competition.labels, roc_auc_by_label(
-            scoring_targets(label_cells(competition, images)), probs), strict=True)}
+        truth, values = scored_targets(competition, images), rule.apply(probs)
+        low, high = score_interval(competition.metric, truth, values, competition.task, images["group"].to_numpy(str))
+        row |= {part: METRICS[competition.metric].score(truth, values, competition.task), f"{part}_low": low,
+                f"{part}_high": high, f"{part}_images": len(images)}
+        aucs = roc_auc_by_label(scoring_targets(label_cells(competition, images)), probs)
+        row |= {f"{part}_auc_{label}": auc for label, auc in zip(competition.labels, aucs, strict=True)}
     return row
 
 
-def _ceiling(competition: Competition, data_dir: Path, table: pd.DataFrame, solution: pd.DataFrame | None,
-             reported: dict[str, pd.DataFrame]) -> pd.DataFrame:
-    """What the demo's truth allows: the scores of every label's posterior probability given what was drawn."""
+def _ceiling(workspace: Workspace) -> pd.DataFrame:
+    """The best scores that the demo allows: those of every label's posterior probability given what was drawn."""
     from data.demo import read_truth
 
-    truth = read_truth(data_dir).set_index("image_id")
-    columns = [f"posterior_{label}" for label in competition.labels]
-    test_probs = None if solution is None else truth.loc[solution["image_id"], columns].to_numpy(float)
-    ceiling = Oof("ceiling: the posterior", truth.loc[table["image_id"], columns].to_numpy(float), (), ())
-    part_probs = {part: truth.loc[images["image_id"], columns].to_numpy(float) for part, images in reported.items()}
-    row = _score_row(competition, table, ceiling, solution, test_probs)
-    return pd.DataFrame([row | _report_parts(competition, table, ceiling, reported, part_probs)
-                         | {"run": ceiling.name}])
+    truth = read_truth(workspace.data_dir).set_index("image_id")
+    truth = truth[[f"posterior_{label}" for label in workspace.competition.labels]].astype(float)
+    ceiling = Oof("ceiling: the posterior", truth.loc[workspace.table["image_id"]].to_numpy(), (), ())
+    return pd.DataFrame([_score_row(workspace, ceiling, lambda _, ids: truth.loc[ids].to_numpy())])
 
 
 def show_board(competition: Competition, board: pd.DataFrame, counts: np.ndarray) -> None:
-    """Prints two tables: the ranking, and AUC and average precision by label.
+    """Prints two tables: the ranking, and AUC and average precision by label. Narrow terminals see fewer columns.
 
     counts: (K, 2) certain cells and positives of every label.
     """
-    console, metric = make_console(), METRICS[competition.metric]
-    usages = [usage for usage in ("public", "private", "test") if usage in board and board[usage].notna().any()]
-    parts = {part: f"{part}, n {board[f'{part}_images'].max():.0f}" for part in ("official_validation", "holdout") if part in board}
-    ranking = Table("", "run", f"CV {metric.title}", "95 % interval", "folds", "w/o black", "F1 at .5", "F1 cross-fit",
-                    "Brier", *usages, *parts.values(), "s a fold", "parameters",
+    console, metric, rows = make_console(), METRICS[competition.metric], board.to_dict("records")
+    parts = [part for part in PARTS if part in board and board[part].notna().any()]
+    scores = {"w/o constant\nimages": "cv_without_constant", "F1\ncross-fit": "f1_crossfit", "F1 at .5": "f1_at_half",
+              "Brier": "brier"}
+    scores = {header: key for header, key in scores.items() if key in board}
+    ranking = Table("", f"CV {metric.title}", "run", "95 % interval", *(PARTS[part] for part in parts), "folds",
+                    *scores, "s a fold", "parameters",
                     title=f"{competition.name}: {metric.title} over {int(board['images'].max())} images")
-    for row in board.to_dict("records"):
+    for row in rows:
         if row["status"] != "whole":
-            ranking.add_row("", row["run"], "-" if len(row["status"]) > 40 else row["status"], style="yellow")
+            remark = "not counted, see below" if row["status"].startswith("not counted") else row["status"]
+            ranking.add_row("", "-", f"{row['run']} ({remark})", style="yellow")
             continue
-        ranked = not pd.isna(row["rank"]) if "rank" in row else False
+        is_ranked = not pd.isna(row.get("rank"))
         ranking.add_row(
-            str(row["rank"]) if ranked else "", row["run"] + _remark(row), number(row["cv"]),
-            f"{number(row['low'])} - {number(row['high'])}",
-            f"{number(row['fold_mean'])} ± {number(row['fold_sd'], 3)}",
-            *(number(row[name]) for name in ("cv_without_black", "f1_at_half", "f1_crossfit", "brier")),
-            *(number(row[name]) for name in (*usages, *parts)),
-            number(row.get("seconds"), 0), f"{row['parameters']:,.0f}" if ranked else "",
-            style=None if ranked else "dim")
+            str(row["rank"]) if is_ranked else "", number(row["cv"]), row["run"] + _remark(row),
+            f"{number(row['low'])} - {number(row['high'])}", *(number(row[part]) for part in parts),
+            f"{number(row['fold_mean'])} ± {number(row['fold_sd'], 3)}", *(number(row[key]) for key in scores.values()),
+            number(row.get("seconds"), 0), f"{row['parameters']:,.0f}" if is_ranked and "parameters" in row else "",
+            style=None if is_ranked else "dim")
+    for column in ranking.columns[:2]:
+        column.no_wrap = True
+    fit_width(ranking, console, keep=3)
     console.print(ranking)
-    by_label = Table("run", *(f"{label}\nAUC / AP" for label in competition.labels), title="by label")
-    by_label.add_row("positive of certain cells", *(f"{positive} of {certain}" for certain, positive in counts),
-                     style="dim", end_section=True)
-    for row in board[board["status"] == "whole"].to_dict("records"):
-        by_label.add_row(row["run"], *(f"{number(row[f'auc_{label}'], 3)} / {number(row[f'ap_{label}'], 3)}"
-                                       for label in competition.labels))
-    console.print(by_label)
-    for row in board[board["status"].str.startswith("not counted")].to_dict("records"):
-        console.print(f"{row['run']} is {row['status']}", style="yellow")
+    for part in ("official_validation", "holdout"):
+        if part in parts:
+            print(f"{part}: n {board[f'{part}_images'].max():.0f}")
+    _show_labels(competition, [row for row in rows if row["status"] == "whole"], counts)
+    for row in rows:
+        if row["status"].startswith("not counted"):
+            console.print(f"{row['run']} is {row['status']}", style="yellow")
+
+
+def _show_labels(competition: Competition, rows: list[dict], counts: np.ndarray) -> None:
+    """Prints a line a label and a column a run, best first, as many as fit."""
+    console = make_console()
+    table = Table("label", "positive", "certain", *(row["run"] for row in rows), title="AUC / AP by label")
+    for label, (certain, positive) in zip(competition.labels, counts, strict=True):
+        table.add_row(label, f"{positive}", f"{certain}", *(
+            f"{number(row[f'auc_{label}'], 3)} / {number(row[f'ap_{label}'], 3)}" for row in rows))
+    fit_width(table, console, keep=4)
+    console.print(table)
 
 
 def _remark(row: dict) -> str:
@@ -255,30 +250,32 @@ def _remark(row: dict) -> str:
     return remark if splits in (None, "0") or pd.isna(splits) else f"{remark} (split {splits.replace(' ', ' and ')})"
 
 
-def _footnotes(competition: Competition, table: pd.DataFrame, solution: pd.DataFrame | None,
-               reported: dict[str, pd.DataFrame]) -> None:
-    cells = label_cells(competition, table)
-    print(f"Cross-validation over {table['fold'].nunique()} folds of {table['group'].nunique()} groups; the intervals "
-          f"draw whole groups. {(~np.isin(cells, (0, 1))).sum()} uncertain or blank cells and no other are left out of "
-          f"the scores; {table['constant'].sum()} black images are in, predicted by the prior.")
+def _footnotes(workspace: Workspace) -> None:
+    competition, table, labels = workspace.competition, workspace.table, np.array(workspace.competition.labels)
+    notes = [f"Cross-validation over {workspace.folds.count} folds of {table['group'].nunique()} groups; the intervals "
+             "resample whole groups."]
+    if unscored := int((~np.isin(workspace.cells, (0, 1))).sum()):
+        notes.append(f"{unscored} uncertain or empty cells are left out of the scores.")
+    if constant := int(table["constant"].sum()):
+        notes.append(f"{constant} images of one grey value are scored, predicted by the prior.")
+    print(" ".join(notes))
     if competition.scored_labels:
-        print(f"{len(competition.scored_labels)} of {len(competition.labels)} labels count: {', '.join(competition.scored_labels)}")
-    for part, images in reported.items():
-        counted = competition.scored_labels or competition.labels
-        positive = scored_counts(label_cells(competition, images))[np.isin(competition.labels, counted), 1]
+        print(f"{len(competition.scored_labels)} of {len(labels)} labels are scored: "
+              f"{', '.join(competition.scored_labels)}")
+    is_scored = np.isin(labels, competition.scored_labels or labels)
+    for part, images in workspace.reported_parts.items():
+        positives = scored_counts(label_cells(competition, images))[is_scored, 1]
         print(f"{part}: {len(images)} images of {images['group'].nunique()} groups, reported only; positives: "
-              + ", ".join(f"{label} {n}" for label, n in zip(
-                  [label for label in competition.labels if label in counted], positive, strict=True)))
-    undefined = undefined_labels(scoring_targets(cells))
+              + ", ".join(f"{label} {n}" for label, n in zip(labels[is_scored], positives, strict=True)))
+    undefined = undefined_labels(workspace.label_targets)
     if undefined.any():
-        print(f"undefined, one class only: {', '.join(np.array(competition.labels)[undefined])}")
-    if solution is not None:
-        truth = scoring_targets(label_cells(competition, solution))
-        for usage in sorted(solution["usage"].unique()):
-            part = (solution["usage"] == usage).to_numpy()
-            missing = np.array(competition.labels)[undefined_labels(truth[part])]
-            print(f"{usage.lower()}: {part.sum()} test images" + (
-                f"; undefined there and left out of the mean: {', '.join(missing)}" if len(missing) else ""))
+        print(f"undefined, one class only: {', '.join(labels[undefined])}")
+    solution = workspace.test_solution
+    for usage in [] if solution is None else sorted(solution["usage"].unique()):
+        rows = (solution["usage"] == usage).to_numpy()
+        missing = labels[undefined_labels(scoring_targets(label_cells(competition, solution))[rows])]
+        print(f"{usage.lower()}: {rows.sum()} test images" + (
+            f"; undefined there and left out of the mean: {', '.join(missing)}" if len(missing) else ""))
 
 
 if __name__ == "__main__":

@@ -14,14 +14,15 @@ import sys
 import time
 from pathlib import Path
 
-from commandline import add_experiment, load_competition, load_folded_table, make_parser, run_script, trained_names
+from commandline import add_experiment, load_workspace, make_parser, run_script, trained_names
 from common.commands import command_line
 from common.files import home, replace_atomically, write_json, write_text
 from competition import Competition
 from data.folds import folds_path
 from data.tables import submitted_part
-from results.adopted_rules import decisions_path, read_adopted
-from results.runs import Oof, read_oof, run_folder, train_command
+from results.adopted_rules import read_adopted
+from results.runs import Oof, decisions_path, run_folder, train_command
+from results.workspace import Workspace
 from scoring.decision_rules import RULES
 from submitting.kernel_rehearsal import rehearse
 from training.prediction import refuse_other_weights
@@ -91,18 +92,14 @@ def main() -> None:
 
 def blend_members(said: dict, data_dir: Path) -> None:
     from blend import predict_blends
-    from commandline import load_folded_table
     from competition import COMPETITIONS
-    from results.runs import read_oof
-    from data.tables import read_part, submitted_part
+    from data.tables import submitted_part
+    from results.workspace import Workspace
 
-    competition = COMPETITIONS[said["competition"]]
-    table, folds = load_folded_table(competition, data_dir)
-    blended, *members = (read_oof(competition, name, table, folds.hash)
-                         for name in (said["experiment"], *said["members"]))
-    part = submitted_part(competition)
-    predict_blends(competition, data_dir, table, folds.hash, members, [blended], part,
-                   read_part(competition, data_dir, part)["image_id"])
+    workspace = Workspace(COMPETITIONS[said["competition"]], data_dir)
+    blended, *members = map(workspace.oof, (said["experiment"], *said["members"]))
+    part = submitted_part(workspace.competition)
+    predict_blends(workspace, members, [blended], part, workspace.part(part)["image_id"])
 
 
 if __name__ == "__main__":
@@ -121,16 +118,16 @@ def main(argv: list[str] | None = None) -> list[Path]:
     parser.add_argument("--time-limit", type=float, default=9.0, help="that the kernel may take; default: 9")
     args = parser.parse_args(argv)
     check_wishes(args)
-    competition, data_dir = load_competition(args)
+    workspace = load_workspace(args)
+    competition = workspace.competition
     if submitted_part(competition) is None:
         raise ValueError(f"competition {competition.name!r} has no test or expert part that is submitted")
-    table, folds = load_folded_table(competition, data_dir)
     bundles = []
-    for name in trained_names(args, all_folds=folds.count):
-        oof = read_whole(competition, read_oof(competition, name, table, folds.hash))
+    for name in trained_names(args, all_folds=workspace.folds.count):
+        oof = read_whole(workspace, workspace.oof(name))
         bundle = write_bundle(competition, oof, args.user, args.wheels)
         if args.simulate:
-            rehearse(competition, data_dir, bundle, args.time_limit)
+            rehearse(workspace, bundle, args.time_limit)
         say_next(competition, bundle)
         bundles.append(bundle)
     return bundles
@@ -147,8 +144,9 @@ def check_wishes(args: argparse.Namespace) -> None:
         raise ValueError(f"--time-limit {args.time_limit:g} must be more than 0")
 
 
-def read_whole(competition: Competition, oof: Oof) -> Oof:
+def read_whole(workspace: Workspace, oof: Oof) -> Oof:
     """The run or blend, if all its models are there and are what was trained. Raises with the command that helps."""
+    competition = workspace.competition
     if not oof.is_whole:
         raise FileNotFoundError(f"run {oof.name!r} lacks the folds {list(oof.folds_missing)}; run: "
                                 f"{train_command(competition, oof.name, oof.folds_missing)}")
@@ -157,7 +155,7 @@ def read_whole(competition: Competition, oof: Oof) -> Oof:
         raise ValueError(f"{oof.name!r} has the blend {nested[0]!r} for a member, and a kernel blends runs only; blend "
                          "the runs themselves: "
                          f"{command_line('blend', competition, experiment=runs)}")
-    adopted = {each["rule"] for each in read_adopted(competition, oof).values()}
+    adopted = {each["rule"] for each in read_adopted(workspace, oof).values()}
     if estimated := [name for name in adopted if RULES[name].for_prevalence]:
         raise ValueError(f"{oof.name!r} is decided by {estimated[0]}, estimated from the test images that are known "
                          f"here, and a kernel sees others; run: "

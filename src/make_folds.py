@@ -14,7 +14,7 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-from commandline import load_competition, make_parser, pick_experiment, run_script
+from commandline import load_workspace, make_parser, pick_experiment, run_script
 from common.console import make_console, percent
 from common.files import read_csv
 from competition import Competition
@@ -54,7 +54,8 @@ def main(argv: list[str] | None = None) -> Path:
     args = parser.parse_args(argv)
     if args.folds is not None and args.folds < 2:
         raise ValueError(f"--folds {args.folds}: cross-validation needs at least 2")
-    competition, data_dir = load_competition(args)
+    workspace = load_workspace(args, with_folds=False)
+    competition, data_dir = workspace.competition, workspace.data_dir
     table, left_out = read_train(competition, data_dir)
     if len(left_out):
         print(f"{len(left_out)} training images are left out: their {left_out['group'].nunique()} patients are in the "

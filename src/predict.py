@@ -14,8 +14,7 @@ import pandas as pd
 from commandline import (
     add_experiment,
     add_fold,
-    load_competition,
-    load_folded_table,
+    load_workspace,
     make_parser,
     pick_folds,
     run_script,
@@ -25,11 +24,11 @@ from common.commands import command_line
 from common.files import sha256
 from common.hardware import pick_device, tune_process
 from competition import Competition
-from data.folds import Folds, read_predicted_parts
 from data.pixel_store import PixelStore, open_store, pixel_settings
 from data.tables import submitted_part
 from results.adopted_rules import adopted_inputs, rule_for
-from results.runs import Oof, read_oof, read_predictions, train_command, write_predictions
+from results.runs import Oof, read_predictions, train_command, write_predictions
+from results.workspace import Workspace
 from submitting.manifest import describe_device, hash_images, model_name, read_computed, run_inputs
 from submitting.prediction_checks import among_models
 from submitting.submission import (
@@ -52,28 +51,27 @@ def main(argv: list[str] | None = None) -> list[Path]:
                         help="black: an image to submit that cannot be read counts as a black one; default: error")
     args = parser.parse_args(argv)
     tune_process()
-    competition, data_dir = load_competition(args)
-    table, folds = load_folded_table(competition, data_dir)
-    if not (parts := read_predicted_parts(competition, data_dir, folds)):
-        print(f"competition {competition.name!r} has no test or expert part, and no image is held out; there is "
+    workspace = load_workspace(args)
+    if not workspace.predicted_parts:
+        print(f"competition {workspace.competition.name!r} has no test or expert part, and no image is held out; there is "
               "nothing to predict")
         return []
-    names = trained_names(args, all_folds=0 if args.fold else folds.count)
-    paths = [predict_run(competition, data_dir, name, table, folds, parts, pick_folds(args.fold, folds.count),
-                         args.unreadable) for name in names]
+    wanted = pick_folds(args.fold, workspace.folds.count)
+    names = trained_names(args, all_folds=0 if args.fold else workspace.folds.count)
+    paths = [predict_run(workspace, name, wanted, args.unreadable) for name in names]
     return [path for path in paths if path]
 
 
-def predict_run(competition: Competition, data_dir: Path, name: str, table: pd.DataFrame, folds: Folds,
-                parts: dict[str, pd.DataFrame], wanted: list[int], unreadable: str = "error") -> Path | None:
+def predict_run(workspace: Workspace, name: str, wanted: list[int], unreadable: str = "error") -> Path | None:
     """Predicts all parts with the wanted folds' models, saves the probabilities and writes the submission.
 
     Returns the submission's path, None where no part is submitted. Some folds only never stand in the whole run's
     place: they predict the part that is submitted and nothing else, and their numbers are in the file's name.
     """
-    oof = read_wanted(competition, name, table, folds, wanted)
-    is_whole, submitted = len(oof.runs) == folds.count, submitted_part(competition)
-    parts = {part: images for part, images in parts.items() if is_whole or part == submitted}
+    competition = workspace.competition
+    oof = read_wanted(workspace, name, wanted)
+    is_whole, submitted = len(oof.runs) == workspace.folds.count, submitted_part(competition)
+    parts = {part: images for part, images in workspace.predicted_parts.items() if is_whole or part == submitted}
     if not parts:
         print(f"{name}: no part of {competition.name!r} is submitted, and the others are predicted by all folds only")
         return None
@@ -86,31 +84,32 @@ def predict_run(competition: Competition, data_dir: Path, name: str, table: pd.D
         print(f"{name}: {competition.name!r} has no part that is submitted")
         return None
     submission = name if is_whole else name + "".join(f"-fold{fold}" for fold in wanted)
-    template = read_template(competition, data_dir)
+    template = read_template(workspace)
     image_ids = parts[submitted]["image_id"]
     images = {name: hash_images(stores[submitted], image_ids)}
     inputs = template_inputs(competition, template) | run_inputs(competition, oof, images) | {
-        "folds": folds.hash, "experiment": oof.runs[0].recipe["experiment"]}
+        "folds": workspace.folds.hash, "experiment": oof.runs[0].recipe["experiment"]}
     path, device = submission_path(competition, submission), pick_device()
     if not is_whole and submitted_kind(competition) == "decisions":  # fitted on whatever folds have been trained
         inputs["oof_probs"] = sha256(np.ascontiguousarray(oof.probs).tobytes())
     if is_whole:  # what was adopted is for the whole run
-        inputs |= adopted_inputs(competition, oof)
+        inputs |= adopted_inputs(workspace, oof)
     is_there = is_written(competition, submission, inputs)
     probs = {} if is_there and not is_whole else predict_parts(competition, oof, parts, stores, is_whole, device)
     if is_there:
         print(f"{path} is there already, made from these very models and images")
         return path
     # asked for only now: a rule for the test part's prevalence is out of date where that part was predicted anew
-    rule = rule_for(competition, oof, submitted_kind(competition), submitted=True) if is_whole else None
+    rule = rule_for(workspace, oof, submitted_kind(competition), submitted=True) if is_whole else None
     computed = read_computed(competition, oof, submitted) if is_whole else {name: describe_device(device)}
-    return submit_probs(competition, template, submission, image_ids, probs[submitted], oof.probs, table, inputs,
-                        rule, computed=computed)
+    return submit_probs(workspace, template, submission, image_ids, probs[submitted], oof.probs, inputs, rule,
+                        computed=computed)
 
 
-def read_wanted(competition: Competition, name: str, table: pd.DataFrame, folds: Folds, wanted: list[int]) -> Oof:
+def read_wanted(workspace: Workspace, name: str, wanted: list[int]) -> Oof:
     """The run with the models of the wanted folds and no others. Raises where one is missing, or for a blend."""
-    oof = read_oof(competition, name, table, folds.hash)
+    competition = workspace.competition
+    oof = workspace.oof(name)
     if missing := tuple(fold for fold in wanted if fold in oof.folds_missing):
         raise FileNotFoundError(f"run {name!r} lacks the folds {list(missing)}; run: "
                                 f"{train_command(competition, name, missing)}")

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from commandline import (
     add_experiment,
     add_set,
-    load_competition,
+    load_workspace,
     make_parser,
     named_experiments,
     run_script,
@@ -26,7 +26,7 @@ from common.figures import save_figure
 from common.hardware import tune_process
 from competition import Competition
 from data.pixel_store import pixel_settings, stored_image
-from data.tables import label_cells, read_train
+from data.tables import label_cells
 from experiment import Experiment
 from results.runs import run_folder
 from training.augmentation import augment_batch, augmentation_seed, make_augmentation
@@ -77,9 +77,9 @@ def main(argv: list[str] | None = None) -> list[Preview]:
 
         for experiment in experiments.values():
             check_values(experiment)
-    competition, data_dir = load_competition(args)
-    table, _ = read_train(competition, data_dir)
-    return [preview(competition, table, name, experiment) for name, experiment in experiments.items()]
+    workspace = load_workspace(args, with_folds=False)
+    return [preview(workspace.competition, workspace.train, name, experiment)
+            for name, experiment in experiments.items()]
 
 
 def preview(competition: Competition, table: pd.DataFrame, name: str, experiment: Experiment) -> Preview:

@@ -12,42 +12,39 @@ from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 
-import pandas as pd
 from tqdm import tqdm
 
-from commandline import add_experiment, load_competition, load_folded_table, make_parser, run_names, run_script
+from commandline import add_experiment, load_workspace, make_parser, run_names, run_script
 from common.console import interval, number
 from common.files import home, write_text
 from competition import Competition
-from data.folds import Folds
-from data.tables import read_train
 from reporting.context import BROKEN, ReportContext, pick_runs
-from reporting.data_sections import audit_part, folds_part
-from reporting.html import Markup, Part, Tile, commands, join, link, paragraph, render
-from reporting.html import table as make_table
-from reporting.image_sections import anomalies_part, errors_part, explain_part, map_part, shortcuts_part
-from reporting.run_sections import board_part, gains_part, learning_part, read_board
-from reporting.score_sections import calibration_part, confusion_part, curves_part, thresholds_part
-from reporting.submission_sections import forecast_part, submissions_part
+from reporting.data_sections import audit_section, folds_section
+from reporting.html import Markup, Section, SummaryTile, commands, join, link, paragraph, render, table
+from reporting.image_sections import anomalies_section, errors_section, explain_section, map_section, shortcuts_section
+from reporting.run_sections import board_section, gains_section, learning_section, read_board
+from reporting.score_sections import calibration_section, confusion_section, curves_section, thresholds_section
+from reporting.submission_sections import forecast_section, submissions_section
+from results.workspace import Workspace
 from scoring.metrics import METRICS
 
 # title, what makes it, and the command that it is made by; the order of the page
-PARTS: tuple[tuple[str, Callable[[ReportContext], Part | None], str, str], ...] = (
-    ("Folds", folds_part, "make_folds", ""),
-    ("Leaderboard", board_part, "leaderboard", ""),
-    ("Learning curves", learning_part, "train", "--experiment all"),
-    ("ROC and precision-recall curves", curves_part, "train", "--experiment all"),
-    ("Confusion matrices", confusion_part, "train", "--experiment all"),
-    ("Calibration", calibration_part, "train", "--experiment all"),
-    ("Thresholds", thresholds_part, "decide", "--experiment RUN"),
-    ("Ensemble gains", gains_part, "blend", ""),
-    ("Spot checks", explain_part, "explain", "--experiment RUN"),
-    ("Shortcut alarm", shortcuts_part, "shortcuts", "--experiment RUN"),
-    ("Map of neighbours", map_part, "neighbours", "--experiment RUN"),
-    ("Labels to look at again", errors_part, "label_errors", "--experiment RUN"),
-    ("Anomalies", anomalies_part, "anomaly", ""),
-    ("Shake-up forecast", forecast_part, "leaderboard", "--forecast"),
-    ("Submissions", submissions_part, "predict", "--experiment all"),
+SECTIONS: tuple[tuple[str, Callable[[ReportContext], Section | None], str, str], ...] = (
+    ("Folds", folds_section, "make_folds", ""),
+    ("Leaderboard", board_section, "leaderboard", ""),
+    ("Learning curves", learning_section, "train", "--experiment all"),
+    ("ROC and precision-recall curves", curves_section, "train", "--experiment all"),
+    ("Confusion matrices", confusion_section, "train", "--experiment all"),
+    ("Calibration", calibration_section, "train", "--experiment all"),
+    ("Thresholds", thresholds_section, "decide", "--experiment RUN"),
+    ("Ensemble gains", gains_section, "blend", ""),
+    ("Spot checks", explain_section, "explain", "--experiment RUN"),
+    ("Shortcut alarm", shortcuts_section, "find_shortcuts", "--experiment RUN"),
+    ("Map of neighbours", map_section, "show_neighbours", "--experiment RUN"),
+    ("Labels to look at again", errors_section, "find_label_errors", "--experiment RUN"),
+    ("Anomalies", anomalies_section, "find_anomalies", ""),
+    ("Shake-up forecast", forecast_section, "leaderboard", "--forecast"),
+    ("Submissions", submissions_section, "predict", "--experiment all"),
 )
 
 
@@ -56,68 +53,69 @@ def main(argv: list[str] | None = None) -> Path:
     parser = make_parser(__doc__)
     add_experiment(parser, default="the best ones")
     args = parser.parse_args(argv)
-    competition, data_dir = load_competition(args)
-    text, notes = make_report(competition, data_dir, args)
-    path = write_text(home() / "runs" / competition.name / "report.html", text)
+    workspace = load_workspace(args)
+    text, notes = make_report(workspace, args)
+    path = write_text(home() / "runs" / workspace.competition.name / "report.html", text)
     for note in notes:
         print(f"on it is said: {note}")
     print(f"open {path} ({path.stat().st_size / 1e6:.1f} MB)")
     return path
 
 
-def make_report(competition: Competition, data_dir: Path, args: Namespace) -> tuple[str, list[str]]:
+def make_report(workspace: Workspace, args: Namespace) -> tuple[str, list[str]]:
     """The page, and what it says of files that are damaged, missing or out of date.
 
     Raises ValueError where a run is named that is not there, and what reading the labels raises.
     """
+    competition = workspace.competition
     where = f"--competition {competition.name}" + (
         f" --data-dir {shlex.quote(str(args.data_dir))}" if args.data_dir else "")
     names = run_names(args) if args.experiment else None
     command = f"python src/report.py {where}" + (f" --experiment {' '.join(names)}" if names else "")
-    made = [("Data audit", audit_part(competition, f"python src/audit.py {where}"), f"python src/audit.py {where}")]
+    made = [("Data audit", audit_section(competition, f"python src/audit.py {where}"), f"python src/audit.py {where}")]
     tiles, warnings = [], []
     try:
-        table, folds = load_folded_table(competition, data_dir)
+        workspace.table  # noqa: B018 - whether it can be read
     except (ValueError, OSError) as error:
-        read_train(competition, data_dir)  # where it is the labels that cannot be read, there is nothing to report
+        workspace.train  # noqa: B018 - where it is the labels that cannot be read, there is nothing to report
         warnings.append(f"Nothing about runs can be shown: {error}")
     else:
-        shown, unread = read_runs(competition, data_dir, where, table, folds, names)
-        made += make_parts(shown)
-        next(part for title, part, _ in made if title == "Leaderboard").notes += unread
+        shown, unread = read_runs(workspace, where, names)
+        made += make_sections(shown)
+        next(section for title, section, _ in made if title == "Leaderboard").notes += unread
         tiles, warnings = summarise(shown), warn(shown)
-    parts = [part for _, part, _ in made if part]
-    warnings += [join([link(f"#{part.name}", part.title), f": {part.warning}"]) for part in parts if part.warning]
-    warnings += [join([link(f"#{part.name}", part.title), f": {part.notes[0]}"
-                       + (f" (and {len(part.notes) - 1} more)" if len(part.notes) > 1 else "")])
-                 for part in parts if part.notes]
-    missing = say_missing([(title, again) for title, part, again in made if part is None])
+    parts = [section for _, section, _ in made if section]
+    warnings += [join([link(f"#{section.name}", section.title),
+                       f": {section.warning}"]) for section in parts if section.warning]
+    warnings += [join([link(f"#{section.name}", section.title), f": {section.notes[0]}"
+                       + (f" (and {len(section.notes) - 1} more)" if len(section.notes) > 1 else "")])
+                 for section in parts if section.notes]
+    missing = missing_table([(title, again) for title, section, again in made if section is None])
     return (render(f"{competition.name}: report", describe(competition, command), tiles, warnings, parts, missing),
-            [note for part in parts for note in part.notes])
+            [note for section in parts for note in section.notes])
 
 
-def read_runs(competition: Competition, data_dir: Path, where: str, table: pd.DataFrame, folds: Folds,
-              names: list[str] | None) -> tuple[ReportContext, list[str]]:
+def read_runs(workspace: Workspace, where: str, names: list[str] | None) -> tuple[ReportContext, list[str]]:
     """The leaderboard and the runs to show, and what there is to say of a leaderboard that cannot be read."""
     board, unread = None, []
     try:
-        board = read_board(competition)
+        board = read_board(workspace.competition)
     except BROKEN as error:
         unread.append(str(error))
-    oofs, failed = pick_runs(competition, table, folds.hash, board, names)
-    return ReportContext(competition, data_dir, where, table, folds, board, oofs, failed, is_best=names is None), unread
+    oofs, failed = pick_runs(workspace, board, names)
+    return ReportContext(workspace, where, board, oofs, failed, is_best=names is None), unread
 
 
-def make_parts(shown: ReportContext) -> list[tuple[str, Part | None, str]]:
-    """Title, part and command of all PARTS; None where what it shows has not been made."""
+def make_sections(context: ReportContext) -> list[tuple[str, Section | None, str]]:
+    """Title, part and command of all SECTIONS; None where what it shows has not been made."""
     made = []
-    for title, make, script, flags in tqdm(PARTS, desc="report", unit="part", leave=False, disable=None):
+    for title, make, script, flags in tqdm(SECTIONS, desc="report", unit="part", leave=False, disable=None):
         try:
-            part = make(shown)
+            section = make(context)
         except BROKEN as error:  # one damaged file must not hide all others
-            part = Part(make.__name__.removesuffix("_part"), title, notes=[
+            section = Section(make.__name__.removesuffix("_section"), title, notes=[
                 f"This part could not be made: {type(error).__name__}: {error}"])
-        made.append((title, part, shown.command(script, flags)))
+        made.append((title, section, context.command(script, flags)))
     return made
 
 
@@ -132,56 +130,54 @@ def describe(competition: Competition, command: str) -> Markup:
         commands(command)])
 
 
-def summarise(shown: ReportContext) -> list[Tile]:
+def summarise(context: ReportContext) -> list[SummaryTile]:
     """The figures that one wants first."""
-    tiles, groups = [], shown.table["group"].nunique()
-    if shown.oofs:
-        best = next(iter(shown.oofs))
-        cv, low, high = shown.scores[best]
-        row = {} if shown.board is None else next(
-            (row for row in shown.board.to_dict("records") if row["run"] == best), {})
-        among = len(shown.ranked) if shown.is_best else len(shown.oofs)
-        of = f"of {among} runs and blends" if among > 1 else "the only run" if shown.is_best else "as named"
-        tiles += [Tile("best run" if shown.is_best else "best of those named" if among > 1 else "run", best, of),
-                  Tile(f"CV {shown.metric}", number(cv), f"95 % interval {interval(low, high)}")]
-        tiles += [Tile(usage, number(row[usage]), f"{shown.metric}, reported only")
+    tiles, groups = [], context.table["group"].nunique()
+    if context.oofs:
+        best = next(iter(context.oofs))
+        cv, low, high = context.scores[best]
+        row = {} if context.board is None else next(
+            (row for row in context.board.to_dict("records") if row["run"] == best), {})
+        among = len(context.ranked) if context.is_best else len(context.oofs)
+        of = f"of {among} runs and blends" if among > 1 else "the only run" if context.is_best else "as named"
+        tiles += [SummaryTile("best run" if context.is_best else "best of those named" if among > 1 else "run", best,
+                              of),
+                  SummaryTile(f"CV {context.metric}", number(cv), f"95 % interval {interval(low, high)}")]
+        tiles += [SummaryTile(usage, number(row[usage]), f"{context.metric}, reported only")
                   for usage in ("public", "private", "test", "official_validation", "holdout") if row.get(usage)]
-        single = next((name for name, oof in shown.oofs.items() if not oof.members), best)
+        single = next((name for name, oof in context.oofs.items() if not oof.members), best)
         if single != best:
-            tiles.append(Tile("best single run", single, f"{number(shown.scores[single][0])}, "
-                              f"{interval(*shown.scores[single][1:])}"))
-    tiles.append(Tile("training images", f"{len(shown.table):,}",
-                      f"of {groups:,} groups, in {shown.folds.count} folds"))
-    positives = (shown.targets == 1).sum(axis=0)
+            tiles.append(SummaryTile("best single run", single, f"{number(context.scores[single][0])}, "
+                                     f"{interval(*context.scores[single][1:])}"))
+    tiles.append(SummaryTile("training images", f"{len(context.table):,}",
+                             f"of {groups:,} groups, in {context.folds.count} folds"))
+    positives = (context.targets == 1).sum(axis=0)
     rarest = int(positives.argmin())
-    tiles.append(Tile("positives", f"{positives[0]:,}", shown.competition.labels[0]) if len(positives) == 1 else
-                 Tile("rarest label", shown.competition.labels[rarest], f"{positives[rarest]:,} positives"))
+    tiles.append(SummaryTile("positives", f"{positives[0]:,}",
+                             context.competition.labels[0]) if len(positives) == 1 else
+                 SummaryTile("rarest label", context.competition.labels[rarest], f"{positives[rarest]:,} positives"))
     return tiles
 
 
-def warn(shown: ReportContext) -> list[str]:
+def warn(context: ReportContext) -> list[str]:
     """What to know before believing the figures."""
     warnings = []
-    if not shown.oofs:
-        warnings.append(f"No run has all its folds yet; run: {shown.command('train')}")
+    if not context.oofs:
+        warnings.append(f"No run has all its folds yet; run: {context.command('train')}")
     failed = {name: [run.recipe["fold"] for run in runs if not run.result.get("learned", True)]
-              for name, runs in shown.folds_of.items()}
+              for name, runs in context.folds_of.items()}
     warnings += [f"{name} did not learn in the folds {', '.join(map(str, folds))}" for name, folds in failed.items()
                  if folds]
-    among = len(shown.ranked) if shown.is_best else len(shown.oofs)
-    if among > 1 and shown.oofs:
+    among = len(context.ranked) if context.is_best else len(context.oofs)
+    if among > 1 and context.oofs:
         warnings.append(f"The best of {among} is chosen by the very score that it is shown with, which is "
                         "a little too good by that; test scores are reported and choose nothing.")
     return warnings
 
 
-def say_missing(missing: list[tuple[str, str]]) -> Markup:
-    """Parts that are not there, each with its command."""
-    if not missing:
-        return Markup("")
-    rows = [[title, commands(command)] for title, command in missing]
-    return join([Markup('<section id="missing" class="rest"><h2>Not made yet</h2>'),
-                 make_table(["part", "command"], rows), Markup("</section>")])
+def missing_table(missing: list[tuple[str, str]]) -> Markup | str:
+    """Sections that could not be made, each with its command; "" where there is none."""
+    return table(["section", "command"], [[title, commands(command)] for title, command in missing]) if missing else ""
 
 
 if __name__ == "__main__":

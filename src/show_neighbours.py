@@ -80,7 +80,7 @@ def draw_run(workspace: Workspace, oof: Oof) -> list[Path]:
         "folds": oof.runs[0].recipe["folds_sha256"],
         "probabilities": sha256(np.ascontiguousarray(oof.probs).tobytes()),
         "weights": oof.made_of,
-    } | adopted_inputs(competition, oof)
+    } | adopted_inputs(workspace, oof)
     record = folder / "neighbours.json"
     if record.exists() and read_json(record).get("made_from") == inputs and all(path.exists() for path in files):
         print(f"{files[0]} is up to date: same models, images and labels")
@@ -91,7 +91,7 @@ def draw_run(workspace: Workspace, oof: Oof) -> list[Path]:
         raise ValueError(f"run {oof.name!r}: every predicted image is constant (one grey value); there is nothing to "
                          "draw")
     targets, decisions = workspace.label_targets, np.zeros(oof.probs.shape, np.int8)
-    decisions[predicted] = decide_held_out(competition, oof, targets[predicted], oof.probs[predicted],
+    decisions[predicted] = decide_held_out(workspace, oof, targets[predicted], oof.probs[predicted],
                                            folds[predicted])
     rows = np.flatnonzero(predicted)
     if len(rows) > MOST_ON_MAP:
@@ -114,12 +114,13 @@ def draw_run(workspace: Workspace, oof: Oof) -> list[Path]:
     return files
 
 
-def decide_held_out(competition: Competition, oof: Oof, targets: np.ndarray, probs: np.ndarray,
+def decide_held_out(workspace: Workspace, oof: Oof, targets: np.ndarray, probs: np.ndarray,
                     folds: np.ndarray) -> np.ndarray:
     """(n, K) decisions of every fold by the run's rule fitted on the other folds; with a single fold at 0.5."""
+    competition = workspace.competition
     if len(np.unique(folds)) < 2:
         return decide(probs, np.full(len(competition.labels), 0.5), competition.task)
-    return rule_for(competition, oof, "decisions").crossfit(targets, probs, folds)
+    return rule_for(workspace, oof, "decisions").crossfit(targets, probs, folds)
 
 
 def draw_neighbours(workspace: Workspace, oof: Oof, image_ids: list[str]) -> Path:

@@ -16,16 +16,16 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from commandline import add_experiment, load_competition, load_folded_table, make_parser, run_names, run_script
+from commandline import add_experiment, load_workspace, make_parser, run_names, run_script
 from common.commands import command_line
 from common.files import sha256
 from common.hardware import tune_process
 from competition import Competition
-from data.tables import parse_texts, read_solution, scored_targets, submission_columns, submitted_part
-from results.runs import list_runs, read_oof
+from data.tables import parse_texts, scored_targets, submission_columns, submitted_part
+from results.evaluation import cross_validated
+from results.workspace import Workspace
 from scoring.metrics import METRICS, score
 from submitting.checks import check_file
-from submitting.cv_lb import cross_validated
 from submitting.kaggle_client import PASSING, SITE, KaggleError, SubmissionStatus, list_submissions, submit_file
 from submitting.ledger import Entry, append_entry, ledger_path, one_line, read_ledger
 from submitting.manifest import read_manifest
@@ -48,27 +48,28 @@ def main(argv: list[str] | None = None) -> list[Entry]:
     parser.add_argument("--reproduce", type=Path, metavar="MANIFEST",
                         help="only make the submission of this manifest again, and compare the bytes")
     args = parser.parse_args(argv)
-    competition, data_dir = load_competition(args)
+    workspace = load_workspace(args, with_folds=not (args.check or args.reproduce))
+    competition = workspace.competition
     if submitted_part(competition) is None:
         raise ValueError(f"competition {competition.name!r} has no part that is submitted: neither test nor "
                          "official_validation")
     if args.check:
-        check_submitted(competition, data_dir, args.check)
+        check_submitted(workspace, args.check)
         return []
     if args.reproduce:
         tune_process()
-        reproduce_file(competition, data_dir, args.reproduce)
+        reproduce_file(workspace, args.reproduce)
         return []
     if not args.experiment:
         raise ValueError("--experiment is missing: name the run or blend whose submission is to be uploaded")
-    solution = None if competition.kaggle else read_solution(competition, data_dir)
+    solution = None if competition.kaggle else workspace.solution
     if solution is None and not competition.kaggle:
         raise ValueError(f"competition {competition.name!r} does not say what it is called on Kaggle: write kaggle="
                          f"'NAME' into its description in competition.py, NAME being that of its address, "
                          f"{SITE}/competitions/NAME")
     entries = []
     for name in run_names(args):
-        entry = prepare(competition, data_dir, load_folded_table(competition, data_dir), name, args.message)
+        entry = prepare(workspace, name, args.message)
         before = last_time(competition, entry)
         if args.dry_run:
             show_plan(competition, entry, before, solution)
@@ -85,9 +86,10 @@ def main(argv: list[str] | None = None) -> list[Entry]:
     return entries
 
 
-def check_submitted(competition: Competition, data_dir: Path, path: Path) -> Path:
+def check_submitted(workspace: Workspace, path: Path) -> Path:
     """Prints what is wrong with a submission. Raises ValueError with all errors, if there are any."""
-    errors, warnings = check_file(competition, data_dir, path)
+    competition = workspace.competition
+    errors, warnings = check_file(workspace, path)
     for warning in warnings:
         print(f"warning: {warning}")
     if errors:
@@ -96,9 +98,9 @@ def check_submitted(competition: Competition, data_dir: Path, path: Path) -> Pat
     return path
 
 
-def reproduce_file(competition: Competition, data_dir: Path, manifest: Path) -> Path:
+def reproduce_file(workspace: Workspace, manifest: Path) -> Path:
     """Makes a submission again from weights and images. Raises ValueError with the first thing that differs."""
-    again = reproduce(competition, data_dir, manifest)
+    again = reproduce(workspace, manifest)
     for difference in again.differences:
         print(f"warning: another {difference.what}: {difference.said}")
     if again.other:
@@ -109,11 +111,9 @@ def reproduce_file(competition: Competition, data_dir: Path, manifest: Path) -> 
     return manifest
 
 
-def prepare(competition: Competition, data_dir: Path, folded: tuple, name: str, message: str) -> Entry:
-    """The checked submission of a run or a blend as a new ledger entry. Raises ValueError if a check finds an error.
-
-    folded: the training table and the folds, as `load_folded_table` gives them.
-    """
+def prepare(workspace: Workspace, name: str, message: str) -> Entry:
+    """The checked submission of a run or a blend as a new ledger entry. Raises ValueError if a check finds an error."""
+    competition = workspace.competition
     path = submission_path(competition, name)
     command = command_line("predict", competition, experiment=name)
     if not path.exists():
@@ -125,14 +125,14 @@ def prepare(competition: Competition, data_dir: Path, folded: tuple, name: str, 
     if said["sha256"] != digest:
         raise ValueError(f"{path} is not the file that {manifest.name} describes: it was changed afterwards. Delete "
                          f"both and run: {command}")
-    errors, warnings = check_file(competition, data_dir, path, last_sent(competition, path, digest))
+    errors, warnings = check_file(workspace, path, last_sent(competition, path, digest), said)
     if errors:
         raise ValueError(f"{path} must not be submitted: " + "; ".join(errors))
     for warning in warnings:
         print(f"warning: {warning}")
     if len(one_line(message)) > LONGEST_MESSAGE:
         raise ValueError(f"--message has {len(one_line(message))} characters; {LONGEST_MESSAGE} are allowed")
-    cv = read_cv(competition, folded, name, said, command)
+    cv = read_cv(workspace, name, said, command)
     metric = METRICS[competition.metric].title
     times = sum(each.sha256 == digest for each in read_ledger(competition))
     entry = Entry(id=digest[:8] + (f"-{times + 1}" if times else ""), state="sent", run=name, metric=competition.metric,
@@ -142,22 +142,22 @@ def prepare(competition: Competition, data_dir: Path, folded: tuple, name: str, 
     return replace(entry, message=" | ".join(part for part in parts if part))
 
 
-def read_cv(competition: Competition, folded: tuple, name: str, manifest: dict, command: str) -> dict[str, float]:
+def read_cv(workspace: Workspace, name: str, manifest: dict, command: str) -> dict[str, float]:
     """cv, low and high of the run that a submission was made from; {} where that is some folds only.
 
     Raises ValueError where the run has been trained again since: its score would be another file's.
     """
-    table, folds = folded
-    if name not in list_runs(competition):
+    competition = workspace.competition
+    if name not in workspace.runs:
         return {}
-    oof = read_oof(competition, name, table, folds.hash)
+    oof = workspace.oof(name)
     if not oof.is_whole:
         return {}
     if (weights := manifest["inputs"].get("weights", oof.made_of)) != oof.made_of:
         changed = sorted(set(weights.items()) ^ set(oof.made_of.items()))[0][0]
         raise ValueError(f"{submission_path(competition, name)} was made by other models than {name} has now "
                          f"({changed}); run: {command}")
-    return dict(zip(("cv", "low", "high"), cross_validated(competition, table, oof), strict=True))
+    return dict(zip(("cv", "low", "high"), cross_validated(workspace, oof), strict=True))
 
 
 def last_sent(competition: Competition, path: Path, digest: str) -> Path | None:

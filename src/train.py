@@ -14,9 +14,7 @@ from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing.synchronize import Event
-from pathlib import Path
 
-import pandas as pd
 from tqdm import tqdm
 
 from commandline import (
@@ -24,8 +22,7 @@ from commandline import (
     add_fold,
     add_set,
     is_deliberate,
-    load_competition,
-    load_folded_table,
+    load_workspace,
     make_parser,
     named_experiments,
     pick_folds,
@@ -35,10 +32,11 @@ from commandline import (
 from common.commands import command_line
 from common.hardware import count_cores, pick_device, tune_process
 from competition import Competition
-from data.folds import fold_numbers, read_folds
-from data.pixel_store import open_store, pixel_settings
+from data.folds import fold_numbers
+from data.pixel_store import pixel_settings
 from experiment import Experiment
 from results.runs import Run, open_run, open_snapshot, run_folder
+from results.workspace import Workspace
 from training.distributed import first_alone, processes, processes_here, rank, world
 
 GPU_WORKERS = 8
@@ -48,11 +46,10 @@ GPU_WORKERS = 8
 class Job:
     """One fold of one experiment, as it is handed to a process."""
 
-    competition: Competition
+    workspace: Workspace
     experiment: Experiment
     name: str
     fold: int
-    data_dir: Path
     command: str  # that trains the run it belongs to
     workers: int = 0
 
@@ -76,20 +73,20 @@ def main(argv: list[str] | None = None) -> dict[str, list[float]]:
     workers = _count_workers() if args.workers is None else args.workers
     with processes():
         with first_alone():  # draws the demo and makes its folds where they are missing
-            competition, data_dir = load_competition(args)
-            table, folds = load_folded_table(competition, data_dir)
+            workspace = load_workspace(args)
         for experiment in experiments.values():
-            fold_numbers(table, experiment.split)  # raises where the split does not exist, before anything is made
-        commands = {name: command_line("train", competition, experiment=typed, set=args.set, name=args.name)
+            fold_numbers(workspace.table, experiment.split)  # raises ValueError if there is no such split
+        commands = {name: command_line("train", workspace.competition, experiment=typed, set=args.set, name=args.name)
                     for name, typed in zip(experiments, run_names(args), strict=True)}
-        jobs = [Job(competition, experiment, name, fold, data_dir, commands[name], workers)
-                for name, experiment in experiments.items() for fold in pick_folds(args.fold, folds.count)]
-        return train_jobs(jobs, table)
+        jobs = [Job(workspace, experiment, name, fold, commands[name], workers)
+                for name, experiment in experiments.items() for fold in pick_folds(args.fold, workspace.folds.count)]
+        return train_jobs(jobs)
 
 
-def train_jobs(jobs: list[Job], table: pd.DataFrame) -> dict[str, list[float]]:
+def train_jobs(jobs: list[Job]) -> dict[str, list[float]]:
     """Trains the jobs that are not done, side by side where that pays; returns the scores of all, by run."""
-    competition, results = jobs[0].competition, {}
+    workspace, results = jobs[0].workspace, {}
+    competition = workspace.competition
     with first_alone():
         for experiment in {job.experiment for job in jobs if not run_folder(competition, job.name).exists()}:
             _check(experiment, competition)
@@ -97,16 +94,16 @@ def train_jobs(jobs: list[Job], table: pd.DataFrame) -> dict[str, list[float]]:
             if _is_trained(run := open_job(job)):
                 results[job] = run.result
         todo = [job for job in jobs if job not in results]
-        wanted = dict.fromkeys(pixel_settings(competition, job.experiment) for job in todo)
-        for settings in wanted:  # once, not in each process
-            open_store(f"{competition.name}-train", table, settings)
+        wanted = {pixel_settings(competition, job.experiment): job.experiment for job in todo}
+        for experiment in wanted.values():  # once, not in each process
+            workspace.store("train", experiment)
     if results:
         _say(f"{len(results)} of {len(jobs)} folds are trained already, in {run_folder(competition, '')}")
 
     start = time.perf_counter()
     side_by_side = pick_device() == "cpu" and world() == 1
     if side_by_side and (count := min(len(todo), count_cores())) > 1:
-        results |= _train_side_by_side(todo, table, count)
+        results |= _train_side_by_side(todo, count)
     else:
         for job in todo:
             results[job] = train_job(job, max(1, count_cores() // processes_here()), verbose=rank() == 0)
@@ -144,15 +141,16 @@ def _check(experiment: Experiment, competition: Competition) -> None:
         _say(f"note: {note}")
 
 
-def _prepare(job: Job, table: pd.DataFrame) -> None:
+def _prepare(job: Job) -> None:
     from training.fold import prepare_run
 
-    prepare_run(open_job(job), job.competition, table)
+    prepare_run(open_job(job), job.workspace.competition, job.workspace.table)
 
 
 def open_job(job: Job) -> Run:
     """The job's run, new or resumed."""
-    return open_run(job.competition, job.name, job.fold, job.experiment, read_folds(job.competition).hash, job.command)
+    return open_run(job.workspace.competition, job.name, job.fold, job.experiment, job.workspace.folds.hash,
+                    job.command)
 
 
 def _is_trained(run: Run) -> bool:
@@ -162,15 +160,16 @@ def _is_trained(run: Run) -> bool:
 
 def _sentence(job: Job, result: dict) -> str:
     failed = "   DID NOT LEARN: its loss is no better than predicting the prevalence"
-    return (f"{job.name:<20} fold {job.fold}   {job.competition.metric} {result['score']:.4f} on {result['images']} "
+    metric = job.workspace.competition.metric
+    return (f"{job.name:<20} fold {job.fold}   {metric} {result['score']:.4f} on {result['images']} "
             f"images   {result['seconds']:5.0f} s" + ("" if result["learned"] else failed))
 
 
-def _train_side_by_side(todo: list[Job], table: pd.DataFrame, workers: int) -> dict[Job, dict]:
+def _train_side_by_side(todo: list[Job], workers: int) -> dict[Job, dict]:
     """Trains the jobs in as many processes as there are cores; the first error or Ctrl-C stops them all."""
     threads = max(1, count_cores() // workers)
     for job in {job.name: job for job in todo}.values():
-        _prepare(job, table)
+        _prepare(job)
     results, spawn = {}, multiprocessing.get_context("spawn")
     stop = spawn.Event()
     bar = tqdm(total=sum(job.experiment.epochs for job in todo), desc="training", unit="epoch", disable=None)
@@ -198,7 +197,7 @@ def _train_side_by_side(todo: list[Job], table: pd.DataFrame, workers: int) -> d
 
 
 def _epochs_done(job: Job) -> int:
-    folder = run_folder(job.competition, job.name) / f"fold{job.fold}"
+    folder = run_folder(job.workspace.competition, job.name) / f"fold{job.fold}"
     if (folder / "result.json").exists():
         return job.experiment.epochs  # it may have stopped earlier
     log = folder / "log.csv"
@@ -229,8 +228,7 @@ def train_job(job: Job, threads: int, verbose: bool) -> dict:
     """Trains one job in this process; returns its result."""
     from training.fold import train_fold
 
-    table, _ = load_folded_table(job.competition, job.data_dir)
-    return train_fold(open_job(job), job.competition, table, threads, verbose, job.workers)
+    return train_fold(open_job(job), job.workspace.competition, job.workspace.table, threads, verbose, job.workers)
 
 
 if __name__ == "__main__":

@@ -13,10 +13,11 @@ import pandas as pd
 from common.files import sha256, write_csv, write_json
 from competition import Competition, Part
 from data import folds as folds_module
-from data.folds import add_folds, folds_path, read_folds
+from data.folds import folds_path
 from data.tables import read_train
 from experiment import EXPERIMENTS
-from results.runs import open_run, probs_frame, read_oof, write_predictions, write_probs
+from results.runs import open_run, probs_frame, write_predictions, write_probs
+from results.workspace import Workspace
 from submitting.manifest import read_computed, read_images, run_inputs
 from submitting.submission import read_template, submit_probs, template_inputs
 from training.prediction import mean_of_models, round_trip, write_models
@@ -118,8 +119,8 @@ def _write_run(competition: Competition, folder: Path, name: str, truths: tuple[
                looks: tuple[np.ndarray, np.ndarray], rates: tuple[float, ...], skill: float,
                shown: tuple[np.ndarray, np.ndarray], rng: np.random.Generator) -> Path:
     """Truths, looks and what shows anything at all: of the training and of the test images."""
-    folds = read_folds(competition)
-    table = add_folds(competition, read_train(competition, folder)[0], folds)
+    workspace = Workspace(competition, folder)
+    folds, table = workspace.folds, workspace.table
     oof = draw_models(competition, truths[0], looks[0], rates, 1, skill, rng)[0]
     models = draw_models(competition, truths[1], looks[1], rates, FOLDS, skill, rng)
     prior = np.array(rates) / (sum(rates) if competition.task == "multiclass" else 1)
@@ -129,12 +130,12 @@ def _write_run(competition: Competition, folder: Path, name: str, truths: tuple[
         rows = (table["fold"] == fold).to_numpy()
         write_probs(run.folder / "oof.csv", probs_frame(competition, table.loc[rows, "image_id"], oof[rows]))
         write_json(run.folder / "result.json", {"weights_sha256": f"{name}{fold}", "prior": prior.tolist()})
-    read = read_oof(competition, name, table, folds.hash)
-    template = read_template(competition, folder)
+    read = workspace.oof(name)
+    template = read_template(workspace)
     ids, probs = template.frame["image_id"], round_trip(mean_of_models(models))
     write_models(competition, read, "test", ids, models)
     write_predictions(competition, read, "test", ids, probs, "images", {"pixels": "pixels", "computed": None})
     inputs = template_inputs(competition, template) | {"folds": folds.hash} | run_inputs(
         competition, read, read_images(competition, read, "test"))
-    return submit_probs(competition, template, name, ids, probs, read.probs, table, inputs,
+    return submit_probs(workspace, template, name, ids, probs, read.probs, inputs,
                         computed=read_computed(competition, read, "test"))

@@ -3,7 +3,6 @@
 import re
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -15,7 +14,6 @@ import predict
 from blend import blend_runs, pick_best, predict_blends, recommendation
 from common.files import read_json, write_json
 from competition import Competition, Part
-from data.folds import Folds
 from experiment import EXPERIMENTS
 from results.runs import (
     list_runs,
@@ -31,9 +29,9 @@ from results.runs import (
 from scoring.blend_gain import Gain, measure_gains
 from scoring.blending import METHODS
 from scoring.metrics import METRICS
+from workspaces import filled_workspace
 
 N, HASH = 240, "f" * 64
-FOLDS = Folds(Path("folds.csv"), HASH, 4, {})
 COMPETITION = Competition(name="small", about="nothing drawn", task="multilabel", labels=("a", "b"), metric="roc_auc",
                           train=Part(table="train.csv", images="{image_id}.png"),
                           experiments=("first", "second", "noise"))
@@ -69,7 +67,8 @@ def play(competition: Competition) -> pd.DataFrame:
 
 
 def blended(table, *members, name="blend", methods=(), competition=COMPETITION):
-    return blend_runs(competition, Path(), table, FOLDS, list(members), name, methods)
+    workspace = filled_workspace(competition, table, HASH)
+    return blend_runs(workspace, list(members), name, methods)
 
 
 def test_what_gains_credibly_is_written_beside_the_means_and_recommended(table, home, capsys):
@@ -143,7 +142,7 @@ def test_other_images_are_blended_by_the_fit_on_all_folds(table):
     blended(table, *names, methods=METHODS)
     oofs = [read_oof(COMPETITION, name, table, HASH) for name in names]
     blends = [read_oof(COMPETITION, f"blend_{method}", table, HASH) for method in METHODS]
-    predict_blends(COMPETITION, Path(), table, HASH, oofs, blends, "holdout", ids)
+    predict_blends(filled_workspace(COMPETITION, table, HASH), oofs, blends, "holdout", ids)
     for each in blends:
         read = read_predictions(COMPETITION, each, "holdout", ids)
         np.testing.assert_allclose(read, each.fit.apply(probs), rtol=1e-6)
@@ -199,11 +198,11 @@ def test_what_cannot_be_a_member_is_refused_before_anything_is_written(table, ho
 def test_a_blend_is_not_predicted_and_the_command_that_blends_it_is_named(table):
     blended(table, "first", "second", name="two", methods=["weights"])
     with pytest.raises(ValueError, match=r"blend\.py --experiment first second --name two --method weights"):
-        predict.read_wanted(COMPETITION, "two_weights", table, FOLDS, [0, 1, 2, 3])
+        predict.read_wanted(filled_workspace(COMPETITION, table, HASH), "two_weights", [0, 1, 2, 3])
 
 
 def test_the_choice_of_the_two_best_is_priced(table, capsys):
-    assert set(pick_best(COMPETITION, table, HASH)) == {"first", "second"}
+    assert set(pick_best(filled_workspace(COMPETITION, table, HASH))) == {"first", "second"}
     assert re.search(r"are the two best of 3: their mean scores 0\.\d{4}; with the two picked on the other folds, "
                      r"0\.\d{4}", capsys.readouterr().out)
 

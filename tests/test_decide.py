@@ -10,15 +10,19 @@ import pytest
 import blend
 import decide
 import leaderboard
+from common.files import home as home_folder
 from common.files import read_json
 from competition import Competition, Part
-from results.adopted_rules import decisions_path, rule_for
-from results.runs import read_oof, write_predictions
+from results.adopted_rules import rule_for
+from results.runs import Oof, decisions_path, read_oof, write_predictions
+from results.workspace import Workspace
 from scoring import label_shift
+from scoring.decision_rules import DecisionRule
 from scoring.metrics import METRICS
 from scoring.thresholds import crossfit_decisions, fit_thresholds
 from submitting.submission import read_submission, submission_path
 from two_runs import fabricate_two_runs
+from workspaces import filled_workspace
 
 LABELS = ("a", "b", "c")
 MINE = Competition(name="mine", about="drawn here", task="multilabel", labels=LABELS, metric="f1_macro",
@@ -27,6 +31,11 @@ MINE = Competition(name="mine", about="drawn here", task="multilabel", labels=LA
 TASKS = {"hard": MINE, "soft": replace(MINE, metric="log_loss", submission="probs"),
          "classes": replace(MINE, task="multiclass", metric="f1_macro"),
          "binary": replace(MINE, task="binary", labels=("a",), metric="roc_auc", submission="probs")}
+
+
+def rule_of(competition: Competition, oof: Oof, gives: str, submitted: bool = False) -> DecisionRule:
+    """The rule of a run as a new process finds it."""
+    return rule_for(Workspace(competition, home_folder() / "data" / "mine"), oof, gives, submitted)
 
 
 def decide_mine(*words: str) -> dict:
@@ -68,7 +77,7 @@ def test_looking_changes_nothing_that_is_used(mine, capsys):
     pd.testing.assert_frame_equal(leaderboard.main(where), before)
     assert said["adopted"] == {} and set(said["label_shift"]["prevalence"]) == set(competition.labels)
     for kind in ("probs", "decisions"):
-        assert rule_for(competition, oof, kind).name in ("as_is", "thresholds", "argmax")
+        assert rule_of(competition, oof, kind).name in ("as_is", "thresholds", "argmax")
     out = capsys.readouterr().out
     assert "rows weighted to the estimate" in out and "reported only" in out
 
@@ -112,8 +121,8 @@ def test_a_policy_for_the_test_parts_prevalence_leaves_the_cross_validation_alon
     competition, table, folds, oof = mine
     before = leaderboard.main(["--competition", "mine"]).set_index("run").loc["one"]
     said = decide_mine("--label-shift", "--adopt", "label_shift")
-    assert rule_for(competition, oof, "decisions").name == "thresholds"
-    rule = rule_for(competition, oof, "decisions", submitted=True)
+    assert rule_of(competition, oof, "decisions").name == "thresholds"
+    rule = rule_of(competition, oof, "decisions", submitted=True)
     targets = table[list(LABELS)].to_numpy(float)
     found = rule.fit(targets, oof.probs).parameters["thresholds"]
     assert found == list(said["label_shift"]["rules"]["f1_macro"]["thresholds"].values())
@@ -121,7 +130,7 @@ def test_a_policy_for_the_test_parts_prevalence_leaves_the_cross_validation_alon
     ids = pd.Series([f"i{number}" for number in range(120, 180)])
     write_predictions(competition, oof, "test", ids, np.full((60, 3), 0.5))
     with pytest.raises(ValueError, match="estimated from other test predictions"):
-        rule_for(competition, oof, "decisions")
+        rule_of(competition, oof, "decisions")
 
 
 def test_each_doubt_about_label_shift_has_its_own_reason():
@@ -135,8 +144,7 @@ def test_each_doubt_about_label_shift_has_its_own_reason():
 
 def test_a_gain_within_noise_is_not_recommended(mine):
     competition, table, _, oof = mine
-    run = decide.ScoredOof(competition, oof, table[list(LABELS)].to_numpy(float), table["fold"].to_numpy(),
-                           table["group"].to_numpy(str))
+    run = decide.ScoredOof(filled_workspace(competition, table), oof)
     rates = run.targets.mean(axis=0)
     same, other = (decide.rehearse(run, "f1_macro", prevalence, []) for prevalence in (rates, np.full(3, 0.9)))
     assert same["why"] == "the gain is within noise" and not same["recommended"]
@@ -151,12 +159,12 @@ def test_decisions_of_other_models_are_refused_and_the_way_out_is_said(mine, cap
     path.write_text(path.read_text().replace("0.2", "0.3"))
     changed = read_oof(competition, "one", table, folds.hash)
     with pytest.raises(ValueError, match="other predictions than one has now; run: python src/decide.py"):
-        rule_for(competition, changed, "decisions")
+        rule_of(competition, changed, "decisions")
     board = leaderboard.main(["--competition", "mine"]).set_index("run")
     assert "not counted" in board.loc["one", "status"] and board.loc["two", "status"] == "whole"
     assert decide_mine()["adopted"] == {}
     assert "no longer in use" in capsys.readouterr().out
-    assert rule_for(competition, changed, "decisions").name == "thresholds"
+    assert rule_of(competition, changed, "decisions").name == "thresholds"
 
 
 def test_what_cannot_be_adopted_is_refused_and_nothing_is_lost(mine):
@@ -180,10 +188,9 @@ def test_a_run_that_lacks_a_fold_is_refused(mine):
 
 def test_ranks_and_tables_without_truth_are_refused(mine):
     competition, table, _, oof = mine
-    known = decide.ScoredOof(competition, replace(oof, kind="rank_mean"), table[list(LABELS)].to_numpy(float),
-                         table["fold"].to_numpy(), table["group"].to_numpy(str))
+    known = decide.ScoredOof(filled_workspace(competition, table), replace(oof, kind="rank_mean"))
     with pytest.raises(ValueError, match="ranks, whose distribution is the same"):
-        decide.show_label_shift(known, None, ["f1_macro"])
-    blank = replace(known, targets=np.full_like(known.targets, np.nan))
+        decide.show_label_shift(known, ["f1_macro"])
+    blank = replace(known, workspace=filled_workspace(competition, table, targets=np.full((120, 3), np.nan)))
     with pytest.raises(ValueError, match="no rule can be fitted"):
-        decide.decide_run(blank, None, argparse.Namespace(metric=None, label_shift=False, adopt=None))
+        decide.decide_run(blank, argparse.Namespace(metric=None, label_shift=False, adopt=None))

@@ -79,13 +79,13 @@ def test_every_image_is_predicted_by_the_model_that_did_not_see_it(trained):
 def test_a_recipe_of_its_own_in_everything_goes_all_the_way(trained):
     """Labels of a first run, one network a label, sampled, weighted, black images, colour, shape, preprocessing."""
     train_quickly("mlp_a", "own", settings=(
-        "uncertain=self:cnn,effusion=uniform:0.5:0.9", "missing_labels=zeros,effusion=ignore", "constant_images=one_per_label_vector",
-        "sampler=label_repeats", "label_repeats=cardiomegaly=3,effusion=2", "loss_weights=pos_weight", "per_task=true", "colour=rgb",
-        "resize_mode=letterbox", "preprocessing=clahe", "augmentation=warp"))
+        "uncertain=self:cnn,effusion=uniform:0.5:0.9", "missing_labels=zeros,effusion=ignore",
+        "constant_images=one_per_label_vector", "sampler=label_repeats", "label_repeats=cardiomegaly=3,effusion=2",
+        "loss_weights=pos_weight", "per_task=true", "colour=rgb", "resize_mode=letterbox", "preprocessing=clahe", "augmentation=warp"))
     run = read_run(trained / "runs" / "demo" / "own" / "fold2")
     assert run.recipe["channels"] == 3 and load_model(run).classifiers[0].mean.shape == (3, 1, 1)
-    assert run.result["teacher_weights"] == {f"cnn/fold{fold}": read_run(trained / "runs" / "demo" / "cnn" / f"fold{fold}")
-                                       .result["weights_sha256"] for fold in range(3)}
+    teachers = {f"cnn/fold{fold}": read_run(trained / "runs" / "demo" / "cnn" / f"fold{fold}") for fold in range(3)}
+    assert run.result["teacher_weights"] == {name: each.result["weights_sha256"] for name, each in teachers.items()}
     submission = pd.read_csv(predict.main(["--experiment", "own"])[0])
     assert submission[LABELS].stack().between(0, 1).all()
     assert leaderboard.main([]).set_index("run")["cv"].notna().loc[["own", "cnn"]].all()

@@ -19,7 +19,8 @@ from auditing.ood import find_outliers, outlier_warnings
 from competition import Competition, Part
 from data.folds import make_folds
 from data.pixel_store import PixelSettings, open_store
-from data.tables import read_train
+from data.tables import read_part, read_train
+from results.workspace import Workspace
 
 SIDE = 64
 
@@ -179,8 +180,8 @@ def toy(home, monkeypatch):
                               channels=3 if colour else 1)
         table = read_train(competition, folder)[0]
         store = open_store("toy-train", table, PixelSettings(SIDE, competition.channels))
-        folds = make_folds(competition, table, store, n_folds=2, seed=0)
-        return competition, folder, find_anomalies.load_folded_table(competition, folder)[0], folds
+        make_folds(competition, table, store, n_folds=2, seed=0)
+        return Workspace(competition, folder)
 
     return make
 
@@ -191,8 +192,8 @@ def small_features(store):
 
 
 def test_ill_images_are_found(toy, home, capsys):
-    competition, folder, table, folds = toy()
-    board = find_anomalies.find_anomalies(competition, folder, table, folds)
+    workspace = toy()
+    board = find_anomalies.find_anomalies(workspace)
     assert set(board["part"]) == {"train", "test"} and len(board) == 8
     assert (board[board["method"] == "features"]["roc_auc"] > 0.95).all()
     place = home / "runs" / "toy" / "anomaly"
@@ -204,8 +205,8 @@ def test_ill_images_are_found(toy, home, capsys):
     assert "1 are constant and left out" in capsys.readouterr().out
 
 def test_the_same_scores_come_out_twice(toy, undrawn):
-    competition, folder, table, folds = toy()
-    one, other = (find_anomalies.find_anomalies(competition, folder, table, folds) for _ in range(2))
+    workspace = toy()
+    one, other = (find_anomalies.find_anomalies(workspace) for _ in range(2))
     pd.testing.assert_frame_equal(one, other)
 
 
@@ -218,22 +219,22 @@ def undrawn(monkeypatch):
 
 @pytest.mark.parametrize("labels", [np.ones, lambda n: (np.arange(n) > 0).astype(int)], ids=["none", "one"])
 def test_too_few_normal_images_are_refused_with_their_number(toy, labels):
-    competition, folder, table, folds = toy(labels=labels)
+    workspace = toy(labels=labels)
     with pytest.raises(ValueError, match=r"outside fold \d there are [01] normal images"):
-        find_anomalies.find_anomalies(competition, folder, table, folds)
+        find_anomalies.find_anomalies(workspace)
 
 
 def test_all_normal_images_in_colour_are_scored_without_an_auc(toy, capsys, undrawn):
-    competition, folder, table, folds = toy(n=100, colour=True, labels=np.zeros)
-    board = find_anomalies.find_anomalies(competition, folder, table, folds)
+    workspace = toy(n=100, colour=True, labels=np.zeros)
+    board = find_anomalies.find_anomalies(workspace)
     train = board[board["part"] == "train"]
     assert train["roc_auc"].isna().all() and train["specificity"].notna().all()
     assert "cannot be scored" in capsys.readouterr().out
 
 
 def test_the_autoencoder_is_a_function_of_its_seed_and_rebuilds_what_it_learned(toy):
-    competition, folder, table, folds = toy()
-    store, rows = open_store("toy-train", table, PixelSettings(SIDE, 1)), np.arange(60)
+    workspace = toy()
+    store, rows = open_store("toy-train", workspace.table, PixelSettings(SIDE, 1)), np.arange(60)
     one, same, other = (train_autoencoder(store, rows, seed, steps=3) for seed in (0, 0, 1))
     assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), same.state_dict().values(), strict=True))
     assert not torch.equal(one.encoder[0].weight, other.encoder[0].weight)
@@ -243,21 +244,22 @@ def test_the_autoencoder_is_a_function_of_its_seed_and_rebuilds_what_it_learned(
 
 
 def test_the_gate_is_silent_without_kept_features_and_warns_of_foreign_test_images(toy, home, monkeypatch):
-    competition, folder, table, folds = toy(labels=np.zeros)
-    assert outlier_warnings(competition, folder) == []
+    workspace = toy(labels=np.zeros)
+    competition, folder = workspace.competition, workspace.data_dir
+    assert outlier_warnings(Workspace(competition, folder)) == []
     for part, name in (("train", "train"), ("test", "test")):
         ood.anomaly_store(competition, part, read_train(competition, folder)[0] if name == "train"
-                           else ood.read_part(competition, folder, part))
+                           else read_part(competition, folder, part))
     (home / "data" / "features").mkdir()
     (home / "data" / "features" / "toy-train-0.npy").touch()
     monkeypatch.setattr(ood, "kept_features", lambda name, images, key: images.reshape(
         len(images), 8, 8, 8, 8).mean(axis=(2, 4)).reshape(len(images), -1))
-    assert outlier_warnings(competition, folder) == []
+    assert outlier_warnings(Workspace(competition, folder)) == []
     rng = np.random.default_rng(0)
     for i in range(24):
         cv2.imwrite(str(folder / "tests" / f"tests{i}.png"), rng.integers(0, 256, (SIDE, SIDE), dtype=np.uint8))
-    ood.anomaly_store(competition, "test", ood.read_part(competition, folder, "test"))
-    warnings = outlier_warnings(competition, folder)
+    ood.anomaly_store(competition, "test", read_part(competition, folder, "test"))
+    warnings = outlier_warnings(Workspace(competition, folder))
     assert len(warnings) == 1 and warnings[0].startswith("24 of 24 images of the test part") and "tests" in warnings[0]
     (folder / "train.csv").unlink()
-    assert outlier_warnings(competition, folder) == []
+    assert outlier_warnings(Workspace(competition, folder)) == []

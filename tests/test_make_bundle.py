@@ -27,6 +27,7 @@ from competition import COMPETITIONS, Competition, Part
 from data.pixel_store import PixelSettings, open_store
 from data.tables import read_part, read_train
 from kaggle_server import serve
+from results.workspace import Workspace
 from submitting import kernel_rehearsal
 from submitting.kernel_rehearsal import TestRun, judge, make_data, reckon, rehearse, remove_data, run_bundle
 from untrained import write_untrained
@@ -219,7 +220,7 @@ def test_the_kernel_finds_packed_folders_and_data_wherever_kaggle_puts_them(trai
         shutil.make_archive(str(packed / name), "zip", dataset / name)
     shutil.copy(dataset / "bundle.json", packed)
     (where / "input" / "competitions").mkdir()
-    data, _ = make_data(DEMO, trained / "data" / "demo", where / "input" / "competitions" / "chest", "known")
+    data, _ = make_data(Workspace(DEMO, trained / "data" / "demo"), where / "input" / "competitions" / "chest", "known")
     _, path = run_bundle(folder, where, kernel_rehearsal.find_isolation(), hours=0.01)
     assert path.read_text() == f"--competition demo --data-dir {data} --experiment run --unreadable black"
 
@@ -227,7 +228,7 @@ def test_the_kernel_finds_packed_folders_and_data_wherever_kaggle_puts_them(trai
 def test_without_a_submission_to_compare_with_the_rehearsal_says_how_to_make_one(trained):
     (trained / "submissions" / "demo-run.csv").unlink()
     with pytest.raises(FileNotFoundError, match="run: python src/predict.py --competition demo --experiment run"):
-        rehearse(DEMO, trained / "data" / "demo", bundle_of(), 9)
+        rehearse(Workspace(DEMO, trained / "data" / "demo"), bundle_of(), 9)
 
 
 KERNEL = """
@@ -283,7 +284,7 @@ def shared_table(tmp_path) -> tuple[Competition, Path]:
 def test_a_hidden_set_in_a_shared_table_leaves_the_training_images(shared_table, tmp_path_factory, name, images):
     competition, folder = shared_table
     target = tmp_path_factory.mktemp("hidden") / "data"
-    data, ids = make_data(competition, folder, target, name)
+    data, ids = make_data(Workspace(competition, folder), target, name)
     test, known = (read_part(competition, where, "test") for where in (data, folder))
     assert len(test) == images and set(test["image_id"]) == set(ids) and not set(ids) & set(known["image_id"])
     assert set(ids.values()) == set(known["image_id"])
@@ -301,7 +302,7 @@ def test_a_hidden_set_of_a_folder_keeps_what_patterns_look_for(tmp_path, tmp_pat
                               train=Part(images="train/*/*.jpg"), test=Part(images="test/*/*.jpg"),
                               label_pattern="/([NP])/", label_map=(("N", ""), ("P", "P")),
                               group_pattern=r"(p\d+)_", shared_groups="distinct")
-    data, ids = make_data(competition, tmp_path, tmp_path_factory.mktemp("hidden") / "data", "hidden")
+    data, ids = make_data(Workspace(competition, tmp_path), tmp_path_factory.mktemp("hidden") / "data", "hidden")
     test = read_part(competition, data, "test")
     assert len(test) == 4 and set(test["image_id"]) == set(ids)
     known = read_part(competition, tmp_path, "test").set_index("image_id")
@@ -311,7 +312,7 @@ def test_a_hidden_set_of_a_folder_keeps_what_patterns_look_for(tmp_path, tmp_pat
 
 def test_a_test_set_that_cannot_be_hidden_is_said():
     with pytest.raises(ValueError, match="cannot be made of 'pneumoniamnist'"):
-        make_data(COMPETITIONS["pneumoniamnist"], Path("nowhere"), Path("x"), "hidden")
+        make_data(Workspace(COMPETITIONS["pneumoniamnist"], Path("nowhere")), Path("x"), "hidden")
 
 
 @pytest.mark.parametrize(("change", "ranked", "message"), [

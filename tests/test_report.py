@@ -26,23 +26,25 @@ from data.tables import read_train
 from reporting.context import ReportContext, compact, pick_runs
 from reporting.html import (
     MOST_BYTES,
-    Figure,
     Markup,
-    Tile,
+    ReportFigure,
+    Section,
+    SummaryTile,
     check_picture,
     matrix,
     panels,
     render,
     table,
 )
-from reporting.html import Part as PagePart
 from reporting.svg import Chart, interval_bar, nice_ticks
 from results.runs import Oof, read_run, write_blend
+from results.workspace import Workspace
 from scoring.confidence_intervals import bootstrap_counts
 from scoring.curves import GRID, f1_at, precision_recall_curves, roc_curves
 from scoring.metrics import f1_by_label
 from submitting.ledger import Entry, append_entry
 from untrained import write_untrained
+from workspaces import filled_workspace
 
 DEMO = COMPETITIONS["demo"]
 HOSTILE = "<script>alert(1)</script>\"'&"
@@ -234,9 +236,9 @@ def test_the_same_inputs_give_the_same_bytes(full):
     assert read_page()[1] == read_page()[1]
 
 
-def test_a_mark_of_the_template_in_a_label_stays_a_word():
-    page = render("@@BODY@@", Markup("<p>@@SCRIPT@@</p>"), [Tile("a", "@@REST@@")], ["@@LEAD@@"], [], Markup(""))
-    assert Page(page).text.count("@@") == 10 and page.count("@@BODY@@") == 2
+def test_template_syntax_in_a_label_stays_text():
+    page = render("{{ title }}", Markup("<p>{{ script }}</p>"), [SummaryTile("a", "{% if x %}")], ["{# no #}"], [])
+    assert Page(page).text.count("{") == 8 and page.count("{{ title }}") == 2
 
 
 def test_the_summary_has_the_best_run_its_score_and_interval(small):
@@ -406,15 +408,15 @@ def a_large_one(labels: int = 14, images: int = 1000, runs: int = 200) -> Report
                            "high": "0.8", "fold_mean": "0.7", "fold_sd": "0.01", "seconds": "60", "parameters": "4e6",
                            "brier": "0.1", "f1_crossfit": "0.4", "not_learned": "0"} for number in range(runs)])
     folds = Folds(Path("large.csv"), "f" * 64, 5, {"made_by": {"rule": "grouped", "seed": 0}})
-    return ReportContext(competition, Path(), "--competition large", table, folds, board, oofs)
+    return ReportContext(filled_workspace(competition, table, folds=folds), "--competition large", board, oofs)
 
 
 def test_fourteen_labels_and_two_hundred_runs_fit_well_below_the_limit(home, monkeypatch):
     draw_few(monkeypatch)
     shown = a_large_one()
-    parts = [part for _, part, _ in report.make_parts(shown) if part is not None]
+    parts = [part for _, part, _ in report.make_sections(shown) if part is not None]
     about = report.describe(shown.competition, "command")
-    text = render("large", about, report.summarise(shown), [], parts, Markup(""))
+    text = render("large", about, report.summarise(shown), [], parts)
     assert len(text.encode()) < 2_000_000 and "<script>alert" not in text
     page = Page(text)
     assert page.parts() >= {"folds", "leaderboard", "curves", "confusion", "calibration", "thresholds"}
@@ -425,12 +427,12 @@ def test_fourteen_labels_and_two_hundred_runs_fit_well_below_the_limit(home, mon
 @pytest.mark.parametrize("side", [40, 700])
 def test_large_pictures_shrink_and_are_named_if_even_that_is_too_much(tmp_path, monkeypatch, side):
     paths = [noise(tmp_path / f"{number}.png", side, number) for number in range(2)]
-    part = PagePart("p", "P", blocks=[Figure(check_picture(path), "read it so", ("make it",)) for path in paths])
-    whole = render("t", Markup(""), [], [], [part], Markup(""))
+    part = Section("p", "P", blocks=[ReportFigure(check_picture(path), "read it so", ("make it",)) for path in paths])
+    whole = render("t", Markup(""), [], [], [part])
     limit = len(whole) - 100_000 if side == 700 else 20_000
     assert len(whole) < MOST_BYTES and whole.count("<img") == 2
     monkeypatch.setattr("reporting.html.MOST_BYTES", limit)
-    less = render("t", Markup(""), [], [], [part], Markup(""))
+    less = render("t", Markup(""), [], [], [part])
     if side == 700:
         assert len(less.encode()) <= limit and less.count("<img") == 2 and 'width="600"' in less
     else:
@@ -446,7 +448,8 @@ def test_a_multiclass_competition_has_one_matrix_a_run(home):
         **{label: (truth == k).astype(float) for k, label in enumerate("abcd")})
     oofs = {name: Oof(name, oof.probs / oof.probs.sum(axis=1, keepdims=True), (), ())
             for name, oof in shown.oofs.items()}
-    parts = report.make_parts(ReportContext(competition, Path(), "", table, shown.folds, shown.board, oofs))
+    workspace = filled_workspace(competition, table, folds=shown.folds)
+    parts = report.make_sections(ReportContext(workspace, "", shown.board, oofs))
     parts = [part for _, part, _ in parts if part]
     confusion = next(part for part in parts if part.name == "confusion")
     assert confusion.blocks[0].content.count("<table") == 3 and not confusion.notes
@@ -458,8 +461,8 @@ def test_labels_of_one_class_or_none_are_said_and_not_drawn(home, cells):
     shown = a_large_one(labels=2, images=6, runs=1)
     table = shown.table.assign(**{shown.competition.labels[0]: cells[:, 0],
                                   shown.competition.labels[1]: [0, 1, 0, 1, 1, 0.0]})
-    parts = [part for _, part, _ in report.make_parts(ReportContext(
-        shown.competition, Path(), "", table, shown.folds, shown.board, shown.oofs)) if part]
+    workspace = filled_workspace(shown.competition, table, folds=shown.folds)
+    parts = [part for _, part, _ in report.make_sections(ReportContext(workspace, "", shown.board, shown.oofs)) if part]
     assert not any("could not be made" in note for part in parts for note in part.notes)
     assert "one class only: no curve" in next(part for part in parts if part.name == "curves").blocks[2].content
 
@@ -577,7 +580,7 @@ def test_a_label_of_one_class_has_no_curve():
 
 
 def test_the_best_are_picked_and_one_of_them_is_no_blend(small):
-    _, images, folds = write_untrained(DEMO, "three", 7)
+    _, images, _ = write_untrained(DEMO, "three", 7)
     for name in ("x_mean", "y_mean", "z_mean"):
         shutil.copytree(small / "runs" / "demo" / "blend_mean", small / "runs" / "demo" / name)
         frame = pd.read_csv(small / "runs" / "demo" / name / "oof.csv", dtype={"image_id": str}).set_index("image_id")
@@ -587,7 +590,7 @@ def test_the_best_are_picked_and_one_of_them_is_no_blend(small):
         said = json.loads((small / "runs" / "demo" / name / "blend.json").read_text())
         write_json(small / "runs" / "demo" / name / "blend.json", said | {
             "oof_sha256": sha256((small / "runs" / "demo" / name / "oof.csv").read_bytes())})
-    oofs, failed = pick_runs(DEMO, images, folds.hash, None, None)
+    oofs, failed = pick_runs(Workspace(DEMO, small / "data" / "demo"), None, None)
     assert len(oofs) == 3 and not failed
     assert [bool(oof.members) for oof in oofs.values()] == [True, True, False]
 

@@ -19,6 +19,7 @@ from common.files import read_json, sha256
 from competition import COMPETITIONS
 from kaggle_server import listed, serve
 from results.runs import run_folder
+from results.workspace import Workspace
 from scoring.metrics import roc_auc
 from submitting import checks, kaggle_client
 from submitting.kaggle_client import KaggleError, SubmissionStatus, explain
@@ -42,10 +43,11 @@ def demo_once(tmp_path_factory):
         make_demo.main(["--images", "60", "--set", "test_images=40"])
         make_folds.main(["--folds", "2"])
         for seed, name in enumerate(("run", "other", "third")):
-            oof, table, _ = write_untrained(DEMO, name, seed)
-            template = read_template(DEMO, home / "data" / "demo")
+            oof, *_ = write_untrained(DEMO, name, seed)
+            workspace = Workspace(DEMO, home / "data" / "demo")
+            template = read_template(workspace)
             ids, probs = template.frame["image_id"], np.random.default_rng(seed).random((40, 3))
-            submit_probs(DEMO, template, name, ids, probs, oof.probs, table,
+            submit_probs(workspace, template, name, ids, probs, oof.probs,
                          template_inputs(DEMO, template) | {"weights": oof.made_of})
     return home
 

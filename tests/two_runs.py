@@ -8,12 +8,12 @@ import pandas as pd
 import pytest
 
 import make_folds
-from commandline import load_folded_table
 from common.files import write_json
 from competition import COMPETITIONS, Competition
 from data.folds import Folds
 from experiment import EXPERIMENTS
 from results.runs import Oof, open_run, probs_frame, read_oof, write_predictions, write_probs
+from results.workspace import Workspace
 
 
 def fabricate_two_runs(home: Path, monkeypatch: pytest.MonkeyPatch,
@@ -36,7 +36,8 @@ def fabricate_two_runs(home: Path, monkeypatch: pytest.MonkeyPatch,
     table.iloc[120:].to_csv(data / "test.csv", index=False)
     monkeypatch.setitem(COMPETITIONS, competition.name, competition)
     make_folds.main(["--competition", competition.name, "--folds", "3"])
-    folded, folds = load_folded_table(competition, data)
+    workspace = Workspace(competition, data)
+    folded, folds = workspace.table, workspace.folds
     for name, noise in (("one", 0.25), ("two", 0.35)):
         probs = np.clip(0.2 * truth + noise * rng.random((180, count)), 0, 1)
         if competition.task == "multiclass":

@@ -1,7 +1,6 @@
 """Out-of-distribution test images: those unlike all training images, by features of a frozen network, no labels."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -11,8 +10,9 @@ from auditing.anomaly_scores import LEAST, fit_distance
 from common.files import home
 from competition import Competition
 from data.pixel_store import PixelSettings, PixelStore, kept_store, open_store
-from data.tables import read_part, read_train, submitted_part
+from data.tables import submitted_part
 from models.frozen_features import frozen_features, kept_features
+from results.workspace import Workspace
 
 SIZE = 64      # pixels: the image size for anomalies and outliers
 MOST = 4000    # training images that test images are compared with
@@ -72,18 +72,19 @@ def find_outliers(train: np.ndarray, groups: np.ndarray, test: np.ndarray, seed:
                     bool(chance < CHANCE or len(stray)))
 
 
-def outlier_warnings(competition: Competition, data_dir: Path) -> list[str]:
+def outlier_warnings(workspace: Workspace) -> list[str]:
     """A warning if test images are unlike all training images; an empty list otherwise.
 
     Uses features that find_anomalies.py has kept, and computes none: without them there is no warning. Constant images
     are left out. Damaged files give a warning too.
     """
+    competition = workspace.competition
     if (part := submitted_part(competition)) is None:
         return []
     if not any((home() / "data" / "features").glob(f"{competition.name}-train-*.npy")):  # before anything is read
         return []
     try:
-        tables = {"train": read_train(competition, data_dir)[0], part: read_part(competition, data_dir, part)}
+        tables = {"train": workspace.train, part: workspace.part(part)}
         kept = {name: _read_kept(competition, name, table) for name, table in tables.items()}
     except FileNotFoundError:  # a submission can be checked where the images are not
         return []

@@ -3,6 +3,7 @@
 import math
 
 from rich.console import Console
+from rich.table import Table
 
 MISSING = "-"
 SINGULAR = {"": "", "are": "is", "have": "has", "do": "does"}
@@ -62,3 +63,10 @@ def shorten(text: str, longest: int) -> str:
 def short_id(image_id: str, longest: int = 22) -> str:
     """An image id without its folders, of at most `longest` characters."""
     return shorten(image_id.rpartition("/")[2], longest)
+
+
+def fit_width(table: Table, console: Console, keep: int) -> None:
+    """Removes the table's last columns until it fits the console; the first `keep` columns always stay."""
+    unlimited = console.options.update(max_width=10_000)
+    while len(table.columns) > keep and console.measure(table, options=unlimited).maximum > console.width:
+        table.columns.pop()

@@ -29,7 +29,7 @@ from data.splitting import (
     split_seed,
     stratified_folds,
 )
-from data.tables import described_parts, label_cells, read_part, read_train
+from data.tables import label_cells
 
 HELD_OUT = -1
 
@@ -128,22 +128,6 @@ def holdout_rows(competition: Competition, table: pd.DataFrame, folds: Folds) ->
     table = attach_folds(competition, table, folds)
     columns = [split_column(split) for split in range(folds.splits)]
     return table[table["fold"] == HELD_OUT].drop(columns=columns).reset_index(drop=True)
-
-
-def read_holdout(competition: Competition, data_dir: Path, folds: Folds | None = None) -> pd.DataFrame | None:
-    """What is held out of a competition's training table, as `holdout_rows` gives it; None where nothing is."""
-    folds = folds or read_folds(competition)
-    return holdout_rows(competition, read_train(competition, data_dir)[0], folds) if folds.held_out else None
-
-
-def read_predicted_parts(competition: Competition, data_dir: Path, folds: Folds) -> dict[str, pd.DataFrame]:
-    """Tables of the parts that a run predicts besides its own folds, by name: "test", "official_validation", "holdout".
-
-    A part that the competition does not have is absent.
-    """
-    parts = {part: read_part(competition, data_dir, part) for part in described_parts(competition)[1:]}
-    holdout = read_holdout(competition, data_dir, folds)
-    return parts if holdout is None else parts | {"holdout": holdout}
 
 
 def split_column(split: int) -> str:

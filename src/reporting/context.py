@@ -13,14 +13,13 @@ import pandas as pd
 from common.console import number
 from common.files import home, read_csv
 from competition import Competition
-from data.folds import Folds, fold_numbers
-from data.labels import scoring_targets
-from data.tables import label_cells, scored_targets
-from reporting.html import COLOURS, Figure, Markup, Part, check_picture, paragraph
+from data.folds import Folds
+from reporting.html import COLOURS, Markup, ReportFigure, Section, check_picture, code, paragraph
 from results.adopted_rules import metric_values
-from results.runs import Oof, Run, list_runs, read_oof, run_folder
+from results.evaluation import cross_validated
+from results.runs import Oof, Run, run_folder
+from results.workspace import Workspace
 from scoring.metrics import METRICS
-from submitting.cv_lb import cross_validated
 
 SAME = 1e-5      # by which a score may differ from the same in a CSV, which has six digits
 SHA_SHOWN = 12   # digits
@@ -31,35 +30,47 @@ BROKEN = (ValueError, OSError, KeyError, IndexError, TypeError, AttributeError)
 
 @dataclass(frozen=True)
 class ReportContext:
-    """All that the parts of a report are made of. board: leaderboard.csv as text, None where there is none.
+    """What the sections of a report are made of. board: leaderboard.csv as text, None where there is none.
 
     oofs: the whole runs and blends shown, the best first;  failed: those asked for that cannot be shown, and why.
     """
 
-    competition: Competition
-    data_dir: Path
+    workspace: Workspace
     where: str  # the flags that name competition and data folder, for the commands
-    table: pd.DataFrame
-    folds: Folds
     board: pd.DataFrame | None
     oofs: dict[str, Oof] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     is_best: bool = True  # False: they are those that were named
 
-    @cached_property
-    def targets(self) -> np.ndarray:
-        """(N, K) 0, 1, or NaN where a cell is not scored."""
-        return scoring_targets(label_cells(self.competition, self.table))
+    @property
+    def competition(self) -> Competition:
+        """The competition that the report is about."""
+        return self.workspace.competition
 
-    @cached_property
+    @property
+    def table(self) -> pd.DataFrame:
+        """The training table."""
+        return self.workspace.table
+
+    @property
+    def folds(self) -> Folds:
+        """The checked folds file."""
+        return self.workspace.folds
+
+    @property
+    def targets(self) -> np.ndarray:
+        """(N, K) 0, 1, or NaN where a cell is uncertain or empty; all labels."""
+        return self.workspace.label_targets
+
+    @property
     def groups(self) -> np.ndarray:
         """(N,) str."""
-        return self.table["group"].to_numpy(str)
+        return self.workspace.groups
 
     @cached_property
     def scores(self) -> dict[str, tuple[float, float, float]]:
         """The competition's metric of every run shown, cross-validated, and its 95 % interval over groups."""
-        return {name: cross_validated(self.competition, self.table, oof) for name, oof in self.oofs.items()}
+        return {name: cross_validated(self.workspace, oof) for name, oof in self.oofs.items()}
 
     @property
     def metric(self) -> str:
@@ -82,7 +93,7 @@ class ReportContext:
 
     def read(self, name: str) -> Oof:
         """Any run or blend as it is now. Raises ValueError where it cannot be read."""
-        return self.oofs.get(name) or read_oof(self.competition, name, self.table, self.folds.hash)
+        return self.workspace.oof(name)
 
     def folder(self, name: str = "") -> Path:
         """runs/<competition>/<name>."""
@@ -92,7 +103,7 @@ class ReportContext:
         """A command of one of the scripts for this competition."""
         return f"python src/{script}.py {self.where} {more}".rstrip()
 
-    def makers(self, names: Sequence[str]) -> tuple[str, ...]:
+    def commands_of(self, names: Sequence[str]) -> tuple[str, ...]:
         """The commands that make runs or blends, and the one that makes this page of them."""
         commands = []
         for name in names:
@@ -107,7 +118,7 @@ class ReportContext:
                 commands.append("".join(known) or self.command("train", f"--experiment {shlex.quote(name)}"))
         return (*dict.fromkeys(commands), self.command("report", f"--experiment {' '.join(map(shlex.quote, names))}"))
 
-    def holders(self, pattern: str) -> tuple[list[str], list[str]]:
+    def runs_with(self, pattern: str) -> tuple[list[str], list[str]]:
         """Runs that have such a file: those to show, and others. Shown are the runs that the report is about and their
         members; where none of them has it, the best run that has.
         """
@@ -119,25 +130,26 @@ class ReportContext:
     @cached_property
     def ranked(self) -> list[str]:
         """All runs and blends on the disk in the order of the leaderboard, those that are not on it last."""
-        return rank_names(self.competition, self.board)
+        return rank_names(self.workspace, self.board)
 
 
-def rank_names(competition: Competition, board: pd.DataFrame | None) -> list[str]:
+def rank_names(workspace: Workspace, board: pd.DataFrame | None) -> list[str]:
     """All runs and blends on the disk in the order of the leaderboard, those that are not on it last."""
-    there = list_runs(competition)
+    there = workspace.runs
     known = [] if board is None else [name for name in board["run"] if name in there]
     return list(dict.fromkeys([*known, *there]))
 
 
-def pick_runs(competition: Competition, table: pd.DataFrame, folds_hash: str, board: pd.DataFrame | None,
+def pick_runs(workspace: Workspace, board: pd.DataFrame | None,
               names: Sequence[str] | None) -> tuple[dict[str, Oof], dict[str, str]]:
     """The whole runs and blends to show, best first, and why others are not shown.
 
     names: None for the BEST, by the leaderboard or, without one, by their scores; the last of them is a run where all
     would be blends. Raises ValueError where a name is no run's.
     """
-    ranked, oofs, scores, failed = rank_names(competition, board), {}, {}, {}
-    targets, metric = scored_targets(competition, table), METRICS[competition.metric]
+    competition = workspace.competition
+    ranked, oofs, scores, failed = rank_names(workspace, board), {}, {}, {}
+    targets, metric = workspace.targets, METRICS[competition.metric]
     if names and (unknown := [name for name in names if name not in (*ranked, *competition.experiments)]):
         raise ValueError(f"there is no run {unknown[0]!r} in {run_folder(competition, '')}; there are "
                          f"{', '.join(ranked) or 'none yet'}")
@@ -149,11 +161,11 @@ def pick_runs(competition: Competition, table: pd.DataFrame, folds_hash: str, bo
             failed[name] = "it is not trained yet"
             continue
         try:
-            oof = read_oof(competition, name, table, folds_hash)
+            oof = workspace.oof(name)
             if not oof.is_whole:
                 failed[name] = f"lacks the folds {', '.join(map(str, oof.folds_missing))}"
                 continue
-            values = metric_values(competition, oof, targets, fold_numbers(table, oof.split))
+            values = metric_values(workspace, oof)
             score = metric.score(targets, values, competition.task)
             if np.isnan(score):
                 failed[name] = "has no score: one class only"
@@ -172,15 +184,15 @@ def pick_runs(competition: Competition, table: pd.DataFrame, folds_hash: str, bo
 
 
 @contextmanager
-def noting(part: Part, path: Path, again: str = "") -> Iterator[None]:
-    """What cannot be read within the block becomes a note of the part. again: the command that makes the file anew."""
+def note_errors(section: Section, path: Path, command: str = "") -> Iterator[None]:
+    """Turns an error on reading `path` into a note of the section. command: makes the file anew."""
     try:
         yield
     except BROKEN as error:
-        said = str(error) if isinstance(error, (ValueError, OSError)) else (
+        message = str(error) if isinstance(error, (ValueError, OSError)) else (
             f"it is not as this program writes it: {type(error).__name__} {error}")
-        named = said if path.name in said else f"{shorten(path)}: {said}"
-        part.notes.append(named + (f". Make it again: {again}" if again and again not in named else ""))
+        named = message if path.name in message else f"{shorten(path)}: {message}"
+        section.notes.append(named + (f". Make it anew: {command}" if command and command not in named else ""))
 
 
 def read_rows(path: Path, columns: Sequence[str], may_be_empty: bool = False) -> list[dict]:
@@ -196,10 +208,10 @@ def read_rows(path: Path, columns: Sequence[str], may_be_empty: bool = False) ->
     return frame.to_dict("records")
 
 
-def add_picture(part: Part, path: Path, caption: str, command: str) -> None:
+def add_picture(section: Section, path: Path, caption: str, command: str) -> None:
     """Adds a PNG to a part; a missing or damaged one becomes a note."""
-    with noting(part, path, command):
-        part.blocks.append(Figure(check_picture(path), caption, (command,)))
+    with note_errors(section, path, command):
+        section.blocks.append(ReportFigure(check_picture(path), caption, (command,)))
 
 
 def shorten(path: Path) -> str:
@@ -217,10 +229,9 @@ def compact(value: float | str | None) -> str:
     return f"{float(value):.0f}"
 
 
-def others_too(names: Sequence[str], shown: ReportContext) -> list[Markup]:
+def other_runs(names: Sequence[str], context: ReportContext) -> list[Markup]:
     """A sentence on runs that have the same and are not shown."""
     if not names:
         return []
-    return [paragraph(f"Also made for {', '.join(names)}: ", Markup("<code>"),
-                      shown.command("report", f"--experiment {' '.join(map(shlex.quote, names[:BEST]))}"),
-                      Markup("</code>"), style="lead")]
+    command = context.command("report", f"--experiment {' '.join(map(shlex.quote, names[:BEST]))}")
+    return [paragraph(f"Also made for {', '.join(names)}: ", code(command), style="lead")]

@@ -10,54 +10,50 @@ from common.files import home, read_json
 from competition import Competition
 from data.labels import scored_counts
 from data.tables import label_cells
-from reporting.context import SHA_SHOWN, ReportContext, add_picture, noting
-from reporting.html import Figure, Markup, Part, folded, join, paragraph, table, text
+from reporting.context import SHA_SHOWN, ReportContext, add_picture, note_errors
+from reporting.html import Folded, Markup, ReportFigure, Section, findings, paragraph, table
 from reporting.svg import interval_bar
 
 SEVERITIES = ("error", "warning", "note")
 FIRST_PLOTS = ("label_prevalence.png", "images.png", "mean_images.png", "suspicious.png")  # the others are folded
 
 
-def audit_part(competition: Competition, command: str) -> Part | None:
+def audit_section(competition: Competition, command: str) -> Section | None:
     """What audit.py found. command: the one that audits."""
     folder = home() / "runs" / competition.name / "audit"
     if not folder.exists():
         return None
-    part = Part("audit", "Data audit", "What is wrong with images and labels, before a network sees them: the worst "
-                "first.")
+    section = Section("audit", "Data audit", "What is wrong with images and labels, before a network sees them: the "
+                      "worst first.")
     path = folder / "audit.json"
-    with noting(part, path, command):
+    with note_errors(section, path, command):
         account = read_json(path)
-        findings = sorted(account["findings"], key=lambda finding: SEVERITIES.index(finding["severity"]))
-        items = []
-        for finding in findings:
-            shown = "; ".join(map(str, finding["examples"]))
-            more = join(Markup(f"<small>{text(each)}</small>") for each in (shown, finding["todo"]) if each)
-            items.append(f'<li class="{text(finding["severity"])}"><b>{text(finding["severity"])}</b>'
-                         f'{text(finding["what"])}{more}</li>')
-        part.blocks.append(Markup(f'<ul class="findings">{"".join(items)}</ul>') if items
-                           else paragraph("Nothing was found."))
-        counted = Counter(finding["severity"] for finding in findings)
-        part.warning = ", ".join(plural(counted[severity], severity) for severity in SEVERITIES[:2]
-                                 if counted[severity])
+        found = sorted(account["findings"], key=lambda finding: SEVERITIES.index(finding["severity"]))
+        entries = [{"severity": finding["severity"], "what": finding["what"],
+                    "details": [each for each in ("; ".join(map(str, finding["examples"])), finding["todo"]) if each]}
+                   for finding in found]
+        section.blocks.append(findings(entries) if entries else paragraph("Nothing was found."))
+        counted = Counter(finding["severity"] for finding in found)
+        section.warning = ", ".join(plural(counted[severity], severity) for severity in SEVERITIES[:2]
+                                    if counted[severity])
         rows = [[name, f"{each['images']:,}"] for name, each in account["inputs"]["parts"].items()]
-        part.blocks.append(table(["part", "images"], rows))
+        section.blocks.append(table(["part", "images"], rows))
         plots = [str(name) for name in account["plots"]]
-        _add_plots(part, folder, plots, command)
-    return part
+        _add_plots(section, folder, plots, command)
+    return section
 
 
-def _add_plots(part: Part, folder: Path, plots: list[str], command: str) -> None:
+def _add_plots(section: Section, folder: Path, plots: list[str], command: str) -> None:
     first = [name for name in FIRST_PLOTS if name in plots]
     for name in first:
-        add_picture(part, folder / name, _say_plot(name), command)
-    more = Part("", "")
+        add_picture(section, folder / name, _plot_caption(name), command)
+    more = Section("", "")
     for name in plots:
         if name not in first:
-            add_picture(more, folder / name, _say_plot(name), command)
-    part.notes += more.notes
+            add_picture(more, folder / name, _plot_caption(name), command)
+    section.notes += more.notes
     if more.blocks:
-        part.blocks += folded(f"{len(more.blocks)} more plots of the audit", more.blocks)
+        section.blocks.append(Folded(f"{len(more.blocks)} more plots of the audit", more.blocks))
 
 
 PLOTS = {
@@ -90,7 +86,7 @@ AGES = {
 }
 
 
-def _say_plot(name: str) -> str:
+def _plot_caption(name: str) -> str:
     stem = name.removesuffix(".png")
     if stem in PLOTS:
         return PLOTS[stem]
@@ -103,43 +99,44 @@ def _say_plot(name: str) -> str:
     return f"How common each label is by {words}." if kind == "column" else f"{kind} {words}."
 
 
-def folds_part(shown: ReportContext) -> Part:
+def folds_section(context: ReportContext) -> Section:
     """How images, groups and labels lie in the folds, and how these came about."""
-    account = shown.folds.metadata
+    account = context.folds.metadata
     made = account.get("made_by", "given")  # or how they were dealt
-    part = Part("folds", "Folds", "Each fold is predicted by a model trained on the others. All images of a patient or "
-                "group, exact twins among them, lie in one fold.")
-    part.blocks.append(Figure(_fold_table(shown), "Positives of the cells that are certain. Each dot is a fold, the "
-                              "line their range: the closer the dots, the more alike the folds. A label that is "
-                              "missing in a fold has no score there.", (shown.command("make_folds"),)))
+    section = Section("folds", "Folds", "Each fold is predicted by a model trained on the others. All images of a "
+                      "patient or group, exact twins among them, lie in one fold.")
+    section.blocks.append(ReportFigure(_fold_table(context), "Positives of the cells that are certain. Each dot is a "
+                                       "fold, the line their range: the closer the dots, the more alike the folds. A "
+                                       "label that is missing in a fold has no score "
+                                       "there.", (context.command("make_folds"),)))
     facts = [["rule", made, "not drawn here"]]
     if isinstance(made, dict):
         facts = [["rule", made["rule"], "even in " + ", ".join(["labels", *made.get("stratify", [])])],
                  ["seed", made["seed"], ""]]
-    facts += [["splits", shown.folds.splits, "of the same images, folds drawn anew"],
-              ["held out altogether", f"{shown.folds.held_out:,}", "images, never trained on"],
+    facts += [["splits", context.folds.splits, "of the same images, folds drawn anew"],
+              ["held out altogether", f"{context.folds.held_out:,}", "images, never trained on"],
               ["sets of equal images", f"{len(account.get('duplicates', [])):,}", "each in one fold"],
               ["black images", f"{len(account.get('constant', [])):,}", "of one colour, predicted by the prior"],
-              ["hash", shown.folds.hash[:SHA_SHOWN], "of folds, labels and images; stands on every run"]]
+              ["hash", context.folds.hash[:SHA_SHOWN], "of folds, labels and images; stands on every run"]]
     if account.get("split_groups_allowed"):
-        part.notes.append("Groups that lie in several folds were allowed: scores may be too good.")
-    part.blocks.append(table(["", "", ""], facts))
-    return part
+        section.notes.append("Groups that lie in several folds were allowed: scores may be too good.")
+    section.blocks.append(table(["", "", ""], facts))
+    return section
 
 
-def _fold_table(shown: ReportContext) -> Markup:
+def _fold_table(context: ReportContext) -> Markup:
     """Images, groups and positives by fold, a line a label, since folds are few and labels may be many."""
-    cells, folds = label_cells(shown.competition, shown.table), shown.table["fold"].to_numpy()
+    cells, folds = label_cells(context.competition, context.table), context.table["fold"].to_numpy()
     of_fold = {fold: folds == fold for fold in sorted(set(folds.tolist()))} | {"all": np.ones(len(folds), bool)}
     counts = np.stack([scored_counts(cells[rows]) for rows in of_fold.values()])  # (folds and all, K, 2)
     shares = counts[:, :, 1] / np.maximum(counts[:, :, 0], 1)
     top = max(0.02, 1.05 * float(shares.max()))
     rows = [["images", *(f"{rows.sum():,}" for rows in of_fold.values()), "", ""],
-            ["groups", *(f"{len(np.unique(shown.groups[rows])):,}" for rows in of_fold.values()), "", ""]]
-    for k, label in enumerate(shown.competition.labels):
+            ["groups", *(f"{len(np.unique(context.groups[rows])):,}" for rows in of_fold.values()), "", ""]]
+    for k, label in enumerate(context.competition.labels):
         by_fold = shares[:-1, k]
         rows.append([label, *(f"{positive:,} of {certain:,}" for certain, positive in counts[:, k]),
-                     f"{shares[-1, k]:.3f}", Markup(interval_bar(by_fold.min(), np.nan, by_fold.max(), (0, top),
-                                                                 [(share, "c0") for share in by_fold]))])
+                     f"{shares[-1, k]:.3f}", interval_bar(by_fold.min(), np.nan, by_fold.max(), (0, top),
+                                                          [(share, "c0") for share in by_fold])])
     return table(["", *(f"fold {fold}" if fold != "all" else "all" for fold in of_fold), "share",
                   f"by fold, 0 to {top:.2f}"], rows)

@@ -6,8 +6,8 @@ import pandas as pd
 from common.console import interval, number
 from common.files import home, read_json
 from competition import Competition
-from reporting.context import SAME, ReportContext, add_picture, compact, noting, read_rows
-from reporting.html import COLOURS, Figure, Markup, Part, heading, legend, panels, paragraph, table
+from reporting.context import SAME, ReportContext, add_picture, compact, note_errors, read_rows
+from reporting.html import COLOURS, Markup, ReportFigure, Section, code, heading, legend, panels, paragraph, table
 from reporting.svg import Chart, interval_bar, nice_ticks
 from scoring.metrics import METRICS
 
@@ -20,32 +20,33 @@ def read_board(competition: Competition) -> pd.DataFrame | None:
     return pd.DataFrame(read_rows(path, ("run", "status", "cv", "low", "high")))
 
 
-def board_part(shown: ReportContext) -> Part:
+def board_section(context: ReportContext) -> Section:
     """The leaderboard with intervals, read from leaderboard.csv and checked against the predictions."""
-    part = Part("leaderboard", "Leaderboard", "Out-of-fold scores of all runs and blends, with 95 % intervals that "
-                "draw whole groups. Two runs whose intervals overlap may still differ: both err on the same patients.")
-    command = shown.command("leaderboard")
-    part.notes += [f"{name} is not shown: {why}" for name, why in shown.failed.items()]
-    if shown.board is None:
-        if shown.scores:
-            rows = [[name, number(cv), interval(low, high)] for name, (cv, low, high) in shown.scores.items()]
-            part.blocks.append(table(["run", f"CV {shown.metric}", "95 % interval"], rows))
-        part.blocks.append(paragraph("There is no leaderboard.csv yet; it has all runs and more columns: ",
-                                     Markup("<code>"), command, Markup("</code>")))
-        return part
-    part.notes += _check_board(shown, command)
-    board = shown.board.to_dict("records")
+    section = Section("leaderboard", "Leaderboard", "Out-of-fold scores of all runs and blends, with 95 % intervals "
+                      "that draw whole groups. Two runs whose intervals overlap may still differ: both err on the same "
+                      "patients.")
+    command = context.command("leaderboard")
+    section.notes += [f"{name} is not shown: {why}" for name, why in context.failed.items()]
+    if context.board is None:
+        if context.scores:
+            rows = [[name, number(cv), interval(low, high)] for name, (cv, low, high) in context.scores.items()]
+            section.blocks.append(table(["run", f"CV {context.metric}", "95 % interval"], rows))
+        section.blocks.append(paragraph("There is no leaderboard.csv yet; it has all runs and more columns: ",
+                                        code(command)))
+        return section
+    section.notes += _check_board(context, command)
+    board = context.board.to_dict("records")
     whole = [row for row in board if row["status"] == "whole"]
     if whole:
-        part.blocks += _board_table(shown, whole, command)
+        section.blocks += _board_table(context, whole, command)
     if incomplete := [row for row in board if row["status"] != "whole"]:
-        part.blocks += [heading("Not counted"), table(["run", "why"], [[row["run"], row["status"]]
-                                                                       for row in incomplete])]
-    return part
+        section.blocks += [heading("Not counted"), table(["run", "why"], [[row["run"], row["status"]]
+                                                                          for row in incomplete])]
+    return section
 
 
-def _board_table(shown: ReportContext, rows: list[dict], command: str) -> list[Markup | Figure]:
-    metric = METRICS[shown.competition.metric]
+def _board_table(context: ReportContext, rows: list[dict], command: str) -> list[Markup | ReportFigure]:
+    metric = METRICS[context.competition.metric]
     usages = [usage for usage in ("public", "private", "test", "official_validation", "holdout")
               if any(row.get(usage) for row in rows)]
     colours = dict(zip(usages, COLOURS[1:], strict=False))
@@ -56,58 +57,60 @@ def _board_table(shown: ReportContext, rows: list[dict], command: str) -> list[M
     for row in rows:
         ranked = row.get("rank", "") != ""
         values = [float(row[key] or "nan") for key in ("low", "cv", "high")]
-        bar = "" if row["run"].startswith("floor") else Markup(interval_bar(
+        bar = "" if row["run"].startswith("floor") else interval_bar(
             *values, (low, high), [(float(row[usage] or "nan"), colours[usage]) for usage in usages],
-            "c0" if ranked else "c4"))
+            "c0" if ranked else "c4")
         failed = row.get("not_learned", "")
         remark = f" ({float(failed):.0f} folds did not learn)" if failed not in ("", "0") else ""
-        lines.append([row.get("rank", ""), row["run"] + remark, number(row["cv"]), bar, interval(row["low"], row["high"]),
+        lines.append([row.get("rank", ""), row["run"] + remark, number(row["cv"]), bar, interval(row["low"],
+                                                                                                 row["high"]),
                       *(number(row.get(usage)) for usage in usages),
                       f"{number(row.get('fold_mean'))} ± {number(row.get('fold_sd'), 3)}",
                       number(row.get("f1_crossfit")), number(row.get("brier")), number(row.get("seconds"), 0),
                       compact(row.get("parameters"))])
-        styles.append("bad" if remark else "best" if row["run"] in shown.oofs else "" if ranked else "quiet")
+        styles.append("bad" if remark else "best" if row["run"] in context.oofs else "" if ranked else "quiet")
     usage_text = " Rings: " + ", ".join(usages) + ", reported only." if usages else ""
     better = "Right is better" if metric.greater_is_better else "Left is better"
     return [
         legend([("c0", "CV and its 95 % interval"), *((colours[usage], usage) for usage in usages)]),
-        Figure(table(["", "run", f"CV {metric.title}", f"{low:.3f} to {high:.3f}", "95 % interval", *usages,
-                      "mean of folds", "F1 cross-fitted", "Brier", "s a fold", "parameters"], lines, styles),
-               f"{better}; bold runs are those that this page is about; grey lines are no runs but bounds.{usage_text}",
-               (command,))]
+        ReportFigure(table(["", "run", f"CV {metric.title}", f"{low:.3f} to {high:.3f}", "95 % interval", *usages,
+                            "mean of folds", "F1 cross-fitted", "Brier", "s a fold", "parameters"], lines, styles),
+                     f"{better}; bold runs are those that this page is about; grey lines are no runs but "
+                     f"bounds.{usage_text}",
+                     (command,))]
 
 
-def _check_board(shown: ReportContext, command: str) -> list[str]:
+def _check_board(context: ReportContext, command: str) -> list[str]:
     """What shows that leaderboard.csv is older than the runs."""
-    known = dict(zip(shown.board["run"], shown.board["cv"], strict=True))
+    known = dict(zip(context.board["run"], context.board["cv"], strict=True))
     notes = []
-    if missing := [name for name in shown.ranked if name not in known]:
+    if missing := [name for name in context.ranked if name not in known]:
         notes.append(f"leaderboard.csv does not know {', '.join(missing[:5])}{' and more' * (len(missing) > 5)}. Make "
                      f"it again: {command}")
-    if gone := [name for name in known if name not in shown.ranked and not name.startswith(("floor: ", "ceiling: "))]:
-        notes.append(f"leaderboard.csv has {', '.join(gone[:5])}, which are no longer there. Make it again: {command}")
-    for name, (cv, _, _) in shown.scores.items():
+    if gone := [name for name in known if name not in context.ranked and not name.startswith(("floor: ", "ceiling: "))]:
+        notes.append(f"leaderboard.csv has {', '.join(gone[:5])}, which are no longer there. Make it anew: {command}")
+    for name, (cv, _, _) in context.scores.items():
         if known.get(name) and not abs(float(known[name]) - cv) <= SAME * max(1, abs(cv)):
             notes.append(f"leaderboard.csv says {number(known[name])} of {name}, whose predictions now score "
-                         f"{number(cv)}. Make it again: {command}")
+                         f"{number(cv)}. Make it anew: {command}")
     return notes
 
 
-def learning_part(shown: ReportContext) -> Part | None:
+def learning_section(context: ReportContext) -> Section | None:
     """The losses of every fold of the runs shown, and of the blends' members."""
-    if not shown.folds_of:
+    if not context.folds_of:
         return None
-    part = Part("learning", "Learning curves", "Training loss by epoch, a line a fold.")
+    section = Section("learning", "Learning curves", "Training loss by epoch, a line a fold.")
     boxes, rows, drawn = [], [], []
-    for name, runs in shown.folds_of.items():
+    for name, runs in context.folds_of.items():
         logs = []
         for run in runs:
             path = run.folder / "log.csv"
             if path.exists():
-                with noting(part, path, "train this fold again"):
+                with note_errors(section, path, "train this fold again"):
                     log = pd.DataFrame(read_rows(path, ("loss", "inner_score")))[["loss", "inner_score"]]
                     logs.append(log.replace("", "nan").astype(float))
-        with noting(part, shown.folder(name)):
+        with note_errors(section, context.folder(name)):
             results = [run.result for run in runs]
             scores = [float("nan") if each.get("score") is None else float(each["score"]) for each in results]
             rows.append([name, len(results), f"{results[0]['epochs']:,}" if "epochs" in results[0] else "-",
@@ -122,15 +125,16 @@ def learning_part(shown: ReportContext) -> Part | None:
             drawn.append(name)
     if boxes:
         has_inner = any('thin inner"' in content for _, _, content in boxes)
-        part.blocks.append(Figure(panels(boxes, "wide"), "A line that is still falling at the right asks for more "
-                                  "epochs; one that lies apart from the others is a fold that learned otherwise."
-                                  + (" Orange: the score on images kept aside within the training folds, on the "
-                                     "same axis." if has_inner else ""),
-                                  shown.makers(drawn)))
+        section.blocks.append(ReportFigure(panels(boxes, "wide"), "A line that is still falling at the right asks for "
+                                           "more epochs; one that lies apart from the others is a fold that learned "
+                                           "otherwise."
+                                           + (" Orange: the score on images kept aside within the training folds, on "
+                                              "the same axis." if has_inner else ""),
+                                           context.commands_of(drawn)))
     if rows:
-        part.blocks.append(table(["run", "folds", "epochs", "scores of the folds", "s a fold", "parameters",
-                                  "folds that did not learn"], rows))
-    return part
+        section.blocks.append(table(["run", "folds", "epochs", "scores of the folds", "s a fold", "parameters",
+                                     "folds that did not learn"], rows))
+    return section
 
 
 def _learning_chart(name: str, logs: list[pd.DataFrame]) -> str:
@@ -147,38 +151,38 @@ def _learning_chart(name: str, logs: list[pd.DataFrame]) -> str:
     return chart.svg(f"training loss over epochs, {name}", "epoch", "loss", epochs, nice_ticks(0, top, 5))
 
 
-def gains_part(shown: ReportContext) -> Part | None:
+def gains_section(context: ReportContext) -> Section | None:
     """What blending gains: the drawings of blend.py, and every blend beside its best member."""
-    pictures = sorted(shown.folder().glob("*_gains.png"))
-    blends = [name for name in shown.ranked if (shown.folder(name) / "blend.json").exists()]
+    pictures = sorted(context.folder().glob("*_gains.png"))
+    blends = [name for name in context.ranked if (context.folder(name) / "blend.json").exists()]
     if not pictures and not blends:
         return None
-    part = Part("ensembles", "Ensemble gains", "Whether runs made into one are better than the plain mean of them and "
-                "than the best of them, on images that the blend was not fitted on.")
+    section = Section("ensembles", "Ensemble gains", "Whether runs made into one are better than the plain mean of "
+                      "them and than the best of them, on images that the blend was not fitted on.")
     read = {}
     for name in blends:
-        path = shown.folder(name) / "blend.json"
-        with noting(part, path, "delete that folder and blend again"):
-            said = read_json(path)
-            if said["folds_sha256"] != shown.folds.hash:
-                part.notes.append(f"{name} was blended on another folds file than the one that is there now")
-            read[name] = said["kind"], [str(member) for member in said["members"]]
+        path = context.folder(name) / "blend.json"
+        with note_errors(section, path, "delete that folder and blend again"):
+            record = read_json(path)
+            if record["folds_sha256"] != context.folds.hash:
+                section.notes.append(f"{name} was blended on another folds file than the one that is there now")
+            read[name] = record["kind"], [str(member) for member in record["members"]]
     for path in pictures:
         stem = path.name.removesuffix("_gains.png")
         members = next((members for name, (kind, members) in read.items() if name == f"{stem}_{kind}"), [])
         flags = ([f"--experiment {' '.join(members)}"] if members else []) + (
             [] if stem == "blend" else [f"--name {stem}"])
-        add_picture(part, path, "Filled: the gain on folds that were not fitted on, with its 95 % interval; red "
+        add_picture(section, path, "Filled: the gain on folds that were not fitted on, with its 95 % interval; red "
                     "diamond: the gain on the images fitted on, which is too good. Only a green one is credible.",
-                    shown.command("blend", " ".join(flags)))
-    cv = {} if shown.board is None else {row["run"]: float(row["cv"]) for row in shown.board.to_dict("records")
-                                         if row["cv"]}
-    better, rows = (max if METRICS[shown.competition.metric].greater_is_better else min), []
+                    context.command("blend", " ".join(flags)))
+    cv = {} if context.board is None else {row["run"]: float(row["cv"]) for row in context.board.to_dict("records")
+                                           if row["cv"]}
+    better, rows = (max if METRICS[context.competition.metric].greater_is_better else min), []
     for name, (kind, members) in read.items():
         best = better((member for member in members if member in cv), key=cv.get, default="-")
         rows.append([name, kind, ", ".join(members), number(cv.get(name)), best, number(cv.get(best)),
                      number(cv.get(name, np.nan) - cv.get(best, np.nan), sign="+")])
     if rows:
-        part.blocks.append(table(["blend", "method", "members", f"CV {shown.metric}", "best member", "its CV",
-                                  "difference"], rows))
-    return part
+        section.blocks.append(table(["blend", "method", "members", f"CV {context.metric}", "best member", "its CV",
+                                     "difference"], rows))
+    return section

@@ -7,13 +7,13 @@ import numpy as np
 from common.console import interval, number
 from common.files import read_json
 from data.folds import fold_numbers
-from reporting.context import ReportContext, noting, others_too
+from reporting.context import ReportContext, note_errors, other_runs
 from reporting.html import (
     MANY_PANELS,
-    Figure,
+    Folded,
     Markup,
-    Part,
-    folded,
+    ReportFigure,
+    Section,
     heading,
     legend,
     matrix,
@@ -22,8 +22,8 @@ from reporting.html import (
     table,
 )
 from reporting.svg import Chart, nice_ticks
-from results.adopted_rules import decisions_path, made_from, rule_for
-from results.runs import Oof
+from results.adopted_rules import made_from, rule_for
+from results.runs import Oof, decisions_path
 from scoring.calibration import calibration_errors, reliability
 from scoring.counts import confusion_matrices
 from scoring.curves import GRID, Curve, f1_at, precision_recall_curves, roc_curves
@@ -34,24 +34,24 @@ TENTHS, FIFTHS = [0, 0.5, 1], [0, 0.25, 0.5, 0.75, 1]
 LEAST_TO_READ = 20  # positives below which a label's curve is said to be rough
 
 
-def curves_part(shown: ReportContext) -> Part | None:
+def curves_section(context: ReportContext) -> Section | None:
     """ROC and precision-recall curves of every label; the best run with its band, the others as lines."""
-    if not shown.oofs:
+    if not context.oofs:
         return None
-    part = Part("curves", "ROC and precision-recall curves", "Out-of-fold predictions: every image is judged by the "
-                "one model that never saw its patient or group.")
-    names, colours = list(shown.oofs), shown.colours
-    side = _side(shown)
-    rates, positives = prevalence(shown.targets), (shown.targets == 1).sum(axis=0)
-    part.blocks.append(legend([(colours[name], name) for name in colours]))
+    section = Section("curves", "ROC and precision-recall curves", "Out-of-fold predictions: every image is judged by "
+                      "the one model that never saw its patient or group.")
+    names, colours = list(context.oofs), context.colours
+    side = _side(context)
+    rates, positives = prevalence(context.targets), (context.targets == 1).sum(axis=0)
+    section.blocks.append(legend([(colours[name], name) for name in colours]))
     if more := names[len(colours):]:
-        part.blocks.append(paragraph(f"Not drawn, colours being few: {', '.join(more)}.", style="lead"))
+        section.blocks.append(paragraph(f"Not drawn, colours being few: {', '.join(more)}.", style="lead"))
     for title, make, area, chance in (("ROC", roc_curves, "AUC", None),
                                       ("Precision and recall", precision_recall_curves, "AP", rates)):
-        curves = {name: make(shown.targets, shown.oofs[name].probs, shown.groups if name == names[0] else None)
+        curves = {name: make(context.targets, context.oofs[name].probs, context.groups if name == names[0] else None)
                   for name in colours}
         boxes = []
-        for k, label in enumerate(shown.competition.labels):
+        for k, label in enumerate(context.competition.labels):
             best = curves[names[0]][k]
             if np.isnan(best.area):
                 boxes.append((label, "one class only: no curve", Markup("")))
@@ -63,20 +63,20 @@ def curves_part(shown: ReportContext) -> Part | None:
         more = ("A curve near the upper left corner is good; the dashed diagonal is guessing. "
                 if chance is None else
                 "A curve near the upper right corner is good; the dashed line is guessing, at the label's prevalence. ")
-        part.blocks += [heading(title), Figure(
+        section.blocks += [heading(title), ReportFigure(
             panels(boxes), f"{more}Shaded: 95 % of the curves of {names[0]} when whole groups are drawn again, at each "
             f"place by itself; {area} with its 95 % interval. Where bands overlap, runs are not told apart by this "
-            "label.", shown.makers(list(colours)))]
-    if len(few := [label for label, count in zip(shown.competition.labels, positives, strict=True)
+            "label.", context.commands_of(list(colours)))]
+    if len(few := [label for label, count in zip(context.competition.labels, positives, strict=True)
                    if 0 < count < LEAST_TO_READ]):
-        part.blocks.append(paragraph(f"Fewer than {LEAST_TO_READ} positives, read with care: {', '.join(few)}.",
-                                     style="lead"))
-    return part
+        section.blocks.append(paragraph(f"Fewer than {LEAST_TO_READ} positives, read with care: {', '.join(few)}.",
+                                        style="lead"))
+    return section
 
 
-def _side(shown: ReportContext) -> int:
+def _side(context: ReportContext) -> int:
     """Units of a chart's side: many panels are small, and their text is not to be smaller."""
-    return 180 if len(shown.competition.labels) > MANY_PANELS else 260
+    return 180 if len(context.competition.labels) > MANY_PANELS else 260
 
 
 def _curve_chart(label: str, curves: list[tuple[str, Curve]], rate: float | None, side: int) -> str:
@@ -90,34 +90,35 @@ def _curve_chart(label: str, curves: list[tuple[str, Curve]], rate: float | None
     return chart.svg(f"{y_name} over {x_name}, {label}", x_name, y_name, TENTHS, FIFTHS)
 
 
-def confusion_part(shown: ReportContext) -> Part | None:
+def confusion_section(context: ReportContext) -> Section | None:
     """What is taken for what, decided by each run's rule fitted on the other folds."""
-    if not shown.oofs:
+    if not context.oofs:
         return None
-    competition = shown.competition
-    part = Part("confusion", "Confusion matrices", "Decisions on out-of-fold predictions, by rules that were fitted on "
-                "the other folds. Rows: what is labelled; shares are of the row.")
+    competition = context.competition
+    section = Section("confusion", "Confusion matrices", "Decisions on out-of-fold predictions, by rules that were "
+                      "fitted on the other folds. Rows: what is labelled; shares are of the row.")
     counted = {}
-    for name, oof in shown.oofs.items():
-        with noting(part, decisions_path(competition, name), shown.command("decide", f"--experiment {name}")):
-            decisions = rule_for(competition, oof, "decisions").crossfit(
-                shown.targets, oof.probs, fold_numbers(shown.table, oof.split))
-            counted[name] = confusion_matrices(shown.targets, decisions, competition.task)
+    for name, oof in context.oofs.items():
+        with note_errors(section, decisions_path(competition, name), context.command("decide", f"--experiment {name}")):
+            decisions = rule_for(context.workspace, oof, "decisions").crossfit(
+                context.targets, oof.probs, fold_numbers(context.table, oof.split))
+            counted[name] = confusion_matrices(context.targets, decisions, competition.task)
     if competition.task == "multiclass":
         boxes = [(name, "", matrix("labelled", competition.labels, counts[0].tolist()))
                  for name, counts in counted.items()]
-        part.blocks.append(Figure(panels(boxes, "wide"), "Columns: what was decided. The diagonal is right; the darker "
-                                  "a cell beside it, the more of the row's class is lost to that column's.",
-                                  shown.makers(list(counted))))
-        return part
+        section.blocks.append(ReportFigure(panels(boxes, "wide"), "Columns: what was decided. The diagonal is right; "
+                                           "the darker a cell beside it, the more of the row's class is lost to that "
+                                           "column's.",
+                                           context.commands_of(list(counted))))
+        return section
     for name, counts in counted.items():
         boxes = [(label, _rates(each), matrix("", ("absent", "present"), each.tolist()))
                  for label, each in zip(competition.labels, counts, strict=True)]
-        figure = Figure(panels(boxes, "tight"), f"{name}. Columns: what was decided. Upper right: false alarms; lower "
-                        "left: findings that are missed. Which of them cost more is for the use to say, and thresholds "
-                        "can trade one for the other.", shown.makers([name]))
-        part.blocks += (heading(name), figure) if name == next(iter(counted)) else folded(name, [figure])
-    return part
+        figure = ReportFigure(panels(boxes, "tight"), f"{name}. Columns: what was decided. Upper right: false alarms; "
+                              "lower left: findings that are missed. Which of them cost more is for the use to say, "
+                              "and thresholds can trade one for the other.", context.commands_of([name]))
+        section.blocks += [heading(name), figure] if name == next(iter(counted)) else [Folded(name, [figure])]
+    return section
 
 
 def _rates(counts: np.ndarray) -> str:
@@ -126,25 +127,26 @@ def _rates(counts: np.ndarray) -> str:
     return "\n".join(f"{name} {above / below:.2f}" if below else f"{name} -" for name, (above, below) in rates.items())
 
 
-def calibration_part(shown: ReportContext) -> Part | None:
+def calibration_section(context: ReportContext) -> Section | None:
     """How often a label is there where its probability is so much, and what calibrating would change."""
-    known = {name: oof for name, oof in shown.oofs.items() if oof.kind != "rank_mean"}
-    if not shown.oofs:
+    known = {name: oof for name, oof in context.oofs.items() if oof.kind != "rank_mean"}
+    if not context.oofs:
         return None
-    part = Part("calibration", "Calibration", "Does a probability of 0.8 mean that the label is there in eight of ten "
-                "images? Out-of-fold predictions, in 15 bins of equal numbers of images.")
-    if ranks := [name for name in shown.oofs if name not in known]:
-        part.blocks.append(paragraph(f"{', '.join(ranks)}: a mean of ranks, which are no probabilities.", style="lead"))
+    section = Section("calibration", "Calibration", "Does a probability of 0.8 mean that the label is there in eight "
+                      "of ten images? Out-of-fold predictions, in 15 bins of equal numbers of images.")
+    if ranks := [name for name in context.oofs if name not in known]:
+        section.blocks.append(paragraph(f"{', '.join(ranks)}: a mean of ranks, which are no probabilities.",
+                                        style="lead"))
     if not known:
-        return part
-    colours, side = {name: style for name, style in shown.colours.items() if name in known}, _side(shown)
-    errors = {name: calibration_errors(shown.targets, known[name].probs) for name in colours}
+        return section
+    colours, side = {name: style for name, style in context.colours.items() if name in known}, _side(context)
+    errors = {name: calibration_errors(context.targets, known[name].probs) for name in colours}
     boxes = []
-    for k, label in enumerate(shown.competition.labels):
+    for k, label in enumerate(context.competition.labels):
         if np.isnan([errors[name][k] for name in colours]).any():
             boxes.append((label, "no certain cell", Markup("")))
             continue
-        drawn = {name: reliability(shown.targets[:, k], known[name].probs[:, k])[:2] for name in reversed(colours)}
+        drawn = {name: reliability(context.targets[:, k], known[name].probs[:, k])[:2] for name in reversed(colours)}
         top = min(1.0, 1.08 * max(values.max() for each in drawn.values() for values in each))
         chart = Chart((0, top), (0, top), side, side)
         chart.rule((0, top), (0, top))
@@ -154,50 +156,50 @@ def calibration_part(shown: ReportContext) -> Part | None:
         boxes.append((label, "ECE " + ", ".join(f"{errors[name][k]:.3f}" for name in colours),
                       chart.svg(f"share of positives over mean probability, {label}", "mean probability of a bin",
                                 "share of positives", nice_ticks(0, top, 4), nice_ticks(0, top, 5))))
-    part.blocks += [legend([(colours[name], name) for name in colours]), Figure(
+    section.blocks += [legend([(colours[name], name) for name in colours]), ReportFigure(
         panels(boxes), "On the dashed diagonal a probability means what it says; below it the run is too sure that the "
         "label is there, above it not sure enough. ECE: the mean distance from it, in the order of the colours; a few "
-        "hundredths are noise.", shown.makers(list(colours)))]
-    part.blocks += _read_decisions(shown, part, _calibration_rows, (
+        "hundredths are noise.", context.commands_of(list(colours)))]
+    section.blocks += _read_decisions(context, section, _calibration_rows, (
         "run", "probabilities", "log loss", "Brier", "ECE"), "What calibrating would change, fitted on the other "
         "folds: less is better in all three. `as_is` are the probabilities that the run gives.")
-    return part
+    return section
 
 
-def _calibration_rows(name: str, said: dict) -> list[list]:
+def _calibration_rows(name: str, record: dict) -> list[list]:
     return [[name, way, number(row["log_loss"]), number(row["brier"]), number(row["ece"])]
-            for way, row in said["calibration"].items() if isinstance(row, dict)]
+            for way, row in record["calibration"].items() if isinstance(row, dict)]
 
 
-def thresholds_part(shown: ReportContext) -> Part | None:
+def thresholds_section(context: ReportContext) -> Section | None:
     """F1 over the threshold with the fitted ones, and what the rules that decide.py tried are worth."""
-    if not shown.oofs:
+    if not context.oofs:
         return None
-    competition, (name, oof) = shown.competition, next(iter(shown.oofs.items()))
-    part = Part("thresholds", "Thresholds", "From which probability on a label is said to be there, and what choosing "
-                "it by these very images is worth on others.")
+    competition, (name, oof) = context.competition, next(iter(context.oofs.items()))
+    section = Section("thresholds", "Thresholds", "From which probability on a label is said to be there, and what "
+                      "choosing it by these very images is worth on others.")
     if competition.task != "multiclass" and oof.kind != "rank_mean":
-        part.blocks.append(_threshold_figure(shown, name, oof))
-    part.blocks += _read_decisions(shown, part, _rule_rows, (
+        section.blocks.append(_threshold_figure(context, name, oof))
+    section.blocks += _read_decisions(context, section, _rule_rows, (
         "run", "metric", "rule", "naive", "cross-fitted", "optimism", "gain over the first", "95 % interval"),
         "Naive: fitted and scored on the same images. Cross-fitted: on the other folds, which is what to expect on new "
         "images. Optimism: the difference. A gain counts where its interval leaves out 0.")
-    return part if part.blocks or part.notes else None
+    return section if section.blocks or section.notes else None
 
 
-def _threshold_figure(shown: ReportContext, name: str, oof: Oof) -> Figure:
-    competition, folds = shown.competition, fold_numbers(shown.table, oof.split)
-    metric, side = criterion(competition.metric), _side(shown)
-    fitted = fit_thresholds(shown.targets, oof.probs, metric)
-    by_fold = np.array([fit_thresholds(shown.targets[~held], oof.probs[~held], metric)
+def _threshold_figure(context: ReportContext, name: str, oof: Oof) -> ReportFigure:
+    competition, folds = context.competition, fold_numbers(context.table, oof.split)
+    metric, side = criterion(competition.metric), _side(context)
+    fitted = fit_thresholds(context.targets, oof.probs, metric)
+    by_fold = np.array([fit_thresholds(context.targets[~held], oof.probs[~held], metric)
                         for held in held_out_rows(folds)])
-    cuts, undefined = np.linspace(0.005, 0.995, 100), undefined_labels(shown.targets)
+    cuts, undefined = np.linspace(0.005, 0.995, 100), undefined_labels(context.targets)
     boxes = []
     for k, label in enumerate(competition.labels):
         if undefined[k]:
             boxes.append((label, "one class only: no threshold", Markup("")))
             continue
-        truth, probs = shown.targets[:, k], oof.probs[:, k]
+        truth, probs = context.targets[:, k], oof.probs[:, k]
         chart = Chart((0, 1), (0, 1), side, side * 2 // 3)
         for threshold in by_fold[:, k]:
             chart.rule((threshold, threshold), (0, 1))
@@ -205,14 +207,15 @@ def _threshold_figure(shown: ReportContext, name: str, oof: Oof) -> Figure:
         chart.dots(fitted[[k]], f1_at(fitted[[k]], truth, probs), "c1", 3.5)
         boxes.append((label, f"{fitted[k]:.3f}, by fold {interval(by_fold[:, k].min(), by_fold[:, k].max(), 3)}",
                       chart.svg(f"F1 over threshold, {label}", "threshold", "F1", TENTHS, TENTHS)))
-    return Figure(panels(boxes), f"{name}: F1 of each label over its threshold. Dot: the threshold that is best for "
-                  f"{METRICS[metric].title} on all folds; dashed: the same without one fold each. Where the dashed "
-                  "lines lie apart and the curve is steep, the threshold is a guess.", shown.makers([name]))
+    return ReportFigure(panels(boxes), f"{name}: F1 of each label over its threshold. Dot: the threshold that is best "
+                        f"for {METRICS[metric].title} on all folds; dashed: the same without one fold each. Where the "
+                        "dashed lines lie apart and the curve is steep, the threshold is a guess.",
+                        context.commands_of([name]))
 
 
-def _rule_rows(name: str, said: dict) -> list[list]:
+def _rule_rows(name: str, record: dict) -> list[list]:
     rows = []
-    for metric, rules in said["rules"].items():
+    for metric, rules in record["rules"].items():
         for rule, row in rules.items():
             gain = ["", ""] if row["gain"] is None else [number(row["gain"], sign="+"),
                                                          interval(row["gain_low"], row["gain_high"], sign="+")]
@@ -221,22 +224,23 @@ def _rule_rows(name: str, said: dict) -> list[list]:
     return rows
 
 
-def _read_decisions(shown: ReportContext, part: Part, rows_of: Callable[[str, dict], list[list]], headers: tuple,
-                    caption: str) -> list[Markup | Figure]:
+def _read_decisions(context: ReportContext, section: Section, rows_of: Callable[[str, dict], list[list]],
+                    headers: tuple,
+                    caption: str) -> list[Markup | ReportFigure]:
     """A table of the decisions.json of the runs shown; one that is damaged or of other predictions becomes a note."""
-    names, others = shown.holders("decisions.json")
+    names, others = context.runs_with("decisions.json")
     rows, read = [], []
     for name in names:
-        path, again = decisions_path(shown.competition, name), shown.command("decide", f"--experiment {name}")
-        with noting(part, path, again):
-            said = read_json(path)
-            found = rows_of(name, said)
-            if said["made_from"] != made_from(shown.competition, shown.read(name)):
-                part.notes.append(f"{path.parent.name}/{path.name} is about other predictions than {name} has now. "
-                                  f"Make it again: {again}")
+        path, again = decisions_path(context.competition, name), context.command("decide", f"--experiment {name}")
+        with note_errors(section, path, again):
+            record = read_json(path)
+            found = rows_of(name, record)
+            if record["made_from"] != made_from(context.competition, context.read(name)):
+                section.notes.append(f"{path.parent.name}/{path.name} is about other predictions than {name} has now. "
+                                     f"Make it anew: {again}")
             rows += found
             read.append(name)
     if not rows:
         return []
-    commands = tuple(shown.command("decide", f"--experiment {name}") for name in read)
-    return [Figure(table(headers, rows), caption, commands), *others_too(others, shown)]
+    commands = tuple(context.command("decide", f"--experiment {name}") for name in read)
+    return [ReportFigure(table(headers, rows), caption, commands), *other_runs(others, context)]

@@ -1,9 +1,9 @@
 """Small charts as inline SVG, drawn in the page's own colours, so that they follow light, dark and print."""
 
-import html
 from collections.abc import Sequence
 
 import numpy as np
+from markupsafe import Markup, escape
 
 LEFT, RIGHT, TOP, BOTTOM = 34, 8, 8, 30  # units around the plot for ticks and the axis' name
 MOST_POINTS = 150                        # of a line; more would be invisible and megabytes together
@@ -44,8 +44,8 @@ class Chart:
         (x1, x2), (y1, y2) = self._place(np.asarray(x, float), np.asarray(y, float))
         self.shapes.append(f'<line class="{style}" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>')
 
-    def svg(self, said: str, x_name: str, y_name: str, x_ticks: Sequence[float], y_ticks: Sequence[float]) -> str:
-        """The chart; said: what it shows, for who cannot see it."""
+    def svg(self, title: str, x_name: str, y_name: str, x_ticks: Sequence[float], y_ticks: Sequence[float]) -> Markup:
+        """The chart. title: what it shows, for screen readers."""
         right, bottom = LEFT + self.width, TOP + self.height
         marks = []
         for value in x_ticks:
@@ -57,11 +57,11 @@ class Chart:
             marks += [f'<line class="grid" x1="{LEFT}" y1="{top:.1f}" x2="{right}" y2="{top:.1f}"/>',
                       f'<text x="{LEFT - 4}" y="{top + 3:.1f}" text-anchor="end">{_tick(value)}</text>']
         names = (f'<text x="{LEFT + self.width / 2}" y="{bottom + 24}" text-anchor="middle">'
-                 f'{html.escape(x_name)}</text>'
+                 f'{escape(x_name)}</text>'
                  f'<text transform="translate(8 {TOP + self.height / 2}) rotate(-90)" text-anchor="middle">'
-                 f'{html.escape(y_name)}</text>')
-        return (f'<svg viewBox="0 0 {right + RIGHT} {bottom + BOTTOM}" role="img" aria-label="{html.escape(said)}">'
-                f'{"".join(marks)}{names}{"".join(self.shapes)}</svg>')
+                 f'{escape(y_name)}</text>')
+        return Markup(f'<svg viewBox="0 0 {right + RIGHT} {bottom + BOTTOM}" role="img" aria-label="{escape(title)}">'
+                      f'{"".join(marks)}{names}{"".join(self.shapes)}</svg>')
 
     def _place(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Units from the left and from the top; what lies beyond an axis' ends is put on its end."""
@@ -71,7 +71,7 @@ class Chart:
 
 
 def interval_bar(low: float, value: float, high: float, ends: tuple[float, float],
-                 dots: Sequence[tuple[float, str]] = (), style: str = "c0") -> str:
+                 dots: Sequence[tuple[float, str]] = (), style: str = "c0") -> Markup:
     """A score and its interval as one line of a table, all lines on the same scale from ends[0] to ends[1].
 
     dots: further scores and their style, those of the test. NaN draws nothing.
@@ -86,7 +86,7 @@ def interval_bar(low: float, value: float, high: float, ends: tuple[float, float
         shapes.append(f'<circle class="dot {style}" cx="{place(value)}" cy="9" r="4"/>')
     shapes += [f'<circle class="ring {ring}" cx="{place(number)}" cy="9" r="3.2"/>'
                for number, ring in dots if not np.isnan(number)]
-    return f'<svg class="bar" viewBox="0 0 200 18" aria-hidden="true">{"".join(shapes)}</svg>'
+    return Markup(f'<svg class="bar" viewBox="0 0 200 18" aria-hidden="true">{"".join(shapes)}</svg>')
 
 
 def nice_ticks(low: float, high: float, most: int = 5) -> list[float]:

@@ -4,23 +4,19 @@ decide.py writes runs/<competition>/<run>/decisions.json; its "adopted" names th
 for decisions. Rules are fitted anew wherever they are used: the file's parameters are for reading only.
 """
 
-from pathlib import Path
 
 import numpy as np
 
 from common.commands import command_line
-from common.files import read_json, sha256
+from common.files import sha256
 from competition import Competition
+from data.folds import fold_numbers
 from data.tables import submitted_part
-from results.runs import Oof, run_folder
+from results.runs import Oof, decisions_path, run_folder
+from results.workspace import Workspace
 from scoring.decision_rules import RULES, DecisionRule, Kind, check_rule, rule_for_prevalence, rules_for
 from scoring.metrics import METRICS
 from scoring.thresholds import criterion
-
-
-def decisions_path(competition: Competition, name: str) -> Path:
-    """The path runs/<competition>/<run>/decisions.json."""
-    return run_folder(competition, name) / "decisions.json"
 
 
 def made_from(competition: Competition, oof: Oof) -> dict:
@@ -47,13 +43,13 @@ def untuned_rule(competition: Competition, gives: Kind) -> DecisionRule:
     return next(rule for rule in rules.values() if not rule.is_fitted)
 
 
-def read_adopted(competition: Competition, oof: Oof) -> dict[Kind, dict]:
+def read_adopted(workspace: Workspace, oof: Oof) -> dict[Kind, dict]:
     """The rules adopted for a run, by what they give: rule, metric and, for a prevalence, that and test predictions.
 
     Raises ValueError where they were adopted for other models or predictions than the run has now.
     """
-    path = decisions_path(competition, oof.name)
-    decisions = read_json(path) if path.exists() else {}
+    competition = workspace.competition
+    path, decisions = decisions_path(competition, oof.name), workspace.decisions(oof.name)
     if not decisions.get("adopted"):
         return {}
     default = command_line("decide", competition, experiment=oof.name, adopt="default")
@@ -73,13 +69,14 @@ def predictions_hash(competition: Competition, name: str) -> str | None:
     return sha256(path.read_bytes()) if path.exists() else None
 
 
-def rule_for(competition: Competition, oof: Oof, gives: Kind, submitted: bool = False) -> DecisionRule:
+def rule_for(workspace: Workspace, oof: Oof, gives: Kind, submitted: bool = False) -> DecisionRule:
     """The rule of a run: the adopted one, or the default.
 
     submitted: for the part that is submitted. A rule for that part's prevalence is used for no other part.
     Raises ValueError where the adopted rule is out of date, or unknown.
     """
-    adopted = read_adopted(competition, oof).get(gives)
+    competition = workspace.competition
+    adopted = read_adopted(workspace, oof).get(gives)
     if adopted is None:
         return default_rule(competition, gives)
     name, metric = adopted["rule"], adopted["metric"]
@@ -97,12 +94,13 @@ def rule_for(competition: Competition, oof: Oof, gives: Kind, submitted: bool = 
     return rules[name]
 
 
-def metric_values(competition: Competition, oof: Oof, targets: np.ndarray, folds: np.ndarray) -> np.ndarray:
+def metric_values(workspace: Workspace, oof: Oof) -> np.ndarray:
     """(N, K) what the competition's metric scores of a run: the values of its rule, fitted on the other folds."""
-    return rule_for(competition, oof, METRICS[competition.metric].uses).crossfit(targets, oof.probs, folds)
+    rule = rule_for(workspace, oof, METRICS[workspace.competition.metric].uses)
+    return rule.crossfit(workspace.targets, oof.probs, fold_numbers(workspace.table, oof.split))
 
 
-def adopted_inputs(competition: Competition, oof: Oof) -> dict:
+def adopted_inputs(workspace: Workspace, oof: Oof) -> dict:
     """What a submission depends on besides models and images: {} where nothing was adopted."""
-    adopted = read_adopted(competition, oof)
+    adopted = read_adopted(workspace, oof)
     return {"adopted": adopted} if adopted else {}

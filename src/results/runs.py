@@ -45,6 +45,11 @@ def run_folder(competition: Competition, name: str) -> Path:
     return home() / "runs" / competition.name / name
 
 
+def decisions_path(competition: Competition, name: str) -> Path:
+    """The file that decide.py writes for a run: runs/<competition>/<run>/decisions.json."""
+    return run_folder(competition, name) / "decisions.json"
+
+
 def open_run(competition: Competition, name: str, fold: int, experiment: Experiment, folds_hash: str,
              command: str = "") -> Run:
     """The run's folder, new or taken up again. `command`: what trains it, for whoever finds the folder.

@@ -7,13 +7,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from common.files import read_json
 from competition import Competition
 from data.folds import HELD_OUT, Folds, attach_folds, read_folds, split_column
 from data.labels import scoring_targets
 from data.pixel_store import PixelStore, open_store, pixel_settings
 from data.tables import headline_targets, label_cells, read_part, read_sample, read_solution, read_train
 from experiment import Experiment
-from results.runs import Oof, list_runs, read_oof
+from results.runs import Oof, decisions_path, list_runs, read_oof
 
 REPORTED = ("official_validation", "holdout")  # parts that choose nothing
 
@@ -31,6 +32,7 @@ class Workspace:
     data_dir: Path
     _parts: dict[str, pd.DataFrame] = field(default_factory=dict, init=False, repr=False)
     _oofs: dict[str, Oof] = field(default_factory=dict, init=False, repr=False)
+    _decisions: dict[str, dict] = field(default_factory=dict, init=False, repr=False)
 
     # ---- data
 
@@ -59,17 +61,17 @@ class Workspace:
     @cached_property
     def cells(self) -> np.ndarray:
         """(N, K) label cells of `table`: 1, 0, -1 (uncertain), NaN (empty)."""
-        return label_cells(self.competition, self.table)
+        return _read_only(label_cells(self.competition, self.table))
 
     @cached_property
     def label_targets(self) -> np.ndarray:
         """(N, K) 1 and 0, NaN for uncertain and empty cells; all labels."""
-        return scoring_targets(self.cells)
+        return _read_only(scoring_targets(self.cells))
 
     @cached_property
     def targets(self) -> np.ndarray:
         """(N, K) what `table` is scored on: `label_targets` with NaN for the labels that the metric does not count."""
-        return headline_targets(self.competition, self.label_targets)
+        return _read_only(headline_targets(self.competition, self.label_targets))
 
     @cached_property
     def groups(self) -> np.ndarray:
@@ -104,6 +106,11 @@ class Workspace:
         """The labels of the submitted part with their `usage`; None where they are not known."""
         return read_solution(self.competition, self.data_dir)
 
+    @property
+    def test_solution(self) -> pd.DataFrame | None:
+        """The labels of the test part with their `usage`; None where they are not known or there is no test part."""
+        return self.solution if self.competition.test else None
+
     @cached_property
     def sample(self) -> pd.DataFrame | None:
         """The sample submission as text; None where there is none."""
@@ -128,6 +135,13 @@ class Workspace:
             self._oofs[name] = read_oof(self.competition, name, self.table, self.folds.hash, self.oof)
         return self._oofs[name]
 
+    def decisions(self, name: str) -> dict:
+        """What decide.py wrote about a run or a blend, decisions.json; {} where it wrote nothing."""
+        if name not in self._decisions:
+            path = decisions_path(self.competition, name)
+            self._decisions[name] = read_json(path) if path.exists() else {}
+        return self._decisions[name]
+
     @cached_property
     def _all_rows(self) -> pd.DataFrame:
         return attach_folds(self.competition, self.train, self.folds)
@@ -135,3 +149,9 @@ class Workspace:
     def _rows(self, is_held_out: bool) -> pd.DataFrame:
         rows = self._all_rows
         return rows[(rows["fold"] == HELD_OUT) == is_held_out].reset_index(drop=True)
+
+
+def _read_only(array: np.ndarray) -> np.ndarray:
+    """The array itself, which raises ValueError when it is written to: all callers share it."""
+    array.setflags(write=False)
+    return array

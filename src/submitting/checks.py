@@ -9,9 +9,10 @@ import pandas as pd
 from auditing.ood import outlier_warnings
 from common.files import home, sha256
 from competition import Competition
-from data.folds import add_folds, folds_path, read_folds
-from data.tables import read_train, submitted_part
-from results.runs import Oof, read_oof, read_predictions, run_folder
+from data.folds import folds_path
+from data.tables import submitted_part
+from results.runs import Oof, read_predictions, run_folder
+from results.workspace import Workspace
 from submitting.ledger import ledger_path
 from submitting.manifest import model_name, read_manifest
 from submitting.prediction_checks import (
@@ -49,15 +50,16 @@ class Known:
     is_as_written: bool = False  # the file has the hash that its manifest says
 
 
-def check_file(competition: Competition, data_dir: Path, path: Path,
-               last: Path | None = None) -> tuple[list[str], list[str]]:
+def check_file(workspace: Workspace, path: Path, last: Path | None = None,
+               manifest: dict | None = None) -> tuple[list[str], list[str]]:
     """Errors and warnings about a submission file; with an error it must not be uploaded.
 
     Reads what it compares with from disk, as far as it is there: the sample, the file's manifest, the run's or blend's
     own predictions, its models' and its oof predictions, and the submission that went up last.
-    last: that file; None: the newest other submission of the competition.
+    last: that file; None: the newest other submission of the competition;  manifest: the file's own, if it was read.
     Raises FileNotFoundError where there is no such file.
     """
+    competition = workspace.competition
     errors, warnings = check_bytes(path)
     if errors:
         return errors, warnings
@@ -65,16 +67,16 @@ def check_file(competition: Competition, data_dir: Path, path: Path,
         frame = read_submission(path)
     except ValueError as error:
         return [str(error)], warnings
-    template = read_template(competition, data_dir)
+    template = read_template(workspace)
     last = last or _newest_other(competition, path)
-    known, unknown = find_known(competition, data_dir, path, template, last)
+    known, unknown = find_known(workspace, path, template, last, manifest)
     errors, found = check_submission(competition, template, frame, known.means)
     if errors:
         return errors, warnings
     warnings += [*unknown, *check_cells(template, frame), *found]
     values = read_values(competition, template, frame)
     errors, found = compare(competition, template, values, known)
-    warnings += [*found, *outlier_warnings(competition, data_dir)]
+    warnings += [*found, *outlier_warnings(workspace)]
     if last and not errors:
         warnings += _against_last(competition, template, values, last)
     return errors, list(dict.fromkeys(warnings))
@@ -149,14 +151,15 @@ def compare(competition: Competition, template: Template, values: np.ndarray,
     return errors, warnings
 
 
-def find_known(competition: Competition, data_dir: Path, path: Path, template: Template,
-               last: Path | None = None) -> tuple[Known, list[str]]:
+def find_known(workspace: Workspace, path: Path, template: Template, last: Path | None = None,
+               manifest: dict | None = None) -> tuple[Known, list[str]]:
     """What a submission can be compared with, and warnings about what should be there and is not.
 
     The file is known by the manifest beside it, by one in submissions/ that has its hash, or by its name. Of a file
     that nobody here made, the oof predictions are those behind the last submission.
     """
-    said, warnings = _find_manifest(competition, path)
+    competition = workspace.competition
+    said, warnings = (manifest, []) if manifest else _find_manifest(competition, path)
     name = (said or {}).get("inputs", {}).get("run") or path.stem.removeprefix(f"{competition.name}-")
     is_own = run_folder(competition, name).is_dir() and (said is not None or path.stem != name)
     if not is_own and last is not None:
@@ -168,9 +171,7 @@ def find_known(competition: Competition, data_dir: Path, path: Path, template: T
     if not (folds_path(competition).exists() and run_folder(competition, name).is_dir()):
         return known, warnings
     try:
-        folds = read_folds(competition)
-        table = add_folds(competition, read_train(competition, data_dir)[0], folds)
-        oof = read_oof(competition, name, table, folds.hash)
+        oof = workspace.oof(name)
     except (ValueError, FileNotFoundError) as error:
         return known, [*warnings, f"it could not be compared with its run: {error}"]
     known = replace(known, oof=oof.probs[~np.isnan(oof.probs).any(axis=1)])

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from matplotlib.figure import Figure
 from rich.table import Table
 from scipy.stats import norm, spearmanr, theilslopes
@@ -13,29 +12,12 @@ from common.console import make_console, number
 from common.figures import save_figure
 from common.files import home
 from competition import Competition
-from data.folds import fold_numbers
-from data.tables import scored_targets
-from results.adopted_rules import metric_values
-from results.runs import Oof
-from scoring.confidence_intervals import score_interval
 from scoring.metrics import METRICS
 from submitting.ledger import Entry, read_ledger
 
 HALF_WIDTH = norm.ppf(0.975)  # standard errors on either side of a 95 % interval
 FEWEST = 3                    # submissions below which neither slope nor correlation says anything
 USAGES = ("public", "private")
-
-
-def cross_validated(competition: Competition, table: pd.DataFrame, oof: Oof) -> tuple[float, float, float]:
-    """The competition's metric on the out-of-fold predictions of a whole run, and its 95 % interval over groups.
-
-    Decisions, where the metric wants them, are made by the run's decision rule, fitted on the other folds.
-    """
-    targets = scored_targets(competition, table)
-    values = metric_values(competition, oof, targets, fold_numbers(table, oof.split))
-    metric, groups = METRICS[competition.metric], table["group"].to_numpy(str)
-    cv = metric.score(targets, values, competition.task)
-    return cv, *score_interval(competition.metric, targets, values, competition.task, groups)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,8 @@ from common.commands import command_line
 from common.console import make_console
 from common.files import read_csv, read_json, write_csv, write_json
 from competition import Competition
-from data.tables import read_part, submission_columns, submitted_part
+from data.tables import submission_columns, submitted_part
+from results.workspace import Workspace
 from submitting.submission import read_submission, submission_path
 
 TIMES = 10         # how many times as many images the large test set has
@@ -54,12 +55,13 @@ class TestRun:
     found: str  # what came out
 
 
-def rehearse(competition: Competition, data_dir: Path, bundle: Path, hours: float) -> dict:
+def rehearse(workspace: Workspace, bundle: Path, hours: float) -> dict:
     """Runs a bundle on the known test set, on a hidden and on a large one; prints a table and writes rehearsal.json.
 
     Returns what is in that file. Raises ValueError where the predictions of known images are not those of predict.py
     here, or where the time is not enough for as many images as there are; RuntimeError where the bundle fails.
     """
+    competition = workspace.competition
     said = read_json(bundle / "dataset" / "bundle.json")
     known_path = submission_path(competition, said["experiment"])
     if not known_path.exists():
@@ -71,7 +73,7 @@ def rehearse(competition: Competition, data_dir: Path, bundle: Path, hours: floa
         shutil.copytree(bundle / "dataset", folder / "input" / "models")
         bar = tqdm(total=3, desc="rehearsing", unit="run", disable=None)
         for name in ("known", "hidden", "large"):
-            data, ids = make_data(competition, data_dir, folder / "input" / "data", name)
+            data, ids = make_data(workspace, folder / "input" / "data", name)
             seconds, path = run_bundle(bundle, folder, isolation, hours)
             images, found = judge(competition, name, path, known_path, ids, is_ranked(competition, bundle, said))
             acts.append(TestRun(name, images, round(seconds, 1), found))
@@ -133,26 +135,27 @@ def run_bundle(bundle: Path, folder: Path, isolation: str, hours: float) -> tupl
 # ---- test sets
 
 
-def make_data(competition: Competition, data_dir: Path, target: Path, name: str) -> tuple[Path, dict[str, str]]:
+def make_data(workspace: Workspace, target: Path, name: str) -> tuple[Path, dict[str, str]]:
     """The competition's folder with another test set, and which known image each new id shows.
 
     name: "known", the folder as it is; "hidden", every image under a new id, in another order, and two odd ones;
     "large", TIMES as many. Nothing is copied: links stand for files.
     """
+    competition = workspace.competition
     if name == "known":
-        target.symlink_to(data_dir.resolve(), target_is_directory=True)
+        target.symlink_to(workspace.data_dir.resolve(), target_is_directory=True)
         return target, {}
     part = getattr(competition, submitted_part(competition))
     if part.arrays or part.separator != "," or part.header or len(part.tables) > 1 or part.id_list:
         raise ValueError(f"a hidden test set cannot be made of {competition.name!r}: its test part is not one plain "
                          "table of image files, or a folder of them")
-    known = read_part(competition, data_dir, submitted_part(competition))[["image_id", "path"]]
-    new = _name_images(known, data_dir.resolve(), name)
-    dropped = {Path(path).relative_to(data_dir.resolve()).as_posix() for path in known["path"]}
+    known = workspace.part(submitted_part(competition))[["image_id", "path"]]
+    new = _name_images(known, workspace.data_dir.resolve(), name)
+    dropped = {Path(path).relative_to(workspace.data_dir.resolve()).as_posix() for path in known["path"]}
     tables = {table for table in (*part.tables, competition.sample_submission) if table}
-    _link_all(data_dir.resolve(), target, dropped | tables, set(new["below"]))
+    _link_all(workspace.data_dir.resolve(), target, dropped | tables, set(new["below"]))
     for table in tables:
-        _write_table(competition, data_dir / table, target / table, new, set(known["image_id"]))
+        _write_table(competition, workspace.data_dir / table, target / table, new, set(known["image_id"]))
     if part.tables:
         _check_template(competition, part.images)
     for row in tqdm(new.itertuples(), f"{name} test set", len(new), unit="image", leave=False, disable=None, delay=1):

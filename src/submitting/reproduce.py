@@ -13,11 +13,11 @@ import pandas as pd
 from common.files import sha256
 from common.hardware import pick_device
 from competition import Competition
-from data.folds import Folds, add_folds, read_folds
 from data.pixel_store import PixelStore, open_store, pixel_settings
-from data.tables import read_part, read_train, submitted_part
+from data.tables import submitted_part
 from results.adopted_rules import adopted_inputs, rule_for
-from results.runs import Oof, read_oof, read_run, run_folder
+from results.runs import Oof, read_run, run_folder
+from results.workspace import Workspace
 from submitting.manifest import (
     Difference,
     find_code_differences,
@@ -46,7 +46,7 @@ class Reproduction:
     differences: list[Difference]  # of code, versions and device, which need not change the bytes
 
 
-def reproduce(competition: Competition, data_dir: Path, manifest: Path) -> Reproduction:
+def reproduce(workspace: Workspace, manifest: Path) -> Reproduction:
     """Predicts again with the models that a manifest names, blends and decides as it was done, and compares the bytes.
 
     Nothing that was predicted before is read, and nothing is kept.
@@ -54,32 +54,31 @@ def reproduce(competition: Competition, data_dir: Path, manifest: Path) -> Repro
     Raises ValueError where the manifest is of another competition, or with the first of data, folds, recipe, weights,
     oof predictions and template that is missing or another now; that is found before anything is predicted.
     """
+    competition = workspace.competition
     said = read_manifest(manifest)
     if said["competition"] != competition.name:
         raise ValueError(f"{manifest} is of the competition {said['competition']!r}, not {competition.name!r}; give "
                          f"--competition {said['competition']}")
-    template = read_template(competition, data_dir)
-    images = read_part(competition, data_dir, submitted_part(competition))
-    for difference in _stopping(competition, said, template, images):
+    template = read_template(workspace)
+    images = workspace.part(submitted_part(competition))
+    for difference in _stopping(workspace, said, template, images):
         raise ValueError(f"{manifest} cannot be made again ({difference.what}): {difference.said}")
-    folds = read_folds(competition)
-    table = add_folds(competition, read_train(competition, data_dir)[0], folds)
     device = pick_device()
-    oof = read_oof(competition, said["inputs"]["run"], table, folds.hash)
+    oof = workspace.oof(said["inputs"]["run"])
     fitted_on = said["inputs"].get("oof_probs")
     if fitted_on and fitted_on != sha256(np.ascontiguousarray(oof.probs).tobytes()):
         raise ValueError(f"{manifest} cannot be made again (oof): {oof.name} had the out-of-fold "
                          f"predictions of other folds")
-    if _is_whole(said, oof) and said["inputs"].get("adopted") != adopted_inputs(competition, oof).get("adopted"):
+    if _is_whole(said, oof) and said["inputs"].get("adopted") != adopted_inputs(workspace, oof).get("adopted"):
         raise ValueError(f"{manifest} cannot be made again (decisions): {oof.name}'s adopted decisions are others now")
-    rule = rule_for(competition, oof, submitted_kind(competition), submitted=True) if (
+    rule = rule_for(workspace, oof, submitted_kind(competition), submitted=True) if (
         _is_whole(said, oof)) else None  # what was adopted is for the whole run
-    probs = _predict_again(competition, said, said["inputs"]["run"], table, folds, images, device)
+    probs = _predict_again(workspace, said, said["inputs"]["run"], images, device)
     name = Path(said["submission"]).stem.removeprefix(f"{competition.name}-")
     with TemporaryDirectory() as folder:
         with redirect_stdout(io.StringIO()):  # it would say that it wrote a file that is gone a moment later
-            path = submit_probs(competition, template, name, images["image_id"], probs, oof.probs, table,
-                                said["inputs"], rule, folder=Path(folder))
+            path = submit_probs(workspace, template, name, images["image_id"], probs, oof.probs, said["inputs"],
+                                rule, folder=Path(folder))
         is_same = sha256(path.read_bytes()) == said["sha256"]
         other = "" if is_same else _compare(manifest.with_name(said["submission"]), path, said["sha256"])
     return Reproduction(len(template.frame), other, find_code_differences(said) + find_device_differences(said, device))
@@ -89,8 +88,9 @@ def _is_whole(said: dict, oof: Oof) -> bool:
     return len(said["inputs"]["weights"]) == len(oof.made_of)
 
 
-def _stopping(competition: Competition, said: dict, template: Template, images: pd.DataFrame) -> Iterator[Difference]:
+def _stopping(workspace: Workspace, said: dict, template: Template, images: pd.DataFrame) -> Iterator[Difference]:
     """What cannot be another and give the same bytes, the first first: nothing is decoded for what comes later."""
+    competition = workspace.competition
     inputs = said["inputs"]
     in_runs = find_run_differences(competition, said)
     for name, there in inputs["images"].items():
@@ -103,7 +103,7 @@ def _stopping(competition: Competition, said: dict, template: Template, images: 
         if hash_images(store, images["image_id"]) != there:
             yield Difference("data", f"the ids or pixels of the {len(images)} {submitted_part(competition)} images are "
                                      f"not those that {name} predicted", stops=True)
-    if (now := read_folds(competition)).hash != inputs["folds"]:
+    if (now := workspace.folds).hash != inputs["folds"]:
         yield Difference("folds", f"{now.path}, or the training table it was checked with, is another", stops=True)
     yield from in_runs
     for key, now in template_inputs(competition, template).items():
@@ -121,12 +121,12 @@ def _open_images(competition: Competition, folder: Path, images: pd.DataFrame) -
         return open_store(name, images, settings, unreadable="black")
 
 
-def _predict_again(competition: Competition, said: dict, name: str, table: pd.DataFrame, folds: Folds,
-                   images: pd.DataFrame, device: str) -> np.ndarray:
+def _predict_again(workspace: Workspace, said: dict, name: str, images: pd.DataFrame, device: str) -> np.ndarray:
     """(n, K) what a run or a blend says about the images, from weights and pixels."""
-    oof = read_oof(competition, name, table, folds.hash)
+    competition = workspace.competition
+    oof = workspace.oof(name)
     if oof.members:
-        members = [_predict_again(competition, said, member, table, folds, images, device)
+        members = [_predict_again(workspace, said, member, images, device)
                    for member in oof.members]
         probs = oof.fit.apply(np.stack(members), None, competition.task)
         return probs if name == said["inputs"]["run"] else round_trip(probs)
@@ -135,7 +135,7 @@ def _predict_again(competition: Competition, said: dict, name: str, table: pd.Da
     with _threads(said["computed"].get(name)):
         part = {"images": images["image_id"]}
         probs = mean_of_models(predict_models(competition, oof, part, {"images": store}, device)["images"])
-    return round_trip(probs) if len(oof.runs) == folds.count else probs
+    return round_trip(probs) if len(oof.runs) == workspace.folds.count else probs
 
 
 @contextmanager

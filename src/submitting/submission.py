@@ -8,18 +8,15 @@ import pandas as pd
 
 from common.files import home, read_csv, read_json, replace_atomically, sha256, write_csv
 from competition import Competition
-from data.labels import scoring_targets
 from data.tables import (
     headline_targets,
-    label_cells,
     label_map,
     parse_texts,
-    read_part,
-    read_sample,
     submission_columns,
     submitted_part,
 )
 from results.adopted_rules import default_rule
+from results.workspace import Workspace
 from scoring.decision_rules import DecisionRule, Kind
 from scoring.metrics import score
 from scoring.thresholds import criterion
@@ -38,12 +35,13 @@ class Template:
     columns: tuple[str, ...]  # those to fill: one a label in the order of competition.labels, or one of text
 
 
-def read_template(competition: Competition, data_dir: Path) -> Template:
+def read_template(workspace: Workspace) -> Template:
     """The sample submission; where the organisers gave none, the test images' ids and one column a label."""
-    sample = read_sample(competition, data_dir)
+    competition = workspace.competition
+    sample = workspace.sample
     columns = submission_columns(competition)
     if sample is None:
-        ids = read_part(competition, data_dir, submitted_part(competition))["image_id"]
+        ids = workspace.part(submitted_part(competition))["image_id"]
         sample = pd.DataFrame({competition.id_column: ids, **dict.fromkeys(columns, "0.5")})
     return Template(sample, competition.id_column, columns)
 
@@ -235,17 +233,18 @@ def write_submission(competition: Competition, name: str, template: Template, fr
     return path, warnings
 
 
-def submit_probs(competition: Competition, template: Template, name: str, image_ids: pd.Series, probs: np.ndarray,
-                 oof_probs: np.ndarray, table: pd.DataFrame, inputs: dict, rule: DecisionRule | None = None, *,
-                 computed: dict | None = None, folder: Path | None = None) -> Path:
+def submit_probs(workspace: Workspace, template: Template, name: str, image_ids: pd.Series, probs: np.ndarray,
+                 oof_probs: np.ndarray, inputs: dict, rule: DecisionRule | None = None, *, computed: dict | None = None,
+                 folder: Path | None = None) -> Path:
     """Writes the submission of test probabilities (n, K) and says what it did; returns the path.
 
     The values are made by the rule, the competition's default where it is None, fitted on the oof predictions: hard
     labels where the competition wants them. oof_probs: (N, K) in the order of `table`, NaN where no fold has predicted
     yet;  computed: by run, where its predictions were;  folder: another place than submissions/.
     """
+    competition = workspace.competition
     there = ~np.isnan(oof_probs).any(axis=1)
-    targets = scoring_targets(label_cells(competition, table))[there]
+    targets = workspace.label_targets[there]
     rule = rule or default_rule(competition, submitted_kind(competition))
     fitted = rule.fit(headline_targets(competition, targets), oof_probs[there])
     values, oof_values = fitted.apply(probs), fitted.apply(oof_probs[there])

@@ -25,6 +25,7 @@ from rich.table import Table  # noqa: E402
 from test_mutations import CASES, FAULTS, plant, says  # noqa: E402
 from tqdm import trange  # noqa: E402
 
+from results.workspace import Workspace  # noqa: E402
 from submitted import COMPETITIONS, RATES, World, make_world  # noqa: E402
 from submitting.checks import check_file  # noqa: E402
 from submitting.submission import check_submission, read_submission, read_template  # noqa: E402
@@ -62,7 +63,7 @@ def show_faults() -> None:
                 plant(FAULTS[name], world.path)
                 count["planted"] += 1
                 count["form"] += any(check_form(world))
-                errors, warnings = check_file(world.competition, world.folder, world.path, world.rival)
+                errors, warnings = check_file(Workspace(world.competition, world.folder), world.path, world.rival)
                 count["all checks"] += says(errors if FAULTS[name].is_error else warnings, FAULTS[name].said)
                 count["errors"] += bool(errors)
                 world.path.write_text(text)
@@ -77,7 +78,7 @@ def show_faults() -> None:
 
 def check_form(world: World) -> tuple[list[str], list[str]]:
     """What can be said with the sample alone."""
-    template = read_template(world.competition, world.folder)
+    template = read_template(Workspace(world.competition, world.folder))
     try:
         return check_submission(world.competition, template, read_submission(world.path))
     except ValueError as error:
@@ -92,7 +93,7 @@ def show_sound(worlds: int) -> None:
             refused, warned, said = 0, 0, Counter()
             for seed in trange(worlds, desc=f"{kind}, {test_images}", leave=False, disable=None):
                 with world_of(kind, images=300, test_images=test_images, seed=seed, **drawn(kind, seed)) as world:
-                    errors, warnings = check_file(world.competition, world.folder, world.path, world.rival)
+                    errors, warnings = check_file(Workspace(world.competition, world.folder), world.path, world.rival)
                 refused += bool(errors)
                 warned += bool(warnings)
                 said.update({" ".join(message.split("'")[2].split()[:4]) if "'" in message else message[:40]
@@ -118,7 +119,7 @@ def show_large(rows: int) -> None:
     with world_of("multilabel", images=rows, test_images=rows) as world:
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         start = time.perf_counter()
-        messages = check_file(world.competition, world.folder, world.path, world.rival)
+        messages = check_file(Workspace(world.competition, world.folder), world.path, world.rival)
         seconds = time.perf_counter() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     CONSOLE.print(f"{rows:,} rows of 3 labels, as many out of fold: {seconds:.1f} s, peak memory {peak / 1024:.0f} MB "

@@ -19,12 +19,10 @@ from rich.table import Table  # noqa: E402
 from torch import nn  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
-from commandline import add_experiment, load_competition, load_folded_table, make_parser  # noqa: E402
+from commandline import add_experiment, load_workspace, make_parser  # noqa: E402
 from common.console import make_console  # noqa: E402
 from common.hardware import tune_process  # noqa: E402
 from data.folds import fold_numbers  # noqa: E402
-from data.labels import scoring_targets  # noqa: E402
-from data.tables import label_cells  # noqa: E402
 from explain import read_masks  # noqa: E402
 from explaining.held_out_maps import BlendMember, open_members  # noqa: E402
 from explaining.map_quality import mean_interval, share_inside  # noqa: E402
@@ -33,7 +31,6 @@ from explaining.methods import explain_images  # noqa: E402
 from explaining.pointing_game import hottest_pixel  # noqa: E402
 from models.cam_layers import CLASS_BLOCKS, map_sides  # noqa: E402
 from results.checkpoints import load_model  # noqa: E402
-from results.runs import read_oof  # noqa: E402
 from training.batches import ordered_batches  # noqa: E402
 
 NAMES = ["cnn_a", "cnn_b", "cnn_c", "cnn_d", "cnn_e", "lite0"]
@@ -49,13 +46,13 @@ def main() -> None:
     parser.set_defaults(experiment=NAMES)
     args = parser.parse_args()
     tune_process()
-    competition, data_dir = load_competition(args)
-    table, folds = load_folded_table(competition, data_dir)
-    targets = scoring_targets(label_cells(competition, table))
+    workspace = load_workspace(args)
+    competition, data_dir, table = workspace.competition, workspace.data_dir, workspace.table
+    targets = workspace.label_targets.copy()
     targets[table["constant"].to_numpy()] = np.nan
     played = {}
     for name in args.experiment:
-        oof = read_oof(competition, name, table, folds.hash)
+        oof = workspace.oof(name)
         member, = open_members(competition, oof, table)
         masks = {k: read_masks(data_dir, label, table["image_id"],
                                np.flatnonzero((targets[:, k] == 1) & ~np.isnan(oof.probs[:, k])),

@@ -20,11 +20,8 @@ from data.folds import (
     holdout_rows,
     make_folds,
     read_folds,
-    read_holdout,
-    read_predicted_parts,
 )
 from data.pixel_store import PixelSettings, PixelStore, open_store
-from data.tables import read_train
 
 LABELS = ("a", "b")
 SMALL = Competition(name="small", about="drawn here", task="multilabel", labels=LABELS, metric="roc_auc",
@@ -416,26 +413,6 @@ def test_a_holdout_that_leaves_too_few_groups_is_refused_and_nothing_is_written(
     with pytest.raises(ValueError, match="a holdout of 1.5 of the images; it must be between"):
         make_folds(replace(SMALL, labels=("a",)), table, store, 2, seed=0, holdout=1.5)
     assert not folds_path(SMALL).exists()
-
-
-def test_the_held_out_part_is_read_with_the_other_parts(tmp_path, monkeypatch, table, store):
-    data = Path(table["path"].iloc[0]).parent
-    own = replace(SMALL, test=Part(table="test.csv", images="{image_id}.png", labelled=False),
-                  official_validation=Part(table="expert.csv", images="{image_id}.png"))
-    rows = table[["image_id", "a", "b"]].astype({"a": int, "b": int})
-    rows.iloc[:36].to_csv(data / "train.csv", index=False)
-    rows.iloc[36:38].to_csv(data / "test.csv", index=False)
-    rows.iloc[38:].to_csv(data / "expert.csv", index=False)
-    train = read_train(own, data)[0]
-    folds = make_folds(own, train, store, 3, seed=0, holdout=0.2)
-    parts = read_predicted_parts(own, data, folds)
-    assert list(parts) == ["test", "official_validation", "holdout"]
-    assert parts["official_validation"]["image_id"].tolist() == ["i38", "i39"]
-    pd.testing.assert_frame_equal(parts["holdout"], read_holdout(own, data))
-    folds_path(own).unlink()
-    make_folds(own, train, store, 3, seed=0)
-    assert read_holdout(own, data) is None and list(read_predicted_parts(own, data, read_folds(own))) == ["test",
-                                                                                                         "official_validation"]
 
 
 # ---- near duplicates and other columns

@@ -14,13 +14,13 @@ import leaderboard
 import make_folds
 import predict
 import submit
-from commandline import load_folded_table
 from common.files import read_json, write_json
 from competition import COMPETITIONS, Competition, Part
 from data.folds import fold_numbers
 from experiment import EXPERIMENTS, Experiment
 from results.checkpoints import build_network, save_weights
-from results.runs import open_run, probs_frame, read_oof, run_folder, write_probs
+from results.runs import open_run, probs_frame, run_folder, write_probs
+from results.workspace import Workspace
 
 LABELS = ("a", "b", "c")
 MINE = Competition(name="mine", about="drawn here", task="multilabel", labels=LABELS, scored_labels=("a", "c"),
@@ -52,7 +52,8 @@ def mine(home, monkeypatch):
 
 def fabricate(data, name: str, split: int = 0, competition: Competition = MINE) -> None:
     """A run with random weights and random out-of-fold predictions, as training leaves it."""
-    table, folds = load_folded_table(competition, data)
+    workspace = Workspace(competition, data)
+    table, folds = workspace.table, workspace.folds
     rng, numbers = np.random.default_rng(split), fold_numbers(table, split)
     for fold in range(folds.count):
         run = open_run(competition, name, fold, replace(SMALL, split=split), folds.hash)
@@ -87,8 +88,8 @@ def test_experts_and_holdout_are_predicted_and_reported_and_the_experts_part_is_
         assert row[f"{part}_auc_b"] == pytest.approx(roc_auc_score(truth["b"], probs["b"]))
     assert set(read_part_probs("small", "holdout").index) == set(folds.index[folds == -1])
     said = capsys.readouterr().out
-    assert "expert, n 20" in said and "holdout, n 20" in said and "2 of 3 labels count: a, c" in said
-    assert "positive of certain cells" in said
+    assert "official_validation: 20 images" in said and "holdout: 20 images" in said
+    assert "2 of 3 labels are scored: a, c" in said
     before = paths[0].stat().st_mtime_ns
     assert predict.main([*WHERE, "--experiment", "small"]) == paths and paths[0].stat().st_mtime_ns == before
     assert "predicted" not in capsys.readouterr().out.replace("were predicted", "")
@@ -97,8 +98,9 @@ def test_experts_and_holdout_are_predicted_and_reported_and_the_experts_part_is_
 def test_the_cross_validation_score_counts_the_scored_labels_and_no_held_out_image(mine):
     make_folds.main([*WHERE, "--folds", "2", "--holdout", "0.25"])
     fabricate(mine, "small")
-    table, folds = load_folded_table(MINE, mine)
-    probs = read_oof(MINE, "small", table, folds.hash).probs
+    workspace = Workspace(MINE, mine)
+    table = workspace.table
+    probs = workspace.oof("small").probs
     row = leaderboard.main(WHERE).set_index("run").loc["small"]
     by_label = [roc_auc_score(table[label], probs[:, k]) for k, label in enumerate(LABELS)]
     assert len(table) == 60 and row["images"] == 60
@@ -118,9 +120,10 @@ def test_a_blend_of_runs_on_two_splits_is_blended_everywhere(mine):
     assert board.loc["blend_mean", "splits"] == "0 1" and board.loc["small1", "splits"] == "1"
     assert board.loc["blend_mean", "cv"] == pytest.approx(scores["blend_mean"])
     assert board.loc[["blend_mean", "blend_rank_mean"], ["official_validation", "holdout"]].notna().all(axis=None)
-    table, folds = load_folded_table(MINE, mine)
-    members = [read_oof(MINE, name, table, folds.hash) for name in ("small", "small1")]
-    ranks = read_oof(MINE, "blend_rank_mean", table, folds.hash).probs
+    workspace = Workspace(MINE, mine)
+    table = workspace.table
+    members = [workspace.oof(name) for name in ("small", "small1")]
+    ranks = workspace.oof("blend_rank_mean").probs
     for row in (0, 17, 59):  # a rank is a share of those that the same model predicted
         shares = []
         for oof in members:

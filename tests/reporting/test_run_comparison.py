@@ -11,9 +11,11 @@ import leaderboard
 from common.files import write_json
 from competition import Competition, Part
 from experiment import Experiment
-from reporting.run_comparison import show_comparison, show_forecast
+from reporting.forecast import show_forecast
+from reporting.run_comparison import show_comparison
 from results.runs import open_run, probs_frame, run_folder, write_predictions, write_probs
 from scoring.metrics import METRICS
+from workspaces import filled_workspace
 
 MINE = Competition(name="mine", about="made up", task="multilabel", labels=("a", "b"), metric="roc_auc",
                    train=Part(table="train.csv", images="{image_id}.png"), group_column="patient",
@@ -49,22 +51,22 @@ def fabricate(table: pd.DataFrame, name: str, skill: float, folds: int = FOLDS, 
 
 def test_the_better_run_is_named_and_noise_is_called_noise(table, capsys):
     fabricate(table, "good", 3), fabricate(table, "bad", 0.5), fabricate(table, "alike", 3, seed=1)
-    frame = show_comparison(MINE, table, HASH, ["good", "bad", "alike"]).set_index("against")
+    frame = show_comparison(filled_workspace(MINE, table, HASH), ["good", "bad", "alike"]).set_index("against")
     said = capsys.readouterr().out
     assert frame.loc["bad", "winner"] == 1 and frame.loc["alike", "winner"] == 0
     assert "good is better" in said and "no difference beyond noise" in said and "more patients" in said
-    assert show_comparison(MINE, table, HASH, ["bad", "good"])["winner"].tolist() == [-1]
+    assert show_comparison(filled_workspace(MINE, table, HASH), ["bad", "good"])["winner"].tolist() == [-1]
     assert "p (Holm)" in said and "p (Holm)" not in capsys.readouterr().out
 
 
 def test_a_run_that_is_not_there_or_not_whole_is_named(table):
     fabricate(table, "whole", 2), fabricate(table, "part", 2, folds=2, seed=1)
     with pytest.raises(ValueError, match="two runs or more"):
-        show_comparison(MINE, table, HASH, ["whole", "whole"])
+        show_comparison(filled_workspace(MINE, table, HASH), ["whole", "whole"])
     with pytest.raises(ValueError, match=r"no run 'whol'.*part, whole"):
-        show_comparison(MINE, table, HASH, ["whole", "whol"])
+        show_comparison(filled_workspace(MINE, table, HASH), ["whole", "whol"])
     with pytest.raises(ValueError, match=r"'part' lacks the folds \[2\].*--fold 2"):
-        show_comparison(MINE, table, HASH, ["whole", "part"])
+        show_comparison(filled_workspace(MINE, table, HASH), ["whole", "part"])
 
 
 @pytest.mark.parametrize("metric", ["roc_auc", "log_loss", "f1_macro"])
@@ -72,7 +74,7 @@ def test_a_forecast_is_written_drawn_and_told_best_first(table, home, capsys, me
     mine = replace(NO_TEST, metric=metric)
     for seed, (name, skill) in enumerate((("bad", 0.5), ("good", 3), ("middling", 2))):
         fabricate(table, name, skill, seed=seed)
-    frame = show_forecast(mine, home, table, HASH, None, [400, 0.25])
+    frame = show_forecast(filled_workspace(mine, table, HASH, solution=None), [400, 0.25])
     assert frame["run"].tolist() == ["good", "middling", "bad"]
     assert (frame["public_low"] < frame["cv"]).all() and (frame["cv"] < frame["public_high"]).all()
     assert (frame["private_high"] - frame["private_low"] < frame["public_high"] - frame["public_low"]).all()
@@ -85,17 +87,17 @@ def test_a_forecast_is_written_drawn_and_told_best_first(table, home, capsys, me
 
 def test_known_scores_stand_beside_the_forecast_and_change_nothing_in_it(table, home):
     fabricate(table, "good", 3)
-    without = show_forecast(NO_TEST, home, table, HASH, None, [100, 0.5])
+    without = show_forecast(filled_workspace(NO_TEST, table, HASH, solution=None), [100, 0.5])
     rng = np.random.default_rng(1)
     solution = pd.DataFrame({"image_id": [f"t{number}" for number in range(100)], "a": rng.integers(0, 2, 100),
                              "b": rng.integers(0, 2, 100), "usage": ["Public", "Private"] * 50})
     oof = SimpleNamespace(name="good", made_of={f"good/fold{fold}": f"good{fold}" for fold in range(FOLDS)})
     write_predictions(MINE, oof, "test", solution["image_id"], solution[["a", "b"]].to_numpy(float))
-    beside = show_forecast(MINE, home, table, HASH, solution, [])
+    beside = show_forecast(filled_workspace(MINE, table, HASH, solution=solution), [])
     assert without["fold_mean"].isna().all() and beside["fold_mean"].notna().all()
     assert beside[["public_was", "private_was"]].iloc[0].tolist() == [1, 1]
     turned = solution.assign(a=1 - solution["a"], b=1 - solution["b"])
-    other = show_forecast(MINE, home, table, HASH, turned, [])
+    other = show_forecast(filled_workspace(MINE, table, HASH, solution=turned), [])
     assert other[["public_was", "private_was"]].iloc[0].tolist() == [0, 0]
     pd.testing.assert_frame_equal(beside[without.columns], other[without.columns])
 
@@ -106,20 +108,19 @@ def test_known_scores_stand_beside_the_forecast_and_change_nothing_in_it(table, 
 def test_sizes_that_cannot_be_are_refused(table, home, numbers, message):
     fabricate(table, "good", 3)
     with pytest.raises(ValueError, match=message):
-        show_forecast(NO_TEST, home, table, HASH, None, numbers)
+        show_forecast(filled_workspace(NO_TEST, table, HASH, solution=None), numbers)
 
 
 def test_a_forecast_without_a_whole_run_says_what_to_do(table, home, capsys):
     fabricate(table, "part", 2, folds=2)
     with pytest.raises(ValueError, match="python src/train.py --competition mine"):
-        show_forecast(NO_TEST, home, table, HASH, None, [100])
+        show_forecast(filled_workspace(NO_TEST, table, HASH, solution=None), [100])
     assert "lacks the folds [2]" in capsys.readouterr().out
 
 
 def test_the_leaderboard_compares_and_forecasts_when_asked(table, home, monkeypatch, capsys):
     fabricate(table, "good", 3), fabricate(table, "bad", 0.5)
-    monkeypatch.setattr(leaderboard, "load_competition", lambda args: (NO_TEST, home))
-    monkeypatch.setattr(leaderboard, "load_folded_table", lambda *_: (table, SimpleNamespace(hash=HASH)))
+    monkeypatch.setattr(leaderboard, "load_workspace", lambda args: filled_workspace(NO_TEST, table, HASH))
     assert leaderboard.main(["--compare", "good", "bad"])["winner"].tolist() == [1]
     assert leaderboard.main(["--forecast", "100"])["run"].tolist() == ["good", "bad"]
     assert "n 30" in capsys.readouterr().out

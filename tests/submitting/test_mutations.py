@@ -14,9 +14,8 @@ import pandas as pd
 import pytest
 
 from common.files import read_csv, sha256
-from data.folds import add_folds, read_folds
-from data.tables import read_train
-from results.runs import Oof, read_oof
+from results.runs import Oof
+from results.workspace import Workspace
 from submitted import COMPETITIONS, RATES, World, make_world
 from submitting import checks as gate_module
 from submitting import prediction_checks
@@ -275,7 +274,7 @@ def plant(fault: Fault, path: Path) -> None:
 
 
 def pass_checks(world: World, path: Path | None = None) -> tuple[list[str], list[str]]:
-    return check_file(world.competition, world.folder, path or world.path, world.rival)
+    return check_file(Workspace(world.competition, world.folder), path or world.path, world.rival)
 
 
 def says(messages: list[str], pattern: str) -> bool:
@@ -359,29 +358,27 @@ def test_a_sound_foreign_file_passes(enter, kind):
 @pytest.mark.parametrize("kind", ALL)
 def test_the_same_file_as_the_last_is_said_to_be_the_same(enter, kind):
     world = enter(kind)
-    errors, warnings = check_file(world.competition, world.folder, world.path, world.path)
+    errors, warnings = check_file(Workspace(world.competition, world.folder), world.path, world.path)
     assert errors == [] and says(warnings, f"the same as {world.path.name}: every value")
 
 
 def test_the_last_submission_is_the_newest_other_one_where_none_is_named(enter):
     world = enter("multilabel", own=True)
     shutil.copy(world.rival, world.path.with_name("multilabel-copy.csv"))
-    assert says(check_file(world.competition, world.folder, world.rival)[1], "the same as multilabel-copy.csv")
+    assert says(check_file(Workspace(world.competition, world.folder), world.rival)[1], "the same as multilabel-copy.csv")
 
 
 # ---- what is not in the file
 
 
 def read_ours(world: World) -> Oof:
-    folds = read_folds(world.competition)
-    table = add_folds(world.competition, read_train(world.competition, world.folder)[0], folds)
-    return read_oof(world.competition, "ours", table, folds.hash)
+    return Workspace(world.competition, world.folder).oof("ours")
 
 
 def change_models(world: World, change: Callable[[np.ndarray], None]) -> None:
     """Changes what the models of "ours" predicted, and nothing else."""
     oof = read_ours(world)
-    image_ids = read_template(world.competition, world.folder).frame["image_id"]
+    image_ids = read_template(Workspace(world.competition, world.folder)).frame["image_id"]
     probs = read_models(world.competition, oof, "test", image_ids)
     change(probs)
     write_models(world.competition, oof, "test", image_ids, probs)
@@ -503,11 +500,11 @@ def drawn(kind: str, settings: dict) -> dict:
 
 def test_of_some_folds_only_the_own_predictions_are_known_too(enter):
     world = enter("multilabel", own=True)
-    oof, template = read_ours(world), read_template(world.competition, world.folder)
+    oof, template = read_ours(world), read_template(Workspace(world.competition, world.folder))
     some, image_ids = replace(oof, runs=oof.runs[1:3]), template.frame["image_id"]
     probs = mean_of_models(read_models(world.competition, oof, "test", image_ids)[1:3].astype(float))
-    table = read_train(world.competition, world.folder)[0]
-    path = submit_probs(world.competition, template, "ours-fold1-fold2", image_ids, probs, oof.probs, table,
+    path = submit_probs(Workspace(world.competition, world.folder), template, "ours-fold1-fold2", image_ids, probs,
+                        oof.probs,
                         template_inputs(world.competition, template) | run_inputs(world.competition, some, {}))
     assert pass_checks(world, path) == ([], [])
     plant(FAULTS["a column upside down"], path)

@@ -10,6 +10,7 @@ import pytest
 
 from common.files import read_json
 from competition import Competition, Part
+from results.workspace import Workspace
 from scoring.metrics import roc_auc
 from scoring.thresholds import criterion
 from submitting.submission import (
@@ -23,6 +24,7 @@ from submitting.submission import (
     submit_probs,
     write_submission,
 )
+from workspaces import filled_workspace
 
 IDS = ("007", "001", "NA", "10", "1e5", "x,y")
 SAMPLE = "image_id,b,a\n" + "".join(f'"{name}",0.0,0.0\n' for name in IDS)
@@ -47,11 +49,12 @@ def data(home, tmp_path) -> Path:
 
 def sound(name: str, data: Path) -> pd.DataFrame:
     """A submission that is as it must be."""
-    return fill_template(TASKS[name], read_template(TASKS[name], data), pd.Series(IDS), VALUES[name])
+    return fill_template(TASKS[name], read_template(Workspace(TASKS[name], data)), pd.Series(IDS), VALUES[name])
 
 
 def check(name: str, data: Path, frame: pd.DataFrame, oof_rates: list | None = None) -> tuple[list[str], list[str]]:
-    return check_submission(TASKS[name], read_template(TASKS[name], data), frame, oof_rates and np.array(oof_rates))
+    return check_submission(TASKS[name], read_template(Workspace(TASKS[name], data)), frame,
+                            oof_rates and np.array(oof_rates))
 
 
 # ---- faults
@@ -162,7 +165,7 @@ def test_a_few_images_may_differ_from_the_oofs_rate_by_chance(data):
 
 
 def test_values_are_joined_by_id_and_columns_by_name(data):
-    template = read_template(PROBS, data)
+    template = read_template(Workspace(PROBS, data))
     shuffled = [3, 1, 5, 0, 2, 4]
     frame = fill_template(PROBS, template, pd.Series(IDS).iloc[shuffled], VALUES["probs"][shuffled])
     pd.testing.assert_frame_equal(frame, sound("probs", data))
@@ -181,32 +184,32 @@ def test_values_are_joined_by_id_and_columns_by_name(data):
 ])
 def test_numbers_are_written_as_the_samples(data, placeholder, hard, expected):
     (data / "sample.csv").write_text(f"image_id,b,a\n007,{placeholder},{placeholder}\n10,{placeholder},{placeholder}\n")
-    template = read_template(PROBS, data)
+    template = read_template(Workspace(PROBS, data))
     frame = fill_template(HARD if hard else PROBS, template, pd.Series(["10", "007"]), np.array([[0, 0], [1, 1]]))
     assert frame["a"].tolist() == expected and frame["b"].tolist() == expected
 
 
 def test_other_columns_of_the_sample_stay_as_they_are(data):
     (data / "sample.csv").write_text("image_id,height,a,b,note\n007,0512,0,0,\n10,64,0,0,x\n")
-    frame = fill_template(PROBS, read_template(PROBS, data), pd.Series(["007", "10"]), VALUES["probs"][:2])
+    frame = fill_template(PROBS, read_template(Workspace(PROBS, data)), pd.Series(["007", "10"]), VALUES["probs"][:2])
     assert frame[["height", "note"]].to_numpy().tolist() == [["0512", ""], ["64", "x"]]
 
 
 def test_labels_of_other_names_in_the_sample_are_filled_in_their_order(data):
     competition = replace(PROBS, labels=("mass", "nodule"), label_columns=("b", "a"))
-    frame = fill_template(competition, read_template(competition, data), pd.Series(IDS), VALUES["probs"])
+    frame = fill_template(competition, read_template(Workspace(competition, data)), pd.Series(IDS), VALUES["probs"])
     assert frame["b"].astype(float).to_numpy() == pytest.approx(VALUES["probs"][:, 0], abs=1e-6)
 
 
 def test_without_a_sample_the_test_images_are_the_template(data):
-    template = read_template(replace(PROBS, sample_submission=None), data)
+    template = read_template(Workspace(replace(PROBS, sample_submission=None), data))
     assert template.frame.columns.tolist() == ["image_id", "a", "b"]
     assert template.frame["image_id"].tolist() == list(IDS)
 
 
 def test_an_id_without_a_prediction_is_named(data):
     with pytest.raises(ValueError, match="1 ids of the sample submission have no prediction, the first is 'NA'"):
-        fill_template(PROBS, read_template(PROBS, data), pd.Series(IDS).drop(2), VALUES["probs"][:5])
+        fill_template(PROBS, read_template(Workspace(PROBS, data)), pd.Series(IDS).drop(2), VALUES["probs"][:5])
 
 
 # ---- text
@@ -220,7 +223,7 @@ PROTEINS = replace(PROBS, name="proteins", label_list_column="Target", label_sep
 
 def text_template(competition: Competition, data: Path) -> Template:
     (data / "sample.csv").write_text(f"image_id,{competition.submission_column or 'grade'}\n007,0\n001,0\n10,0\n")
-    return read_template(competition, data)
+    return read_template(Workspace(competition, data))
 
 
 @pytest.mark.parametrize("competition, decided, expected", [
@@ -251,7 +254,8 @@ def test_a_text_that_is_no_class_must_not_go_up(data, texts, said):
 
 
 def test_what_is_written_is_read_back_as_it_was_and_passes_its_own_check(data, home):
-    path, _ = write_submission(PROBS, "run", read_template(PROBS, data), sound("probs", data), {"weights": "w"}, {})
+    template = read_template(Workspace(PROBS, data))
+    path, _ = write_submission(PROBS, "run", template, sound("probs", data), {"weights": "w"}, {})
     assert path == home / "submissions" / "probs-run.csv"
     pd.testing.assert_frame_equal(read_submission(path), sound("probs", data), check_dtype=False)
     assert path.read_text().splitlines()[:2] == ["image_id,b,a", "007,0.090909,0.000000"]
@@ -259,7 +263,7 @@ def test_what_is_written_is_read_back_as_it_was_and_passes_its_own_check(data, h
 
 
 def test_a_refused_submission_leaves_the_earlier_one_as_it_is(data):
-    template = read_template(PROBS, data)
+    template = read_template(Workspace(PROBS, data))
     path, _ = write_submission(PROBS, "run", template, sound("probs", data), {}, {})
     before = path.read_bytes()
     with pytest.raises(ValueError, match=r"probs-run\.csv was not written:\n  column 'a' is 0\.5 for every image"):
@@ -268,7 +272,7 @@ def test_a_refused_submission_leaves_the_earlier_one_as_it_is(data):
 
 
 def test_a_submission_counts_as_written_only_while_it_and_its_inputs_are_the_same(data):
-    template, inputs = read_template(PROBS, data), {"weights": {"fold0": "abc"}}
+    template, inputs = read_template(Workspace(PROBS, data)), {"weights": {"fold0": "abc"}}
     assert not is_written(PROBS, "run", inputs)
     path, _ = write_submission(PROBS, "run", template, sound("probs", data), inputs, {})
     assert is_written(PROBS, "run", inputs) and not is_written(PROBS, "run", {"weights": {"fold0": "abd"}})
@@ -310,8 +314,9 @@ def test_probabilities_become_a_submission_with_its_account(data, name, capsys):
     competition = TASKS[name]
     table, oof = oof_of(competition)
     test = oof[:6]
-    template = read_template(competition, data)
-    path = submit_probs(competition, template, "run", pd.Series(IDS), test, oof, table, {"weights": "w"})
+    template = read_template(Workspace(competition, data))
+    path = submit_probs(filled_workspace(competition, table), template, "run", pd.Series(IDS), test, oof,
+                        {"weights": "w"})
     written, account = read_submission(path), read_json(path.with_suffix(".json"))
     values = written[["a", "b"]].astype(float).to_numpy()
     expected = table.to_numpy()[:6] if name == "hard" else test  # thresholds near 0.2 split the classes, 0.5 finds none
@@ -325,7 +330,8 @@ def test_rows_no_fold_has_predicted_yet_are_left_out_of_the_account(data):
     table, oof = oof_of(PROBS)
     oof[::3] = np.nan
     oof[1, 0], oof[2, 0] = oof[2, 0], oof[1, 0]
-    path = submit_probs(PROBS, read_template(PROBS, data), "run", pd.Series(IDS), oof_of(PROBS)[1][:6], oof, table, {})
+    path = submit_probs(filled_workspace(PROBS, table), read_template(Workspace(PROBS, data)), "run", pd.Series(IDS),
+                        oof_of(PROBS)[1][:6], oof, {})
     account = read_json(path.with_suffix(".json"))
     there = ~np.isnan(oof).any(axis=1)
     assert account["oof"]["images"] == there.sum() == 40
@@ -339,6 +345,6 @@ def test_thresholds_are_fitted_for_the_metric_where_it_is_one_of_decisions(metri
 
 
 def test_a_name_with_dots_keeps_its_manifest_beside_it(data):
-    path, _ = write_submission(PROBS, "lr0.1", read_template(PROBS, data), sound("probs", data), {}, {})
+    path, _ = write_submission(PROBS, "lr0.1", read_template(Workspace(PROBS, data)), sound("probs", data), {}, {})
     assert path == submission_path(PROBS, "lr0.1") and path.name == "probs-lr0.1.csv"
     assert path.with_suffix(".json").name == "probs-lr0.1.json"

@@ -17,7 +17,6 @@ import torch
 
 import make_folds
 import train
-from commandline import load_folded_table
 from common.files import sha256
 from competition import COMPETITIONS
 from data.demo import DemoSettings, make_demo
@@ -28,6 +27,7 @@ from experiment import EXPERIMENTS, Experiment
 from real_data import SRC
 from results.checkpoints import load_checkpoint, load_model, save_checkpoint
 from results.runs import Run, open_run, read_run
+from results.workspace import Workspace
 from training import fold
 from training.fold import beats_constant_baseline
 from training.fold_data import FoldData, choose_training_rows, prepare_fold_data, prior_as_trained, read_given_targets
@@ -242,7 +242,7 @@ def test_folds_trained_side_by_side_equal_folds_trained_alone(demo, home):
     train.main(["--experiment", "cnn_d", "--fold", "0", "1", *TINY])
     both = [weights_hash(home, "tiny", fold) for fold in (0, 1)]
     experiment = replace(EXPERIMENTS["cnn_d"], epochs=3, batch_size=16)
-    jobs = [train.Job(COMPETITIONS["demo"], experiment, "alone", fold, demo, "") for fold in (0, 1)]
+    jobs = [train.Job(Workspace(COMPETITIONS["demo"], demo), experiment, "alone", fold, "") for fold in (0, 1)]
     for job in jobs:
         train.train_job(job, threads=1, talk=False)
     assert [weights_hash(home, "alone", fold) for fold in (0, 1)] == both
@@ -282,7 +282,7 @@ EVERYTHING = ("uncertain=uniform:0.5:0.9,effusion=mean", "constant_images=one_pe
 @pytest.fixture
 def table(demo, home) -> pd.DataFrame:
     """The tiny demo's folded table."""
-    return load_folded_table(COMPETITIONS["demo"], demo)[0]
+    return Workspace(COMPETITIONS["demo"], demo).table
 
 
 @pytest.mark.parametrize("settings", [
@@ -383,7 +383,7 @@ def taught(home) -> pd.DataFrame:
     make_folds.main(["--folds", "2"])
     for number in ("0", "1"):  # one by one, since processes take long to start
         run_tiny(home, "first", fold=number)
-    return load_folded_table(COMPETITIONS["demo"], folder)[0]
+    return Workspace(COMPETITIONS["demo"], folder).table
 
 
 def train_again(home: Path, name: str, fold: int) -> None:

@@ -7,13 +7,13 @@ import pytest
 
 import blend
 import train
-from commandline import load_folded_table
 from common.files import sha256
 from competition import COMPETITIONS
 from data.demo import DemoSettings, make_demo
 from experiment import Experiment
 from results.checkpoints import load_model
-from results.runs import read_oof, read_run, run_folder
+from results.runs import read_run, run_folder
+from results.workspace import Workspace
 from training import fold
 from training.recipe_checks import check_experiment
 
@@ -80,12 +80,12 @@ def test_a_snapshot_that_was_deleted_is_made_again_by_the_same_command(demo):
 
 def test_snapshots_are_runs_to_load_and_to_blend(demo):
     train.main(["--experiment", "mlp_b", "--set", "epochs=2", "snapshots=1", "--name", "run"])
-    table, folds = load_folded_table(DEMO, demo)
-    oofs = [read_oof(DEMO, name, table, folds.hash) for name in ("run", "run_epoch1")]
+    workspace = Workspace(DEMO, demo)
+    oofs = [workspace.oof(name) for name in ("run", "run_epoch1")]
     assert all(oof.is_whole for oof in oofs)
     assert load_model(oofs[1].runs[0]) is not None
     blend.main(["--experiment", "run", "run_epoch1", "--name", "both"])
-    mean = read_oof(DEMO, "both_mean", table, folds.hash).probs
+    mean = workspace.oof("both_mean").probs
     np.testing.assert_allclose(mean, np.mean([oof.probs for oof in oofs], axis=0), atol=1e-6)
 
 
