@@ -29,7 +29,7 @@ from data.tables import read_part, read_train
 from kaggle_server import serve
 from results.workspace import Workspace
 from submitting import kernel_rehearsal
-from submitting.kernel_rehearsal import TestRun, judge, make_data, reckon, rehearse, remove_data, run_bundle
+from submitting.kernel_rehearsal import BundleRun, judge, make_data, reckon, rehearse, remove_data, run_bundle
 from untrained import write_untrained
 
 DEMO = COMPETITIONS["demo"]
@@ -345,12 +345,12 @@ def test_other_bytes_of_the_known_set_are_an_error(tmp_path):
 
 
 def test_time_is_reckoned_from_two_sizes():
-    said = reckon(TestRun("known", 100, 15.0, ""), TestRun("large", 1000, 60.0, ""), hours=1)
+    said = reckon(BundleRun("known", 100, 15.0, ""), BundleRun("large", 1000, 60.0, ""), hours=1)
     assert (said["start_seconds"], said["seconds_per_image"]) == (10.0, pytest.approx(0.05))
     assert said["images_possible"] == 71_800
-    slow = reckon(TestRun("known", 100, 20.0, ""), TestRun("large", 1000, 10.0, ""), hours=1)
+    slow = reckon(BundleRun("known", 100, 20.0, ""), BundleRun("large", 1000, 10.0, ""), hours=1)
     assert slow["images_possible"] == 360_000
-    assert reckon(TestRun("known", 10, 5000.0, ""), TestRun("large", 100, 5900.0, ""), hours=1)["images_possible"] == 0
+    assert reckon(BundleRun("known", 10, 5000.0, ""), BundleRun("large", 100, 5900.0, ""), hours=1)["images_possible"] == 0
 
 
 # ---- images that cannot be read
@@ -377,7 +377,7 @@ def test_the_kernel_is_sound_python_that_says_what_is_not_attached(tmp_path):
     (tmp_path / "kernel.py").write_text(make_bundle.ENTRY)
     done = subprocess.run([sys.executable, str(tmp_path / "kernel.py")], capture_output=True, text=True,
                           env={**os.environ, "BUNDLE_INPUT": str(tmp_path)})
-    assert "holds no make_bundle.json: attach the dataset" in done.stderr
+    assert "holds no bundle.json: attach the dataset" in done.stderr
 
 
 def test_an_adopted_policy_comes_along_and_one_for_the_known_test_images_does_not(trained, monkeypatch):

@@ -46,7 +46,7 @@ socket.socket = Alone
 
 
 @dataclass(frozen=True)
-class TestRun:
+class BundleRun:
     """One run of the bundle."""
 
     name: str
@@ -76,7 +76,7 @@ def rehearse(workspace: Workspace, bundle: Path, hours: float) -> dict:
             data, ids = make_data(workspace, folder / "input" / "data", name)
             seconds, path = run_bundle(bundle, folder, isolation, hours)
             images, found = judge(competition, name, path, known_path, ids, is_ranked(competition, bundle, said))
-            acts.append(TestRun(name, images, round(seconds, 1), found))
+            acts.append(BundleRun(name, images, round(seconds, 1), found))
             remove_data(data)
             bar.update()
         bar.close()
@@ -283,7 +283,7 @@ def _compare(values: pd.DataFrame, wanted: pd.DataFrame, is_text: bool, ranked: 
         f"all known images the same but for the last of six decimals in {(~same).sum():,}")
 
 
-def reckon(small: TestRun, large: TestRun, hours: float) -> dict:
+def reckon(small: BundleRun, large: BundleRun, hours: float) -> dict:
     """Seconds to start and for an image, by two runs of different size, and how many images the time is enough for."""
     per_image = (large.seconds - small.seconds) / (large.images - small.images)
     start = small.seconds - per_image * small.images
