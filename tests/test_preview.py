@@ -227,7 +227,7 @@ def test_settings_are_checked_before_anything_is_read(chest, monkeypatch):
 
 
 def test_an_unknown_augmentation_is_an_error(chest):
-    with pytest.raises(ValueError, match="no augmentation 'wrap'"):
+    with pytest.raises(ValueError, match="there is no 'wrap'; did you mean 'warp'"):
         main([*chest, "--experiment", "lite0", "--set", "augmentation=wrap"])
 
 

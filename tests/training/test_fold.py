@@ -33,6 +33,7 @@ from training.fold import beats_constant_baseline
 from training.fold_data import FoldData, choose_training_rows, prepare_fold_data, prior_as_trained, read_given_targets
 from training.inference import predict_probs
 from training.losses import best_constant, label_weights, make_loss
+from training.optimization import SCHEDULES, Schedule
 from training.recipe_checks import check_experiment
 from training.sampling import expected_counts
 
@@ -244,7 +245,7 @@ def test_folds_trained_side_by_side_equal_folds_trained_alone(demo, home):
     experiment = replace(EXPERIMENTS["cnn_d"], epochs=3, batch_size=16)
     jobs = [train.Job(Workspace(COMPETITIONS["demo"], demo), experiment, "alone", fold, "") for fold in (0, 1)]
     for job in jobs:
-        train.train_job(job, threads=1, talk=False)
+        train.train_job(job, threads=1, verbose=False)
     assert [weights_hash(home, "alone", fold) for fold in (0, 1)] == both
 
 
@@ -287,7 +288,7 @@ def table(demo, home) -> pd.DataFrame:
 
 @pytest.mark.parametrize("settings", [
     ["sampler=natural"], ["sampler=square_root"], ["sampler=balanced", *EVERYTHING],
-    ["sampler=copies", "label_repeats=effusion=3,cardiomegaly=5", *EVERYTHING]])
+    ["sampler=label_repeats", "label_repeats=effusion=3,cardiomegaly=5", *EVERYTHING]])
 def test_no_image_of_the_held_out_fold_is_ever_shown_in_training(demo, home, table, monkeypatch, settings):
     shown, real = [], fold.train_one_epoch
 
@@ -308,7 +309,7 @@ def test_no_image_of_the_held_out_fold_is_ever_shown_in_training(demo, home, tab
     Experiment(uncertain=("mean",)), Experiment(uncertain=("uniform:0.5:0.9",), sampler="balanced"),
     Experiment(sampler="square_root", loss_weights="balanced"),
     Experiment(loss_weights="pos_weight", missing_labels=("zeros",)),
-    Experiment(constant_images="one_per_label_vector", sampler="copies", label_repeats=("effusion=3",))])
+    Experiment(constant_images="one_per_label_vector", sampler="label_repeats", label_repeats=("effusion=3",))])
 def test_what_is_taught_does_not_depend_on_the_labels_held_out(demo, home, table, experiment):
     run = open_run(COMPETITIONS["demo"], "spied", 0, experiment, "no folds")
     held_out, changed = table["fold"] == 0, table.copy()
@@ -349,10 +350,10 @@ def test_black_images_are_predicted_by_the_network_only_where_they_are_kept(demo
 
 
 def test_the_schedule_follows_the_length_of_an_epoch(demo, home, monkeypatch):
-    seen, real = [], fold.lr_factor
-    monkeypatch.setattr("training.fold.lr_factor", lambda kind, step, steps, *others: seen.append(steps) or real(
-        kind, step, steps, *others))
-    result = run_tiny(home, "longer", "sampler=copies", "label_repeats=effusion=4,consolidation=3")
+    seen, real = [], SCHEDULES["cosine"].build
+    monkeypatch.setitem(SCHEDULES, "cosine", Schedule(build=lambda step, steps, *others: seen.append(steps) or real(
+        step, steps, *others)))
+    result = run_tiny(home, "longer", "sampler=label_repeats", "label_repeats=effusion=4,consolidation=3")
     assert result["epoch_length"] > result["trained_on"] > 16
     assert set(seen) == {3 * -(-result["epoch_length"] // 16)}
 
@@ -411,11 +412,11 @@ def test_a_teacher_must_be_another_run_whole_and_of_the_same_split(taught, home)
     competition = COMPETITIONS["demo"]
     own, other = (open_run(competition, name, 0, Experiment(uncertain=("self:first",), split=split),
                            read_folds(competition).hash) for name, split in (("first0", 0), ("other", 1)))
-    with pytest.raises(ValueError, match="a run cannot be taught with its own predictions"):
+    with pytest.raises(ValueError, match="its own predictions cannot be a run's targets"):
         read_given_targets(replace(own, folder=home / "runs" / "demo" / "first" / "fold0"), competition, taught)
     with pytest.raises(ValueError, match="trained on split 0, this one is on split 1"):
         read_given_targets(other, competition, taught)
-    with pytest.raises(FileNotFoundError, match="self:nobody: there is no such run that is finished; first run: .*"
+    with pytest.raises(FileNotFoundError, match="self:nobody: no finished run has this name; first run: .*"
                                                 "--experiment nobody"):
         run_tiny(home, "third", "uncertain=self:nobody")
     assert not (home / "runs" / "demo" / "third").exists()
@@ -432,7 +433,7 @@ def test_a_teacher_must_be_another_run_whole_and_of_the_same_split(taught, home)
 def test_all_folds_are_taught_by_the_same_models(taught, home):
     run_tiny(home, "second", "uncertain=self:first")
     train_again(home, "first", 1)
-    with pytest.raises(ValueError, match="was taught with other models than first has now; delete"):
+    with pytest.raises(ValueError, match="used predictions of other models than first has now; delete"):
         run_tiny(home, "second", "uncertain=self:first", fold="1")
 
 

@@ -97,9 +97,9 @@ def test_another_run_in_a_snapshots_place_is_said_before_anything_is_trained(dem
 
 
 @pytest.mark.parametrize(("fields", "message"), [
-    ({"snapshots": (2, 1)}, "snapshots=2,1: must be different epochs in their order, from 1 to 9"),
-    ({"snapshots": (10,)}, "the last, 10, is the run itself"),
-    ({"snapshots": (1,), "patience": 2, "inner": 0.1}, "snapshots=1 with patience=2"),
+    ({"snapshots": (2, 1)}, "snapshots=2,1: must be different epochs in ascending order, from 1 to 9"),
+    ({"snapshots": (10,)}, "the last epoch, 10, is the run itself"),
+    ({"snapshots": (1,), "patience": 2, "val_fraction": 0.1}, "snapshots=1 with patience=2"),
 ])
 def test_snapshots_that_would_not_come_are_refused(fields, message):
     with pytest.raises(ValueError, match=message):
