@@ -173,7 +173,7 @@ def test_files_that_are_named_exist(name):
     links = [link for link in re.findall(r"\]\(([^)#]+)", text) if not link.startswith("http")]
     assert all((folder / link).exists() for link in links), links
     for span in spans(text):
-        for path in re.findall(r"(?<![\w/])[\w/]+\.(?:py|sh|txt|md)\b", span):
+        for path in re.findall(r"(?<![\w/])[\w/]+\.(?:py|sh|txt|md|html\.jinja)\b", span):
             if "/" in path or path.endswith(".py"):
                 assert exists(path, folder), f"{name} names {path}"
 
