@@ -37,11 +37,19 @@ from data.folds import fold_numbers
 from data.pixel_store import PixelSettings
 from explaining.errors import list_errors
 from explaining.heatmap_sheet import COLUMNS, Panel, draw_sheet
-from explaining.held_out_maps import BlendMember, explained_by, held_out_maps, largest_store, layer_name, open_members
+from explaining.held_out_maps import (
+    BlendMember,
+    explained_by,
+    held_out_maps,
+    largest_store,
+    layer_name,
+    open_members,
+    read_trained,
+)
 from explaining.methods import METHODS
-from explaining.pointing_game import NEARLY, hottest_pixel, pointing_game
+from explaining.pointing_game import hottest_pixel, pointing_game
 from results.adopted_rules import adopted_inputs, rule_for
-from results.runs import Oof, run_folder, train_command
+from results.runs import Oof, run_folder
 from results.workspace import Workspace
 from scoring.decision_rules import FittedRule
 
@@ -82,16 +90,6 @@ def main(argv: list[str] | None = None) -> list[Path]:
     if args.evaluate_maps:
         return [evaluate_maps(workspace, name, args.evaluate_maps) for name in trained_names(args)]
     return [path for name in trained_names(args) for path in explain_run(workspace, name, args.method)]
-
-
-def read_trained(workspace: Workspace, name: str) -> Oof:
-    """The run or blend. Raises FileNotFoundError if no fold of it is finished."""
-    oof = workspace.oof(name)
-    if not oof.runs:
-        raise FileNotFoundError(f"run {name!r} has no finished fold; run: {train_command(workspace.competition, name)}")
-    if oof.folds_missing:
-        print(f"{name}: folds {', '.join(map(str, oof.folds_missing))} are not trained; their images are left out")
-    return oof
 
 
 def explain_run(workspace: Workspace, name: str, method: str = "gradcam") -> list[Path]:
@@ -319,20 +317,17 @@ def read_masks(data_dir: Path, label: str, image_ids: pd.Series, rows: np.ndarra
 
 def show_pointing(name: str, pointing: pd.DataFrame) -> None:
     """Prints the pointing game: green if the whole interval is above chance, else red."""
-    board = Table("label", "images", "inside", "95 % interval", "chance", "best guess", "nearly", "chance",
-                  "empty maps", title=f"{name}: is the hottest pixel inside the finding?")
+    board = Table("label", "images", "inside", "95 % interval", "chance", "best guess", "empty maps",
+                  title=f"{name}: is the hottest pixel inside the finding?")
     for row in pointing.to_dict("records"):
-        share = {key: percent(row[key], 0)
-                 for key in ("inside", "low", "high", "chance", "best_guess", "nearly", "nearly_chance")}
+        share = {key: percent(row[key], 0) for key in ("inside", "low", "high", "chance", "best_guess")}
         colour = "green" if row["low"] > row["chance"] else "red"
         board.add_row(row["label"], str(row["images"]), f"[{colour}]{share['inside']}[/]",
-                      f"{share['low']} to {share['high']}", share["chance"], share["best_guess"], share["nearly"],
-                      share["nearly_chance"], str(row["empty"]))
+                      f"{share['low']} to {share['high']}", share["chance"], share["best_guess"], str(row["empty"]))
     make_console().print(board)
     print("Out-of-fold images with the label and an annotated finding; a random choice if there are many. "
           "Chance: the finding's share of the image.\n"
-          f"Best guess: one pixel for all images, the one most often covered in the other folds. "
-          f"Nearly: at most {NEARLY:.1%} of the image's side away.")
+          "Best guess: one pixel for all images, the one most often covered in the other folds.")
 
 
 def _row_texts(competition: Competition, case: Case, fitted: FittedRule) -> tuple[str, str]:

@@ -33,8 +33,8 @@ from competition import Competition
 from data.folds import fold_numbers
 from data.metadata import parse_columns
 from data.tables import read_columns
-from explaining.held_out_maps import BlendMember, explained_by, held_out_maps, open_members
-from results.runs import Oof, run_folder, train_command
+from explaining.held_out_maps import BlendMember, explained_by, held_out_maps, open_members, read_trained
+from results.runs import Oof, run_folder
 from results.workspace import Workspace
 
 MOST_IMAGES = 3000         # about, over all labels
@@ -121,12 +121,7 @@ def check_run(workspace: Workspace, name: str, columns: dict[str, np.ndarray]) -
         zone_evidence,
     )
 
-    competition, table, oof = workspace.competition, workspace.table, workspace.oof(name)
-    if not oof.runs:
-        raise FileNotFoundError(f"run {name!r} has no finished fold; run: {train_command(competition, name)}")
-    if not oof.is_whole:
-        print(f"{name}: folds {', '.join(map(str, oof.folds_missing))} are not trained; their images are left out. To "
-              f"train them: {train_command(competition, oof.name, oof.folds_missing)}")
+    competition, table, oof = workspace.competition, workspace.table, read_trained(workspace, name)
     targets = workspace.label_targets.copy()
     targets[table["constant"].to_numpy()] = np.nan
     targets = np.where(np.isnan(oof.probs), np.nan, targets)

@@ -1,10 +1,9 @@
 """Shows which images look alike to a network:  python src/show_neighbours.py --experiment lite0
 
 Draws a t-SNE map of the network's features of all out-of-fold images, each computed by the model that did not train on
-it, to neighbours.png, with thumbnails and coloured by label, prediction, error and fold; and the confusion matrices to
-confusion.png. With --image, draws the nearest training images of the given images, of any part, to
-neighbours_of_images.png. The files are written to runs/<competition>/<experiment>/. For features of ImageNet weights
-name a run on a frozen network, such as knn_lite0.
+it, to neighbours.png, with thumbnails and coloured by label, prediction, error and fold. With --image, draws the
+nearest training images of the given images, of any part, to neighbours_of_images.png. The files are written to
+runs/<competition>/<experiment>/. For features of ImageNet weights name a run on a frozen network, such as knn_lite0.
 """
 
 from pathlib import Path
@@ -21,24 +20,24 @@ from commandline import (
 )
 from common.console import short_id
 from common.figures import save_figure
-from common.files import read_json, sha256, write_json
+from common.files import write_json
 from common.hardware import tune_process
 from common.image_grid import Tile, draw_tiles, labels_text
 from competition import Competition
 from data.folds import fold_numbers
 from data.pixel_store import PixelStore
 from data.tables import label_cells
-from explaining.embedding_map import draw_confusion, draw_map, make_views
+from explaining.embedding_map import draw_map, make_views
 from explaining.embeddings import align_spaces, embed_part, is_one_space, lay_out, search_from_outside, search_held_out
-from results.adopted_rules import adopted_inputs, rule_for
-from results.runs import Oof, read_predictions, run_folder, train_command
+from explaining.held_out_maps import read_trained
+from results.adopted_rules import rule_for
+from results.runs import Oof, read_predictions, run_folder
 from results.workspace import Workspace
 from scoring.metrics import decide
 
 MOST_ON_MAP = 5000  # images; a random choice of more
 NEIGHBOURS = 8      # of an image
 MOST_PROBS = 3      # highest probabilities in the text of a tile
-FORMAT = 2          # of the figures: raise it when their look changes
 
 
 def main(argv: list[str] | None = None) -> list[Path]:
@@ -51,40 +50,25 @@ def main(argv: list[str] | None = None) -> list[Path]:
     workspace = load_workspace(args)
     paths = []
     for name in trained_names(args):
-        oof = workspace.oof(name)
+        oof = read_trained(workspace, name)
         if oof.members:
             print(f"{name} is a blend and has no features; name its members: {' '.join(oof.members)}")
         elif args.image:
             paths.append(draw_neighbours(workspace, oof, list(dict.fromkeys(args.image))))
         else:
-            paths += draw_run(workspace, oof)
+            paths.append(draw_run(workspace, oof))
     if paths:
         print(f"written: {', '.join(map(str, paths))}")
     return paths
 
 
-def draw_run(workspace: Workspace, oof: Oof) -> list[Path]:
-    """Writes a run's map and its confusion matrices; returns their paths.
+def draw_run(workspace: Workspace, oof: Oof) -> Path:
+    """Draws a run's map; returns its path. neighbours.json records the weights that it was made from.
 
-    Files that were made from the same models, images and labels are kept. Raises FileNotFoundError if no fold of the
-    run is finished, ValueError if all its images are constant.
+    Raises ValueError if all images of the run are constant.
     """
     competition, table = workspace.competition, workspace.table
-    folder, title = run_folder(competition, oof.name), f"{competition.name} / {oof.name}"
-    files = [folder / "neighbours.png", folder / "confusion.png"]
-    store = _train_store(workspace, oof)
-    inputs = {
-        "format": FORMAT,
-        "images": store.folder.name,
-        "labels": sha256(workspace.cells.tobytes()),
-        "folds": oof.runs[0].recipe["folds_sha256"],
-        "probabilities": sha256(np.ascontiguousarray(oof.probs).tobytes()),
-        "weights": oof.made_of,
-    } | adopted_inputs(workspace, oof)
-    record = folder / "neighbours.json"
-    if record.exists() and read_json(record).get("made_from") == inputs and all(path.exists() for path in files):
-        print(f"{files[0]} is up to date: same models, images and labels")
-        return files
+    store = workspace.store("train", oof.runs[0].experiment)
     embedded, folds, usable = _embed_train(workspace, oof, store)
     predicted = usable & ~np.isnan(oof.probs).any(axis=1)
     if not predicted.any():
@@ -96,10 +80,6 @@ def draw_run(workspace: Workspace, oof: Oof) -> list[Path]:
     rows = np.flatnonzero(predicted)
     if len(rows) > MOST_ON_MAP:
         rows = np.sort(np.random.default_rng(0).permutation(rows)[:MOST_ON_MAP])
-    record.unlink(missing_ok=True)  # it would no longer describe the files
-    figure, _ = draw_confusion(competition, f"{title}: out-of-fold images\ndecided by rules fitted on other folds",
-                               targets[predicted], decisions[predicted])
-    save_figure(figure, files[1])
     if one_space := is_one_space(embedded):
         points, agreement = embedded[0], 1.0
     else:
@@ -109,9 +89,11 @@ def draw_run(workspace: Workspace, oof: Oof) -> list[Path]:
     places = lay_out(np.asarray(points[rows], np.float32))
     views = make_views(competition, workspace.cells[rows], oof.probs[rows], decisions[rows], folds[rows])
     images = store.read(store.rows(table["image_id"].iloc[rows]))
-    save_figure(draw_map(title, note, places, views, images), files[0])
-    write_json(record, {"made_from": inputs})
-    return files
+    folder = run_folder(competition, oof.name)
+    path = save_figure(draw_map(f"{competition.name} / {oof.name}", note, places, views, images),
+                       folder / "neighbours.png")
+    write_json(folder / "neighbours.json", {"made_from": {"weights": oof.made_of}})
+    return path
 
 
 def decide_held_out(workspace: Workspace, oof: Oof, targets: np.ndarray, probs: np.ndarray,
@@ -136,7 +118,7 @@ def draw_neighbours(workspace: Workspace, oof: Oof, image_ids: list[str]) -> Pat
     if unknown := [image_id for image_id in image_ids if image_id not in part_of]:
         raise ValueError(f"no image is called {', '.join(unknown)} in the parts {', '.join(parts)} of "
                          f"{competition.name!r}; ids look like {table['image_id'].iloc[0]}")
-    train_store = _train_store(workspace, oof)
+    train_store = workspace.store("train", oof.runs[0].experiment)
     embedded, folds, usable = _embed_train(workspace, oof, train_store)
     held_out = [run.recipe["fold"] for run in oof.runs]
 
@@ -178,16 +160,6 @@ def _read_part(workspace: Workspace, oof: Oof, part: str,
     labelled = set(competition.labels) <= set(images.columns)
     return (workspace.store(part, oof.runs[0].experiment), unknown if probs is None else probs[rows],
             label_cells(competition, images)[rows] if labelled else unknown)
-
-
-def _train_store(workspace: Workspace, oof: Oof) -> PixelStore:
-    command = train_command(workspace.competition, oof.name, oof.folds_missing)
-    if not oof.runs:
-        raise FileNotFoundError(f"run {oof.name!r} has no finished fold; run: {command}")
-    if oof.folds_missing:
-        print(f"{oof.name}: folds {', '.join(map(str, oof.folds_missing))} are not trained; their images are left "
-              f"out. To train them: {command}")
-    return workspace.store("train", oof.runs[0].experiment)
 
 
 def _embed_train(workspace: Workspace, oof: Oof,

@@ -6,7 +6,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy.stats import ortho_group
-from sklearn.metrics import confusion_matrix
 
 import show_neighbours
 from common.image_grid import draw_tiles, labels_text
@@ -18,7 +17,6 @@ from data.tables import read_train
 from explaining.embedding_map import (
     THUMBNAIL_SIDE,
     THUMBNAILS,
-    draw_confusion,
     draw_map,
     make_views,
     place_thumbnails,
@@ -116,25 +114,6 @@ def test_thumbnails_keep_their_colours():
     assert (canvas[:THUMBNAIL_SIDE, :THUMBNAIL_SIDE] == (255, 0, 0)).all()
 
 
-@pytest.mark.parametrize("task", ["multilabel", "multiclass"])
-def test_confusion_matrices_are_scikit_learns(task):
-    competition = Competition(name="c", about="", task=task, labels=("a", "b", "c"), metric="roc_auc",
-                              train=Part(table="t.csv", images="{image_id}.png"))
-    truth, decided = RNG.integers(0, 3, 50), RNG.integers(0, 3, 50)
-    if task == "multiclass":
-        targets, decisions = np.eye(3)[truth], np.eye(3, dtype=np.int8)[decided]
-        targets[:5] = np.nan
-        expected = [confusion_matrix(truth[5:], decided[5:], labels=range(3))]
-    else:
-        targets, decisions = (RNG.integers(0, 2, (50, 3)).astype(float), RNG.integers(0, 2, (50, 3)))
-        targets[::7, 1] = np.nan
-        known = ~np.isnan(targets)
-        expected = [confusion_matrix(targets[known[:, k], k], decisions[known[:, k], k], labels=[0, 1])
-                    for k in range(3)]
-    _, found = draw_confusion(competition, "title", targets, decisions)
-    assert np.array_equal(found, expected)
-
-
 def test_errors_are_named_and_uncertain_cells_not_scored():
     cells = np.array([[1.0], [0.0], [1.0], [0.0], [-1.0], [np.nan]])
     one = Competition(name="c", about="", task="binary", labels=("a",), metric="roc_auc",
@@ -161,8 +140,8 @@ def demo_home(home):
 
 def test_a_run_is_drawn(demo_home, capsys):
     write_untrained(COMPETITIONS["demo"], "cnn_b", with_network=True)
-    files = show_neighbours.main(["--experiment", "cnn_b"])
-    assert [path.name for path in files] == ["neighbours.png", "confusion.png"] and all(path.exists() for path in files)
+    path, = show_neighbours.main(["--experiment", "cnn_b"])
+    assert path.name == "neighbours.png" and path.exists()
     assert "their correlation is then" in capsys.readouterr().out
 
 
@@ -186,22 +165,6 @@ def test_an_unknown_image_is_an_error(demo_home):
     write_untrained(COMPETITIONS["demo"], "cnn_b", with_network=True)
     with pytest.raises(ValueError, match=r"no image is called nobody in the parts train, test"):
         show_neighbours.main(["--experiment", "cnn_b", "--image", "nobody"])
-
-
-def test_figures_are_drawn_anew_only_after_a_change(demo_home, monkeypatch, capsys):
-    write_untrained(COMPETITIONS["demo"], "cnn_b", with_network=True)
-    drawn = []
-    monkeypatch.setattr(show_neighbours, "lay_out", lambda points: drawn.append(len(points)) or lay_out(points))
-    first = show_neighbours.main(["--experiment", "cnn_b"])
-    made = [path.read_bytes() for path in first]
-    assert show_neighbours.main(["--experiment", "cnn_b"]) == first and len(drawn) == 1
-    assert "neighbours.png is up to date" in capsys.readouterr().out
-    first[1].unlink()
-    show_neighbours.main(["--experiment", "cnn_b"])
-    assert len(drawn) == 2 and [path.read_bytes() for path in first] == made
-    write_untrained(COMPETITIONS["demo"], "cnn_b", seed=1, with_network=True)  # other weights
-    show_neighbours.main(["--experiment", "cnn_b"])
-    assert len(drawn) == 3
 
 
 def test_a_run_without_a_fold_is_an_error(demo_home):

@@ -1,4 +1,4 @@
-"""Four attribution methods: Grad-CAM, HiResCAM, occlusion and LIME; and the squares of reference system 002.
+"""Four attribution methods: Grad-CAM, HiResCAM, occlusion and LIME.
 
 Occlusion and LIME are captum's. They change pixels only, so they explain any network. Grad-CAM is written here because
 captum's version reads the tokens of a transformer as channels.
@@ -19,7 +19,6 @@ LIME_SAMPLES = 256
 LIME_KERNEL_WIDTH = 0.25  # as in the LIME authors' code for images
 LIME_RIDGE = 1.0          # as in the LIME authors' code for images
 SLIC_GREY_WEIGHT = 10   # weight of grey value against place in superpixels: SLIC's m = 10 for L = 0 to 100
-SQUARE_SIDE, SQUARE_STEP = 1 / 5, 1 / 8  # share of the image's side; reference system 002 hid 50 of 256 pixels
 MIN_LOG_ODDS = 1e-3     # a map whose largest change of the log odds is smaller counts as empty
 ROUNDING = 1e-6         # a class activation below this share of its summands is rounding error of terms that cancel
 
@@ -269,44 +268,3 @@ def superpixels(grey: np.ndarray) -> np.ndarray:
     start = points.reshape(size, size, 3)[np.ix_(centres, centres)].reshape(-1, 3)
     parts = KMeans(len(start), init=start, n_init=1, max_iter=10).fit_predict(points)
     return np.unique(parts, return_inverse=True)[1].reshape(grey.shape)
-
-
-# ---- the occluding squares of reference system 002
-
-
-def occluding_squares(size: int) -> list[tuple[slice, slice]]:
-    """The 64 squares that reference system 002 hides in turn; the last of a row and of a column end at the border."""
-    starts = [round(number * SQUARE_STEP * size) for number in range(round(1 / SQUARE_STEP))]
-    side = max(round(SQUARE_SIDE * size), 1)
-    return [(slice(top, top + side), slice(left, left + side)) for top in starts for left in starts]
-
-
-@torch.no_grad()
-def occluded_probs(model: nn.Module, image: Tensor, task: str) -> np.ndarray:
-    """(1 + 64, K) probabilities of an image (1, C, S, S), then of the image with each of the squares set to black."""
-    from training.losses import PROBS
-
-    model.eval()
-    squares = occluding_squares(image.shape[-1])
-    probs = [PROBS[task](model(image.float()))]
-    for first in range(0, len(squares), BATCH):
-        hidden = image.float().repeat(len(squares[first:first + BATCH]), 1, 1, 1)
-        for number, (rows, columns) in enumerate(squares[first:first + BATCH]):
-            hidden[number, :, rows, columns] = 0
-        probs.append(PROBS[task](model(hidden)))
-    return torch.cat(probs).double().cpu().numpy()
-
-
-def flip_map(probs: np.ndarray, decisions: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """How far one label's probability falls behind a square, (S, S), and where the decision changes, (S, S) bool.
-
-    probs, decisions: (1 + 64,) for the whole image and without each square. Where squares overlap, the fall is their
-    mean, and the decision changes if it does for any of them. Reference system 002 marked squares without which the
-    decision is wrong; a wrongly decided image was then marked everywhere.
-    """
-    falls, counts, flips = np.zeros((size, size)), np.zeros((size, size)), np.zeros((size, size), bool)
-    for square, prob, decision in zip(occluding_squares(size), probs[1:], decisions[1:], strict=True):
-        falls[square] += probs[0] - prob
-        counts[square] += 1
-        flips[square] |= decision != decisions[0]
-    return falls / np.maximum(counts, 1), flips

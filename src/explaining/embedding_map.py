@@ -1,4 +1,4 @@
-"""Figures of a map of images, coloured by label, prediction, error and fold, and of confusion matrices."""
+"""Figure of a map of images, coloured by label, prediction, error and fold."""
 
 import textwrap
 from dataclasses import dataclass
@@ -8,7 +8,6 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from competition import Competition
-from scoring.counts import confusion_matrices
 
 # Okabe & Ito 2008, distinguishable by the colour-blind; then others
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442", "#882255", "#44aa99", "#999933")
@@ -16,7 +15,6 @@ GREY, CORRECT, FALSE_POSITIVE, FALSE_NEGATIVE = "#9aa0a6", "#b9d4c2", "#d55e00",
 # probabilities in tenths: blue to red
 TENTHS = ("#2166ac", "#4393c3", "#74add1", "#a6cee3", "#c9d7df", "#e0cfc4", "#f4b08a", "#ef8a62", "#d6604d", "#b2182b")
 MOST_LABELS = 6      # rows of the map's figure
-CELL = 0.62          # side of a confusion matrix's cell in inches
 THUMBNAILS = 24      # along a side of the map
 THUMBNAIL_SIDE = 40  # pixels
 
@@ -106,37 +104,3 @@ def place_thumbnails(places: np.ndarray, images: np.ndarray) -> np.ndarray:
         small = cv2.resize(images[row], (THUMBNAIL_SIDE,) * 2, interpolation=cv2.INTER_AREA)
         canvas[top:top + THUMBNAIL_SIDE, left:left + THUMBNAIL_SIDE] = small if small.ndim == 3 else small[..., None]
     return canvas
-
-
-def draw_confusion(competition: Competition, title: str, targets: np.ndarray, decisions: np.ndarray,
-                   ) -> tuple[Figure, np.ndarray]:
-    """Confusion matrices as a figure and as counts: (1, K, K) of classes, (K, 2, 2) of labels; rows the truth.
-
-    targets: (n, K), NaN where a cell is not scored;  decisions: (n, K) of 0 and 1.
-    """
-    tables = confusion_matrices(targets, decisions, competition.task)
-    is_multiclass = competition.task == "multiclass"
-    names, titles = (competition.labels, [""]) if is_multiclass else (("absent", "present"), competition.labels)
-    side = 1.5 + max(CELL * len(names), 1.4)
-    columns = min(len(tables), 5)
-    lines = -(-len(tables) // columns)
-    figure = Figure(figsize=(max(side * columns, 5.5), (side - 0.2) * lines + 0.8), layout="constrained",
-                    facecolor="white")
-    grid = figure.subplots(lines, columns, squeeze=False)
-    for axes in grid.flat:
-        axes.set_axis_off()
-    for axes, table, name in zip(grid.flat, tables, titles, strict=False):
-        share = table / np.maximum(table.sum(axis=1, keepdims=True), 1)
-        axes.set_axis_on()
-        axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
-        for (row, column), value in np.ndenumerate(table):
-            axes.text(column, row, f"{value:,}\n{share[row, column]:.0%}", ha="center", va="center", fontsize=8,
-                      color="white" if share[row, column] > 0.6 else "black")
-        turn = {"rotation": 45, "ha": "right"} if len(names) > 2 else {}
-        axes.set_xticks(range(len(names)), names, fontsize=8, **turn)
-        axes.set_yticks(range(len(names)), names, fontsize=8)
-        axes.set_title(name, fontsize=9)
-        axes.set_xlabel("decided", fontsize=8)
-        axes.set_ylabel("labelled", fontsize=8)
-    figure.suptitle(title, fontsize=10)
-    return figure, tables

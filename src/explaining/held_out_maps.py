@@ -14,7 +14,8 @@ from competition import Competition
 from data.folds import fold_numbers
 from data.pixel_store import PixelStore, open_store, pixel_settings
 from explaining.methods import METHODS, explain_images, methods_for
-from results.runs import Oof, Run
+from results.runs import Oof, Run, train_command
+from results.workspace import Workspace
 
 if TYPE_CHECKING:
     from torch import nn
@@ -29,6 +30,18 @@ class BlendMember:
     name: str
     runs: tuple[Run, ...]
     store: PixelStore
+
+
+def read_trained(workspace: Workspace, name: str) -> Oof:
+    """A run or blend; folds that are not trained are printed. Raises FileNotFoundError if no fold is finished."""
+    oof = workspace.oof(name)
+    command = train_command(workspace.competition, name, oof.folds_missing)
+    if not oof.runs:
+        raise FileNotFoundError(f"run {name!r} has no finished fold; run: {command}")
+    if oof.folds_missing:
+        print(f"{name}: folds {', '.join(map(str, oof.folds_missing))} are not trained; their images are left out. To "
+              f"train them: {command}")
+    return oof
 
 
 def open_members(competition: Competition, oof: Oof, table: pd.DataFrame, part: str = "train") -> list[BlendMember]:

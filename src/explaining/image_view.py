@@ -11,7 +11,6 @@ from tqdm import tqdm
 from common.hardware import pick_device
 from competition import Competition
 from data.folds import fold_numbers
-from explaining.attribution import flip_map, occluded_probs
 from explaining.heatmap_sheet import Panel, draw_grid
 from explaining.held_out_maps import BlendMember, fit_heat, largest_store, relative
 from explaining.methods import METHODS, explain_images, methods_for
@@ -19,12 +18,11 @@ from results.checkpoints import load_model
 from results.runs import Run
 from scoring.decision_rules import FittedRule
 from training.batches import ordered_batches
+from training.losses import PROBS
 
 MOST_LABELS = 3  # the positive ones first, then the most probable
-OCCLUDED = "Without\na square"
-CAPTION = ("Evidence for the label, by method and model. Heat is divided by the map's maximum. Last row: how far the "
-           "probability falls behind a black square,\noutlined: where the decision changes. Outlined in the image: the "
-           "annotated finding. R²: LIME's cross-validated fit.")
+CAPTION = ("Evidence for the label, by method and model. Heat is divided by the map's maximum. Outlined in the image: "
+           "the annotated finding.\nR²: LIME's cross-validated fit.")
 
 
 @dataclass(frozen=True)
@@ -61,10 +59,9 @@ def view_image(competition: Competition, name: str, members: list[BlendMember], 
     columns = make_columns(members, table, row, cells is not None)
     inputs = [[(load_model(run, device), run.recipe["task"], _image_of(member, image_id).to(device))
               for member, run in column.models] for column in columns]
-    probs = np.stack([np.mean([occluded_probs(model, image, task) for model, task, image in column], axis=0)
-                      for column in inputs])                                                 # (columns, 1 + squares, K)
+    probs = np.stack([np.mean([_probs(*each) for each in column], axis=0) for column in inputs])   # (columns, K)
     probs = np.concatenate([probs, probs.mean(axis=0, keepdims=True)])
-    labels = pick_labels(cells, probs[-1, 0])
+    labels = pick_labels(cells, probs[-1])
     store = largest_store(members)
     shown, size = store.read(store.rows([image_id]))[0], store.settings.size
     titles, rows = [*(column.title for column in columns), "mean of all"], []
@@ -74,13 +71,11 @@ def view_image(competition: Competition, name: str, members: list[BlendMember], 
             head = f"{competition.labels[k]}: {truth_text(cells, k)}   ({fitted.describe(k)})"
             for method in METHODS:
                 heats, texts = _maps_by(inputs, method, k, size)
-                texts = [f"p {prob:.3f}{text}" for prob, text in zip(probs[:, 0, k], texts, strict=True)]
+                texts = [f"p {prob:.3f}{text}" for prob, text in zip(probs[:, k], texts, strict=True)]
                 panels = [None if heat is None else Panel(text, shown, *relative(heat), None)
                           for heat, text in zip(heats, texts, strict=True)]
                 rows.append((head, METHODS[method].title, panels))
                 bar.update()
-            rows.append((head, OCCLUDED, [_without(probs[number], fitted, k, shown, size)
-                                       for number in range(len(titles))]))
     return draw_grid(f"{competition.name} / {name} / {image_id}", CAPTION, titles, shown,
                      [masks.get(k) for k in labels], rows)
 
@@ -103,6 +98,12 @@ def _image_of(member: BlendMember, image_id: str) -> torch.Tensor:
     return next(iter(ordered_batches(member.store, member.store.rows([image_id]), 1)))[0]
 
 
+@torch.no_grad()
+def _probs(model: torch.nn.Module, task: str, image: torch.Tensor) -> np.ndarray:
+    """(K,) the probabilities of one image."""
+    return PROBS[task](model.eval()(image.float()))[0].double().cpu().numpy()
+
+
 def _maps_by(inputs: list[list], method: str, k: int, size: int) -> tuple[list[np.ndarray | None], list[str]]:
     """A label's heat (S, S) by column and last the mean of all, None if the method explains no model; and their texts.
     """
@@ -115,12 +116,3 @@ def _maps_by(inputs: list[list], method: str, k: int, size: int) -> tuple[list[n
         texts.append(f",  R² {np.mean(fits):.2f}" if fits else "")
     there = [heat for heat in heats if heat is not None]
     return [*heats, np.mean(there, axis=0) if there else None], [*texts, ""]
-
-
-def _without(probs: np.ndarray, fitted: FittedRule, k: int, shown: np.ndarray, size: int) -> Panel:
-    """How far the probability falls without each square. probs: (1 + squares, K)."""
-    decisions = fitted.apply(probs)[:, k]
-    falls, flips = flip_map(probs[:, k], decisions, size)
-    turns = f"becomes {'absent' if decisions[0] else 'present'}" if flips.any() else "never changes"
-    text = f"−{max(falls.max(), 0):.3f}, {turns}"
-    return Panel(text, shown, *relative(np.maximum(falls, 0)), flips)

@@ -1,6 +1,6 @@
 """The quality of heat maps: pointing into the finding, deletion, insertion, and change with random weights.
 
-Two baselines need no image: smooth noise ("chance") and the centre of both lungs.
+The baseline is smooth noise ("chance").
 """
 
 import copy
@@ -26,14 +26,12 @@ from explaining.pointing_game import hottest_pixel
 from results.checkpoints import load_model
 from training.batches import ordered_batches
 
-BASELINES = ("chance", "centre of lungs")  # maps that depend on no image
+CHANCE = "chance"   # the name of the baseline among the methods
 STEPS = 16          # of the deletion and insertion curves
 BLUR = 1 / 8        # of the image's side: standard deviation of the blur that replaces hidden pixels
 DRAWS = 2000        # of the bootstrap
 RANDOMISED = 8      # images per label whose maps are compared with those of random weights
 NORM_IMAGES = 64    # for the batch norm statistics of a network with random weights
-LUNGS = ((0.45, 0.3), (0.45, 0.7))  # row and column of the centres of both lungs, share of the side
-SPREAD = 0.15       # standard deviation around them, share of the side
 MEASURES = ("inside", "share_inside", "deletion", "insertion", "randomised")
 
 
@@ -92,14 +90,13 @@ def _read(member: BlendMember, *places: int) -> Tensor:
 
 def _all_maps(inputs: list[ExplainedImage], k: int, task: str, size: int, image_id: str,
               is_compared: bool) -> Iterator[tuple[str, np.ndarray, np.ndarray | None]]:
-    """Method, heat (size, size), and the heat with random weights, None for baselines and if it is not asked for."""
+    """Method, heat (size, size), and the heat with random weights, None for chance and if it is not asked for."""
     for method in METHODS:
         if able := [each for each in inputs if method in methods_for(each.model)]:
             pairs, drawn = ([(getattr(each, which), each.image) for each in able] for which in ("model", "drawn"))
             yield method, _mean_heat(method, pairs, k, task, size), (
                 _mean_heat(method, drawn, k, task, size) if is_compared else None)
-    yield BASELINES[0], random_heat(size, seed=zlib.crc32(f"{image_id} {k}".encode())), None
-    yield BASELINES[1], lung_heat(size), None
+    yield CHANCE, random_heat(size, seed=zlib.crc32(f"{image_id} {k}".encode())), None
 
 
 def _mean_heat(method: str, pairs: list[tuple[nn.Module, Tensor]], k: int, task: str, size: int) -> np.ndarray:
@@ -132,13 +129,6 @@ def random_heat(size: int, seed: int) -> np.ndarray:
     """(size, size) smooth noise in [0, 1]: 8 x 8 random cells, as coarse as most maps."""
     cells = np.random.default_rng(seed).random((8, 8), dtype=np.float32)
     return np.clip(cv2.resize(cells, (size, size), interpolation=cv2.INTER_LINEAR), 0, 1)
-
-
-def lung_heat(size: int) -> np.ndarray:
-    """(size, size) in [0, 1]: hot in the middle of both lungs, the same for every image."""
-    row, column = (np.indices((size, size)) + 0.5) / size
-    bumps = [np.exp(-((row - top) ** 2 + (column - left) ** 2) / (2 * SPREAD**2)) for top, left in LUNGS]
-    return np.maximum(*bumps).astype(np.float32)
 
 
 def curves(model: nn.Module, image: Tensor, k: int, task: str, heat: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

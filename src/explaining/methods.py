@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from types import ModuleType
+
     from torch import Tensor, nn
 
     from explaining.attribution import Maps
@@ -27,35 +29,19 @@ class Method:
     pointing_images: int = 50
 
 
-def _grad_cam(model: "nn.Module", images: "Tensor", label: int, task: str) -> "Maps":
-    from explaining.attribution import grad_cam
+def _attribution() -> "ModuleType":
+    from explaining import attribution  # here, because it imports torch
 
-    return grad_cam(model, images, label)
-
-
-def _hires_cam(model: "nn.Module", images: "Tensor", label: int, task: str) -> "Maps":
-    from explaining.attribution import hires_cam
-
-    return hires_cam(model, images, label)
-
-
-def _occlusion(model: "nn.Module", images: "Tensor", label: int, task: str) -> "Maps":
-    from explaining.attribution import occlusion
-
-    return occlusion(model, images, label, task)
-
-
-def _lime(model: "nn.Module", images: "Tensor", label: int, task: str) -> "Maps":
-    from explaining.attribution import lime
-
-    return lime(model, images, label, task)
+    return attribution
 
 
 METHODS: dict[str, Method] = {
-    "gradcam": Method("Grad-CAM", _grad_cam, cam_layer="coarse", pointing_images=300),
-    "hirescam": Method("HiResCAM", _hires_cam, cam_layer="fine", pointing_images=300),
-    "occlusion": Method("Occlusion", _occlusion),
-    "lime": Method("LIME", _lime),
+    "gradcam": Method("Grad-CAM", lambda model, images, label, task: _attribution().grad_cam(model, images, label),
+                      cam_layer="coarse", pointing_images=300),
+    "hirescam": Method("HiResCAM", lambda model, images, label, task: _attribution().hires_cam(model, images, label),
+                       cam_layer="fine", pointing_images=300),
+    "occlusion": Method("Occlusion", lambda *args: _attribution().occlusion(*args)),
+    "lime": Method("LIME", lambda *args: _attribution().lime(*args)),
 }
 
 

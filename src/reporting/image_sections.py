@@ -12,7 +12,7 @@ from reporting.html import Markup, ReportFigure, Section, heading, paragraph, ta
 NOTHING = {"attribution": 1.0, "alone": 0.5}  # what signals of a shortcut are where there is none; others 0
 MEASURES = {"inside": "hottest inside", "share_inside": "heat inside", "deletion": "deletion ↓",
             "insertion": "insertion ↑", "randomised": "like random weights' ↓"}
-POINTING = ("label", "images", "inside", "low", "high", "chance", "best_guess", "nearly", "nearly_chance", "empty")
+POINTING = ("label", "images", "inside", "low", "high", "chance", "best_guess", "empty")
 SHORTCUTS = ("label", "signal", "where", "value", "low", "high", "images", "threshold", "alarm")
 MOST_LOOKED_AT = 3  # sheets of single images
 NEAR = 8            # signals of a shortcut that are nearest to an alarm
@@ -72,11 +72,9 @@ def _add_sheets(context: ReportContext, section: Section, name: str, method: str
 def _pointing(path: Path, command: str) -> ReportFigure:
     rows = [[row["label"], row["images"], percent(row["inside"], 0),
              f"{percent(row['low'], 0)} to {percent(row['high'], 0)}", percent(row["chance"], 0),
-             percent(row["best_guess"], 0),
-             percent(row["nearly"], 0), percent(row["nearly_chance"], 0), row["empty"]]
+             percent(row["best_guess"], 0), row["empty"]]
             for row in read_rows(path, POINTING)]
-    return ReportFigure(table(["label", "images", "inside", "95 % interval", "by chance", "best guess", "nearly",
-                               "by chance",
+    return ReportFigure(table(["label", "images", "inside", "95 % interval", "by chance", "best guess",
                                "empty maps"], rows),
                         "The pointing game: how often the map's hottest pixel lies inside the finding as it was drawn. "
                         "Best guess: one pixel for all images, learned from the other folds; a map worth having beats "

@@ -9,12 +9,9 @@ from common.hardware import import_torchvision
 from explaining.attribution import (
     BATCH,
     Surrogate,
-    flip_map,
     label_log_odds,
     mean_baseline,
     occlude,
-    occluded_probs,
-    occluding_squares,
     superpixels,
 )
 from explaining.methods import METHODS, explain_images, methods_for
@@ -181,32 +178,3 @@ def test_superpixels_follow_edges():
 def test_an_unknown_method_is_named():
     with pytest.raises(ValueError, match=r"no method 'magic'; there are gradcam, hirescam, occlusion, lime"):
         explain_images("magic", weighed(), square(), 0, "multilabel")
-
-
-def test_the_squares_whose_hiding_flips_the_decision_are_marked():
-    model, image = weighed(), square()
-    model.network.layer.weight.data *= 0.05
-    probs = occluded_probs(model, image, "multilabel")
-    assert probs.shape == (65, 2) and probs[0, 0] > 0.7
-    falls, flips = flip_map(probs[:, 0], probs[:, 0] >= probs[0, 0] - 1e-3, SIZE)
-    finding, by_hand = np.zeros((SIZE, SIZE), bool), np.zeros((SIZE, SIZE), bool)
-    finding[20:28, 4:12] = True
-    for one in occluding_squares(SIZE):
-        by_hand[one] |= finding[one].any()
-    np.testing.assert_array_equal(flips, by_hand)
-    assert falls[finding].mean() > 5 * falls[~by_hand].max()
-
-
-def test_squares_are_hidden_by_black_one_by_one():
-    model, image, numbers = build("cnn_b", SIZE), noise(count=1), (0, 9, 63)
-    probs = occluded_probs(model, image, "multiclass")
-    for number in numbers:
-        hidden = image.clone()
-        hidden[0, 0][occluding_squares(SIZE)[number]] = 0
-        np.testing.assert_allclose(probs[1 + number], model(hidden).softmax(dim=1).detach().numpy()[0], atol=1e-5)
-    np.testing.assert_allclose(probs.sum(axis=1), 1, atol=1e-6)
-
-
-def test_a_decision_that_never_flips_marks_nothing():
-    falls, flips = flip_map(np.full(65, 0.9), np.zeros(65), SIZE)
-    assert not flips.any() and (falls == 0).all()

@@ -11,10 +11,8 @@ from torch import nn
 from common.hardware import import_torchvision
 from explaining.attribution import MIN_LOG_ODDS
 from explaining.map_quality import (
-    BASELINES,
     STEPS,
     curves,
-    lung_heat,
     mean_interval,
     random_heat,
     randomise_weights,
@@ -124,13 +122,10 @@ def test_an_empty_map_is_no_verdict_on_random_weights():
     assert rank_correlation(np.arange(16.0).reshape(4, 4) ** 3, np.arange(16.0).reshape(4, 4)) == pytest.approx(1)
 
 
-def test_guesses_look_at_no_image_and_lungs_are_left_and_right():
-    lungs = lung_heat(64)
-    np.testing.assert_allclose(lungs, lungs[:, ::-1], atol=1e-6)
-    assert lungs[29, 19] > 0.95 and lungs[29, 44] > 0.95 and lungs[29, 32] < 0.6 and lungs[0, 0] < 0.05
+def test_chance_depends_on_the_seed_only():
+    np.testing.assert_array_equal(random_heat(64, 1), random_heat(64, 1))
     assert not np.array_equal(random_heat(64, 1), random_heat(64, 2))
     assert 0 <= random_heat(64, 1).min() and random_heat(64, 1).max() <= 1
-    assert len(BASELINES) == 2
 
 
 def test_the_interval_is_scipys_bootstrap():
