@@ -235,7 +235,8 @@ def _pick(kind: str, name: str, known: dict[str, Any]) -> Any:
 def load_workspace(args: argparse.Namespace, with_folds: bool = True) -> Workspace:
     """The competition with all that is read of it. The demo's images and folds are made if they are missing.
 
-    with_folds: False for scripts that need no folds file.
+    with_folds: False reads nothing yet and makes no folds, for scripts that need none.
+    Raises FileNotFoundError or ValueError where the data folder, the training table or the folds cannot be read.
     """
     workspace = Workspace(pick_competition(args.competition), data_folder(args))
     name = workspace.competition.name
@@ -246,6 +247,8 @@ def load_workspace(args: argparse.Namespace, with_folds: bool = True) -> Workspa
         _complete_demo(workspace, args.data_dir is None, with_folds)
     if not workspace.data_dir.is_dir():
         raise FileNotFoundError(f"there is no folder {workspace.data_dir}; name the folder of {name!r} with --data-dir")
+    if with_folds:
+        workspace.table  # noqa: B018 - read now, so that a wrong label file or folds file is the first error
     return workspace
 
 

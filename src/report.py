@@ -53,7 +53,7 @@ def main(argv: list[str] | None = None) -> Path:
     parser = make_parser(__doc__)
     add_experiment(parser, default="the best ones")
     args = parser.parse_args(argv)
-    workspace = load_workspace(args)
+    workspace = load_workspace(args, with_folds=False)
     text, notes = make_report(workspace, args)
     path = write_text(home() / "runs" / workspace.competition.name / "report.html", text)
     for note in notes:
@@ -125,7 +125,7 @@ def describe(competition: Competition, command: str) -> Markup:
     scored = f", of which {len(competition.scored_labels)} count" if competition.scored_labels else ""
     return join([
         paragraph(competition.about, style="about"),
-        paragraph(f"A {competition.task} task with {counted}{scored}: {', '.join(competition.labels)}. ScoredRun by "
+        paragraph(f"A {competition.task} task with {counted}{scored}: {', '.join(competition.labels)}. Scored by "
                   f"{METRICS[competition.metric].title}.", style="about"),
         commands(command)])
 

@@ -21,7 +21,6 @@ from models.classifier import Classifier
 from results import checkpoints
 from results.checkpoints import build_network, save_weights
 from results.runs import Oof, open_run, probs_frame, read_oof, run_folder, write_blend, write_probs
-from workspaces import filled_workspace
 
 SIZE, N = 24, 80
 LETTERS = Competition(name="letters", about="Letters in corners.", task="multilabel", labels=("marked", "never"),
@@ -170,7 +169,7 @@ def test_numbers_of_hospitals_are_names_and_rare_ones_left_out(monkeypatch, caps
     columns = pd.DataFrame({"hospital": [str(number % 3) for number in range(60)], "age": ids,
                             "scanner": [*map(str, range(50)), *["50"] * 10]}, index=ids)
     monkeypatch.setattr(find_shortcuts, "read_columns", lambda *_: columns)
-    found = find_shortcuts.subgroup_columns(filled_workspace(LETTERS, pd.DataFrame({"image_id": ids})))
+    found = find_shortcuts.subgroup_columns(LETTERS, Path(), pd.DataFrame({"image_id": ids}))
     assert set(found["hospital"]) == {"0", "1", "2"}
     assert set(found["age"]) == {"at most 29.5", "above 29.5"}
     assert len(set(found["scanner"])) == 1 + find_shortcuts.MOST_VALUES and "50" in found["scanner"]

@@ -150,7 +150,7 @@ def test_without_a_part_to_submit_the_holdout_is_predicted_all_the_same(mine, mo
     assert not (run_folder(MINE, "small") / "holdout.csv").exists()
     assert predict.main([*WHERE, "--experiment", "small"]) == [] and len(read_part_probs("small", "holdout")) == 20
     assert "has no part that is submitted" in capsys.readouterr().out
-    with pytest.raises(ValueError, match="no test or expert part that is submitted"):
+    with pytest.raises(ValueError, match="no part that is submitted"):
         submit.main([*WHERE, "--check", "some.csv"])
 
 
@@ -178,7 +178,7 @@ def test_other_columns_are_stratified_by_and_reported(mine, capsys):
 
 @pytest.mark.parametrize("columns, message", [
     (["agee"], "no column 'agee'; did you mean 'age'\\? Of other columns than ids and labels there are patient, age, "),
-    (["empty"], "the column 'empty' says 'blank' of every image"),
+    (["empty"], "the column 'empty' is 'blank' for every image"),
     (["a"], "no column 'a'"),
 ])
 def test_a_column_that_cannot_be_stratified_by_is_named(mine, columns, message):
