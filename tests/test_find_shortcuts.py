@@ -1,6 +1,8 @@
 """find_shortcuts.py from the files to the alarm: a letter in the corner that tells the label, blends, classes."""
 
 
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pandas as pd
