@@ -26,6 +26,7 @@ from auditing.shortcut_checks import (
     measure_leakage,
     probe_part,
     probe_train,
+    relation_text,
 )
 from commandline import load_workspace, make_parser, run_script
 from common.console import make_console, number, percent, plural
@@ -248,20 +249,20 @@ def _show_leakage(console: Console, summary: dict) -> None:
         shown = Table("images", "number", "random folds", "folds of patients", "difference",
                       title=f"Leakage: macro AUC of a quick classifier on {folds['images']:,} images")
         rows = [("all", folds["images"], folds["random"], folds["grouped"], folds["difference"])]
-        rows += [(f"{row['twin']} {row['kind']} in training", row["images"], row["random"], row["grouped"],
-                  row["difference"]) for row in folds["by_twin"]]
+        rows += [(relation_text(row), row["images"], row["random"], row["grouped"], row["difference"])
+                 for row in folds["by_relation"]]
         for name, images, *scores in rows:
             shown.add_row(name, f"{images:,}", *(number(score, 3) for score in scores))
         console.print(shown)
-    if summary["leakage"]["upsampling"]:
-        shown = Table("label", "positive images", "copies", "F1, copied before", "held-out copies seen in training",
-                      "F1, copied after", "F1, not copied",
-                      title="Rare images copied before and after the split: F1 at threshold 0.5")
-        for row in summary["leakage"]["upsampling"]:
-            scores = [number(row[key], 3) for key in ("false_f1", "true_f1", "plain_f1")]
-            shown.add_row(escape(row["label"]), f"{row['positives']:,}", str(row["copies"] or ""), scores[0],
+    if summary["leakage"]["oversampling"]:
+        shown = Table("label", "positives", "repeats", "before", "seen", "after", "without",
+                      title="Oversampling before and after the split: F1 at threshold 0.5")
+        for row in summary["leakage"]["oversampling"]:
+            scores = [number(row[key], 3) for key in ("f1_before", "f1_after", "f1_without")]
+            shown.add_row(escape(row["label"]), f"{row['positives']:,}", str(row["repeats"] or ""), scores[0],
                           percent(row["seen"]), *scores[1:])
         console.print(shown)
+        console.print("seen: share of the positives held out after oversampling whose image is in training too.")
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from auditing.label_stats import (
     rates_by_category,
     top_combinations,
 )
-from auditing.leakage import copies_of_rare
+from auditing.leakage import balancing_repeats
 from common.console import percent, plural
 from common.settings import by_label, for_labels
 from competition import Competition
@@ -49,7 +49,9 @@ def check_labels(report: Report, data_dir: Path, parts: dict[str, PartData]) -> 
     rare, per_group = find_rare(cells, train.groups, labels, FOLDS), images_per_group(train.groups)
     summary = {"cells": counts, "rare": rare, "images_per_patient": per_group}
     report.plot("label_cells", plots.plot_cells, counts["train"])
-    report.plot("label_prevalence", plots.plot_prevalence, counts)
+    report.plot("label_prevalence", plots.plot_counts, {
+        f"{name.replace('_', ' ')} ({int(each.loc[0, list(plots.CELLS)].sum()):,} images)": each
+        for name, each in counts.items()}, "Labels by part")
     if by_file := cells_by_file(competition, data_dir, train.table):
         summary["train_files"] = {name: count_cells(each, labels) for name, each in by_file.items()}
         report.plot("labels_by_file", lambda path: plots.plot_counts(
@@ -63,7 +65,10 @@ def check_labels(report: Report, data_dir: Path, parts: dict[str, PartData]) -> 
                     {f"{name}: {each['images'][0]:,.0f} images an epoch": each
                      for name, each in summary["samplers"].items()}, "Labels in an epoch by sampler")
     if has_patients(competition):
-        report.plot("images_per_patient", plots.plot_images_per_group, per_group)
+        sizes = dict(zip(per_group["images"], per_group["groups"], strict=True))
+        report.plot("images_per_patient", plots.plot_columns, sizes,
+                    f"{len(cells):,} images of {sum(sizes.values()):,} patients, at most {max(sizes):,} of one",
+                    "images of a patient", "patients")
     report.plot("mean_images", plots.plot_mean_images, mean_images(train.scan.thumbnails, cells, usable), labels)
     if competition.task == "multilabel" and len(labels) > 1:
         summary |= check_combinations(report, cells, labels)
@@ -99,7 +104,7 @@ def suggest_label_repeats(counts: pd.DataFrame) -> np.ndarray:
         if repeats and set(repeats) <= set(labels):
             return np.array(for_labels("label_repeats", experiment.label_repeats, labels, REPEATS, "0"), int)
     rivals = counts["present"] if len(labels) > 1 else counts[["present", "absent"]].iloc[0]
-    return copies_of_rare(rivals.to_numpy())[:len(labels)]
+    return balancing_repeats(rivals.to_numpy())[:len(labels)]
 
 
 def known_labels(competition: Competition, data_dir: Path, parts: dict[str, PartData]) -> dict[str, np.ndarray]:
@@ -114,7 +119,11 @@ def check_combinations(report: Report, cells: np.ndarray, labels: list[str]) -> 
     """Finds labels that occur together; returns their part of the summary."""
     findings, combinations, phi = count_findings(cells), count_combinations(cells, labels), phi_matrix(cells)
     top = top_combinations(combinations)
-    report.plot("label_findings", plots.plot_findings, findings)
+    none, one, several = (percent(count.sum() / max(1, len(cells)))
+                          for count in (findings[:1], findings[1:2], findings[2:]))
+    report.plot("label_findings", plots.plot_columns,
+                dict(enumerate(findings[:1 + max(2, *np.flatnonzero(findings))])),
+                f"Positive labels of an image: none {none}, one {one}, several {several}", "positive labels", "images")
     report.plot("label_combinations", plots.plot_combinations, top, len(combinations))
     report.plot("label_correlation", plots.plot_correlation, phi, labels)
     report.keep("combinations", combinations)
@@ -223,7 +232,6 @@ def _check_ages(report: Report, train: PartData, parsed: ParsedColumns, age: str
     for sex in list(filter(is_sex, parsed.categorical))[:1]:
         sexes = parsed.categorical[sex].to_numpy(str)
         report.plot(f"{name}_by_sex", plots.plot_age_by_sex, age, ages, sexes, cells, labels)
-        report.plot(f"{name}_histograms", plots.plot_age_histograms, age, ages, sexes, cells, labels)
 
 
 def _check_sexes(report: Report, train: PartData, column: str, values: np.ndarray) -> None:

@@ -11,7 +11,7 @@ from auditing import plots
 from auditing.findings import LOW_CONTRAST, PartData, Report
 from auditing.label_checks import FOLDS, excluded_columns
 from auditing.label_stats import pool_statistics
-from auditing.leakage import leakage_gap, sample_groups, upsampling_mistake
+from auditing.leakage import leakage_gap, oversampling_before_split, sample_groups
 from auditing.metadata_probes import (
     Probe,
     border_features,
@@ -22,9 +22,11 @@ from auditing.metadata_probes import (
     probe_labels,
     probe_parts,
 )
-from common.console import plural, shorten
+from common.console import plural, short_id
+from common.figures import save_figure
 from common.files import sha256
 from common.hardware import count_cores
+from common.image_grid import Tile, draw_tiles
 from competition import Competition
 from data.decoding import GREY_MODES, decode_image
 from data.duplicates import duplicate_keys, near_sets
@@ -35,6 +37,7 @@ from models.frozen_features import frozen_features
 
 MAX_PROBED, MAX_LEAKAGE = 20_000, 4_000  # images; of more, whole patients are drawn at random
 MAX_COLOUR = 20_000  # images whose three channels are measured
+MAX_SUSPECTS = 24  # images in suspicious.png
 NOTABLE_AUC, HIGH_AUC = 0.6, 0.9  # AUC without the image that is worth a warning; an error
 IMAGE_PROPERTIES = ("file size", "brightness", "contrast")  # a finding can change these: never more than a warning
 
@@ -87,15 +90,12 @@ def draw_suspects(report: Report, train: PartData, exact: list[list[str]]) -> No
     constant = np.flatnonzero(readable & scan.constant).tolist()
     suspects |= dict.fromkeys(constant[:4], f"constant, 1 of {len(constant):,}")
     if suspects:
-        shown = [(f"{shorten(scan.ids[row], 26)}\n{why}", _small_picture(scan.paths[row]))
-                 for row, why in list(suspects.items())[:24]]
-        report.plot("suspicious", plots.plot_montage, shown, len(suspects))
-
-
-def _small_picture(path: str) -> np.ndarray:
-    picture = decode_image(path, 3, 256)
-    step = max(1, max(picture.shape[:2]) // 256)
-    return picture[::step, ::step]
+        tiles = [Tile(f"{short_id(scan.ids[row])}\n{why}", decode_image(scan.paths[row], 3, 256), plots.ORANGE)
+                 for row, why in list(suspects.items())[:MAX_SUSPECTS]]
+        caption = "Check these images and their labels" + (
+            f": {len(tiles)} of {len(suspects):,}." if len(tiles) < len(suspects) else ".")
+        lines = [tiles[first:first + 6] for first in range(0, len(tiles), 6)]
+        report.plot("suspicious", lambda path: save_figure(draw_tiles("Suspicious images", caption, lines), path))
 
 
 # ---- labels and parts predicted without the image
@@ -197,10 +197,10 @@ def probe_part(report: Report, train: PartData, other: PartData) -> None:
 
 
 def measure_leakage(report: Report, train: PartData, exact: list[list[str]], near: pd.DataFrame) -> dict | None:
-    """Measures what two mistakes would add to a score, with a quick classifier on frozen features.
+    """Measures what two kinds of leakage would add to a score, with a quick classifier on frozen features.
 
-    The mistakes are random folds instead of folds of whole patients, and rare rows copied before the split. Returns
-    None if too few patients have a label.
+    They are random folds instead of folds of whole patients, and images of rare labels repeated before the split.
+    Returns None if too few patients have a label.
     """
     scan, labels = train.scan, list(report.competition.labels)
     near_images = near_sets(near)
@@ -218,33 +218,47 @@ def measure_leakage(report: Report, train: PartData, exact: list[list[str]], nea
                                sha256(scan.folder.name, rows.tobytes()))
     names, cells = [labels[k] for k in scored], cells[:, scored]
     images_of_patient = pd.Series(patients).map(pd.Series(patients).value_counts()).to_numpy()
-    twins = {kind: values[rows] for kind, values in keys.items()}
-    twins["same patient"] = np.where(images_of_patient > 1, patients, "")
-    twins = {kind: values for kind, values in twins.items() if (values != "").any()}
-    summary = {"images": len(rows), "folds": None, "upsampling": None}
-    if twins:
-        summary["folds"] = found = leakage_gap(features, cells, groups, names, twins, FOLDS)
+    related = {relation: values[rows] for relation, values in keys.items()}
+    related["same patient"] = np.where(images_of_patient > 1, patients, "")
+    related = {relation: values for relation, values in related.items() if (values != "").any()}
+    summary = {"images": len(rows), "folds": None, "oversampling": None}
+    if related:
+        summary["folds"] = found = leakage_gap(features, cells, groups, related, FOLDS)
         low, high = found.difference_interval
         report.add("warning" if low > 0.01 else "note", f"Random folds would report a macro AUC of {found.random:.3f}; "
                    f"folds of whole patients report {found.grouped:.3f}. The difference is {found.difference:+.3f} "
                    f"[{low:+.3f}, {high:+.3f}].", "Split with make_folds.py." if low > 0.01 else "")
-    f1 = upsampling_mistake(features, cells, groups, names, FOLDS)
-    if (f1["copies"].iloc[:-1] > 1).any():  # otherwise no label is rare
-        summary["upsampling"], mean = f1, f1.iloc[-1]
-        report.add("note", f"Copying rare images before the split would report a mean F1 of {mean['false_f1']:.2f}; "
-                   f"copying them after the split reports {mean['true_f1']:.2f}.",
-                   "Copy within the training folds only, as the setting `sampler` of an experiment does.")
+    f1 = oversampling_before_split(features, cells, groups, names, FOLDS)
+    if (f1["repeats"].iloc[:-1] > 1).any():  # otherwise no label is rare
+        summary["oversampling"], mean = f1, f1.iloc[-1]
+        report.add("note", f"Oversampling rare labels before the split would report a mean F1 of "
+                   f"{mean['f1_before']:.2f}; oversampling after the split reports {mean['f1_after']:.2f}.",
+                   "Oversample within the training folds only, as the setting `sampler` of an experiment does.")
     _plot_leakage(report, summary)
     return summary
 
 
 def _plot_leakage(report: Report, summary: dict) -> None:
-    folds, f1 = [], []
     if found := summary["folds"]:
-        folds = [("all images", found.random, found.grouped)]
-        folds += [(f"{row['twin']} {row['kind']} in training ({row['images']:,})", row["random"], row["grouped"])
-                  for row in found.by_twin.to_dict("records") if not pd.isna(row["random"])]
-    if summary["upsampling"] is not None:
-        f1 = [(row["label"], row["false_f1"], row["true_f1"]) for row in summary["upsampling"].to_dict("records")]
-    if folds or f1:
-        report.plot("leakage", plots.plot_leakage, folds, f1)
+        rows = [("all images", found.random, found.grouped)]
+        rows += [(f"{relation_text(row)} ({row['images']:,})", row["random"], row["grouped"])
+                 for row in found.by_relation.to_dict("records") if not pd.isna(row["random"])]
+        _plot_pairs(report, "leakage_folds", rows, ("random folds", "folds of patients"),
+                    "Macro ROC AUC of a quick classifier")
+    if (f1 := summary["oversampling"]) is not None:
+        _plot_pairs(report, "leakage_oversampling", f1[["label", "f1_before", "f1_after"]].to_numpy().tolist(),
+                    ("oversampled before the split", "after it"), "F1 at threshold 0.5 of a quick classifier")
+
+
+def relation_text(row: dict) -> str:
+    """The images of a row of leakage.scores_by_relation: "same patient in training", "no same patient in training"."""
+    return f"{'' if row['in_training'] else 'no '}{row['relation']} in training"
+
+
+def _plot_pairs(report: Report, name: str, rows: list[tuple[str, float, float]], series: tuple[str, str],
+                title: str) -> None:
+    """Two bars a row, the first with leakage and the second without."""
+    names, *values = zip(*rows, strict=True)
+    numbers = dict(zip(series, np.array(values, float), strict=True))
+    texts = {text: ["" if np.isnan(value) else f"{value:.3f}" for value in of] for text, of in numbers.items()}
+    report.plot(name, plots.plot_bars, names, [plots.Bars(title, numbers, texts, colours=(plots.RED, plots.BLUE))], 8)

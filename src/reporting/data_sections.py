@@ -69,20 +69,20 @@ PLOTS = {
     "label_findings": "How many labels an image has.",
     "label_combinations": "Which labels come together most often.",
     "label_correlation": "Correlation (phi) of each pair of labels: near 1 they say the same.",
-    "suspicious": "Images to look at first: of one colour, twins, odd in size.",
+    "suspicious": "Images to check first: constant, identical with different labels, of unusual size.",
     "near_duplicates": "Pairs that show nearly the same picture: in two folds they would leak.",
     "probe_metadata": "AUC of telling each label from other columns alone, without the picture: right of the line is "
                       "more than chance.",
     "probe_order": "AUC of telling each label from the order of the files alone.",
     "probe_border": "AUC of telling each label from the picture's border and corners alone: a network may learn this.",
     "probe_test": "AUC of telling test from training images: away from 0.5 they are others.",
-    "leakage": "What random folds instead of folds of whole patients would add to a score.",
+    "leakage_folds": "What random folds instead of folds of whole patients would add to a score.",
+    "leakage_oversampling": "What oversampling rare labels before the split would add to a score.",
 }
 
 AGES = {
     "_decades": "Images by ten years of age, and how many images patients of that age have.",
     "_by_sex": "Age in the images with each label, by sex.",
-    "_histograms": "How often each label is there at which age, by sex.",
 }
 
 

@@ -1,4 +1,4 @@
-"""The audit's plots can be read: nothing is cut off, no two texts lie over each other, axes say what they are."""
+"""The audit's plots are readable: nothing is cut off, no two texts overlap, axes have labels."""
 
 import itertools
 from pathlib import Path
@@ -15,7 +15,7 @@ LABELS = [f"Enlarged Cardiomediastinum, number {k}" for k in range(14)]
 
 @pytest.fixture
 def drawn(monkeypatch):
-    """The figures, laid out; no file."""
+    """The figures after layout; no file is written."""
     figures = []
 
     def keep(figure: Figure, path: Path) -> Path:
@@ -38,9 +38,9 @@ def boxes(texts: list) -> list:
 
 
 @pytest.mark.parametrize("labels, series", [(LABELS, 4), (LABELS[:1], 2), (LABELS[:3], 6)])
-def test_bars_of_many_labels_and_samplers_are_all_named_and_numbered(drawn, labels, series):
+def test_all_bars_have_names_and_counts(drawn, labels, series):
     by_series = {f"sampler {number}": counts_of(labels, 150_000, number) for number in range(series)}
-    plots.plot_counts(by_series, "What an epoch shows", Path("x.png"), with_absent=True)
+    plots.plot_counts(by_series, "Labels in an epoch", Path("x.png"), with_absent=True)
     figure = drawn[0]
     left, right = figure.axes
     width, height = figure.get_size_inches() * figure.dpi
@@ -56,48 +56,38 @@ def test_bars_of_many_labels_and_samplers_are_all_named_and_numbered(drawn, labe
     assert [text.get_text() for text in figure.legends[0].texts] == list(by_series)
 
 
-def test_what_is_not_stated_is_not_drawn_as_nothing(drawn):
+def test_an_unknown_prevalence_is_written_as_unknown(drawn):
     unknown = pd.DataFrame({"label": ["a"], "present": [0], "absent": [0], "prevalence": [np.nan]})
     plots.plot_counts({"file": unknown}, "Labels", Path("x.png"))
-    assert [text.get_text() for text in drawn[0].axes[1].texts] == ["not stated"]
+    assert [text.get_text() for text in drawn[0].axes[1].texts] == ["unknown"]
 
 
-def test_a_tick_of_two_and_a_half_per_cent_is_not_two():
-    assert [plots.SHARE(value, 0) for value in (0, 0.025, 0.05, 0.075, 0.1 + 0.2, 1)] == [
+def test_ticks_keep_fractions_of_a_percent():
+    assert [plots.PERCENT(value, 0) for value in (0, 0.025, 0.05, 0.075, 0.1 + 0.2, 1)] == [
         "0%", "2.5%", "5%", "7.5%", "30%", "100%"]
 
 
-def test_every_column_of_the_age_histograms_has_its_ages_below(drawn):
-    """Six labels in rows of four: the third and the fourth column are shorter."""
-    rng = np.random.default_rng(0)
-    cells = rng.integers(0, 2, (200, 6)).astype(float)
-    plots.plot_age_histograms("age", rng.uniform(20, 90, 200), np.resize(["F", "M"], 200), cells, LABELS[:6],
-                                   Path("x.png"))
-    written = [any(tick.label1.get_visible() for tick in axes.xaxis.get_major_ticks()) for axes in drawn[0].axes[:6]]
-    assert written == [False, False, True, True, True, True]
-
-
-def test_the_scale_of_ages_is_that_of_the_ages(drawn):
+def test_the_axis_of_ages_covers_only_the_ages(drawn):
     ages, cells = np.linspace(50, 80, 100), np.ones((100, 2))
     plots.plot_age_by_sex("age", ages, np.resize(["F", "M"], 100), cells, LABELS[:2], Path("x.png"))
     axes = drawn[0].axes[0]
-    assert axes.get_ylim()[0] > 40 and [text.get_text() for text in drawn[0].legends[0].texts] == ["F", "M"]
+    assert axes.get_xlim()[0] > 40 and [text.get_text() for text in drawn[0].legends[0].texts] == ["F", "M"]
 
 
 @pytest.mark.parametrize("draw", [
-    lambda: plots.plot_prevalence({part: counts_of(LABELS, 900, 7) for part in ("train", "test")}, Path("x.png")),
+    lambda: plots.plot_counts({part: counts_of(LABELS, 900, 7) for part in ("train", "test")}, "Labels", Path("x.png")),
     lambda: plots.plot_categories("sex", ["F", "M"], np.full((2, 14), 0.5), np.array([5, 9]), LABELS,
                                        Path("x.png")),
     lambda: plots.plot_age_by_sex("age", np.linspace(0, 99, 99), np.resize(["F", "M"], 99), np.ones((99, 14)),
                                        LABELS, Path("x.png"))])
-def test_a_legend_lies_over_no_bar(drawn, draw):
+def test_legends_cover_no_bars(drawn, draw):
     draw()
     figure = drawn[0]
     assert figure.axes[0].get_legend() is None
     assert not figure.legends[0].get_window_extent().overlaps(figure.axes[0].get_window_extent())
 
 
-def test_long_combinations_that_differ_in_the_middle_can_be_told_apart(drawn):
+def test_long_combinations_are_written_on_two_lines(drawn):
     names = [" + ".join(["Lung Opacity", "Edema", middle, "Pleural Effusion", "Support Devices", "Fracture"])
              for middle in ("Pneumonia", "Atelectasis")] + [" + ".join(LABELS[:9]), " + ".join(LABELS[:10])]
     plots.plot_combinations(pd.DataFrame({"combination": names, "images": 3, "share": 0.25}), 4, Path("x.png"))
@@ -109,20 +99,14 @@ def test_long_combinations_that_differ_in_the_middle_can_be_told_apart(drawn):
     assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes(ticks), 2))
 
 
-def test_both_halves_of_the_price_have_bars_as_thick(drawn):
-    plots.plot_leakage([("all images", 0.7, 0.6)], [(label, 0.9, 0.1) for label in LABELS], Path("x.png"))
-    heights = [axes.patches[0].get_window_extent().height for axes in drawn[0].axes]
-    assert heights[0] == pytest.approx(heights[1], rel=0.02)
-
-
-def test_images_of_one_shape_are_a_thin_bar_not_half_the_axis():
+def test_equal_values_fill_one_narrow_bin():
     edges = plots._bins(np.ones(50))
     filled = np.flatnonzero(np.histogram(np.ones(50), edges)[0])
     assert len(filled) == 1 and edges[filled[0] + 1] - edges[filled[0]] < 0.06
     assert edges[filled[0]] < 1 < edges[filled[0] + 1]
 
 
-def test_a_correlation_of_hardly_less_than_nothing_has_no_sign(drawn):
+def test_a_correlation_rounded_to_zero_has_no_sign(drawn):
     phi = np.array([[1, -0.001, 0.95], [-0.001, 1, np.nan], [0.95, np.nan, 1]])
     plots.plot_correlation(phi, ["a", "b", "c"], Path("x.png"))
     assert [text.get_text() for text in drawn[0].axes[0].texts] == ["", ".00", ".95", ".00", "", "–", ".95", "–", ""]

@@ -32,7 +32,8 @@ from torch import nn  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
 from common.console import make_console  # noqa: E402
-from common.files import home, read_json, replace_atomically, write_json  # noqa: E402
+from common.figures import save_figure  # noqa: E402
+from common.files import home, read_json, write_json  # noqa: E402
 from data.demo import IMAGE_STREAM, PATIENT_STREAM, DemoSettings, plan_images  # noqa: E402
 from data.phantoms import LABELS, SITES, draw_phantom  # noqa: E402
 from explaining.methods import explain_images  # noqa: E402
@@ -220,10 +221,8 @@ def show_found(numbers: pd.DataFrame, clean: pd.DataFrame, folder: Path) -> None
     for panel in panels[::3]:
         panel.set_ylabel("found, share of planted")
     figure.suptitle(f"The shortcut alarm on simulated competitions, {len(negatives)} clean")
-    with replace_atomically(folder / "roc.png") as temporary:
-        figure.savefig(temporary, format="png", dpi=110)
     make_console().print(table)
-    print(f"look at {folder / 'roc.png'}")
+    print(f"look at {save_figure(figure, folder / 'roc.png')}")
 
 
 def share(hits: pd.Series) -> str:
