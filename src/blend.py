@@ -31,12 +31,13 @@ from scoring.metrics import METRICS, score
 from scoring.thresholds import crossfit_values
 from submitting.manifest import read_computed, read_images, run_inputs
 from submitting.submission import (
+    fill_submission,
     is_written,
     read_template,
     submission_path,
-    submit_probs,
     submitted_kind,
     template_inputs,
+    write_submission,
 )
 
 ALWAYS = ("mean", "rank_mean")  # are written in any case
@@ -191,8 +192,9 @@ def predict_blends(workspace: Workspace, oofs: list[Oof], blends: list[Oof], par
         if is_written(competition, blended.name, inputs):
             print(f"{submission_path(competition, blended.name)} is there already, made from these very predictions")
         else:
-            submit_probs(workspace, template, blended.name, image_ids, probs, blended.probs, inputs, rule,
-                         computed=read_computed(competition, blended, part))
+            frame, metadata = fill_submission(workspace, template, image_ids, probs, blended.probs, rule)
+            write_submission(competition, blended.name, template, frame, inputs,
+                             metadata | {"computed": read_computed(competition, blended, part)})
 
 
 def show_gains(competition: Competition, gains: list[Gain], scores: dict[str, float], best: str,

@@ -104,7 +104,7 @@ def list_names() -> str:
 
 
 def list_fields() -> str:
-    """A table of an experiment's fields: default, meaning, and the values that the registries allow; 80 columns wide."""
+    """A table, 80 columns wide, of an experiment's fields: default, meaning, and the values that registries allow."""
     tune_process()  # before torch, which the registries import
     from rich.console import Console
     from rich.table import Table

@@ -1,8 +1,9 @@
-"""A folder for a code competition on Kaggle, and its rehearsal:  python src/make_bundle.py --experiment cnn_e --user ME
+"""Make the folder that a code competition on Kaggle takes:  python src/make_bundle.py --experiment cnn_e --user ME
 
 Writes submissions/<competition>-<experiment>-bundle/: a kernel that `kaggle kernels push` takes, and in dataset/ the
 code, the trained models and the folds that it predicts with. --simulate runs it as Kaggle will: without network, in an
-empty folder, on unseen ids, with a corrupt and a black image, on ten times as many images; and reckons the time.
+empty folder, on the known test set and on a hidden one ten times as large, with new ids, a corrupt and a constant
+image; and estimates the time.
 """
 
 import argparse
@@ -24,7 +25,7 @@ from results.adopted_rules import read_adopted
 from results.runs import Oof, decisions_path, run_folder, train_command
 from results.workspace import Workspace
 from scoring.decision_rules import RULES
-from submitting.kernel_rehearsal import rehearse
+from submitting.kernel_simulation import simulate
 from training.prediction import refuse_other_weights
 
 # What a prediction imports and Kaggle's image is not known to hold; a wheel is installed there only where the module is
@@ -32,10 +33,10 @@ from training.prediction import refuse_other_weights
 # scikit-learn and matplotlib to Google Colab's; that Colab's own has torch, OpenCV, pandas, rich and timm was not
 # verified, and timm is small. solt and albumentations augment training images and are not needed here.
 WHEELS = {"iterstrat": "iterative-stratification", "gdcm": "python-gdcm", "timm": "timm"}  # module: package
-KEPT_FILES = ("recipe.json", "result.json", "oof.csv", "weights.safetensors")  # of a fold; logs and checkpoints are not
-LONGEST_SLUG = 50  # characters that Kaggle allows, and six at least
+FOLD_FILES = ("recipe.json", "result.json", "oof.csv", "weights.safetensors")  # of a fold
+LONGEST_SLUG = 50  # characters that Kaggle allows; it wants at least six
 SRC = Path(__file__).resolve().parent
-LEFTOVER_SECONDS = 3600  # a half-made bundle that nobody has written to for so long belongs to a killed process
+LEFTOVER_SECONDS = 3600  # an unfinished bundle without a write for so long is of a process that was killed
 
 ENTRY = '''"""Predicts the test images and writes submission.csv. Made by make_bundle.py; attach its dataset."""
 
@@ -50,7 +51,7 @@ from pathlib import Path
 
 INPUT = Path(os.environ.get("BUNDLE_INPUT", "/kaggle/input"))
 OUTPUT = Path(os.environ.get("BUNDLE_OUTPUT", "/kaggle/working"))
-HOME = Path(os.environ.get("BUNDLE_HOME", "/tmp/bundle_home"))  # roomier than OUTPUT, and not kept
+HOME = Path(os.environ.get("BUNDLE_HOME", "/tmp/bundle_home"))  # has more space than OUTPUT, and is not kept
 
 
 def find(pattern: str) -> Path:
@@ -63,41 +64,41 @@ def find(pattern: str) -> Path:
 
 def main() -> None:
     root = find("bundle.json")
-    said = json.loads((root / "bundle.json").read_text())
-    for name in ("src", "runs", "folds", "wheels"):  # Kaggle may hand folders on as they are or packed
+    bundle = json.loads((root / "bundle.json").read_text())
+    for name in ("src", "runs", "folds", "wheels"):  # Kaggle shows folders as they are or as zip files
         if (root / name).is_dir():
             shutil.copytree(root / name, HOME / name, dirs_exist_ok=True)
         elif (root / f"{name}.zip").exists():
             zipfile.ZipFile(root / f"{name}.zip").extractall(HOME / name)
     wheels = sorted((HOME / "wheels").glob("*.whl"))
-    missing = [package for module, package in said["wheels"].items() if find_spec(module) is None
+    missing = [package for module, package in bundle["wheels"].items() if find_spec(module) is None
                and any(wheel.name.lower().startswith(package.replace("-", "_") + "-") for wheel in wheels)]
     if missing:
         subprocess.run([sys.executable, "-m", "pip", "install", "--no-index", "--no-deps", "--find-links",
                         str(HOME / "wheels"), *missing], check=True)
     os.environ.update(STARTER_HOME=str(HOME), HF_HUB_OFFLINE="1", NO_ALBUMENTATIONS_UPDATE="1")
     sys.path.insert(0, str(HOME / "src"))
-    data_dir = find(said["marker"])
-    where = ["--competition", said["competition"], "--data-dir", str(data_dir)]
-    runs = said["members"] or [said["experiment"]]
+    data_dir = find(bundle["marker"])
+    flags = ["--competition", bundle["competition"], "--data-dir", str(data_dir)]
+    runs = bundle["members"] or [bundle["experiment"]]
 
     import predict
 
-    predict.main([*where, "--experiment", *runs, "--unreadable", "black"])
-    if said["members"]:
-        blend_members(said, data_dir)
-    shutil.copyfile(HOME / "submissions" / f"{said['competition']}-{said['experiment']}.csv",
+    predict.main([*flags, "--experiment", *runs, "--unreadable", "black"])
+    if bundle["members"]:
+        blend_members(bundle, data_dir)
+    shutil.copyfile(HOME / "submissions" / f"{bundle['competition']}-{bundle['experiment']}.csv",
                     OUTPUT / "submission.csv")
 
 
-def blend_members(said: dict, data_dir: Path) -> None:
+def blend_members(bundle: dict, data_dir: Path) -> None:
     from blend import predict_blends
     from competition import COMPETITIONS
     from data.tables import submitted_part
     from results.workspace import Workspace
 
-    workspace = Workspace(COMPETITIONS[said["competition"]], data_dir)
-    blended, *members = map(workspace.oof, (said["experiment"], *said["members"]))
+    workspace = Workspace(COMPETITIONS[bundle["competition"]], data_dir)
+    blended, *members = map(workspace.oof, (bundle["experiment"], *bundle["members"]))
     part = submitted_part(workspace.competition)
     predict_blends(workspace, members, [blended], part, workspace.part(part)["image_id"])
 
@@ -108,33 +109,34 @@ if __name__ == "__main__":
 
 
 def main(argv: list[str] | None = None) -> list[Path]:
-    """Writes, and rehearses, the bundle of every run or blend that is named; returns their folders."""
+    """Writes the bundle of every named run or blend, and simulates it with --simulate; returns their folders."""
     parser = make_parser(__doc__)
     add_experiment(parser)
     parser.add_argument("--user", metavar="NAME", help="your name on Kaggle, as in kaggle.com/NAME")
-    parser.add_argument("--wheels", metavar="PYTHON", help="also download the packages that Kaggle may lack, for its "
-                                                           "Python: 3.11")
+    parser.add_argument("--wheels", metavar="PYTHON",
+                        help="also download packages that Kaggle may lack, for its Python: 3.11")
     parser.add_argument("--simulate", action="store_true", help="run the bundle as Kaggle will")
-    parser.add_argument("--time-limit", type=float, default=9.0, help="that the kernel may take; default: 9")
+    parser.add_argument("--time-limit", type=float, default=9.0, metavar="HOURS",
+                        help="hours that the kernel may take; default: 9")
     args = parser.parse_args(argv)
-    check_wishes(args)
+    check_flags(args)
     workspace = load_workspace(args)
     competition = workspace.competition
     if submitted_part(competition) is None:
-        raise ValueError(f"competition {competition.name!r} has no test or expert part that is submitted")
+        raise ValueError(f"competition {competition.name!r} has no test or official validation part that is submitted")
     bundles = []
     for name in trained_names(args, all_folds=workspace.folds.count):
-        oof = read_whole(workspace, workspace.oof(name))
+        oof = check_complete(workspace, workspace.oof(name))
         bundle = write_bundle(competition, oof, args.user, args.wheels)
         if args.simulate:
-            rehearse(workspace, bundle, args.time_limit)
-        say_next(competition, bundle)
+            simulate(workspace, bundle, args.time_limit)
+        print_upload_commands(competition, bundle)
         bundles.append(bundle)
     return bundles
 
 
-def check_wishes(args: argparse.Namespace) -> None:
-    """Raises ValueError where a flag's value cannot be meant."""
+def check_flags(args: argparse.Namespace) -> None:
+    """Raises ValueError for a flag whose value is not possible."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9-]*", args.user or ""):
         raise ValueError(f"--user {args.user or 'is missing'}: give your name on Kaggle as in kaggle.com/NAME, "
                          "letters, digits and hyphens")
@@ -144,21 +146,20 @@ def check_wishes(args: argparse.Namespace) -> None:
         raise ValueError(f"--time-limit {args.time_limit:g} must be more than 0")
 
 
-def read_whole(workspace: Workspace, oof: Oof) -> Oof:
-    """The run or blend, if all its models are there and are what was trained. Raises with the command that helps."""
+def check_complete(workspace: Workspace, oof: Oof) -> Oof:
+    """Returns the run or blend. Raises with a command if a model is missing or changed, or a kernel cannot run it."""
     competition = workspace.competition
     if not oof.is_whole:
         raise FileNotFoundError(f"run {oof.name!r} lacks the folds {list(oof.folds_missing)}; run: "
                                 f"{train_command(competition, oof.name, oof.folds_missing)}")
     runs = list(dict.fromkeys(run.folder.parent.name for run in oof.runs))
     if nested := [name for name in oof.members if (run_folder(competition, name) / "blend.json").exists()]:
-        raise ValueError(f"{oof.name!r} has the blend {nested[0]!r} for a member, and a kernel blends runs only; blend "
-                         "the runs themselves: "
+        raise ValueError(f"{oof.name!r} has the blend {nested[0]!r} as a member, and a kernel blends runs only; run: "
                          f"{command_line('blend', competition, experiment=runs)}")
     adopted = {each["rule"] for each in read_adopted(workspace, oof).values()}
     if estimated := [name for name in adopted if RULES[name].for_prevalence]:
         raise ValueError(f"{oof.name!r} is decided by {estimated[0]}, estimated from the test images that are known "
-                         f"here, and a kernel sees others; run: "
+                         f"here, but a kernel predicts others; run: "
                          f"{command_line('decide', competition, experiment=oof.name, adopt='default')}")
     for run in oof.runs:
         refuse_other_weights(run)
@@ -166,9 +167,9 @@ def read_whole(workspace: Workspace, oof: Oof) -> Oof:
 
 
 def write_bundle(competition: Competition, oof: Oof, user: str, python: str | None = None) -> Path:
-    """Writes the bundle as a whole, in the place of an earlier one; returns its folder.
+    """Writes the bundle, all or nothing, over an earlier one; returns its folder.
 
-    python: the version that wheels are downloaded for, None: no wheels.  Raises OSError where the disk is full.
+    python: the version that wheels are downloaded for; None: no wheels.  Raises OSError if the disk is full.
     """
     folder = home() / "submissions" / f"{competition.name}-{oof.name}-bundle"
     _remove_leftovers(folder)
@@ -190,17 +191,17 @@ def write_bundle(competition: Competition, oof: Oof, user: str, python: str | No
             write_text(temporary / "predict_kernel.py", ENTRY)
     except OSError as error:
         raise OSError(error.errno, f"the bundle could not be written ({error.strerror or error}); make room and run "
-                      "the command again. An earlier bundle is as it was", str(folder)) from error
+                      "the command again. An earlier bundle is unchanged", str(folder)) from error
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     print(f"wrote {folder}: {len(oof.runs)} models, {size / 1e6:.1f} MB")
     return folder
 
 
 def list_files(competition: Competition, oof: Oof) -> list[Path]:
-    """All that predicting needs: code, folds, of every fold's folder what is no log, and which decision rules were adopted."""
+    """All files that predicting needs: code, folds, FOLD_FILES of every fold, the blend, adopted decision rules."""
     files = sorted(SRC.rglob("*.py"))
     files += [folds_path(competition), folds_path(competition).with_suffix(".json")]
-    files += [run.folder / name for run in oof.runs for name in KEPT_FILES]
+    files += [run.folder / name for run in oof.runs for name in FOLD_FILES]
     if oof.members:
         files += [run_folder(competition, oof.name) / name for name in ("blend.json", "oof.csv")]
     if (adopted := decisions_path(competition, oof.name)).exists():
@@ -209,7 +210,7 @@ def list_files(competition: Competition, oof: Oof) -> list[Path]:
 
 
 def describe(competition: Competition, oof: Oof) -> dict:
-    """What the kernel reads: which run, and by which file it knows the competition's data."""
+    """The content of bundle.json: the run, and the file by which the kernel finds the competition's data."""
     part = getattr(competition, submitted_part(competition))
     marker = part.tables[0] if part.tables else competition.sample_submission or part.images
     return {"competition": competition.name, "experiment": oof.name, "members": list(oof.members),
@@ -217,7 +218,7 @@ def describe(competition: Competition, oof: Oof) -> dict:
 
 
 def write_metadata(folder: Path, competition: Competition, name: str, user: str) -> None:
-    """kernel-metadata.json and dataset/dataset-metadata.json, as Kaggle's client wants them."""
+    """kernel-metadata.json and dataset/dataset-metadata.json, for Kaggle's client."""
     kernel, dataset = (make_slug(competition.name, name, word) for word in ("predict", "models"))
     write_json(folder / "dataset" / "dataset-metadata.json", {
         "title": dataset.replace("-", " "), "id": f"{user}/{dataset}", "licenses": [{"name": "other"}]})
@@ -229,16 +230,14 @@ def write_metadata(folder: Path, competition: Competition, name: str, user: str)
 
 
 def make_slug(*words: str) -> str:
-    """A name as it stands in Kaggle's addresses: ("demo", "cnn_e", "models") -> demo-cnn-e-models.
-
-    Where it is too long, the last word is kept whole.
+    """A name for Kaggle's addresses: ("demo", "cnn_e", "models") -> demo-cnn-e-models; a long one keeps the last word.
     """
     *first, last = (re.sub(r"[^a-z0-9]+", "-", word.lower()).strip("-") for word in words)
     return "-".join(first)[:LONGEST_SLUG - len(last) - 1].strip("-") + "-" + last
 
 
 def download_wheels(folder: Path, python: str) -> None:
-    """Wheels of WHEELS for Linux and that Python. Raises RuntimeError with what pip said where one is not to be had."""
+    """Wheels of WHEELS for Linux and that Python. Raises RuntimeError with pip's output if it fails."""
     folder.mkdir(parents=True)
     done = subprocess.run([sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:",
                            "--python-version", python, "--platform", "manylinux2014_x86_64", "--platform",
@@ -249,14 +248,14 @@ def download_wheels(folder: Path, python: str) -> None:
                            f"{done.stderr.strip()[-1000:]}")
 
 
-def say_next(competition: Competition, bundle: Path) -> None:
-    """Prints what to run to bring the bundle up."""
+def print_upload_commands(competition: Competition, bundle: Path) -> None:
+    """Prints the commands that upload and submit the bundle."""
     if not competition.kaggle:
-        print(f"it cannot go up yet: competition {competition.name!r} does not say what it is called on Kaggle; write "
-              "kaggle='NAME' into its description in competition.py and run this again")
+        print(f"it cannot be uploaded yet: competition {competition.name!r} has no name on Kaggle; set kaggle='NAME' "
+              "in competition.py and run this again")
         return
     kernel = json.loads((bundle / "kernel-metadata.json").read_text())["id"]
-    print(f"bring it up: kaggle datasets create -p {bundle / 'dataset'} --dir-mode zip\n"
+    print(f"upload it:   kaggle datasets create -p {bundle / 'dataset'} --dir-mode zip\n"
           f"             kaggle kernels push -p {bundle}\n"
           f"             kaggle competitions submit {competition.kaggle} -k {kernel} -v 1 -f submission.csv -m TEXT")
 

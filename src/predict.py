@@ -1,7 +1,7 @@
 """Predict the test images with all folds of a run:  python src/predict.py --experiment cnn_e
 
 Writes submissions/<competition>-<experiment>.csv, checked against the sample submission, and a manifest beside it.
-Predicts the expert part and what is held out too, where there are such, for the leaderboard to report.
+Also predicts the official validation part and held-out images, if there are any, for the leaderboard.
 src/submit.py checks any submission, and makes it again from weights and images.
 """
 
@@ -32,12 +32,13 @@ from results.workspace import Workspace
 from submitting.manifest import describe_device, hash_images, model_name, read_computed, run_inputs
 from submitting.prediction_checks import among_models
 from submitting.submission import (
+    fill_submission,
     is_written,
     read_template,
     submission_path,
-    submit_probs,
     submitted_kind,
     template_inputs,
+    write_submission,
 )
 from training.prediction import mean_of_models, predict_models, round_trip, write_models
 
@@ -48,13 +49,13 @@ def main(argv: list[str] | None = None) -> list[Path]:
     add_experiment(parser)
     add_fold(parser)
     parser.add_argument("--unreadable", choices=("error", "black"), default="error",
-                        help="black: an image to submit that cannot be read counts as a black one; default: error")
+                        help="black: a test image that cannot be read counts as a black one; default: error")
     args = parser.parse_args(argv)
     tune_process()
     workspace = load_workspace(args)
     if not workspace.predicted_parts:
-        print(f"competition {workspace.competition.name!r} has no test or expert part, and no image is held out; there is "
-              "nothing to predict")
+        print(f"competition {workspace.competition.name!r} has no test or official validation part, and "
+              "no image is held out; there is nothing to predict")
         return []
     wanted = pick_folds(args.fold, workspace.folds.count)
     names = trained_names(args, all_folds=0 if args.fold else workspace.folds.count)
@@ -65,8 +66,8 @@ def main(argv: list[str] | None = None) -> list[Path]:
 def predict_run(workspace: Workspace, name: str, wanted: list[int], unreadable: str = "error") -> Path | None:
     """Predicts all parts with the wanted folds' models, saves the probabilities and writes the submission.
 
-    Returns the submission's path, None where no part is submitted. Some folds only never stand in the whole run's
-    place: they predict the part that is submitted and nothing else, and their numbers are in the file's name.
+    Returns the submission's path, None if no part is submitted. With some folds only, the submitted part alone is
+    predicted, and the file's name has the folds' numbers, so that it does not replace the whole run's.
     """
     competition = workspace.competition
     oof = read_wanted(workspace, name, wanted)
@@ -90,24 +91,24 @@ def predict_run(workspace: Workspace, name: str, wanted: list[int], unreadable: 
     inputs = template_inputs(competition, template) | run_inputs(competition, oof, images) | {
         "folds": workspace.folds.hash, "experiment": oof.runs[0].recipe["experiment"]}
     path, device = submission_path(competition, submission), pick_device()
-    if not is_whole and submitted_kind(competition) == "decisions":  # fitted on whatever folds have been trained
+    if not is_whole and submitted_kind(competition) == "decisions":  # fitted on the folds that are trained
         inputs["oof_probs"] = sha256(np.ascontiguousarray(oof.probs).tobytes())
-    if is_whole:  # what was adopted is for the whole run
+    if is_whole:  # adopted rules apply to the whole run only
         inputs |= adopted_inputs(workspace, oof)
-    is_there = is_written(competition, submission, inputs)
-    probs = {} if is_there and not is_whole else predict_parts(competition, oof, parts, stores, is_whole, device)
-    if is_there:
-        print(f"{path} is there already, made from these very models and images")
+    is_current = is_written(competition, submission, inputs)
+    probs = {} if is_current and not is_whole else predict_parts(competition, oof, parts, stores, is_whole, device)
+    if is_current:
+        print(f"{path} exists already, made from these models and images")
         return path
-    # asked for only now: a rule for the test part's prevalence is out of date where that part was predicted anew
+    # read after predicting: a new prediction invalidates a rule that was fitted to the test part's prevalence
     rule = rule_for(workspace, oof, submitted_kind(competition), submitted=True) if is_whole else None
     computed = read_computed(competition, oof, submitted) if is_whole else {name: describe_device(device)}
-    return submit_probs(workspace, template, submission, image_ids, probs[submitted], oof.probs, inputs, rule,
-                        computed=computed)
+    frame, metadata = fill_submission(workspace, template, image_ids, probs[submitted], oof.probs, rule)
+    return write_submission(competition, submission, template, frame, inputs, metadata | {"computed": computed})
 
 
 def read_wanted(workspace: Workspace, name: str, wanted: list[int]) -> Oof:
-    """The run with the models of the wanted folds and no others. Raises where one is missing, or for a blend."""
+    """The run with the models of the wanted folds and no others. Raises if one is missing, or for a blend."""
     competition = workspace.competition
     oof = workspace.oof(name)
     if missing := tuple(fold for fold in wanted if fold in oof.folds_missing):

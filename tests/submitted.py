@@ -19,7 +19,7 @@ from experiment import EXPERIMENTS
 from results.runs import open_run, probs_frame, write_predictions, write_probs
 from results.workspace import Workspace
 from submitting.manifest import read_computed, read_images, run_inputs
-from submitting.submission import read_template, submit_probs, template_inputs
+from submitting.submission import fill_submission, read_template, template_inputs, write_submission
 from training.prediction import mean_of_models, round_trip, write_models
 
 FOLDS = 4
@@ -137,5 +137,6 @@ def _write_run(competition: Competition, folder: Path, name: str, truths: tuple[
     write_predictions(competition, read, "test", ids, probs, "images", {"pixels": "pixels", "computed": None})
     inputs = template_inputs(competition, template) | {"folds": folds.hash} | run_inputs(
         competition, read, read_images(competition, read, "test"))
-    return submit_probs(workspace, template, name, ids, probs, read.probs, inputs,
-                        computed=read_computed(competition, read, "test"))
+    frame, metadata = fill_submission(workspace, template, ids, probs, read.probs)
+    return write_submission(competition, name, template, frame, inputs,
+                            metadata | {"computed": read_computed(competition, read, "test")})

@@ -22,10 +22,10 @@ from results.runs import run_folder
 from results.workspace import Workspace
 from scoring.metrics import roc_auc
 from submitting import checks, kaggle_client
-from submitting.kaggle_client import KaggleError, SubmissionStatus, explain
+from submitting.kaggle_client import KaggleError, SubmissionStatus, classify, explain
 from submitting.ledger import Entry, ledger_path, read_ledger
 from submitting.manifest import write_manifest
-from submitting.submission import read_template, submission_path, submit_probs, template_inputs
+from submitting.submission import fill_submission, read_template, submission_path, template_inputs, write_submission
 from untrained import write_untrained
 
 DEMO = COMPETITIONS["demo"]
@@ -47,8 +47,9 @@ def demo_once(tmp_path_factory):
             workspace = Workspace(DEMO, home / "data" / "demo")
             template = read_template(workspace)
             ids, probs = template.frame["image_id"], np.random.default_rng(seed).random((40, 3))
-            submit_probs(workspace, template, name, ids, probs, oof.probs,
-                         template_inputs(DEMO, template) | {"weights": oof.made_of})
+            frame, metadata = fill_submission(workspace, template, ids, probs, oof.probs)
+            write_submission(DEMO, name, template, frame, template_inputs(DEMO, template) | {"weights": oof.made_of},
+                             metadata)
     return home
 
 
@@ -137,7 +138,7 @@ def test_a_run_trained_again_is_not_credited_with_the_old_submission(uploaded):
 
 def test_a_competition_without_a_name_on_kaggle_says_where_to_write_it(demo, monkeypatch):
     monkeypatch.setitem(COMPETITIONS, "demo", replace(DEMO, solution=None))
-    with pytest.raises(ValueError, match="write kaggle='NAME' into its description in competition.py"):
+    with pytest.raises(ValueError, match="set kaggle='NAME' in competition.py"):
         submit.main(["--experiment", "run", "--dry-run"])
 
 
@@ -165,7 +166,7 @@ def test_known_labels_are_scored_here_and_nothing_is_sent(demo, capsys):
         wanted = roc_auc(part[labels].to_numpy(float), frame.loc[part["image_id"], labels].to_numpy(), "multilabel")
         assert getattr(entry, usage.lower()) == pytest.approx(wanted)
     assert entry.state == "scored" and entry.ref == "local"
-    assert "scored here and nothing was sent" in capsys.readouterr().out
+    assert "scored here and nothing was uploaded" in capsys.readouterr().out
     with pytest.raises(ValueError, match=r"was submitted on .* and scored public .*--resubmit"):
         submit.main(["--experiment", "run"])
     again, = submit.main(["--experiment", "run", "--resubmit"])
@@ -238,7 +239,7 @@ def test_a_score_that_is_late_is_waited_for(uploaded, monkeypatch):
 
 
 def test_waiting_ends_and_the_same_command_asks_again_without_sending(uploaded, monkeypatch):
-    monkeypatch.setattr(submit, "PATIENCE", 20.0)
+    monkeypatch.setattr(submit, "TOTAL_WAIT", 20.0)
     kaggle = Scripted(monkeypatch, ["77"], [[]] * 3)
     assert submit.main(["--experiment", "run"])[0].state == "pending"
     assert kaggle.asked == ["submit", "list", "list", "list"]
@@ -252,7 +253,7 @@ def test_waiting_ends_and_the_same_command_asks_again_without_sending(uploaded, 
 def test_pauses_grow_and_end():
     pauses = list(submit._pauses())
     assert pauses == sorted(pauses) and pauses[0] == submit.FIRST_PAUSE and max(pauses) == submit.LONGEST_PAUSE
-    assert sum(pauses[:-1]) < submit.PATIENCE <= sum(pauses)
+    assert sum(pauses[:-1]) < submit.TOTAL_WAIT <= sum(pauses)
 
 
 def test_a_kill_after_the_upload_does_not_upload_twice(uploaded, monkeypatch):
@@ -274,7 +275,7 @@ def test_a_kill_before_the_upload_uploads(uploaded, monkeypatch):
     assert kaggle.asked == ["list", "submit", "list"] and len(read_ledger(DEMO)) == 1
 
 
-@pytest.mark.parametrize("kind", kaggle_client.PASSING)
+@pytest.mark.parametrize("kind", kaggle_client.TRANSIENT)
 def test_what_may_pass_is_tried_again_but_only_after_a_look(uploaded, monkeypatch, kind):
     kaggle = Scripted(monkeypatch, [failure(kind), "77"], [[], standing()])
     assert submit.main(["--experiment", "run"])[0].state == "scored"
@@ -318,11 +319,11 @@ def test_a_file_that_kaggle_cannot_score_is_said(uploaded, monkeypatch):
     (403, "Permission 'competitions.participate' was denied", "forbidden", "joined it"),
     (404, "", "not_found", "`kaggle` in competition.py"),
     (429, "", "limit", "midnight UTC"),
-    (500, "", "server", "looks first whether the submission arrived"),
+    (500, "", "server", "first checks whether the submission arrived"),
     (418, "teapot", "unknown", "teapot"),
 ])
 def test_every_refusal_is_told_apart_and_says_what_to_do(status, text, kind, advice):
-    error = explain("http", status, text, "slug", "submit")
+    error = explain(classify(status, text), "slug", "submit", text)
     assert error.kind == kind and advice in str(error) and text in str(error)
 
 
@@ -387,7 +388,7 @@ def test_a_submission_that_arrived_although_the_answer_was_an_error_is_taken_up(
 @NEEDS_CLIENT
 def test_a_service_that_hangs_is_left_after_a_while(service, monkeypatch):
     monkeypatch.setattr(kaggle_client, "ANSWER_SECONDS", 3)
-    monkeypatch.setattr(submit, "TRIES", ())
+    monkeypatch.setattr(submit, "RETRY_PAUSES", ())
     service.answers["StartSubmissionUpload"] = [(0, {})]
     with pytest.raises(KaggleError, match="did not answer within 3 s"):
         submit.main(["--experiment", "run"])
@@ -407,7 +408,7 @@ def test_without_credentials_the_real_client_neither_prints_nor_ends_us(service,
 
 @NEEDS_CLIENT
 def test_without_a_network_the_real_client_says_so(service, monkeypatch):
-    monkeypatch.setattr(submit, "TRIES", ())
+    monkeypatch.setattr(submit, "RETRY_PAUSES", ())
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         for name in ("http_proxy", "HTTP_PROXY"):
@@ -420,9 +421,9 @@ def test_without_a_network_the_real_client_says_so(service, monkeypatch):
 def test_a_file_is_compared_with_what_was_sent_and_not_with_itself_or_the_ledger(demo):
     path = submission_path(DEMO, "run")
     raw, before = path.read_bytes(), submit.main(["--experiment", "run"])[0].sha256
-    assert submit.last_sent(DEMO, path, before) is None
-    assert submit.last_sent(DEMO, submission_path(DEMO, "other"), "0" * 64) == path
+    assert submit.last_submitted(DEMO, path, before) is None
+    assert submit.last_submitted(DEMO, submission_path(DEMO, "other"), "0" * 64) == path
     change(path, "0.", "0.0")  # predicted again: what was sent does not stand there any more
-    assert submit.last_sent(DEMO, path, sha256(path.read_bytes())) is None
+    assert submit.last_submitted(DEMO, path, sha256(path.read_bytes())) is None
     path.write_bytes(raw)
     assert checks._newest_other(DEMO, path) != ledger_path(DEMO)

@@ -1,4 +1,4 @@
-"""A submission's manifest: hashes of all it was made from, code, versions, device; and which of them are others now."""
+"""A submission's manifest: hashes of its inputs and code, versions, device; and which of them have changed since."""
 
 import importlib.metadata
 import json
@@ -20,17 +20,16 @@ NEEDED = ("submission", "sha256", "competition", "inputs", "code", "versions", "
 
 @dataclass(frozen=True)
 class Difference:
-    """One thing that is not as a manifest has it."""
+    """One thing that differs from a manifest."""
 
-    what: str    # "data", "folds", "recipe", "weights", "oof", "template", "code", "version", "device"
-    said: str
-    stops: bool  # False: the bytes may be the same nevertheless
+    what: str  # "data", "folds", "recipe", "weights", "oof", "template", "code", "version", "device"
+    message: str
 
 
 def run_inputs(competition: Competition, oof: Oof, images: dict[str, str | None]) -> dict:
     """All that a run's or a blend's predictions are a function of, as hashes by run or by run and fold.
 
-    images: what `hash_images` says of the images as each run saw them; None where that was never recorded.
+    images: by run, `hash_images` of the images that it predicted; None if that was not recorded.
     """
     blends = [name for name in dict.fromkeys((oof.name, *oof.members))
               if (run_folder(competition, name) / "blend.json").exists()]
@@ -43,33 +42,33 @@ def run_inputs(competition: Competition, oof: Oof, images: dict[str, str | None]
 
 
 def model_name(run: Run) -> str:
-    """What a fold's model is called in a manifest: cnn_e/fold0."""
+    """The name of a fold's model in a manifest: cnn_e/fold0."""
     return f"{run.folder.parent.name}/{run.folder.name}"
 
 
 def hash_images(store: PixelStore, image_ids: pd.Series) -> str:
-    """The hash of ids and pixels in this order; files may be copied and the store built again, it stays."""
+    """The hash of ids and pixels in this order; it does not depend on where the files and the store are."""
     return sha256("\n".join(image_ids), "\n".join(store.hashes[store.rows(image_ids)]))
 
 
 def read_images(competition: Competition, oof: Oof, part: str) -> dict[str, str | None]:
-    """The hash of a part's images as each run saw them when it predicted them, by run; None where it was not kept."""
-    return {name: said.get("pixels") for name, said in _predicted(competition, oof, part).items()}
+    """By run, the hash of the images of a part that it predicted; None if that was not recorded."""
+    return {name: record.get("pixels") for name, record in _predicted(competition, oof, part).items()}
 
 
 def read_computed(competition: Competition, oof: Oof, part: str) -> dict[str, dict | None]:
-    """The device that each run's predictions of a part were computed on, by run; None where it was not kept."""
-    return {name: said.get("computed") for name, said in _predicted(competition, oof, part).items()}
+    """By run, the device that its predictions of a part were computed on; None if that was not recorded."""
+    return {name: record.get("computed") for name, record in _predicted(competition, oof, part).items()}
 
 
 def describe_code() -> dict[str, str]:
-    """The hash of every file of this project's code, by name, the first 16 digits."""
+    """The first 16 digits of the hash of every file of code, by name."""
     src = Path(__file__).resolve().parents[1]
     return {path.relative_to(src).as_posix(): _hash_file(path)[:16] for path in sorted(src.rglob("*.py"))}
 
 
 def describe_versions() -> dict[str, str]:
-    """Versions of python and of the packages that a prediction goes through; those that are not there are left out."""
+    """Versions of python and of the packages that predictions depend on, as far as they are installed."""
     versions = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
@@ -80,7 +79,7 @@ def describe_versions() -> dict[str, str]:
 
 
 def describe_device(device: str) -> dict:
-    """Where and how predictions are computed."""
+    """The device, its name, the number of threads and the number format that predictions are computed with."""
     import torch
 
     from common.hardware import device_name
@@ -88,71 +87,68 @@ def describe_device(device: str) -> dict:
     return {"device": device, "name": device_name(device), "threads": torch.get_num_threads(), "number_format": "fp32"}
 
 
-def write_manifest(path: Path, said: dict) -> Path:
-    """Writes a manifest with its own checksum, sorted so that two can be compared line by line; returns the path."""
-    said = {name: value for name, value in said.items() if name != "checksum"}
-    return write_text(path, json.dumps({**said, "checksum": _checksum(said)}, indent=2, sort_keys=True) + "\n")
+def write_manifest(path: Path, content: dict) -> Path:
+    """Writes a manifest with its own checksum and sorted keys, so that lines can be compared; returns the path."""
+    text = json.dumps({**content, "checksum": _checksum(content)}, indent=2, sort_keys=True)
+    return write_text(path, text + "\n")
 
 
 def read_manifest(path: Path) -> dict:
-    """The manifest. Raises FileNotFoundError; ValueError where it is none, is an old one or was changed by hand."""
+    """The manifest. Raises FileNotFoundError; ValueError if it is not one, is incomplete or was edited."""
     if not path.exists():
         raise FileNotFoundError(f"there is no {path}")
-    said = read_json(path)
-    if not isinstance(said, dict) or "sha256" not in said or "inputs" not in said:
-        raise ValueError(f"{path} is no manifest of a submission; that stands beside the submission and is named as "
-                         "it is, submissions/demo-cnn_e.json")
-    if missing := [name for name in NEEDED if name not in said]:
-        raise ValueError(f"{path} does not say {missing[0]!r}: it was written before manifests did. Delete it and make "
-                         "the submission again")
-    if said["checksum"] != _checksum(said):
-        raise ValueError(f"{path} was changed after it was written: its checksum is not that of its content. Delete it "
+    manifest = read_json(path)
+    if not isinstance(manifest, dict) or "sha256" not in manifest or "inputs" not in manifest:
+        raise ValueError(f"{path} is not a manifest of a submission; that lies beside the submission with the same "
+                         "name, submissions/demo-cnn_e.json")
+    if missing := [name for name in NEEDED if name not in manifest]:
+        raise ValueError(f"{path} lacks {missing[0]!r}; delete it and make the submission again")
+    if manifest["checksum"] != _checksum(manifest):
+        raise ValueError(f"{path} was changed after it was written: its checksum does not match its content. Delete it "
                          "and make the submission again")
-    return said
+    return manifest
 
 
-def find_code_differences(said: dict) -> list[Difference]:
-    """Files of code and versions of packages that are not as the manifest has them."""
+def find_code_differences(manifest: dict) -> list[Difference]:
+    """Files of code and versions of packages that differ from the manifest's."""
     differences = []
-    for what, there, now in (("code", said["code"], describe_code()),
-                             ("version", said["versions"], describe_versions())):
-        for name in sorted({*there, *now}):
-            if there.get(name) != now.get(name):
-                differences.append(Difference(what, f"{name}: {there.get(name, 'none')} then, "
-                                                    f"{now.get(name, 'none')} now", stops=False))
+    for what, then, now in (("code", manifest["code"], describe_code()),
+                            ("version", manifest["versions"], describe_versions())):
+        differences += [Difference(what, f"{name}: {then.get(name, 'none')} then, {now.get(name, 'none')} now")
+                        for name in sorted({*then, *now}) if then.get(name) != now.get(name)]
     return differences
 
 
-def find_device_differences(said: dict, device: str) -> list[Difference]:
-    """Devices that the predictions were computed on and these are not; threads are set as they were."""
+def find_device_differences(manifest: dict, device: str) -> list[Difference]:
+    """Differences from the device that predictions were computed on; threads are left out, `reproduce` sets them."""
     now, differences = describe_device(device), []
     del now["threads"]
-    for name, there in said.get("computed", {}).items():
-        if there and (others := [f"{key} {there[key]} then, {now[key]} now" for key in now if there[key] != now[key]]):
-            differences.append(Difference("device", f"{name}: {', '.join(others)}", stops=False))
+    for name, then in manifest.get("computed", {}).items():
+        if then and (changed := [f"{key} {then[key]} then, {now[key]} now" for key in now if then[key] != now[key]]):
+            differences.append(Difference("device", f"{name}: {', '.join(changed)}"))
     return differences
 
 
-def find_run_differences(competition: Competition, said: dict) -> list[Difference]:
-    """Recipes, weights and oof predictions that are missing or not as the manifest has them, in this order."""
+def find_run_differences(competition: Competition, manifest: dict) -> list[Difference]:
+    """Recipes, weights and oof predictions that are missing or differ from the manifest's, in this order."""
     differences = []
     for what, key, file, hash_now in (
             ("recipe", "recipes", "", _hash_recipe),
             ("weights", "weights", "weights.safetensors", _hash_file),
             ("oof", "oof", "oof.csv", _hash_file)):
-        for name, there in said["inputs"][key].items():
+        for name, then in manifest["inputs"][key].items():
             if what == "weights" and "/" not in name:
-                continue  # what a blend was fitted to is in its recipe
+                continue  # the hash of a blend's inputs is in its recipe
             path = run_folder(competition, name) / file
             now = hash_now(path)
-            if now != there:
+            if now != then:
                 how = "is missing" if now is None else "is not what the submission was made from"
-                differences.append(Difference(what, f"{path} {how} ({_short(there)} then, {_short(now)} now)", True))
+                differences.append(Difference(what, f"{path} {how} ({_short(then)} then, {_short(now)} now)"))
     return differences
 
 
 def _predicted(competition: Competition, oof: Oof, part: str) -> dict[str, dict]:
-    """What runs/<competition>/<run>/<part>.json says, by run."""
+    """By run, the content of runs/<competition>/<run>/<part>.json."""
     names = sorted({run.folder.parent.name for run in oof.runs})
     return {name: read_json(run_folder(competition, name) / f"{part}.json") for name in names}
 
@@ -162,7 +158,7 @@ def _hash_file(path: Path) -> str | None:
 
 
 def _hash_recipe(folder: Path) -> str | None:
-    """Of a fold's recipe.json and the prior that black images get; of a blend's blend.json."""
+    """The hash of a fold's recipe.json and of the prior that constant images get, or of a blend's blend.json."""
     if (blend := folder / "blend.json").exists():
         return _hash_file(blend)
     recipe, result = folder / "recipe.json", folder / "result.json"
@@ -175,6 +171,6 @@ def _short(digest: str | None) -> str:
     return "none" if digest is None else digest[:12]
 
 
-def _checksum(said: dict) -> str:
-    rest = {name: value for name, value in said.items() if name != "checksum"}
+def _checksum(manifest: dict) -> str:
+    rest = {name: value for name, value in manifest.items() if name != "checksum"}
     return sha256(json.dumps(rest, sort_keys=True))

@@ -21,7 +21,7 @@ from data.tables import read_part, read_train
 from experiment import Experiment
 from results.workspace import Workspace
 from submitting.manifest import run_inputs
-from submitting.submission import read_template, submit_probs, template_inputs
+from submitting.submission import fill_submission, read_template, template_inputs, write_submission
 from untrained import write_untrained
 
 DEMO = COMPETITIONS["demo"]
@@ -40,8 +40,9 @@ def demo_once(tmp_path_factory) -> Path:
         workspace = Workspace(DEMO, home / "data" / "demo")
         template = read_template(workspace)
         probs = np.random.default_rng(0).random((30, 3))
-        submit_probs(workspace, template, "run", template.frame["image_id"], probs, oof.probs,
-                     template_inputs(DEMO, template) | {"folds": read_folds(DEMO).hash} | run_inputs(DEMO, oof, {}))
+        frame, metadata = fill_submission(workspace, template, template.frame["image_id"], probs, oof.probs)
+        inputs = template_inputs(DEMO, template) | {"folds": read_folds(DEMO).hash} | run_inputs(DEMO, oof, {})
+        write_submission(DEMO, "run", template, frame, inputs, metadata)
     return home
 
 

@@ -21,7 +21,7 @@ from submitting import checks as gate_module
 from submitting import prediction_checks
 from submitting.checks import check_file
 from submitting.manifest import read_manifest, run_inputs, write_manifest
-from submitting.submission import read_template, submit_probs, template_inputs
+from submitting.submission import fill_submission, read_template, template_inputs, write_submission
 from training.prediction import mean_of_models, read_models, write_models
 
 ALL = tuple(COMPETITIONS)
@@ -110,30 +110,30 @@ FAULTS = {
     "only the header": Fault(ALL, "240 of 240 ids are missing", lambda f: f.iloc[:0]),
     "a row too many": Fault(ALL, "1 ids are not in the sample", lambda f: pd.concat(
         [f, f.iloc[:1].assign(image_id="new")])),
-    "a row twice": Fault(ALL, "1 ids stand there more than once", lambda f: pd.concat([f, f.iloc[3:4]])),
-    "every row twice": Fault(ALL, "240 ids stand there more than once", lambda f: pd.concat([f, f])),
+    "a row twice": Fault(ALL, "1 ids occur more than once", lambda f: pd.concat([f, f.iloc[3:4]])),
+    "every row twice": Fault(ALL, "240 ids occur more than once", lambda f: pd.concat([f, f])),
     "an id in place of another": Fault(ALL, "more than once", cell("003000", 7, 0)),
     "rows sorted by id": Fault(ALL, "not in the sample's order", lambda f: f.sort_values("image_id")),
     "rows upside down": Fault(ALL, "not in the sample's order", lambda f: f.iloc[::-1]),
     "rows shuffled": Fault(ALL, "not in the sample's order", lambda f: f.sample(frac=1, random_state=0)),
     "two rows exchanged": Fault(ALL, "not in the sample's order", lambda f: f.iloc[[1, 0, *range(2, 240)]]),
-    "ids without their zeros": Fault(ALL, "'003000' lost its zeros", ids(lambda i: i.lstrip("0"))),
+    "ids without their zeros": Fault(ALL, "'003000' lost its leading zeros", ids(lambda i: i.lstrip("0"))),
     "ids as decimal numbers": Fault(ALL, "became a decimal number", ids(lambda i: f"{i}.0" if i.isdigit() else i)),
     "blanks around the ids": Fault(ALL, "blanks around it", ids(lambda i: f" {i}")),
     "ids as file names": Fault(ALL, "the sample has '003000'", ids(lambda i: f"{i}.png")),
-    "ids in capitals": Fault(ALL, "capital letters count", ids(str.upper)),
+    "ids in capitals": Fault(ALL, "upper and lower case differ", ids(str.upper)),
     "ids with a power of ten": Fault(ALL, "power of ten", ids(lambda i: f"{int(i):.1E}" if i.isdigit() else i)),
     "row numbers for ids": Fault(ALL, "240 ids are not in the sample", lambda f: f.assign(
         image_id=[str(n) for n in range(len(f))])),
     "an empty id": Fault(ALL, "1 of 240 ids are missing", cell("", 7, 0)),
     # columns
-    "the index was left in": Fault(ALL, "an index column was left in", lambda f: f.reset_index(names="")),
+    "the index was left in": Fault(ALL, "the file has an index column", lambda f: f.reset_index(names="")),
     "a column is missing": Fault(ALL, "the columns are", lambda f: f.iloc[:, :-1]),
     "a column too many": Fault(ALL, "the columns are", lambda f: f.assign(fold="0")),
     "columns in another order": Fault(SEVERAL, "in this order", lambda f: f.iloc[:, [0, 2, 1, 3]]),
     "the ids last": Fault(ALL, "in this order", lambda f: f.iloc[:, [*range(1, f.shape[1]), 0]]),
     "a column of another name": Fault(ALL, "the columns are Id", lambda f: f.rename(columns={"image_id": "Id"})),
-    "capitals in the header": Fault(ALL, "capital letters count", lambda f: f.rename(columns=str.upper)),
+    "capitals in the header": Fault(ALL, "upper and lower case differ", lambda f: f.rename(columns=str.upper)),
     "blanks in the header": Fault(ALL, "blanks around the names", lambda f: f.rename(columns="{} ".format)),
     "no header": Fault(ALL, "the header is missing|stands twice in the header", rewrite=lambda t: t.partition("\n")[2]),
     "two columns of one name": Fault(NUMBERS, "stands twice|the columns are", lambda f: f.assign(again="0.5").rename(
@@ -163,14 +163,14 @@ FAULTS = {
     "lines as on Windows": Fault(ALL, "as on Windows", rewrite=lambda t: t.replace("\n", "\r\n"), is_error=False),
     "an HTML page": Fault(ALL, "the columns are|cut off", rewrite=lambda t: "<!DOCTYPE html>\n<html>\n"),
     # cells
-    "an empty cell": Fault(NUMBERS, "1 cells are no numbers, the first is ''", cell("")),
+    "an empty cell": Fault(NUMBERS, "1 cells are not numbers, the first is ''", cell("")),
     "nan": Fault(NUMBERS, "the first is 'nan'", cell("nan")),
     "infinite": Fault(NUMBERS, "the first is 'inf'", cell("inf")),
     "a word": Fault(NUMBERS, "the first is 'yes'", cell("yes")),
-    "True and False": Fault(("hard",), "240 cells are no numbers", lambda f: f.assign(mass=f["mass"].map(
+    "True and False": Fault(("hard",), "240 cells are not numbers", lambda f: f.assign(mass=f["mass"].map(
         {"0": "False", "1": "True"}))),
     "a decimal comma in quotes": Fault(NUMBERS, "write decimals with a point", cell("0,5")),
-    "a separator of thousands": Fault(NUMBERS, "no numbers, the first is '1,000'", cell("1,000")),
+    "a separator of thousands": Fault(NUMBERS, "not numbers, the first is '1,000'", cell("1,000")),
     "blanks around the numbers": Fault(NUMBERS, "240 cells have blanks", lambda f: f.assign(mass=f["mass"] + " "),
                                        is_error=False),
     "a power of ten": Fault(PROBS, "written with a power of ten", lambda f: f.assign(mass=[
@@ -365,7 +365,8 @@ def test_the_same_file_as_the_last_is_said_to_be_the_same(enter, kind):
 def test_the_last_submission_is_the_newest_other_one_where_none_is_named(enter):
     world = enter("multilabel", own=True)
     shutil.copy(world.rival, world.path.with_name("multilabel-copy.csv"))
-    assert says(check_file(Workspace(world.competition, world.folder), world.rival)[1], "the same as multilabel-copy.csv")
+    warnings = check_file(Workspace(world.competition, world.folder), world.rival)[1]
+    assert says(warnings, "the same as multilabel-copy.csv")
 
 
 # ---- what is not in the file
@@ -503,9 +504,9 @@ def test_of_some_folds_only_the_own_predictions_are_known_too(enter):
     oof, template = read_ours(world), read_template(Workspace(world.competition, world.folder))
     some, image_ids = replace(oof, runs=oof.runs[1:3]), template.frame["image_id"]
     probs = mean_of_models(read_models(world.competition, oof, "test", image_ids)[1:3].astype(float))
-    path = submit_probs(Workspace(world.competition, world.folder), template, "ours-fold1-fold2", image_ids, probs,
-                        oof.probs,
-                        template_inputs(world.competition, template) | run_inputs(world.competition, some, {}))
+    frame, metadata = fill_submission(Workspace(world.competition, world.folder), template, image_ids, probs, oof.probs)
+    inputs = template_inputs(world.competition, template) | run_inputs(world.competition, some, {})
+    path = write_submission(world.competition, "ours-fold1-fold2", template, frame, inputs, metadata)
     assert pass_checks(world, path) == ([], [])
     plant(FAULTS["a column upside down"], path)
     write_manifest(path.with_suffix(".json"), {**read_manifest(path.with_suffix(".json")),

@@ -57,7 +57,7 @@ def test_the_same_bytes_come_out_without_any_earlier_prediction(made, capsys, na
     (made / "submissions" / f"demo-{name}.csv").unlink()
     before = sorted(made.rglob("*"))
     again(made, name)
-    assert "holds: the same 24 rows came out again, byte for byte" in capsys.readouterr().out
+    assert "is reproduced: the same 24 rows, byte for byte" in capsys.readouterr().out
     assert sorted(made.rglob("*")) == before  # nothing is left behind
 
 
@@ -117,7 +117,7 @@ CHANGES = {
                               r"\(weights\): .*one/fold1/weights.safetensors is missing"),
     "the oof": (lambda home: edit(home / RUN / "oof.csv", ",0.", ",0.1"), r"\(oof\): .*one/fold1/oof.csv is not"),
     "the template": (lambda home: edit(home / "data/demo/sample_submission.csv", "0.5", "0.25"),
-                     r"\(template\): the sample submission is another"),
+                     r"\(template\): the sample submission has changed"),
 }
 
 
@@ -145,11 +145,11 @@ def test_a_blend_of_other_weights_or_members_is_named(made):
 
 
 @pytest.mark.parametrize("where, there, said", [
-    ("code", {"models/classifier.py": "0" * 16}, "another code: models/classifier.py: 0000000000000000 then, "),
-    ("code", {"gone.py": "0" * 16}, "another code: gone.py: 0000000000000000 then, none now"),
-    ("versions", {"torch": "1.0"}, "another version: torch: 1.0 then, "),
+    ("code", {"models/classifier.py": "0" * 16}, "different code: models/classifier.py: 0000000000000000 then, "),
+    ("code", {"gone.py": "0" * 16}, "different code: gone.py: 0000000000000000 then, none now"),
+    ("versions", {"torch": "1.0"}, "different version: torch: 1.0 then, "),
     ("computed", {"one": {"device": "cuda", "name": "a card", "threads": 1, "number_format": "fp32"}},
-     "another device: one: device cuda then, cpu now, name a card then, "),
+     "different device: one: device cuda then, cpu now, name a card then, "),
 ])
 def test_other_code_version_or_device_is_named_and_the_bytes_are_compared(made, capsys, where, there, said):
     path = made / "submissions" / "demo-one.json"
@@ -170,8 +170,8 @@ def test_other_bytes_are_an_error_that_names_what_differs_and_how_much(made, mon
         return {part: probs * 0.999 for part, probs in true(*arguments).items()}
 
     monkeypatch.setattr(reproduce, "predict_models", a_little_off)
-    with pytest.raises(ValueError, match=r"other bytes came out \(72 of 96 cells differ, by at most 0\.000\d+\); the "
-                                         r"first thing that differs is the version: torch: 1\.0 then"):
+    with pytest.raises(ValueError, match=r"the bytes differ \(72 of 96 cells differ, by at most 0\.000\d+\); the "
+                                         r"first difference is the version: torch: 1\.0 then"):
         again(made)
 
 
@@ -267,7 +267,7 @@ def test_check_passes_every_submission_that_was_made(made, capsys):
     for path in sorted((made / "submissions").glob("*.csv")):
         submit.main(["--check", str(path)])
     out = capsys.readouterr().out
-    assert out.count("is as sample_submission.csv asks for") == 5
+    assert out.count("has the form of sample_submission.csv") == 5
 
 
 def test_what_counted_an_unreadable_image_as_black_comes_out_again(made, capsys):
@@ -275,4 +275,4 @@ def test_what_counted_an_unreadable_image_as_black_comes_out_again(made, capsys)
     image.write_bytes(image.read_bytes()[:60])
     predict.main(["--experiment", "one", "--unreadable", "black"])
     submit.main(["--reproduce", str(made / "submissions" / "demo-one.json")])
-    assert "the same 24 rows came out again" in capsys.readouterr().out
+    assert "the same 24 rows" in capsys.readouterr().out

@@ -16,12 +16,12 @@ from scoring.thresholds import criterion
 from submitting.submission import (
     Template,
     check_submission,
+    fill_submission,
     fill_template,
     is_written,
     read_submission,
     read_template,
     submission_path,
-    submit_probs,
     write_submission,
 )
 from workspaces import filled_workspace
@@ -76,16 +76,16 @@ FAULTS = {
     "an id without its zeros": ("probs", at(0, "image_id", "7"), "1 ids are not in the sample submission, the first"),
     "an id as a number": ("probs", at(4, "image_id", "100000.0"), "the first is '100000.0'"),
     "an id twice": ("probs", lambda f: pd.concat([f, f.iloc[3:4]], ignore_index=True),
-                    "1 ids stand there more than once, the first is '10'"),
+                    "1 ids occur more than once, the first is '10'"),
     "an id instead of another": ("probs", at(0, "image_id", "10"), "1 of 6 ids are missing, the first is '007'"),
     "another order of rows": ("probs", lambda f: f.iloc[[0, 2, 1, 3, 4, 5]].reset_index(drop=True),
                               "not in the sample's order: row 3 has 'NA', not '001'"),
     "sorted rows": ("probs", lambda f: f.sort_values("image_id").reset_index(drop=True), "not in the sample's order"),
-    "an empty cell": ("probs", at(1, "a", ""), "column 'a': 1 cells are no numbers, the first is '' for id '001'"),
-    "nan": ("probs", at(1, "a", "nan"), "column 'a': 1 cells are no numbers, the first is 'nan' for id '001'"),
-    "infinite": ("probs", at(1, "a", "inf"), "column 'a': 1 cells are no numbers, the first is 'inf'"),
-    "a word": ("probs", at(1, "b", "yes"), "column 'b': 1 cells are no numbers, the first is 'yes' for id '001'"),
-    "a decimal comma": ("probs", at(1, "b", "0,5"), "column 'b': 1 cells are no numbers, the first is '0,5'"),
+    "an empty cell": ("probs", at(1, "a", ""), "column 'a': 1 cells are not numbers, the first is '' for id '001'"),
+    "nan": ("probs", at(1, "a", "nan"), "column 'a': 1 cells are not numbers, the first is 'nan' for id '001'"),
+    "infinite": ("probs", at(1, "a", "inf"), "column 'a': 1 cells are not numbers, the first is 'inf'"),
+    "a word": ("probs", at(1, "b", "yes"), "column 'b': 1 cells are not numbers, the first is 'yes' for id '001'"),
+    "a decimal comma": ("probs", at(1, "b", "0,5"), "column 'b': 1 cells are not numbers, the first is '0,5'"),
     "above 1": ("probs", at(2, "b", "1.01"), "column 'b': 1 values lie outside 0 to 1, the first is 1.01 for id 'NA'"),
     "per cent": ("probs", lambda f: f.assign(a=(100 * f["a"].astype(float)).astype(str)), "values lie outside 0 to 1"),
     "logits": ("probs", at(2, "b", "-3.5"), "column 'b': 1 values lie outside 0 to 1, the first is -3.5"),
@@ -97,7 +97,7 @@ FAULTS = {
     "a column too many": ("probs", lambda f: f.assign(c="0.5"), "the columns are image_id, b, a, c, but must be"),
     "an index column": ("probs", lambda f: f.reset_index(), "the columns are index, image_id, b, a, but must be"),
     "a column of another name": ("probs", lambda f: f.rename(columns={"image_id": "Image"}), "the columns are Image"),
-    "numbers instead of labels": ("hard", at(0, "a", "0.7"), "column 'a': 1 values are neither 0 nor 1, but hard"),
+    "numbers instead of labels": ("hard", at(0, "a", "0.7"), "column 'a': 1 values are neither 0 nor 1"),
     "labels outside": ("hard", at(0, "a", "2"), "column 'a': 1 values lie outside 0 to 1"),
     "a row that does not sum to one": ("classes", at(3, "a", "0.9"), "1 rows do not sum to one, the first is id '10'"),
 }
@@ -255,7 +255,7 @@ def test_a_text_that_is_no_class_must_not_go_up(data, texts, said):
 
 def test_what_is_written_is_read_back_as_it_was_and_passes_its_own_check(data, home):
     template = read_template(Workspace(PROBS, data))
-    path, _ = write_submission(PROBS, "run", template, sound("probs", data), {"weights": "w"}, {})
+    path = write_submission(PROBS, "run", template, sound("probs", data), {"weights": "w"}, {})
     assert path == home / "submissions" / "probs-run.csv"
     pd.testing.assert_frame_equal(read_submission(path), sound("probs", data), check_dtype=False)
     assert path.read_text().splitlines()[:2] == ["image_id,b,a", "007,0.090909,0.000000"]
@@ -264,7 +264,7 @@ def test_what_is_written_is_read_back_as_it_was_and_passes_its_own_check(data, h
 
 def test_a_refused_submission_leaves_the_earlier_one_as_it_is(data):
     template = read_template(Workspace(PROBS, data))
-    path, _ = write_submission(PROBS, "run", template, sound("probs", data), {}, {})
+    path = write_submission(PROBS, "run", template, sound("probs", data), {}, {})
     before = path.read_bytes()
     with pytest.raises(ValueError, match=r"probs-run\.csv was not written:\n  column 'a' is 0\.5 for every image"):
         write_submission(PROBS, "run", template, sound("probs", data).assign(a="0.5"), {}, {})
@@ -274,7 +274,7 @@ def test_a_refused_submission_leaves_the_earlier_one_as_it_is(data):
 def test_a_submission_counts_as_written_only_while_it_and_its_inputs_are_the_same(data):
     template, inputs = read_template(Workspace(PROBS, data)), {"weights": {"fold0": "abc"}}
     assert not is_written(PROBS, "run", inputs)
-    path, _ = write_submission(PROBS, "run", template, sound("probs", data), inputs, {})
+    path = write_submission(PROBS, "run", template, sound("probs", data), inputs, {})
     assert is_written(PROBS, "run", inputs) and not is_written(PROBS, "run", {"weights": {"fold0": "abd"}})
     path.write_text(path.read_text().replace("0.0", "0.1", 1))
     assert not is_written(PROBS, "run", inputs)
@@ -315,14 +315,14 @@ def test_probabilities_become_a_submission_with_its_account(data, name, capsys):
     table, oof = oof_of(competition)
     test = oof[:6]
     template = read_template(Workspace(competition, data))
-    path = submit_probs(filled_workspace(competition, table), template, "run", pd.Series(IDS), test, oof,
-                        {"weights": "w"})
-    written, account = read_submission(path), read_json(path.with_suffix(".json"))
+    frame, metadata = fill_submission(filled_workspace(competition, table), template, pd.Series(IDS), test, oof)
+    path = write_submission(competition, "run", template, frame, {"weights": "w"}, metadata)
+    written, manifest = read_submission(path), read_json(path.with_suffix(".json"))
     values = written[["a", "b"]].astype(float).to_numpy()
     expected = table.to_numpy()[:6] if name == "hard" else test  # thresholds near 0.2 split the classes, 0.5 finds none
     np.testing.assert_allclose(values, expected, atol=1e-6)
-    assert account["inputs"] == {"weights": "w"} and account["oof"]["images"] == 60
-    assert account["oof"][competition.metric] == pytest.approx(1.0)
+    assert manifest["inputs"] == {"weights": "w"} and manifest["oof"]["images"] == 60
+    assert manifest["oof"][competition.metric] == pytest.approx(1.0)
     assert f"wrote {path}: 6 rows, checked" in capsys.readouterr().out
 
 
@@ -330,12 +330,11 @@ def test_rows_no_fold_has_predicted_yet_are_left_out_of_the_account(data):
     table, oof = oof_of(PROBS)
     oof[::3] = np.nan
     oof[1, 0], oof[2, 0] = oof[2, 0], oof[1, 0]
-    path = submit_probs(filled_workspace(PROBS, table), read_template(Workspace(PROBS, data)), "run", pd.Series(IDS),
-                        oof_of(PROBS)[1][:6], oof, {})
-    account = read_json(path.with_suffix(".json"))
+    _, metadata = fill_submission(filled_workspace(PROBS, table), read_template(Workspace(PROBS, data)),
+                                  pd.Series(IDS), oof_of(PROBS)[1][:6], oof)
     there = ~np.isnan(oof).any(axis=1)
-    assert account["oof"]["images"] == there.sum() == 40
-    assert account["oof"]["roc_auc"] == pytest.approx(roc_auc(table.to_numpy()[there], oof[there], "multilabel"))
+    assert metadata["oof"]["images"] == there.sum() == 40
+    assert metadata["oof"]["roc_auc"] == pytest.approx(roc_auc(table.to_numpy()[there], oof[there], "multilabel"))
 
 
 @pytest.mark.parametrize("metric, expected", [("roc_auc", "f1_macro"), ("f1_macro", "f1_macro"),
@@ -345,6 +344,6 @@ def test_thresholds_are_fitted_for_the_metric_where_it_is_one_of_decisions(metri
 
 
 def test_a_name_with_dots_keeps_its_manifest_beside_it(data):
-    path, _ = write_submission(PROBS, "lr0.1", read_template(Workspace(PROBS, data)), sound("probs", data), {}, {})
+    path = write_submission(PROBS, "lr0.1", read_template(Workspace(PROBS, data)), sound("probs", data), {}, {})
     assert path == submission_path(PROBS, "lr0.1") and path.name == "probs-lr0.1.csv"
     assert path.with_suffix(".json").name == "probs-lr0.1.json"
