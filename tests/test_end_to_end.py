@@ -119,7 +119,7 @@ def test_a_second_prediction_is_skipped_and_says_so(trained, capsys):
     before = path.stat().st_mtime_ns
     predict.main(["--experiment", "cnn"])
     assert path.stat().st_mtime_ns == before
-    assert "is there already" in capsys.readouterr().out
+    assert "exists already" in capsys.readouterr().out
 
 
 def test_another_competition_without_folds_is_an_error_that_names_the_command(home, monkeypatch):

@@ -428,8 +428,8 @@ def test_a_file_that_was_changed_after_its_manifest_is_named(enter):
 
 
 @pytest.mark.parametrize(("content", "said"), [
-    ("{", "is not valid JSON"), ("{}", "is no manifest"), ("[]", "is no manifest"),
-    ('{"sha256": "", "inputs": {}}', "does not say 'submission'"),
+    ("{", "is not valid JSON"), ("{}", "is not a manifest"), ("[]", "is not a manifest"),
+    ('{"sha256": "", "inputs": {}}', "lacks 'submission'"),
 ])
 def test_a_manifest_that_is_none_is_named(enter, content, said):
     world = enter("binary", own=True)
