@@ -1,7 +1,7 @@
 """Check a competition's images and labels before training:  python src/audit.py --competition demo
 
-Checks files, duplicates, images shared between parts, labels, labels that can be predicted without the image, and what
-data leakage would add to a score. Prints the findings, errors first, and writes audit.json, tables and plots to
+Checks files, duplicates, images shared between parts, labels, labels that can be predicted without the image, and how
+much data leakage would raise a score. Prints the findings, errors first, and writes audit.json, tables and plots to
 runs/<competition>/audit/.
 """
 
@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from auditing.file_checks import check_duplicates, check_images, check_parts, check_split, check_strays, check_truth
 from auditing.findings import PartData, Report, has_patients
@@ -168,7 +168,7 @@ def _show_images(console: Console, summary: dict) -> None:
     shown.add_row("sizes", *(most(part["sizes"], part["different_sizes"]) for part in parts.values()))
     shown.add_row("pixel modes", *(most(part["modes"], len(part["modes"])) for part in parts.values()))
     console.print(shown)
-    if any(any(rows[text]) for *_, text in pairs) and len(parts) > 1:
+    if any(any(list(rows[text])[1:]) for *_, text in pairs):
         console.print("Identical and nearly identical images of other parts are counted against train.")
 
 
@@ -205,20 +205,24 @@ def _show_probes(console: Console, summary: dict) -> None:
     kinds = {"metadata": "file and columns", "order": "row order", "border": "image border"}
     there = [kind for kind in kinds if probes.get(kind)]
     if there:
-        shown = Table("label", *(kinds[kind] for kind in there), "best column",
-                      title="Labels predicted without the image: cross-validated AUC (95 % interval)")
+        shown = Table(Column("label", overflow="fold"), *(kinds[kind] for kind in there), "best column",
+                      title="Labels predicted without the image: AUC (95 %)")
         for of_label in zip(*(probes[kind] for kind in there), strict=True):
             best = next(iter(of_label[0]["families"].items()), None) if there[0] == "metadata" else None
             shown.add_row(escape(of_label[0]["name"]), *map(_auc, of_label),
                           f"{escape(best[0])} {best[1]:.2f}" if best else "")
         console.print(shown)
     if probes["left_out"]:
-        console.print("Columns that were not used: "
-                      + "; ".join(f"{name}: {why}" for name, why in probes["left_out"].items()) + ".", markup=False)
+        by_reason = {}
+        for name, why in probes["left_out"].items():
+            by_reason.setdefault(why, []).append(name)
+        texts = [f"{', '.join(names)} ({why})" for why, names in by_reason.items()]
+        console.print(f"Columns that were not used: {'; '.join(texts)}.", markup=False)
     for name, probe in probes.get("parts", {}).items():
         families = ", ".join(f"{family} {auc:.2f}" for family, auc in list(probe["families"].items())[:6])
-        console.print(f"{name} images distinguished from training images: AUC {_auc(probe)}"
-                      + (f"; by one column each: {escape(families)}" if families else ""))
+        title = name.replace("_", " ").capitalize()
+        console.print(f"{title} images distinguished from training images: AUC {_auc(probe)}"
+                      + (f"; by one column each: {escape(families)}" if families else "") + ".")
 
 
 def _auc(probe: dict) -> str:

@@ -16,11 +16,11 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-from auditing.anomaly_plots import Reconstruction, draw_reconstructions, draw_scores
+from auditing.anomaly_plots import draw_reconstructions, draw_scores
 from auditing.anomaly_scores import CHUNK, LEAST, detection, fit_density, fit_distance, fit_scale, hold_out, normal_mask
 from auditing.ood import anomaly_features, anomaly_store
 from commandline import load_workspace, make_parser, run_script
-from common.console import make_console, number, plural
+from common.console import make_console, number, plural, short_id
 from common.files import json_ready, write_csv, write_json
 from common.hardware import pick_device, tune_process
 from competition import Competition
@@ -38,7 +38,7 @@ METHODS = {
     "either": "either of the two above its threshold (004)",
     "features": "distance of frozen features",
 }
-EXAMPLES = 4  # of a kind on the sheet of reconstructions
+EXAMPLES = 3  # of a kind in reconstructions.png
 SEED = 0
 
 
@@ -107,7 +107,7 @@ def find_anomalies(workspace: Workspace) -> pd.DataFrame:
                     folder / f"scores_{images.part}.png")
     draw_reconstructions(competition.name, _examples(train, train_scores, fold_of, models),
                          folder / "reconstructions.png")
-    console.print(f"look at {folder / 'reconstructions.png'} and {folder / 'scores_train.png'}; every image's scores: "
+    console.print(f"Plots: {folder / 'reconstructions.png'}, {folder / 'scores_train.png'}; scores of all images: "
                   f"{folder / 'scores.csv'}", soft_wrap=True)
     return board
 
@@ -198,11 +198,12 @@ def _score_frame(images: Images, scores: np.ndarray) -> pd.DataFrame:
 
 
 def _examples(train: Images, scores: np.ndarray, fold_of: np.ndarray,
-              models: dict[int, "Autoencoder"]) -> list[tuple[str, list[Reconstruction]]]:
-    """The best and worst reconstructions of held-out images, normal and not, at most one a group."""
-    from auditing.autoencoder import rebuild
+              models: dict[int, "Autoencoder"]) -> list[list[tuple[str, np.ndarray, np.ndarray]]]:
+    """The best and worst reconstructions of held-out images, normal and not, at most one a group: draw_reconstructions.
+    """
+    from auditing.autoencoder import reconstruct
 
-    values, lines = scores[:, 0], []
+    values, examples = scores[:, 0], []
     for kind, name in ((0, "normal"), (1, "not normal")):
         for sign, which in ((1, "lowest error"), (-1, "highest error")):
             rows = np.flatnonzero(train.is_anomaly == kind)
@@ -210,11 +211,11 @@ def _examples(train: Images, scores: np.ndarray, fold_of: np.ndarray,
             _, first = np.unique(train.groups[rows], return_index=True)
             shown = []
             for row in rows[np.sort(first)][:EXAMPLES]:
-                image, back, _ = next(rebuild(models[fold_of[row]], train.store, train.rows[[row]]))
-                shown.append(Reconstruction(train.ids[row], values[row], image[0], back[0]))
-            if shown:
-                lines.append((f"{name},\n{which}", shown))
-    return lines
+                image, back, _ = next(reconstruct(models[fold_of[row]], train.store, train.rows[[row]]))
+                text = f"{name}, {which}\n{short_id(train.ids[row])}\nscore {values[row]:.2f}"
+                shown.append((text, image[0], back[0]))
+            examples += [shown] if shown else []
+    return examples
 
 
 def show_board(competition: Competition, board: pd.DataFrame) -> None:

@@ -1,4 +1,4 @@
-"""Anomalies: what is normal, scores in units of held-out normal images, kept folds, outliers of a test part."""
+"""Anomalies: normal images, scores in units of held-out normal images, and outliers in the test part."""
 
 import json
 from dataclasses import replace
@@ -37,20 +37,20 @@ def cells(*rows, labels):
 # ---- which images are normal
 
 
-def test_without_a_normal_label_an_image_is_normal_that_has_no_finding_for_certain():
+def test_images_without_any_label_are_normal_by_default():
     labels = ("a", "b")
-    odd, said = normal_mask(competition_of("multilabel", labels),
-                            cells([0, 0], [0, 1], [0, -1], [1, np.nan], [0, np.nan], labels=labels))
-    np.testing.assert_array_equal(odd, [0, 1, np.nan, 1, np.nan])
-    assert "none of the 2 labels" in said
+    is_anomaly, rule = normal_mask(competition_of("multilabel", labels),
+                                   cells([0, 0], [0, 1], [0, -1], [1, np.nan], [0, np.nan], labels=labels))
+    np.testing.assert_array_equal(is_anomaly, [0, 1, np.nan, 1, np.nan])
+    assert "none of the 2 labels" in rule
 
 
-def test_a_label_that_means_normal_is_asked():
+def test_a_label_that_means_normal_defines_normal_images():
     labels = ("No Finding", "Edema")
-    odd, said = normal_mask(competition_of("multilabel", labels), cells([1, 0], [0, 1], [1, 1], [0, 0], [1, np.nan],
-                                                                        labels=labels))
-    np.testing.assert_array_equal(odd, [0, 1, np.nan, np.nan, 0])
-    assert "'No Finding'" in said
+    is_anomaly, rule = normal_mask(competition_of("multilabel", labels),
+                                   cells([1, 0], [0, 1], [1, 1], [0, 0], [1, np.nan], labels=labels))
+    np.testing.assert_array_equal(is_anomaly, [0, 1, np.nan, np.nan, 0])
+    assert "'No Finding'" in rule
     labels = ("no_findings", "pneumonia")
     np.testing.assert_array_equal(normal_mask(competition_of("multiclass", labels),
                                               cells([1, 0], [0, 1], labels=labels))[0], [0, 1])
@@ -58,7 +58,7 @@ def test_a_label_that_means_normal_is_asked():
                                               cells([1], [0], labels=("benign",)))[0], [0, 1])
 
 
-def test_binary_is_normal_at_0_and_classes_without_a_normal_one_are_refused():
+def test_classes_without_a_normal_one_are_an_error():
     np.testing.assert_array_equal(normal_mask(competition_of(), cells([1], [0], [-1], labels=("ill",)))[0],
                                   [1, 0, np.nan])
     with pytest.raises(ValueError, match="none of its classes means normal"):
@@ -68,7 +68,7 @@ def test_binary_is_normal_at_0_and_classes_without_a_normal_one_are_refused():
 # ---- scores
 
 
-def test_groups_are_held_out_whole_and_too_few_are_refused():
+def test_whole_groups_are_held_out_and_too_few_are_an_error():
     groups = np.repeat(np.arange(50), 4).astype(str)
     held = hold_out(groups, seed=0)
     assert not set(groups[held]) & set(groups[~held]) and 0.25 <= held.mean() <= 0.3
@@ -77,7 +77,7 @@ def test_groups_are_held_out_whole_and_too_few_are_refused():
             hold_out(few, seed=0)
 
 
-def test_the_threshold_leaves_95_percent_of_normal_images_below():
+def test_the_threshold_covers_95_percent_of_normal_images():
     rng = np.random.default_rng(0)
     for n in (20, 37, 100):  # the expected coverage of the k-th of n is k / (n + 1)
         below = []
@@ -87,19 +87,19 @@ def test_the_threshold_leaves_95_percent_of_normal_images_below():
         assert np.mean(below) == pytest.approx(np.ceil(0.95 * (n + 1)) / (n + 1), abs=0.004)
 
 
-def test_zero_is_the_median_and_equal_scores_have_no_scale():
+def test_the_median_is_zero_and_equal_scores_are_not_scaled():
     scale = fit_scale(np.arange(21.0))
     assert scale(np.array([10.0, 20.0])).tolist() == [0, 1]
     assert fit_scale(np.ones(30))(np.array([1.0, 2.0])).tolist() == [0, 1]
 
 
-def test_detection_of_one_kind_alone_has_no_auc_but_a_specificity():
+def test_normal_images_alone_give_specificity_and_no_auc():
     figures = detection(np.array([0, 0, 0, np.nan]), np.array([0.0, 0.5, 2.0, 9.0]), np.array(list("abcd")))
     assert np.isnan(figures["roc_auc"]) and np.isnan(figures["sensitivity"]) and figures["images"] == 3
     assert figures["specificity"] == pytest.approx(2 / 3)
 
 
-def test_distance_and_density_are_those_of_a_known_gaussian():
+def test_distance_and_density_match_a_known_gaussian():
     rng = np.random.default_rng(2)
     # roots of the features are normal, of deviations 1 and 3
     drawn = rng.normal(size=(2000, 2)) * [1, 3]
@@ -115,7 +115,7 @@ def test_distance_and_density_are_those_of_a_known_gaussian():
     assert np.diff(minus_log(np.array([[0, 0], [1, 3.0]]))) == pytest.approx(np.diff(true), abs=0.3)
 
 
-def test_a_density_is_made_of_so_many_images_at_most(monkeypatch):
+def test_the_number_of_images_in_a_density_is_limited(monkeypatch):
     monkeypatch.setattr(anomaly_scores, "MOST_DENSITY", 50)
     minus_log, _ = fit_density(np.random.default_rng(0).normal(size=(100_000, 2)), np.arange(100_000).astype(str), 0)
     assert np.isfinite(minus_log(np.zeros((1, 2)))).all()
@@ -128,7 +128,7 @@ def cloud(n, rng, shift=0.0):
     return (rng.normal(size=(n, 20)) + shift) ** 2
 
 
-def test_test_images_of_the_same_kind_raise_no_alarm_and_others_do():
+def test_only_foreign_test_images_raise_an_alarm():
     alarms = []
     for seed in range(20):
         rng = np.random.default_rng(seed)
@@ -145,11 +145,11 @@ def test_test_images_of_the_same_kind_raise_no_alarm_and_others_do():
     assert found.is_alarm and found.rows.tolist() == [17]
 
 
-# ---- the whole way
+# ---- find_anomalies.py
 
 
 def draw(folder, n, rng, colour=False):
-    """Normal images have a grey disc; ill ones a bright square in it. Image 5 is black."""
+    """Writes images: normal ones show a grey disc, others a bright square in it; image 5 is black."""
     folder.mkdir(parents=True, exist_ok=True)
     names, ill = [f"{folder.name}{i}" for i in range(n)], np.arange(n) % 3 == 0
     for i, name in enumerate(names):
@@ -165,7 +165,7 @@ def draw(folder, n, rng, colour=False):
 
 @pytest.fixture
 def toy(home, monkeypatch):
-    """Grey by default; `toy(...)` gives competition, folder, table and folds with fast settings."""
+    """A function that makes competition, folder, table and folds, with fast settings; grey by default."""
     monkeypatch.setattr(autoencoder, "STEPS", 12)
     monkeypatch.setattr(find_anomalies, "anomaly_features", lambda store: small_features(store))
 
@@ -191,7 +191,7 @@ def small_features(store):
     return images.reshape(len(store), 8, 8, 8, 8).mean(axis=(2, 4)).reshape(len(store), -1).astype(np.float32)
 
 
-def test_ill_images_are_found(toy, home, capsys):
+def test_anomalies_are_found_and_files_written(toy, home, capsys):
     workspace = toy()
     board = find_anomalies.find_anomalies(workspace)
     assert set(board["part"]) == {"train", "test"} and len(board) == 8
@@ -204,7 +204,8 @@ def test_ill_images_are_found(toy, home, capsys):
     assert json.loads((place / "detection.json").read_text())["normal"] == "normal: without 'ill'"
     assert "1 are constant and left out" in capsys.readouterr().out
 
-def test_the_same_scores_come_out_twice(toy, undrawn):
+
+def test_scores_are_deterministic(toy, undrawn):
     workspace = toy()
     one, other = (find_anomalies.find_anomalies(workspace) for _ in range(2))
     pd.testing.assert_frame_equal(one, other)
@@ -212,19 +213,19 @@ def test_the_same_scores_come_out_twice(toy, undrawn):
 
 @pytest.fixture
 def undrawn(monkeypatch):
-    """Pictures take most of a small run's time."""
+    """No figures: they take most of the time."""
     for name in ("draw_scores", "draw_reconstructions"):
         monkeypatch.setattr(find_anomalies, name, lambda *_: None)
 
 
 @pytest.mark.parametrize("labels", [np.ones, lambda n: (np.arange(n) > 0).astype(int)], ids=["none", "one"])
-def test_too_few_normal_images_are_refused_with_their_number(toy, labels):
+def test_too_few_normal_images_are_an_error(toy, labels):
     workspace = toy(labels=labels)
     with pytest.raises(ValueError, match=r"outside fold \d there are [01] normal images"):
         find_anomalies.find_anomalies(workspace)
 
 
-def test_all_normal_images_in_colour_are_scored_without_an_auc(toy, capsys, undrawn):
+def test_colour_images_without_anomalies_have_no_auc(toy, capsys, undrawn):
     workspace = toy(n=100, colour=True, labels=np.zeros)
     board = find_anomalies.find_anomalies(workspace)
     train = board[board["part"] == "train"]
@@ -232,7 +233,7 @@ def test_all_normal_images_in_colour_are_scored_without_an_auc(toy, capsys, undr
     assert "cannot be scored" in capsys.readouterr().out
 
 
-def test_the_autoencoder_is_a_function_of_its_seed_and_rebuilds_what_it_learned(toy):
+def test_the_autoencoder_depends_on_its_seed_and_reconstructs(toy):
     workspace = toy()
     store, rows = open_store("toy-train", workspace.table, PixelSettings(SIDE, 1)), np.arange(60)
     one, same, other = (train_autoencoder(store, rows, seed, steps=3) for seed in (0, 0, 1))
@@ -243,7 +244,7 @@ def test_the_autoencoder_is_a_function_of_its_seed_and_rebuilds_what_it_learned(
     assert codes.shape == (60, autoencoder.CODE) and errors.mean() < untrained.mean() / 2
 
 
-def test_the_gate_is_silent_without_kept_features_and_warns_of_foreign_test_images(toy, home, monkeypatch):
+def test_foreign_test_images_give_a_warning_if_features_are_cached(toy, home, monkeypatch):
     workspace = toy(labels=np.zeros)
     competition, folder = workspace.competition, workspace.data_dir
     assert outlier_warnings(Workspace(competition, folder)) == []

@@ -1,28 +1,17 @@
 """Pictures of anomaly scores: their distribution for normal and other images, and reconstructions."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 
-from common.console import short_id
 from common.figures import save_figure
+from common.image_grid import Tile, draw_tiles
 
 BLUE, RED = "#0072B2", "#D55E00"  # source: Okabe & Ito 2008, https://jfly.uni-koeln.de/color/
 SHOWN = (0.005, 0.98)  # quantiles: scores outside are counted in the outermost bars
 BINS = 40
-TILE, LEFT, RIGHT, TOP, LINES, GAP = 1.05, 1.25, 0.95, 0.85, 0.42, 0.16  # inches
-
-
-@dataclass(frozen=True)
-class Reconstruction:
-    """An image and its reconstruction by an autoencoder, both (C, S, S) in [0, 1]; the score of its error."""
-
-    image_id: str
-    score: float
-    image: np.ndarray
-    back: np.ndarray
 
 
 def draw_scores(title: str, part: str, methods: dict[str, str], is_anomaly: np.ndarray, scores: np.ndarray,
@@ -51,38 +40,23 @@ def draw_scores(title: str, part: str, methods: dict[str, str], is_anomaly: np.n
     return save_figure(figure, path)
 
 
-def draw_reconstructions(title: str, lines: list[tuple[str, list[Reconstruction]]], path: Path) -> Path:
-    """Rows of images with their reconstructions and absolute errors, one colour scale for all."""
-    most = max((len(shown) for _, shown in lines), default=0)
-    width = LEFT + most * (3 * TILE + GAP) + RIGHT
-    height = TOP + len(lines) * (TILE + LINES) + GAP
-    figure = Figure(figsize=(width, height), facecolor="white")
-    figure.text(GAP / width, 1 - GAP / height, f"{title}: reconstructions by autoencoders that learned normal images",
-                fontsize=13, weight="bold", va="top")
-    figure.text(GAP / width, 1 - (GAP + 0.3) / height, "Held-out images: the image, its reconstruction, the absolute "
-                "error. Score: 0 is the median and 1 the threshold of held-out normal images.", fontsize=9,
-                color="0.35", va="top")
-    maps = [np.abs(one.image - one.back).mean(axis=0) for _, shown in lines for one in shown]
-    brightest = max(np.quantile(maps, 0.998), 1e-3) if maps else 1.0
-    drawn, errors = None, iter(maps)
-    for line, (name, shown) in enumerate(lines):
-        top = TOP + line * (TILE + LINES) + LINES
-        figure.text(GAP / width, 1 - top / height, name, fontsize=9, va="top")
-        for number, one in enumerate(shown):
-            left = LEFT + number * (3 * TILE + GAP)
-            figure.text(left / width, 1 - (top - 0.06) / height,
-                        f"{short_id(one.image_id, 30)}   score {one.score:.2f}", fontsize=7.5, va="bottom")
-            for place, picture in enumerate((one.image, one.back, next(errors))):
-                axes = figure.add_axes(((left + place * TILE) / width, 1 - (top + TILE) / height,
-                                        0.97 * TILE / width, TILE / height))
-                axes.set_axis_off()
-                if place < 2:
-                    axes.imshow(np.squeeze(np.moveaxis(picture, 0, -1)), cmap="gray", vmin=0, vmax=1)
-                else:
-                    drawn = axes.imshow(picture, cmap="magma", vmin=0, vmax=brightest)
-    if drawn is not None:
-        place = ((width - RIGHT + 0.1) / width, 1 - (TOP + LINES + 2 * TILE) / height, 0.16 / width, 2 * TILE / height)
-        bar = figure.colorbar(drawn, cax=figure.add_axes(place))
-        bar.ax.tick_params(labelsize=7.5)
-        bar.ax.set_title("error,\n1: black\nto white", fontsize=7.5)
-    return save_figure(figure, path)
+def draw_reconstructions(title: str, rows: list[list[tuple[str, np.ndarray, np.ndarray]]], path: Path) -> Path:
+    """Images with their reconstructions and absolute errors, on one colour scale.
+
+    rows: of examples (text, image, reconstruction), images (C, S, S) in [0, 1].
+    """
+    errors = [[np.abs(image - back).mean(axis=0) for _, image, back in row] for row in rows]
+    brightest = max(np.quantile(np.concatenate([np.ravel(row) for row in errors]), 0.998), 1e-3)
+    tiles = [[tile for (text, image, back), error in zip(row, maps, strict=True)
+              for tile in (Tile(text, _grey_values(image)), Tile("reconstruction", _grey_values(back)),
+                           Tile("error", colormaps["magma"](error / brightest, bytes=True)[..., :3]))]
+             for row, maps in zip(rows, errors, strict=True)]
+    caption = ("Held-out images, their reconstructions by autoencoders trained on normal images, and the absolute "
+               f"errors, from 0 (black) to {brightest:.2f} (white) of the range of grey values.\n"
+               "Score: 0 is the median and 1 the threshold of held-out normal images.")
+    return save_figure(draw_tiles(f"{title}: reconstructions", caption, tiles), path)
+
+
+def _grey_values(image: np.ndarray) -> np.ndarray:
+    """(S, S) or (S, S, 3) in [0, 255] of an image (C, S, S) in [0, 1]."""
+    return np.rint(255 * np.squeeze(np.moveaxis(image, 0, -1))).astype(np.uint8)

@@ -1,10 +1,10 @@
-"""A small convolutional autoencoder: images (B, C, S, S) through a few numbers and back.
+"""A small convolutional autoencoder: it encodes images (B, C, S, S) as 32 numbers and reconstructs them.
 
-After 004's notebook, which took three 3x3 convolutions with a halving each, mirrored them with doublings and a sigmoid
-at the end, and learned by mean squared error with Adam. Departures: the code is a linear layer of 32 numbers, where the
-last map (16 x 16 x 16 numbers at 128 pixels) let anything through and made a kernel density in 4,096 dimensions say
-nothing; the convolutions stride instead of pooling and the last doubling is a shuffle of channels, for speed; and it
-trains for a number of steps, so that its time does not grow with the images.
+It follows system 004: three 3x3 convolutions that halve the size, their mirror image with a sigmoid, mean squared
+error, Adam. It differs in three ways. A linear layer makes a code of 32 numbers: 004's map of 4,096 numbers
+reconstructed anomalies too, and a kernel density has no meaning in so many dimensions. Strides and a pixel shuffle
+replace pooling and the last upsampling, for speed. The number of steps is fixed, so that the time does not grow with
+the number of images.
 """
 
 from collections.abc import Iterator
@@ -50,9 +50,9 @@ class Autoencoder(nn.Module):
 
 def train_autoencoder(store: PixelStore, rows: np.ndarray, seed: int, steps: int, label: str | None = None,
                       device: str = "cpu") -> Autoencoder:
-    """An autoencoder that learned these images of the store, a function of (rows, seed, steps) and nothing else.
+    """Trains an autoencoder on these images of the store; the result depends only on rows, seed and steps.
 
-    label: names the progress bar; None: no bar. An image is read when its turn comes, so memory does not grow with N.
+    label: the name of the progress bar; None: no bar. Images are read batch by batch, so memory does not grow with N.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -71,9 +71,9 @@ def train_autoencoder(store: PixelStore, rows: np.ndarray, seed: int, steps: int
     return model.eval()
 
 
-def rebuild(model: Autoencoder, store: PixelStore, rows: np.ndarray,
-            label: str | None = None) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Batch by batch of these rows: images and what came back, both (b, C, S, S) in [0, 1], and codes (b, 32)."""
+def reconstruct(model: Autoencoder, store: PixelStore, rows: np.ndarray,
+                label: str | None = None) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Yields batches of images and reconstructions, both (b, C, S, S) in [0, 1], and codes (b, 32)."""
     device = next(model.parameters()).device
     with tqdm(total=len(rows), desc=label, unit="image", leave=False, disable=None if label else True) as bar:
         for first in range(0, len(rows), READ_BATCH):
@@ -87,17 +87,15 @@ def rebuild(model: Autoencoder, store: PixelStore, rows: np.ndarray,
 
 def errors_and_codes(model: Autoencoder, store: PixelStore, rows: np.ndarray,
                      label: str | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """(n,) mean squared error of every image's reconstruction, grey values in [0, 1], and its code (n, 32)."""
-    errors, codes = np.empty(len(rows)), np.empty((len(rows), CODE))
-    first = 0
-    for images, back, code in rebuild(model, store, rows, label):
-        part = slice(first, first + len(images))
-        errors[part], codes[part] = np.square(images - back).mean(axis=(1, 2, 3)), code
-        first = part.stop
+    """(n,) mean squared reconstruction error of each image, grey values in [0, 1], and its code (n, 32)."""
+    found = [(np.square(images - back).mean(axis=(1, 2, 3)), codes)
+             for images, back, codes in reconstruct(model, store, rows, label)]
+    errors, codes = (np.concatenate(each).astype(np.float64) for each in zip(*found, strict=True)) if found else (
+        np.empty(0), np.empty((0, CODE)))
     return errors, codes
 
 
 def read_batch(store: PixelStore, rows: np.ndarray) -> Tensor:
-    """uint8 (b, C, S, S) of a store's rows."""
+    """uint8 (b, C, S, S), the images of these rows."""
     images = torch.from_numpy(store.read(rows))
     return images[:, None] if images.ndim == 3 else images.permute(0, 3, 1, 2).contiguous()

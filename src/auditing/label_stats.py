@@ -83,7 +83,7 @@ def count_shown(cells: np.ndarray, labels: list[str], task: str, copies: np.ndar
     targets = targets[~np.isnan(targets).all(axis=1)]
     if not len(targets):
         return {}
-    shown, none = {}, f"no {labels[0]}" if len(labels) == 1 else "(none of them)"
+    shown, none = {}, f"no {labels[0]}" if len(labels) == 1 else "no label"
     for sampler in ("natural", "square_root", "balanced", *(["label_repeats"] if (copies > 1).any() else [])):
         expected = expected_counts(sampler, targets, task, copies)
         present, absent = (expected @ (targets == kind) for kind in (1, 0))

@@ -1,6 +1,6 @@
 """Probes: labels, and membership of the test part, predicted from file and table columns without the image.
 
-A high score here means that a network may learn the scanner, the ward or the export instead of the finding.
+A high score means that a network may learn the scanner, the ward or the export instead of the finding.
 """
 
 from collections.abc import Iterator
@@ -18,8 +18,8 @@ from data.metadata import ParsedColumns
 from data.splitting import grouped_folds
 from scoring.confidence_intervals import roc_auc_interval
 
-# Everywhere in this file features are {family: (N, f) float}, NaN if unknown; a family is used as a whole:
-# the columns of one categorical variable, the bins of one histogram.
+# Everywhere in this file features are {family: (N, f) float}, NaN if unknown. A family is used as a whole: the columns
+# of one categorical variable, the bins of one histogram.
 
 FOLDS = 5
 MIN_GROUPS = 10  # with and without the label; below it an interval is meaningless
@@ -53,7 +53,7 @@ class Probe:
 
 
 def column_features(parsed: ParsedColumns) -> dict[str, np.ndarray]:
-    """A family a column: numbers as they are, categories one column each."""
+    """One family a table column: numbers unchanged, categories one-hot encoded."""
     families = {column: parsed.numeric[column].to_numpy(float)[:, None] for column in parsed.numeric}
     for column in parsed.categorical:
         families[column] = pd.get_dummies(parsed.categorical[column]).to_numpy(float)
@@ -61,7 +61,7 @@ def column_features(parsed: ParsedColumns) -> dict[str, np.ndarray]:
 
 
 def file_features(scan: Scan) -> dict[str, np.ndarray]:
-    """Of the file and the picture's mean and spread: bytes, height, width, aspect, mode, brightness, contrast."""
+    """File size, height, width, aspect ratio, pixel mode, and mean (brightness) and deviation (contrast) of pixels."""
     height, width = scan.height.astype(float), scan.width.astype(float)
     aspect = np.divide(width, height, out=np.full(len(scan), np.nan), where=height > 0)
     modes = pd.get_dummies(pd.Series(scan.mode)).to_numpy(float)
@@ -71,7 +71,7 @@ def file_features(scan: Scan) -> dict[str, np.ndarray]:
 
 
 def order_features(image_ids: np.ndarray) -> dict[str, np.ndarray]:
-    """Where an image stands in the table, and what its id gives away: its length and its last number."""
+    """The position of an image in the table, the length of its id and the last number in it."""
     numbers = pd.Series(image_ids, dtype=str).str.extract(r"(\d{1,15})\D*$", expand=False).astype(float)
     lengths = np.array([len(image_id) for image_id in image_ids], float)
     return {"row order": np.arange(len(image_ids), dtype=float)[:, None], "id length": lengths[:, None],
@@ -88,8 +88,11 @@ def histogram_features(scan: Scan) -> dict[str, np.ndarray]:
 
 
 def border_features(scan: Scan) -> dict[str, np.ndarray]:
-    """Of the thumbnail's outer 4 pixels each side's mean and the shares of black and of white; of its corners, 8 pixels
-    wide, mean and maximum, where a letter would show."""
+    """Features of the thumbnail's border and corners, where letters and collimators are.
+
+    border (N, 6): the mean of each side, 4 pixels wide, and the shares of black and white pixels;  corners (N, 8): mean
+    and maximum of each corner, 8 pixels wide.
+    """
     border, corners = np.empty((len(scan), 6)), np.empty((len(scan), 8))
     for rows, images in _blocks(scan):
         sides = [images[:, :EDGE], images[:, -EDGE:], images[:, :, :EDGE], images[:, :, -EDGE:]]
@@ -114,7 +117,7 @@ def _blocks(scan: Scan) -> Iterator[tuple[slice, np.ndarray]]:
 
 def probe_labels(features: dict[str, np.ndarray], cells: np.ndarray, groups: np.ndarray, labels: list[str],
                  seed: int = 0) -> list[Probe]:
-    """Predicts each label from the features alone, out-of-fold over whole groups.
+    """Predicts each label from the features alone, out of fold, with folds of whole groups.
 
     cells: (N, K) of 1, 0, -1, NaN, of which only 1 and 0 count. The same folds serve all labels.
     """
@@ -122,7 +125,7 @@ def probe_labels(features: dict[str, np.ndarray], cells: np.ndarray, groups: np.
     n_folds = min(FOLDS, len(np.unique(groups)))
     folds = grouped_folds(cells, groups, n_folds, seed) if n_folds > 1 else np.zeros(len(groups), int)
     bar = tqdm(labels, "predicting labels without the image", unit="label", leave=False, disable=None)
-    with threadpool_limits(1):  # the fits are so short that threads would mostly wait for each other
+    with threadpool_limits(1):  # the fits are too short for threads to help
         return [_probe(label, features, cells[:, k], groups, folds, seed) for k, label in enumerate(bar)]
 
 
@@ -178,7 +181,7 @@ def _held_out_ranks(classifier: HistGradientBoostingClassifier | DecisionTreeCla
 
 
 def _auc(target: np.ndarray, scores: np.ndarray) -> float:
-    """Mann and Whitney's form, ties counted half."""
+    """ROC AUC by the Mann-Whitney statistic; ties count half."""
     positive = target == 1
     ranks = pd.Series(scores).rank().to_numpy()[positive].sum()
     n, m = positive.sum(), (~positive).sum()

@@ -1,4 +1,4 @@
-"""Out-of-distribution test images: those unlike all training images, by features of a frozen network, no labels."""
+"""Out-of-distribution test images: images unlike all training images in the features of a frozen network."""
 
 from dataclasses import dataclass
 
@@ -16,15 +16,15 @@ from results.workspace import Workspace
 
 SIZE = 64      # pixels: the image size for anomalies and outliers
 MOST = 4000    # training images that test images are compared with
-FAR = 0.99     # quantile of held-out training images above which an image is far
+FAR = 0.99     # quantile of held-out training images above which an image counts as far
 MARGIN = 2     # factor on the expected share of far test images: images of one patient are alike
-CHANCE = 1e-3
+MAX_P = 1e-3   # p-value of the number of far test images below which there is an alarm
 STRAY = 1.2    # a single image this many times as far as any training image is an alarm
-NAMED = 5      # ids in a warning
+MAX_IDS = 5    # in a warning
 
 
 def anomaly_store(competition: Competition, part: str, table: pd.DataFrame) -> PixelStore:
-    """The 64-pixel store of a part's images; it is built if it does not exist yet."""
+    """The store of a part's images with 64 pixels; it is built if it does not exist yet."""
     return open_store(f"{competition.name}-{part}", table, PixelSettings(SIZE, competition.channels))
 
 
@@ -42,7 +42,6 @@ class Outliers:
     """Test images that are farther from the training images than those are from each other."""
 
     rows: np.ndarray      # positions among the test images, the farthest first
-    share: float          # of them
     expected: float       # share of held-out training images that are as far
     is_alarm: bool
 
@@ -66,10 +65,10 @@ def find_outliers(train: np.ndarray, groups: np.ndarray, test: np.ndarray, seed:
     far = np.flatnonzero(by_test > threshold)
     far = far[np.argsort(-by_test[far], kind="stable")]
     expected = float((by_training > threshold).mean())
-    chance = binomtest(len(far), len(test), MARGIN * expected, alternative="greater").pvalue if len(test) else 1.0
+    p = binomtest(len(far), len(test), MARGIN * expected, alternative="greater").pvalue if len(test) else 1.0
     stray = far[by_test[far] > STRAY * by_training.max()]
-    return Outliers(far if chance < CHANCE else stray, len(far) / max(1, len(test)), expected,
-                    bool(chance < CHANCE or len(stray)))
+    return Outliers(far if p < MAX_P else stray, expected,
+                    bool(p < MAX_P or len(stray)))
 
 
 def outlier_warnings(workspace: Workspace) -> list[str]:
@@ -92,16 +91,16 @@ def outlier_warnings(workspace: Workspace) -> list[str]:
         return [f"the images of the {part} part could not be compared with the training images: {error}"]
     if None in kept.values():
         return []
-    (train, training), (test, judged) = kept["train"], kept[part]
+    (train, training), (test, tested) = kept["train"], kept[part]
     if len(train) < 2 * LEAST or training["group"].nunique() < 2:
         return []
     found = find_outliers(train, training["group"].to_numpy(str), test)
     if not found.is_alarm:
         return []
-    first = ", ".join(map(repr, judged["image_id"].to_numpy()[found.rows[:NAMED]].tolist()))
+    first = ", ".join(map(repr, tested["image_id"].to_numpy()[found.rows[:MAX_IDS]].tolist()))
     return [f"{len(found.rows)} of {len(test)} images of the {part} part are unlike the training images in a frozen "
             f"network's features (as far are {found.expected:.0%} of held-out training images), the farthest first: "
-            f"{first}; look at them: inverted, turned, or not of this kind?"]
+            f"{first}; check whether they are inverted, turned or of another kind"]
 
 
 def _read_kept(competition: Competition, part: str, table: pd.DataFrame) -> tuple[np.ndarray, pd.DataFrame] | None:

@@ -1,4 +1,4 @@
-"""Sheets of images with a few words over each, to be looked at."""
+"""A figure of many small images, each with a few lines of text above it."""
 
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ SMALL, NORMAL, LARGE = 7.5, 9, 14
 
 @dataclass(frozen=True)
 class Tile:
-    """One image (S, S) or (S, S, 3), what stands over it, and the colour of its frame, "" for none."""
+    """A uint8 image (H, W) or (H, W, 3), the text above it, and the colour of its frame, "" for none."""
 
     text: str
     image: np.ndarray
@@ -22,7 +22,7 @@ class Tile:
 
 
 def draw_tiles(title: str, caption: str, rows: list[list[Tile]]) -> Figure:
-    """A figure with one line of tiles a row, all of one size. Raises ValueError where there is none."""
+    """A figure with rows of tiles of one size. Raises ValueError if there are none."""
     if not any(rows):
         raise ValueError(f"{title}: there is nothing to draw")
     lines = max(tile.text.count("\n") + 1 for row in rows for tile in row)
@@ -46,7 +46,10 @@ def draw_tiles(title: str, caption: str, rows: list[list[Tile]]) -> Figure:
 
 
 def labels_text(competition: Competition, cells: np.ndarray) -> str:
-    """The labels that a row's cells (K,) state, a "?" behind an uncertain one: "effusion, mass?", or "none"."""
+    """The positive labels in cells (K,), with a "?" after uncertain ones: "effusion, mass?", or "none".
+
+    At most two labels are named. The text is "not stated" if all cells are blank.
+    """
     stated = [label + ("" if cell == 1 else "?")
               for label, cell in zip(competition.labels, cells, strict=True) if cell in (1, -1)]
     more = f" +{len(stated) - 2}" if len(stated) > 2 else ""

@@ -26,7 +26,7 @@ def noisy_labels(count: int = 600, flipped: float = 0.05) -> tuple[np.ndarray, n
     return (truth ^ planted).astype(float), probs, planted
 
 
-def test_planted_errors_are_found_far_above_chance_and_come_first():
+def test_planted_errors_are_found_above_chance_and_ranked_first():
     targets, probs, planted = noisy_labels()
     quality, wrong = judge_cells(targets, probs, "multilabel")
     found = measure_against(planted, quality, wrong, ("a", "b"))
@@ -37,7 +37,7 @@ def test_planted_errors_are_found_far_above_chance_and_come_first():
     assert planted[first["row"], first["label"]].all()
 
 
-def test_the_suspects_are_cleanlabs_label_by_label():
+def test_suspects_equal_cleanlabs_for_each_label():
     targets, probs, _ = noisy_labels()
     _, wrong = judge_cells(targets, probs, "multilabel")
     for k in range(2):
@@ -46,7 +46,7 @@ def test_the_suspects_are_cleanlabs_label_by_label():
         assert np.array_equal(wrong[:, k], expected)
 
 
-def test_a_class_that_was_swapped_is_suspected_and_the_right_one_suggested():
+def test_the_true_class_of_a_swapped_one_is_suggested():
     truth = RNG.integers(0, 3, 300)
     probs = np.eye(3)[truth] * 0.7 + 0.1
     given = truth.copy()
@@ -59,7 +59,7 @@ def test_a_class_that_was_swapped_is_suspected_and_the_right_one_suggested():
     assert suspects["prob"].to_numpy() == pytest.approx(0.1)
 
 
-def test_cells_without_label_or_prediction_and_labels_of_one_kind_are_left_alone():
+def test_missing_cells_and_constant_labels_have_no_suspects():
     targets, probs, _ = noisy_labels()
     targets[::3, 0], probs[1::3] = np.nan, np.nan
     targets[:, 1] = 0
@@ -73,7 +73,7 @@ def test_cells_without_label_or_prediction_and_labels_of_one_kind_are_left_alone
     assert len(nothing) == 0 and "quality" in nothing
 
 
-def test_found_and_missed_are_counted():
+def test_recall_and_precision_are_counted():
     planted = np.array([[True], [True], [False], [False], [False]])
     wrong = np.array([[True], [False], [True], [False], [False]])
     quality = np.array([[0.1], [0.9], [0.2], [0.5], [np.nan]])
@@ -82,7 +82,7 @@ def test_found_and_missed_are_counted():
     assert (row["recall"], row["by_chance"], row["precision"], row["base_rate"]) == (0.5,) * 4
 
 
-def test_the_script_writes_the_ranking_the_sheet_and_what_it_found(home, capsys):
+def test_the_script_writes_a_table_and_a_figure(home, capsys):
     competition = COMPETITIONS["demo"]
     make_demo(home / "data" / "demo", DemoSettings(images=60, test_images=2, size=32, label_noise=0.1), workers=1)
     table, _ = read_train(competition, home / "data" / "demo")
@@ -101,7 +101,7 @@ def test_the_script_writes_the_ranking_the_sheet_and_what_it_found(home, capsys)
 
 @pytest.fixture
 def two_folds(home):
-    """The demo with noisy labels and a run of two folds that say that they learned."""
+    """The demo with noisy labels and a run of two folds that beat a constant prediction."""
     competition = COMPETITIONS["demo"]
     make_demo(home / "data" / "demo", DemoSettings(images=60, test_images=2, size=32, label_noise=0.1), workers=1)
     table, _ = read_train(competition, home / "data" / "demo")

@@ -47,7 +47,7 @@ def test_a_label_without_certain_cells_has_no_prevalence():
     assert np.isnan(counts["prevalence"][0]) and counts["prevalence"][1] == 1
 
 
-def test_findings_and_combinations_count_what_is_certainly_present():
+def test_findings_and_combinations_count_positive_cells_only():
     assert count_findings(CELLS).tolist() == [2, 0, 3, 0]
     combinations = count_combinations(CELLS, LABELS)
     assert dict(zip(combinations["combination"], combinations["images"], strict=True)) == {
@@ -55,14 +55,14 @@ def test_findings_and_combinations_count_what_is_certainly_present():
     assert combinations["share"].sum() == pytest.approx(1)
 
 
-def test_rare_combinations_are_put_together():
+def test_rare_combinations_are_one_row():
     combinations = pd.DataFrame({"combination": list("abcd"), "images": [5, 3, 1, 1], "share": [0.5, 0.3, 0.1, 0.1]})
     top = top_combinations(combinations, 2)
     assert top["combination"].tolist() == ["a", "b", "2 other"] and top["images"].tolist() == [5, 3, 2]
     assert top_combinations(combinations, 4).equals(combinations)
 
 
-def test_phi_is_the_correlation_of_the_images_where_both_are_certain():
+def test_phi_is_the_correlation_where_both_labels_are_certain():
     cells = random_cells()
     phi = phi_matrix(cells)
     for i in range(4):
@@ -88,12 +88,12 @@ def test_nested_labels_are_found():
     assert find_nested(twin, ["a", "b"]) == [("a", "b")]
 
 
-def test_a_label_that_all_images_have_is_not_worth_saying():
+def test_a_label_of_all_images_is_not_nested():
     cells = np.stack([np.arange(60) % 2, np.ones(60)], axis=1).astype(float)
     assert find_nested(cells, ["a", "b"]) == []
 
 
-def test_a_label_is_too_rare_by_patients_not_by_images():
+def test_rarity_counts_patients_and_not_images():
     groups = np.array(["p"] * 50 + [f"q{i}" for i in range(50)])
     cells = np.zeros((100, 2))
     cells[:50, 0] = 1  # fifty images of one patient
@@ -104,17 +104,17 @@ def test_a_label_is_too_rare_by_patients_not_by_images():
     assert find_rare(cells, groups, ["a", "b"], n_folds=1, fewest=10).empty
 
 
-def test_a_label_that_everybody_has_is_too_rare_too():
+def test_a_label_without_negatives_is_too_rare():
     rare = find_rare(np.ones((200, 1)), np.arange(200).astype(str), ["a"], n_folds=5)
     assert rare["too_rare"].tolist() == [True] and rare["groups_without"].tolist() == [0]
 
 
-def test_images_of_a_patient_are_counted():
+def test_images_per_patient_are_counted():
     per_group = images_per_group(np.array(["a", "b", "b", "c", "c", "d", "d", "d"]))
     assert per_group.to_numpy().tolist() == [[1, 1], [2, 2], [3, 1]]
 
 
-def test_mean_images_are_the_means_whatever_the_block(monkeypatch):
+def test_mean_images_do_not_depend_on_the_block(monkeypatch):
     rng = np.random.default_rng(0)
     thumbnails, cells = rng.integers(0, 256, (50, 6, 6), dtype=np.uint8), random_cells(50)
     use = rng.random(50) < 0.8
@@ -131,7 +131,7 @@ def test_a_label_without_images_has_no_mean_image():
     assert np.isnan(means.present).all() and not means.absent.any()
 
 
-def test_statistics_of_images_pool_to_those_of_all_pixels():
+def test_pooled_statistics_equal_those_of_all_pixels():
     images = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 3)).astype(float)
     images[:10] /= 3
     mean, std = pool_statistics(images.mean(axis=(1, 2)), images.std(axis=(1, 2)))
@@ -139,7 +139,7 @@ def test_statistics_of_images_pool_to_those_of_all_pixels():
     np.testing.assert_allclose(std, images.std(axis=(0, 1, 2)))
 
 
-def test_no_image_has_no_statistics():
+def test_no_images_give_nan():
     mean, std = pool_statistics(np.empty((0, 3)), np.empty((0, 3)))
     assert mean.shape == std.shape == (3,) and np.isnan(mean).all() and np.isnan(std).all()
 
@@ -153,8 +153,8 @@ def test_rates_by_category_are_means_of_certain_cells():
 # ---- what an epoch shows
 
 
-def test_shown_counts_are_those_of_the_rows_that_an_epoch_draws():
-    """Drawn a thousand times, the positives come out as told; images without any certain label are not shown."""
+def test_expected_counts_match_the_rows_of_an_epoch():
+    """The counts equal the means of 1,000 drawn epochs; images without certain cells are left out."""
     cells = random_cells(60)
     cells[::12] = NAN
     shown = count_shown(cells, list("abcd"), "multilabel", np.array([1, 3, 1, 2]))
@@ -167,12 +167,12 @@ def test_shown_counts_are_those_of_the_rows_that_an_epoch_draws():
         for kind, column in ((1, "present"), (0, "absent")):
             np.testing.assert_allclose((targets[drawn] == kind).sum(axis=0) / 1000, frame[column][:4], rtol=0.03)
         none = ((targets[drawn] == 1).sum(axis=1) == 0).sum() / 1000
-        assert frame.iloc[4]["label"] == "(none of them)" and frame.iloc[4]["present"] == pytest.approx(none, rel=0.03)
+        assert frame.iloc[4]["label"] == "no label" and frame.iloc[4]["present"] == pytest.approx(none, rel=0.03)
         assert frame["images"][0] == pytest.approx(len(drawn) / 1000, abs=0.5)
     np.testing.assert_allclose(shown["natural"]["prevalence"][:4], count_cells(cells, list("abcd"))["prevalence"])
 
 
-def test_a_balanced_epoch_of_a_binary_task_is_half_and_half():
+def test_a_balanced_epoch_of_a_binary_task_has_equal_classes():
     shown = count_shown(np.array([[1.0]] * 9 + [[0]] * 3), ["pneumonia"], "binary", np.array([1]))
     assert list(shown) == ["natural", "square_root", "balanced"]  # nothing is rare that would be copied
     assert shown["natural"]["label"].tolist() == ["pneumonia", "no pneumonia"]
@@ -182,7 +182,7 @@ def test_a_balanced_epoch_of_a_binary_task_is_half_and_half():
     np.testing.assert_allclose(shown["square_root"]["prevalence"], [root, 1 - root])
 
 
-def test_classes_are_balanced_and_have_no_row_for_none_of_them():
+def test_classes_are_balanced_without_a_row_for_no_label():
     cells = np.eye(3)[[0] * 6 + [1] * 3 + [2]]
     cells[9] = [0, 0, -1]  # a doubtful class: left out whole
     shown = count_shown(np.vstack([cells, np.eye(3)[[2]]]), list("abc"), "multiclass", np.array([1, 2, 6]))
@@ -191,11 +191,11 @@ def test_classes_are_balanced_and_have_no_row_for_none_of_them():
     np.testing.assert_allclose(shown["balanced"]["prevalence"], [1 / 3] * 3)
 
 
-def test_nothing_is_shown_where_no_cell_is_certain():
+def test_no_certain_cells_give_no_counts():
     assert count_shown(np.array([[-1.0, NAN]] * 5), ["a", "b"], "multilabel", np.array([1, 1])) == {}
 
 
-def test_the_pair_that_most_images_say_comes_first():
+def test_nested_pairs_are_sorted_by_images():
     number = np.arange(240)
     cells = np.stack([number % 8 == 0, number % 4 == 0, number % 2 == 0], axis=1).astype(float)
     assert find_nested(cells, LABELS) == [("b", "c"), ("a", "b"), ("a", "c")]

@@ -25,7 +25,7 @@ N = 240
 
 
 def make_scan(**fields):
-    """A stand-in with the fields of a Scan that probes read."""
+    """An object with the fields of a Scan that probes read."""
     rng = np.random.default_rng(0)
     given = {"height": np.full(N, 64), "width": np.full(N, 64), "mode": np.full(N, "L"),
              "file_bytes": rng.integers(1000, 2000, N), "mean": rng.normal(100, 10, N), "std": rng.normal(50, 5, N),
@@ -38,12 +38,12 @@ def make_scan(**fields):
     return Fake(**given)
 
 
-def test_a_column_that_is_sometimes_blank_tells_something():
+def test_missing_values_are_a_feature():
     parsed = parse_columns(pd.DataFrame({"device": ["tube", "", "tube", ""]}))
     assert column_features(parsed)["device"].tolist() == [[0, 1], [1, 0], [0, 1], [1, 0]]
 
 
-def test_features_of_files_ids_and_borders_are_what_they_say():
+def test_features_of_files_ids_and_borders_have_known_values():
     images = np.zeros((2, 64, 64), np.uint8)
     images[1, :8, :8] = 255
     scan = make_scan(height=np.array([10, 0]), width=np.array([20, 0]), mode=np.array(["L", "RGB"]),
@@ -61,13 +61,13 @@ def test_features_of_files_ids_and_borders_are_what_they_say():
     assert order["row order"][:, 0].tolist() == [0, 1] and order["id length"][:, 0].tolist() == [7, 4]
 
 
-def test_the_auc_is_scikit_learns():
+def test_the_auc_equals_scikit_learns():
     rng = np.random.default_rng(0)
     target, scores = rng.integers(0, 2, 200), rng.integers(0, 9, 200) / 8
     assert _auc(target, scores) == pytest.approx(roc_auc_score(target, scores), abs=1e-12)
 
 
-def test_a_column_that_tells_the_label_is_found_and_named():
+def test_a_column_that_predicts_the_label_is_named():
     rng = np.random.default_rng(0)
     label = rng.integers(0, 2, N).astype(float)
     features = {"noise": rng.normal(size=(N, 1)), "site": (label + rng.normal(0, 0.3, N))[:, None]}
@@ -77,7 +77,7 @@ def test_a_column_that_tells_the_label_is_found_and_named():
     assert (probe.images, probe.positives) == (N, int(label.sum()))
 
 
-def test_a_column_that_tells_by_its_middle_is_found_too():
+def test_a_nonmonotonic_column_is_found():
     rng = np.random.default_rng(0)
     values = rng.uniform(-1, 1, N)
     probe = probe_labels({"size": values[:, None]}, (np.abs(values) < 0.5).astype(float)[:, None],
@@ -85,8 +85,8 @@ def test_a_column_that_tells_by_its_middle_is_found_too():
     assert probe.families["size"] > 0.9
 
 
-def test_noise_tells_nothing_however_alike_the_images_of_a_patient_are():
-    """A number a patient would tell the label if a patient's images stood in two folds."""
+def test_noise_scores_at_chance_with_similar_images_of_a_patient():
+    """The feature identifies the patient, so it would predict the label if folds shared patients."""
     above = 0
     for seed in range(4):
         rng = np.random.default_rng(seed)
@@ -106,25 +106,25 @@ def test_uncertain_and_blank_cells_do_not_count():
 
 
 @pytest.mark.parametrize("cells", [np.zeros(N), np.full(N, np.nan), (np.arange(N) < 9).astype(float)])
-def test_with_too_few_patients_nothing_is_said(cells):
+def test_too_few_patients_give_no_auc(cells):
     probe = probe_labels({"a": np.arange(N, dtype=float)[:, None]}, cells[:, None], np.arange(N).astype(str), ["x"])[0]
     assert np.isnan(probe.auc) and probe.families == {} and probe.best == "" and not probe.is_above_chance
 
 
-def test_two_images_or_one_patient_are_no_error():
+def test_two_images_or_one_patient_are_accepted():
     for groups in (["a", "b"], ["a", "a"]):
         probe = probe_labels({"a": np.array([[1.0], [2.0]])}, np.array([[0.0], [1.0]]), np.array(groups), ["x"])[0]
         assert np.isnan(probe.auc)
 
 
-def test_columns_of_one_value_or_without_any_are_left_out():
+def test_constant_and_empty_columns_are_left_out():
     rng = np.random.default_rng(0)
     features = {"same": np.ones((N, 1)), "nothing": np.full((N, 1), np.nan), "good": rng.normal(size=(N, 1))}
     label = rng.integers(0, 2, N).astype(float)
     assert set(probe_labels(features, label[:, None], np.arange(N).astype(str), ["x"])[0].families) == {"good"}
 
 
-def test_test_images_from_another_scanner_are_told_from_training_images():
+def test_images_of_another_scanner_are_distinguished():
     rng = np.random.default_rng(0)
     sides = [{"brightness": rng.normal(mean, 1, (N, 1)), "age": rng.normal(size=(N, 1))} for mean in (0, 3)]
     sides[0]["only here"] = rng.normal(size=(N, 1))
@@ -134,7 +134,7 @@ def test_test_images_from_another_scanner_are_told_from_training_images():
     assert probe.families["age"] < 0.65
 
 
-def test_the_same_probe_twice_is_the_same():
+def test_probes_are_deterministic():
     rng = np.random.default_rng(0)
     features, label = {"a": rng.normal(size=(N, 2))}, rng.integers(0, 2, N).astype(float)
     one, other = (probe_labels(features, label[:, None], np.arange(N).astype(str), ["x"])[0] for _ in range(2))
@@ -142,7 +142,7 @@ def test_the_same_probe_twice_is_the_same():
 
 
 class PrevalencePlusValue:
-    """A classifier whose scores are shifted by the prevalence in its training folds, as those of real ones are."""
+    """A classifier whose scores depend on the prevalence in its training folds, as those of real ones do."""
 
     def fit(self, values, target):
         self.prevalence = target.mean()
