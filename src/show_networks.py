@@ -6,7 +6,6 @@ weights are. With --network, one network layer by layer, and with --diagram a dr
 --network is a network of this project, any of timm's, or an experiment; channels and outputs are the competition's.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,22 +27,8 @@ if TYPE_CHECKING:
 BOX_WIDTH, ROW_HEIGHT = 2.6, 0.85  # inches of the diagram
 
 
-@dataclass(frozen=True)
-class Entry:
-    """A row of the table of networks."""
-
-    network: str
-    head: str
-    experiment: str  # the first with this network, head and image size
-    parameters: int
-    flops: int
-    channels: int
-    image_size: int
-    weights: str     # where the ImageNet weights are
-
-
-def main(argv: list[str] | None = None) -> "list[Entry] | Summary":
-    """Returns the entries of the table, or the summary of one network."""
+def main(argv: list[str] | None = None) -> "dict[str, Summary] | Summary":
+    """Returns the summaries of all networks, or of one."""
     parser = make_parser(__doc__)
     parser.add_argument("--network", metavar="NAME", help="one network, layer by layer")
     parser.add_argument("--diagram", type=Path, metavar="FILE", help="draw it to a .png or .svg file")
@@ -92,28 +77,27 @@ def pick_network(name: str) -> Experiment:
     return Experiment(network=name, image_size=size.input_size[-1] if size else 224)
 
 
-def list_networks(competition: Competition) -> list[Entry]:
-    """Prints all networks of the experiments with the competition's channels and outputs; returns the entries."""
+def list_networks(competition: Competition) -> "dict[str, Summary]":
+    """Prints the networks of all experiments with the competition's channels and outputs.
+
+    Returns the summaries, by the first experiment with that network, head and image size.
+    """
     from models.summary import summarize
 
-    named = {}
+    named, summaries = {}, {}
     for name, experiment in EXPERIMENTS.items():
-        named.setdefault((experiment.network, experiment.head, experiment.image_size), (name, experiment))
-    entries = []
-    for (network, head, size), (name, experiment) in tqdm(named.items(), "networks", disable=None, leave=False):
-        channels = image_channels(competition, experiment)
-        summary = summarize(network, channels, size, len(competition.labels), head, experiment.dropout)
-        entries.append(Entry(network, head, name, summary.parameters, summary.flops, channels, size,
-                             weights_source(network)))
+        named.setdefault((experiment.network, experiment.head, experiment.image_size), name)
     table = Table("network", "head", "experiment",
                   *(Column(title, justify="right") for title in ("parameters", "MFLOPs per image", "image")),
                   "ImageNet weights",
                   title=f"networks with the {len(competition.labels)} outputs of {competition.name}")
-    for entry in entries:
-        table.add_row(entry.network, entry.head, entry.experiment, f"{entry.parameters:,}", f"{entry.flops / 1e6:,.1f}",
-                      f"{entry.channels} x {entry.image_size}²", entry.weights)
+    for (network, head, size), name in tqdm(named.items(), "networks", disable=None, leave=False):
+        channels = image_channels(competition, EXPERIMENTS[name])
+        summary = summaries[name] = summarize(network, channels, size, len(competition.labels), head)
+        table.add_row(network, head, name, f"{summary.parameters:,}", f"{summary.flops / 1e6:,.1f}",
+                      f"{channels} x {size}²", weights_source(network))
     make_console().print(table)
-    return entries
+    return summaries
 
 
 def weights_source(network: str) -> str:

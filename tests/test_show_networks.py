@@ -55,8 +55,8 @@ def test_a_registered_network_is_listed_and_drawn(home, monkeypatch):
     monkeypatch.setitem(NETWORKS, "flat", lambda channels, size, outputs: Network({
         "flatten": nn.Flatten(), "output": nn.Linear(channels * size**2, outputs)}))
     monkeypatch.setattr(show_networks, "EXPERIMENTS", {"flat_8": Experiment(network="flat", image_size=8)})
-    entry, = show_networks.main([])
-    assert (entry.network, entry.parameters, entry.flops) == ("flat", 65 * 3, 2 * 64 * 3)
+    summary = show_networks.main([])["flat_8"]
+    assert (summary.parameters, summary.flops) == (65 * 3, 2 * 64 * 3)
     assert show_networks.main(["--network", "flat", "--diagram", str(home / "flat.png")]).parameters == 65 * 3
     assert (home / "flat.png").stat().st_size > 1000
 
@@ -76,13 +76,17 @@ def test_a_diagram_is_drawn(suffix, home, capsys):
 def test_the_list_has_every_network_of_the_experiments(home, capsys, monkeypatch):
     some = {name: EXPERIMENTS[name] for name in ("cnn_b", "cnn_b_per_task", "lite0", "lite0_128", "vgg19_002")}
     monkeypatch.setattr(show_networks, "EXPERIMENTS", some)
-    entries = show_networks.main([])
-    assert [(entry.network, entry.experiment, entry.image_size) for entry in entries] == [
-        ("cnn_b", "cnn_b", 64), ("tf_efficientnet_lite0", "lite0", 64), ("tf_efficientnet_lite0", "lite0_128", 128),
-        ("vgg19_002", "vgg19_002", 256)]
-    assert entries[0].parameters == 102_263 and entries[0].weights.startswith("none")
-    assert "lite0" in Path(entries[1].weights).name
-    assert entries[3].weights == "not found: vgg19" and "not found: vgg19" in capsys.readouterr().out
+    summaries, printed = show_networks.main([]), capsys.readouterr().out
+    assert {name: summary.image_size for name, summary in summaries.items()} == {
+        "cnn_b": 64, "lite0": 64, "lite0_128": 128, "vgg19_002": 256}
+    assert summaries["cnn_b"].parameters == 102_263 and "tf_efficientnet_lite0" in printed
+    assert "none: trained from scratch" in printed and "not found: vgg19" in printed
+
+
+def test_the_source_of_weights_is_a_file_or_a_missing_name(home):
+    assert "lite0" in Path(show_networks.weights_source("tf_efficientnet_lite0")).name
+    assert show_networks.weights_source("vgg19_002") == "not found: vgg19"
+    assert show_networks.weights_source("cnn_b").startswith("none")
 
 
 def test_a_name_is_an_experiment_or_a_network():

@@ -46,30 +46,37 @@ class _Page:
                                      TILE / self.height))
 
 
-def _are_heads(rows: list[tuple]) -> list[bool]:
-    """True for rows whose label, their first element, differs from that of the row before."""
-    return [row == 0 or rows[row][0] != rows[row - 1][0] for row in range(len(rows))]
+def _place_rows(title: str, caption: str, columns: float, rows: list[tuple],
+                min_width: float = 0.0) -> tuple[_Page, list[tuple[float, bool]]]:
+    """A page with headings, row titles and a colour bar; and of every row its top and whether it starts a label.
+
+    columns: the width of the panels in inches;  rows: (label, title, panels); the label is a heading where it changes.
+    """
+    is_first = [row == 0 or rows[row][0] != rows[row - 1][0] for row in range(len(rows))]
+    width = LEFT + columns + RIGHT
+    page = _Page(max(width, min_width), TOP + len(rows) * (TILE + LINES) + sum(is_first) * HEAD + GAP, title, caption)
+    tops, top = [], TOP
+    for (label, text, _), starts in zip(rows, is_first, strict=True):
+        if starts:
+            page.write(GAP, top + HEAD / 4, label, LARGE - 2, weight="bold")
+            top += HEAD
+        page.write(GAP, top + LINES, text, NORMAL)
+        tops.append((top, starts))
+        top += TILE + LINES
+    return page, tops
 
 
 def draw_sheet(title: str, caption: str, rows: list[tuple[str, str, list[Panel]]]) -> Figure:
     """A figure with one line of panels per row (label, outcome, panels); the label is a heading where it changes."""
-    heads = _are_heads(rows)
-    width = LEFT + COLUMNS * (2 * TILE + SEAM + GAP) + RIGHT
-    height = TOP + len(rows) * (TILE + LINES) + sum(heads) * HEAD + GAP
-    page = _Page(width, height, title, caption)
-    top = TOP
-    for (label, outcome, panels), is_head in zip(rows, heads, strict=True):
-        if is_head:
-            page.write(GAP, top + HEAD / 4, label, LARGE - 2, weight="bold")
-            top += HEAD
-        page.write(GAP, top + LINES, outcome, NORMAL)
+    step = 2 * TILE + SEAM + GAP
+    page, tops = _place_rows(title, caption, COLUMNS * step, rows)
+    for (_, _, panels), (top, _) in zip(rows, tops, strict=True):
         for number, panel in enumerate(panels):
-            left = LEFT + number * (2 * TILE + SEAM + GAP)
+            left = LEFT + number * step
             page.write(left, top + LINES / 4, panel.text, SMALL, linespacing=1.25)
             _draw_image(page.place(left, top + LINES), panel)
             _draw_heat(page.place(left + TILE + SEAM, top + LINES), panel)
-        top += TILE + LINES
-    _draw_colour_bar(page.place(width - RIGHT + 0.1, TOP + HEAD + LINES, wide=0.16))
+    _draw_colour_bar(page.place(LEFT + COLUMNS * step + 0.1, TOP + HEAD + LINES, wide=0.16))
     return page.figure
 
 
@@ -80,26 +87,16 @@ def draw_grid(title: str, caption: str, columns: list[str], image: np.ndarray, m
     rows: (label, method, panels); the label is a heading where it changes.  masks: of every heading, the finding's mask
     (S, S), None if it is not known.
     """
-    known, cold = iter(masks), np.zeros(image.shape[:2])
-    heads = _are_heads(rows)
-    width = LEFT + (len(columns) + 1) * (TILE + GAP) + RIGHT
-    height = TOP + len(rows) * (TILE + LINES) + sum(heads) * HEAD + GAP
-    page = _Page(max(width, CAPTION_WIDTH), height, title, caption)
-    top = TOP
-    for (label, method, panels), is_head in zip(rows, heads, strict=True):
-        if is_head:
-            page.write(GAP, top + HEAD / 4, label, LARGE - 2, weight="bold")
-            top += HEAD
+    known, cold, step = iter(masks), np.zeros(image.shape[:2]), TILE + GAP
+    page, tops = _place_rows(title, caption, (len(columns) + 1) * step, rows, CAPTION_WIDTH)
+    for (_, _, panels), (top, is_first) in zip(rows, tops, strict=True):
+        if is_first:
             _draw_heat(page.place(LEFT, top + LINES), Panel("", image, cold, False, next(known)))
-        page.write(GAP, top + LINES, method, NORMAL)
-        for number, (column, panel) in enumerate(zip(columns, panels, strict=True)):
-            if panel is None:
-                continue
-            left = LEFT + (number + 1) * (TILE + GAP)
-            page.write(left, top + LINES / 4, f"{column}\n{panel.text}", SMALL, linespacing=1.25)
-            _draw_heat(page.place(left, top + LINES), panel)
-        top += TILE + LINES
-    _draw_colour_bar(page.place(LEFT + (len(columns) + 1) * (TILE + GAP), TOP + HEAD + LINES, wide=0.16))
+        for number, (column, panel) in enumerate(zip(columns, panels, strict=True), start=1):
+            if panel is not None:
+                page.write(LEFT + number * step, top + LINES / 4, f"{column}\n{panel.text}", SMALL, linespacing=1.25)
+                _draw_heat(page.place(LEFT + number * step, top + LINES), panel)
+    _draw_colour_bar(page.place(LEFT + (len(columns) + 1) * step, TOP + HEAD + LINES, wide=0.16))
     return page.figure
 
 
