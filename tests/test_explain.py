@@ -117,7 +117,7 @@ def test_a_group_is_shown_once_by_its_surest_image():
     assert rows.tolist() == [1, 2] and total == 4
 
 
-def test_the_hottest_place_is_painted_red_and_cold_stays_grey():
+def test_hot_pixels_are_red_and_cold_ones_grey():
     heat = np.zeros((16, 16), np.float32)
     heat[4, 12] = 1.0
     figure = draw_sheet("title", "caption", [("label", "true positives", [panel(heat)])])
@@ -345,7 +345,7 @@ def test_wrong_decisions_are_listed_beside_the_figures(squares, capsys):
         assert (truth[label].to_numpy()[mine] == errors["truth"].to_numpy()[mine]).all()
 
 
-def test_a_method_needs_one_entry_only(squares, monkeypatch):
+def test_a_registered_method_reaches_every_script(squares, monkeypatch):
     def brightness(model, images, label, task):
         return attribution.maps_from_signed(images.float().mean(dim=1) / 255)
 
@@ -374,13 +374,13 @@ def test_images_asked_for_get_a_sheet_each(squares, network, monkeypatch):
     assert all(cv2.imread(str(path)).std() > 10 for path in sheets)
 
 
-def test_an_image_that_is_not_there_is_said_with_the_nearest(squares):
+def test_an_unknown_image_is_an_error_with_similar_ids(squares):
     fabricate(squares, "toy")
     with pytest.raises(ValueError, match=r"no image 'i1' in the parts train of 'squares'; ids are such as .*i"):
         explain.main(["--competition", "squares", "--experiment", "toy", "--image", "i1"])
 
 
-def test_columns_say_which_model_never_saw_the_image(squares):
+def test_column_titles_name_the_held_out_fold(squares):
     fabricate(squares, "toy")
     table = fabricate(squares, "plain", "mlp_a")
     write_blend_of(table, "both", ("toy", "plain"))
@@ -396,7 +396,7 @@ def test_columns_say_which_model_never_saw_the_image(squares):
     assert [len(column.models) for column in make_columns(members, table, row, is_training=False)] == [2, 2]
 
 
-def test_a_sheet_of_a_blend_decides_by_the_mean_that_it_shows(squares, monkeypatch):
+def test_a_blends_figure_decides_by_the_mean_probability(squares, monkeypatch):
     """Ranks have other thresholds than the probabilities on the sheet."""
     table, decided = fabricate(squares, "toy"), []
 
@@ -410,7 +410,7 @@ def test_a_sheet_of_a_blend_decides_by_the_mean_that_it_shows(squares, monkeypat
     assert decided[0] == decided[1] != "p ≥ 0.500"
 
 
-def test_labels_that_are_there_come_first_then_the_most_probable():
+def test_positive_labels_come_first_then_probable_ones():
     cells, probs = np.array([0, 1, np.nan, -1, 1.0]), np.array([0.9, 0.1, 0.5, 0.8, 0.2])
     assert pick_labels(cells, probs) == [4, 1, 0]
     assert pick_labels(None, probs) == [0, 3, 2]
@@ -418,7 +418,7 @@ def test_labels_that_are_there_come_first_then_the_most_probable():
     assert truth_text(None, 0) == "truth unknown"
 
 
-def test_maps_are_measured_beside_guesses_one_image_a_group(squares, monkeypatch, capsys):
+def test_maps_are_measured_beside_chance_one_image_per_group(squares, monkeypatch, capsys):
     monkeypatch.setattr("explaining.attribution.LIME_SAMPLES", 24)
     fabricate(squares, "toy")
     path, = explain.main(["--competition", "squares", "--experiment", "toy", "--evaluate-maps", "2"])
@@ -433,7 +433,7 @@ def test_maps_are_measured_beside_guesses_one_image_a_group(squares, monkeypatch
     assert "by chance that share of the heat lies inside" in capsys.readouterr().out
 
 
-def test_a_blend_is_measured_by_the_mean_of_maps_and_of_probabilities(squares, monkeypatch):
+def test_blends_are_measured_by_mean_maps_and_mean_probabilities(squares, monkeypatch):
     """Of two equal members it is what each alone is; of two others, what a map does to both, in the mean.
 
     A member that a method cannot explain has no part in its map, but in the probability.

@@ -1,8 +1,9 @@
-"""Eight networks of a Kaggle in-class entry, here called 003: images (B, C, S, S) -> raw logits (B, outputs).
+"""Eight networks of reference system 003: images (B, C, S, S) to raw logits (B, outputs).
 
-Layers and sizes are that entry's. Departures: the weights of layers before a ReLU are drawn as He et al. 2015
-propose (Glorot's, Keras' default, left the nine layers of CNN e untrained after three epochs); the pools stand before
-their ReLU, which gives the same numbers sooner; the MLPs flatten the image first, without which they answer per row.
+Layers and sizes are the reference's. Three things differ: weights before a ReLU are initialised as in He et al. 2015,
+because with Glorot's (Keras' default) the nine layers of `cnn_e` were untrained after three epochs; pooling precedes
+ReLU, which gives the same numbers faster; and the MLPs flatten the image first, because without it they give logits per
+row.
 """
 
 from collections import OrderedDict
@@ -12,11 +13,11 @@ from torch import nn
 
 from models.layers import BitDropout, ImageRows, PooledReLU, SameConv2d, SequenceLSTM, UnfoldConv2d
 
-KERAS_BATCH_NORM = {"momentum": 0.01, "eps": 1e-3}  # torch's momentum is the share of the new batch: 1 - Keras' 0.99
+KERAS_BATCH_NORM = {"momentum": 0.01, "eps": 1e-3}  # torch's momentum is 1 - Keras' 0.99
 
 
 class Network(nn.Sequential):
-    """Stages by name, one after the other."""
+    """Named layers, applied in order, with the initial weights of `_initialise`."""
 
     def __init__(self, stages: dict[str, nn.Module]):
         super().__init__(OrderedDict(stages))
@@ -38,7 +39,7 @@ def cnn_a(channels: int, image_size: int, outputs: int) -> Network:
 
 
 def cnn_b(channels: int, image_size: int, outputs: int) -> Network:
-    """Three small convolutions, two of stride 2, with batch normalisation: the smallest network."""
+    """Three small convolutions, two of stride 2, with batch normalisation: the smallest of the eight networks."""
     require_size("cnn_b", image_size, least=17)
     side = -(-image_size // 16) // 2                            # four halvings that round up, one that rounds down
     return Network({                                            # 64 pixels:
@@ -85,7 +86,7 @@ def cnn_c(channels: int, image_size: int, outputs: int) -> Network:
 
 
 def cnn_d(channels: int, image_size: int, outputs: int) -> Network:
-    """Two 5x5 convolutions, each pooled five to one, and four fifths of the hidden layer dropped."""
+    """Two 5x5 convolutions, each with 5x5 pooling, and a hidden layer with dropout 0.8."""
     require_size("cnn_d", image_size, least=49)
     side = ((image_size - 4) // 5 - 4) // 5
     return Network({                                            # 64 pixels:
@@ -102,7 +103,7 @@ def cnn_d(channels: int, image_size: int, outputs: int) -> Network:
 
 
 def cnn_e(channels: int, image_size: int, outputs: int) -> Network:
-    """Eight convolutions and a global maximum: the entry's best. Its parameters fit images of any size."""
+    """Eight convolutions and global max pooling: the reference's best network. Its parameters fit any image size."""
     require_size("cnn_e", image_size, least=54)
     return Network({                                            # 64 pixels:
         "conv1": nn.Conv2d(channels, 32, 3, padding=1),         # 32 x 64 x 64
@@ -135,9 +136,9 @@ def cnn_e(channels: int, image_size: int, outputs: int) -> Network:
 
 
 def lstm(channels: int, image_size: int, outputs: int) -> Network:
-    """Two LSTM layers that read the image row by row; every step's output is used.
+    """Two LSTM layers that read the image row by row; the outputs of all steps are used.
 
-    torch keeps two bias vectors a layer where Keras keeps one: 1,024 parameters more, the same functions.
+    torch has two bias vectors per layer, Keras one: 1,024 more parameters for the same functions.
     """
     require_size("lstm", image_size, least=1)
     return Network({                                                                # 64 pixels, 1 channel:
@@ -164,11 +165,11 @@ def mlp_a(channels: int, image_size: int, outputs: int) -> Network:
 
 
 def mlp_b(channels: int, image_size: int, outputs: int) -> Network:
-    """A linear layer, a hidden layer, dropout and batch normalisation; a training batch needs two images at least."""
+    """A linear layer, a hidden layer, dropout and batch normalisation; a training batch needs at least two images."""
     require_size("mlp_b", image_size, least=1)
     return Network({                                            # 64 pixels, 1 channel:
         "flatten": nn.Flatten(),                                # 4 096
-        "linear": nn.Linear(channels * image_size**2, 256),     # 256, with no activation: as the reference has it
+        "linear": nn.Linear(channels * image_size**2, 256),     # 256, without activation, as in the reference
         "hidden": nn.Linear(256, 100),                          # 100
         "relu": nn.ReLU(),
         "dropout": BitDropout(0.5),
@@ -178,7 +179,7 @@ def mlp_b(channels: int, image_size: int, outputs: int) -> Network:
 
 
 def pixels(channels: int, image_size: int, outputs: int) -> Network:
-    """No backbone at all: the pixels are the features, as the entry's support vector machine had them."""
+    """No backbone: the pixels are the features, as for the support vector machine of the reference."""
     require_size("pixels", image_size, least=1)
     return Network({                                            # 64 pixels, 1 channel:
         "flatten": nn.Flatten(),                                # 4 096
@@ -187,15 +188,15 @@ def pixels(channels: int, image_size: int, outputs: int) -> Network:
 
 
 def require_size(name: str, image_size: int, least: int) -> None:
-    """Raises ValueError where images are too small for a network."""
+    """Raises ValueError if images are too small for a network."""
     if image_size < least:
         raise ValueError(f"{name} needs images of at least {least} pixels, not {image_size}; raise image_size")
 
 
 def _initialise(network: Network) -> None:
-    """He's weights before a ReLU, Glorot's elsewhere; zero biases; the LSTM as Keras draws it.
+    """Initialises weights as He et al. before a ReLU and as Glorot & Bengio elsewhere, biases as 0, LSTMs as Keras.
 
-    Sources: He et al. 2015, https://arxiv.org/abs/1502.01852; Glorot & Bengio 2010; Keras' LSTM for the last.
+    Sources: He et al. 2015, https://arxiv.org/abs/1502.01852; Glorot & Bengio 2010; keras.layers.LSTM.
     """
     linear = ("output", "linear")  # no activation follows
     for name, stage in network.named_children():
@@ -217,7 +218,7 @@ def _initialise_lstm(stage: nn.LSTM) -> None:
             nn.init.orthogonal_(parameter)
         else:
             nn.init.zeros_(parameter)
-            if name.startswith("bias_ih"):  # gates: input, forget, cell, output; at first a cell keeps what it holds
+            if name.startswith("bias_ih"):  # gates: input, forget, cell, output; Keras' unit_forget_bias
                 nn.init.ones_(parameter.data[stage.hidden_size : 2 * stage.hidden_size])
 
 

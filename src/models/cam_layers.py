@@ -1,9 +1,10 @@
 """Which layers of a network give maps, and which of them Grad-CAM and HiResCAM read.
 
-Measured on the demo's phantoms (tests/benchmarks/gradcam_layers.py), where the findings are known, at 64 pixels: the
-hottest pixel of six networks lies in them most often, in both halves of the patients alike, by Grad-CAM on the last map
-of 4 cells a side or more, by HiResCAM on the last of 5 to 8 or more. At 128 pixels Grad-CAM too was better on 8 cells
-than on 4, so it is a cell's pixels that count. Larger images were not measured: there it is the usual 7 cells.
+The layers were chosen on the demo, whose findings are known (tests/benchmarks/gradcam_layers.py). At 64 pixels the
+hottest pixel of six networks lies inside the finding most often with Grad-CAM on the last map of at least 4 x 4 cells,
+and with HiResCAM on the last of at least 5 x 5 to 8 x 8; both halves of the patients agree. At 128 pixels Grad-CAM was
+better on 8 x 8 cells than on 4 x 4, so the pixels per cell matter. Larger images were not measured; they use the usual
+7 x 7 cells.
 """
 
 import torch
@@ -13,9 +14,9 @@ from torch.func import functional_call
 from models.architectures import Network
 
 KINDS = ("coarse", "fine")  # of layers: Grad-CAM reads the coarse one, HiResCAM the fine one
-CELLS = 7         # along a side, at least: the last map of networks for 224 pixels
-CELL_PIXELS = 16  # small enough cells for Grad-CAM: 4 along a side at 64 pixels
-# families whose class token reads the patches only behind their last block, and the blocks in which it does
+CELLS = 7         # per side, at least: the last map of networks for 224 pixels
+CELL_PIXELS = 16  # the largest cell for Grad-CAM: 4 x 4 cells at 64 pixels
+# names of the blocks in which the class token reads the patches, for families where it does so after the last block
 CLASS_BLOCKS = ("cls_attn_blocks", "blocks_token_only")
 
 
@@ -31,12 +32,13 @@ def find_cam_layers(network: nn.Module, channels: int, image_size: int) -> dict[
 
 
 def map_sides(network: nn.Module, channels: int, image_size: int) -> dict[str, int]:
-    """Layers whose output is a square map, from the image to the head, and how many cells a side it has.
+    """Layers whose output is a square map, from the image to the head, and the number of cells per side.
 
-    Of ours all stages, of timm's networks the ends of stages. Of a transformer with a class token there is one: the
-    norm through which that token last reads the patches, or first where it joins them only behind the last block;
-    what lies behind reaches the class token no more, what lies before is mixed further. Of an XCiT trained on the demo
-    the hottest pixel is inside 18 % and, by HiResCAM, 27 % of 230 times there; at the last block's norm 6 % and 12 %.
+    For this project's networks these are all stages, for timm's the ends of their stages. A transformer with a class
+    token has one: the norm through which that token reads the patches for the last time, or for the first time if it
+    joins them only after the last block. Later outputs do not reach the class token; earlier ones are mixed further. In
+    an XCiT trained on the demo the hottest pixel there is inside the finding in 18 % (HiResCAM: 27 %) of 230 cases,
+    and at the last block's norm in 6 % (12 %).
     """
     if isinstance(network, Network):
         return _sides_of_stages(network, channels, image_size)

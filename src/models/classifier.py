@@ -1,4 +1,4 @@
-"""Images as they are stored to logits: any network of ours or of timm, with the normalisation its weights expect."""
+"""Any network of this project or of timm, with the normalisation that its weights expect: uint8 images to logits."""
 
 import difflib
 from collections import ChainMap
@@ -20,16 +20,16 @@ from models.pretrained import (
 )
 from models.reference_networks import FROM_SCRATCH, LAYOUTS, Headed, Layout, make_front, make_head
 
-OURS = ChainMap(FROM_SCRATCH, NETWORKS)  # networks that are written here, without a part of timm's
-# X-rays after /255 lie around these, near enough for networks trained from scratch
+OURS = ChainMap(FROM_SCRATCH, NETWORKS)  # networks of this project, without a part of timm's
+# roughly the mean and deviation of X-rays after /255; enough for networks trained from scratch
 SCRATCH_MEAN, SCRATCH_STD = (0.5,), (0.25,)
 
 
 class Classifier(nn.Module):
     """uint8 or float images (B, C, S, S), 0 to 255, to raw logits (B, K).
 
-    The normalisation is part of the model, so training, prediction and explanation cannot differ in it. mean, std: for
-    images in [0, 1], a number a channel; a grey image stands for three equal channels and gets the mean of three.
+    The normalisation is part of the model, so that training, prediction and explanation cannot differ in it. mean, std:
+    for images in [0, 1], one number per channel; for grey images the numbers of three channels are averaged.
     """
 
     def __init__(self, network: nn.Module, channels: int, mean: tuple[float, ...], std: tuple[float, ...],
@@ -40,7 +40,7 @@ class Classifier(nn.Module):
             of_grey = torch.full((channels,), sum(values) / len(values))
             values = torch.tensor(values) if len(values) == channels else of_grey
             self.register_buffer(name, 255 * values.reshape(-1, 1, 1))
-        self.cam_layers = cam_layers  # names, since a second reference would stand in the state_dict a second time
+        self.cam_layers = cam_layers  # names, because a second reference to a module would be in the state_dict too
         self.left_out: list[str] = []  # tensors of a file's head that did not fit and were not loaded
 
     def cam_layer(self, kind: str = "coarse") -> nn.Module | None:
@@ -48,18 +48,19 @@ class Classifier(nn.Module):
         return self.network.get_submodule(self.cam_layers[kind]) if self.cam_layers else None
 
     def normalise(self, images: Tensor) -> Tensor:
+        """Images (B, C, S, S), 0 to 255, as the network expects them."""
         return (images.float() - self.mean) / self.std
 
     def forward(self, images: Tensor) -> Tensor:
         return self.network(self.normalise(images).contiguous(memory_format=torch.channels_last))
 
     def clip_units(self) -> list[nn.Module]:
-        """The parts whose gradients are clipped each by itself."""
+        """The modules whose gradients are clipped separately."""
         return [self]
 
 
 class PerTask(nn.Module):
-    """One classifier a label, trained side by side and sharing nothing: logits (B, K)."""
+    """One classifier per label, without shared weights: images (B, C, S, S) to logits (B, K)."""
 
     def __init__(self, classifiers: list[Classifier]):
         super().__init__()
@@ -75,13 +76,18 @@ class PerTask(nn.Module):
 
 def build_model(network: str, channels: int, image_size: int, outputs: int, dropout: float = 0.0, weights: str = "none",
                 per_task: bool = False, head: str = "linear") -> Classifier | PerTask:
-    """An experiment's model: `network` is a key of OURS or LAYOUTS or any timm name; weights none, imagenet or a file.
+    """The model of an experiment.
 
-    The normalisation is what the weights were trained with: a run of ours writes it into its file, and any other file
-    of a timm network's weights is taken to need what timm knows for that network's published ones. The last layer
-    starts at zero, or as a file has it for as many outputs; else `left_out` names what of the file was not loaded.
-    "run:NAME" is as "none" here: see checkpoints.start_from_run.
-    Raises ValueError where there is no such network or a file does not fit, FileNotFoundError where there is none.
+    network: a key of OURS or LAYOUTS, or any timm name;  outputs: K;  dropout: before the last layer;  weights: "none",
+    "imagenet" or a file ("run:NAME" is treated as "none", see checkpoints.start_from_run);  per_task: one network per
+    label;  head: for timm networks, a name in reference_networks.HEADS.
+    The normalisation is that of the weights: the files of runs contain it, and for any other file of a timm network it
+    is that of timm's published weights. The last layer starts at zero, or as in the file if that has as many outputs;
+    otherwise `left_out` names the tensors of the file that were not loaded.
+    Raises ValueError if there is no such network or a file does not fit, FileNotFoundError if weights are not found.
+
+    >>> build_model("cnn_e", channels=1, image_size=64, outputs=3)(torch.zeros(2, 1, 64, 64)).shape
+    torch.Size([2, 3])
     """
     if per_task:
         return PerTask([build_model(network, channels, image_size, 1, dropout, weights, head=head)
@@ -99,7 +105,7 @@ def build_model(network: str, channels: int, image_size: int, outputs: int, drop
 
 
 def check_network(network: str, weights: str, head: str = "linear") -> None:
-    """Raises ValueError where there is no such network, FileNotFoundError where its weights cannot be found."""
+    """Raises ValueError if there is no such network, FileNotFoundError if its weights cannot be found."""
     if network in OURS:
         if weights == "imagenet":
             raise ValueError(f"network {network!r} is ours and has no {weights} weights; set weights=none, a file or "
@@ -122,7 +128,7 @@ def check_network(network: str, weights: str, head: str = "linear") -> None:
 
 
 def backbones_of(network: str) -> tuple[str, ...]:
-    """The networks of timm in a network, () where it is all ours."""
+    """The names of the timm networks in a network; () for a network of this project."""
     return () if network in OURS else LAYOUTS.get(network, Layout((network,))).backbones
 
 
@@ -142,7 +148,7 @@ def _check_imagenet_weights(network: str) -> None:
 
 
 def _load_ours(model: Classifier, channels: int, weights: str) -> Classifier:
-    """The model with what stands in a file of its own tensors; as it is where `weights` names none."""
+    """The model with the tensors of a file; unchanged if `weights` is not a file."""
     if not is_file(weights):
         return model
     path = find_weights("", weights)
@@ -156,7 +162,7 @@ def _load_ours(model: Classifier, channels: int, weights: str) -> Classifier:
 
 def _build_timm(network: str, channels: int, image_size: int, outputs: int, dropout: float, weights: str) -> Classifier:
     built, left_out = _create_timm(network, channels, image_size, weights, num_classes=outputs, drop_rate=dropout)
-    if left_out or not is_file(weights) and weights != "none":  # ImageNet's thousand classes are nobody's labels
+    if left_out or not is_file(weights) and weights != "none":  # ImageNet's classes are not the labels
         _zero_timm_head(built)
     layers = find_cam_layers(built, channels, image_size)
     model = Classifier(built, channels, *_normalisation(built, weights), layers)
@@ -188,7 +194,7 @@ def _is_of_headed(weights: str) -> bool:
 
 
 def _create_timm(network: str, channels: int, image_size: int, weights: str, **options) -> tuple[nn.Module, list[str]]:
-    """A network of timm, its first layer adapted to the channels, and what of the weights' file was left out."""
+    """A timm network, its first layer adapted to the channels, and the tensors of the file that were not loaded."""
     import timm
 
     options["in_chans"] = channels
@@ -200,9 +206,9 @@ def _create_timm(network: str, channels: int, image_size: int, weights: str, **o
 
 
 def _create_backbone(network: str, channels: int, image_size: int, weights: str) -> nn.Module:
-    """A network of timm without its classifier.
+    """A timm network without its classifier.
 
-    The two layers of 4,096 that timm's VGGs have before theirs go too; 120 million parameters are not drawn in vain.
+    A VGG is also without the two layers of 4,096 before it, so that their 120 million parameters are not initialised.
     """
     from timm.models.vgg import VGG
 
@@ -214,16 +220,16 @@ def _create_backbone(network: str, channels: int, image_size: int, weights: str)
 
 
 def _normalisation(built: nn.Module, weights: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and deviation that the weights expect of images in [0, 1]."""
-    if weights == "none" or weights.startswith("run:"):  # a run brings its own along
+    """The mean and standard deviation, of images in [0, 1], that the weights expect."""
+    if weights == "none" or weights.startswith("run:"):  # a run's weights include their own
         return SCRATCH_MEAN, SCRATCH_STD
     return tuple(built.pretrained_cfg["mean"]), tuple(built.pretrained_cfg["std"])
 
 
 def head_modules(model: Classifier | PerTask) -> list[nn.Module]:
-    """What stands behind the backbone: a head of ours, timm's classifier, or the last layer of the networks from 003.
+    """The modules after the backbone: the head of a `Headed`, timm's classifier, or the last layer of a `Network`.
 
-    Of every classifier where there is one a label.
+    With one network per label, those of all of them.
     """
     if isinstance(model, PerTask):
         return [head for classifier in model.classifiers for head in head_modules(classifier)]
@@ -231,32 +237,32 @@ def head_modules(model: Classifier | PerTask) -> list[nn.Module]:
         return [model.network.head]
     if isinstance(model.network, Network):
         return [list(model.network.modules())[-1]]
-    heads = model.network.get_classifier()  # of distilled networks two
+    heads = model.network.get_classifier()  # distilled networks have two
     return list(heads) if isinstance(heads, tuple) else [heads]
 
 
 def head_names(model: Classifier | PerTask) -> list[str]:
-    """The names of those in the whole model."""
+    """The names of `head_modules` in the model."""
     heads = head_modules(model)
     return [name for name, module in model.named_modules() if any(module is head for head in heads)]
 
 
 def weight_layers(model: Classifier | PerTask) -> list[list[nn.Parameter]]:
-    """All parameters, a list a layer with a matrix or kernel, from the image to the head.
+    """All parameters, as one list per layer that has a matrix or kernel, from the image to the head.
 
-    A layer's bias is with it, and so is the norm that follows. Networks side by side, of labels or of one `Headed`, are
-    counted from their ends: what is equally far from the head is one layer.
+    A layer includes its bias and the norm that follows. Parallel networks, of labels or of one `Headed`, are aligned at
+    their ends: layers at the same distance from the head are one layer.
     """
     if isinstance(model, PerTask):
-        return _abreast([weight_layers(classifier) for classifier in model.classifiers])
+        return _join_layers([weight_layers(classifier) for classifier in model.classifiers])
     if isinstance(model.network, Headed):
-        return [*_layers_of(model.network.front), *_abreast([_layers_of(each) for each in model.network.backbones]),
+        return [*_layers_of(model.network.front), *_join_layers([_layers_of(each) for each in model.network.backbones]),
                 *_layers_of(model.network.head)]
     return _layers_of(model.network)
 
 
 def _layers_of(network: nn.Module) -> list[list[nn.Parameter]]:
-    layers, early = [], []  # early: class tokens, position embeddings and norms that stand before the first matrix
+    layers, early = [], []  # early: class tokens, position embeddings and norms before the first matrix
     for module in network.modules():
         own = dict(module.named_parameters(recurse=False))
         if any(name.startswith("weight") and parameter.ndim >= 2 for name, parameter in own.items()):
@@ -269,8 +275,8 @@ def _layers_of(network: nn.Module) -> list[list[nn.Parameter]]:
     return layers
 
 
-def _abreast(sides: list[list[list[nn.Parameter]]]) -> list[list[nn.Parameter]]:
-    """The layers of several networks as those of one, aligned at their ends."""
+def _join_layers(sides: list[list[list[nn.Parameter]]]) -> list[list[nn.Parameter]]:
+    """The layers of parallel networks joined, aligned at their ends."""
     longest = max(map(len, sides))
     padded = [[[]] * (longest - len(side)) + side for side in sides]
     return [[parameter for layer in row for parameter in layer] for row in zip(*padded, strict=True)]
@@ -285,15 +291,15 @@ def _zero_timm_head(built: nn.Module) -> None:
 
 
 def _zero(head: nn.Linear | nn.Conv2d) -> None:
-    """Starts the last layer at zero, so that the first predictions are even.
+    """Sets the last layer to zero, so that all first probabilities are equal.
 
-    Drawn at random it is so large that the first loss is 1 to 6 where 0.7 is chance, and the first epochs go into
-    shrinking it; behind pretrained features it tears them about meanwhile.
+    With random weights the first loss is 1 to 6, where chance is 0.7; the first epochs only shrink them, and their
+    gradients damage pretrained features.
     """
     nn.init.zeros_(head.weight)
     nn.init.zeros_(head.bias)
 
 
 def count_parameters(model: nn.Module) -> int:
-    """Numbers that training can change."""
+    """The number of parameters."""
     return sum(parameter.numel() for parameter in model.parameters())

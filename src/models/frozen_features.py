@@ -18,9 +18,9 @@ LEAST_SIDE = 128  # pixels; `frozen_features` enlarges smaller images to this si
 
 
 class FeatureStore:
-    """A frozen network's features of a pixel store's images, in that store's place: the same rows, ids and constants.
+    """Features of a pixel store's images by a frozen network, with the interface of the pixel store.
 
-    `features` (N, D) float32, mapped and read-only. Pickled as names of files, as the pixel store is.
+    `features` (N, D) float32, memory-mapped and read-only. Pickled as file names, like the pixel store.
     """
 
     def __init__(self, store: PixelStore, path: Path):
@@ -44,22 +44,23 @@ class FeatureStore:
         return self.store.constant
 
     def rows(self, image_ids: Iterable[str]) -> np.ndarray:
-        """(n,) int, where these images stand. Raises ValueError naming the ids that are not there."""
+        """(n,) int, the rows of these images. Raises ValueError with the ids that are not in the store."""
         return self.store.rows(image_ids)
 
     def read(self, rows: Iterable[int]) -> np.ndarray:
-        """A fresh, writable copy of these rows: float32 (n, D), in the order asked for."""
+        """A writable copy of these rows, float32 (n, D), in the given order."""
         return self.features[np.asarray(rows, np.int64)]
 
 
 def open_features(name: str, model: "Classifier", store: PixelStore, network: str) -> FeatureStore:
-    """The features that a model's own backbone has of all images of its pixel store; computed where none are kept yet.
+    """The features of all images of a pixel store by a model's backbone, computed or read from disk.
 
-    They are what the model hands to its head when it predicts, in float32 and evaluation mode, so a head trained on
-    them and put back predicts alike. (In bfloat16 they come 1.3 to 1.9 times as fast on a processor that has it, but
-    rounded, and are then not those of prediction: AUCs of heads moved by up to 0.009, either way.)
-    network: its name; the model is left as it was. Kept in data/features/<name>-<key of pixels and weights>.npy:
-    another image, size, network, normalisation or weight is another file, another head is not.
+    They are the inputs of the head in float32 and evaluation mode, as in prediction, so a head trained on them and put
+    back gives the same predictions. (bfloat16 is 1.3 to 1.9 times as fast on processors that have it, but changed the
+    AUCs of heads by up to 0.009 in both directions.)
+    network: the name of the network. The model is unchanged afterwards. The file is
+    data/features/<name>-<key of pixels and weights>.npy; the key depends on images, size, network, normalisation and
+    weights, but not on the head.
     """
     from models.heads import head_name, put_head, take_head
 
@@ -78,15 +79,14 @@ def open_features(name: str, model: "Classifier", store: PixelStore, network: st
 
 def frozen_features(name: str, images: np.ndarray, key: str, network: str = "tf_efficientnet_lite0",
                     rows: np.ndarray | None = None) -> np.ndarray:
-    """(N, D) float32, mapped and read-only: a timm network's pooled features before its last layer, ImageNet weights.
+    """(N, D) float32, memory-mapped: pooled features before the last layer of a timm network with ImageNet weights.
 
-    images: uint8 (N, H, W) grey or (N, H, W, 3), an array or mapped, as Scan.thumbnails and PixelStore.pixels are.
-    key: what tells these pixels from all others, the name of the folder they stand in. Kept in
-    data/features/<name>-<key of network and pixels>.npy, so a second call reads a file. Square images smaller than 128
-    pixels are enlarged for the network, whose last map is 2x2 at 64. rows (n,): these images only, (n, D), in this
-    order. Two cores take about a second for a hundred.
-    Raises FileNotFoundError where the weights cannot be found, ValueError where there is no such network or a kept file
-    is damaged.
+    images: uint8 (N, H, W) grey or (N, H, W, 3), in memory or memory-mapped;  key: identifies the pixels, such as the
+    name of their folder;  rows (n,): only these images, in this order: (n, D). Images smaller than 128 pixels are
+    enlarged, because the network's last map is 2 x 2 at 64. The file is data/features/<name>-<key of network and
+    pixels>.npy; a second call reads it. Two cores compute about 100 images per second.
+    Raises FileNotFoundError if the weights cannot be found, ValueError if there is no such network or the file is
+    damaged.
     """
     rows = np.arange(len(images)) if rows is None else np.asarray(rows, np.int64)
     path = _frozen_path(name, images, key, network, rows)
@@ -125,7 +125,7 @@ def _open(path: Path, images: int) -> np.ndarray:
 
 
 def _compute(path: Path, name: str, rows: np.ndarray, features_of: Callable[[np.ndarray], np.ndarray]) -> None:
-    """Written batch by batch, so that memory does not grow with N."""
+    """Computes and writes batch by batch, so that memory does not grow with N."""
     with (replace_atomically(path) as temporary, temporary.open("wb") as file,
           tqdm(total=len(rows), desc=f"{name}, features", unit="image", disable=None) as bar):
         for first in range(0, len(rows), BATCH):
@@ -138,7 +138,8 @@ def _compute(path: Path, name: str, rows: np.ndarray, features_of: Callable[[np.
 
 
 def _run_backbone(model: "Classifier", images: np.ndarray, side: int = 1) -> np.ndarray:
-    """(n, D) of uint8 images (n, H, W) or (n, H, W, 3), enlarged to `side` pixels; the model is one without a head."""
+    """(n, D) features of uint8 images (n, H, W) or (n, H, W, 3), enlarged to `side` pixels, by a model without a head.
+    """
     import torch
 
     with torch.inference_mode():

@@ -1,9 +1,9 @@
-"""The nearest training cases as a head: features to the share of the k nearest that have a label."""
+"""k nearest neighbours as a head: features to the share of the k nearest training images that have a label."""
 
 import torch
 from torch import Tensor, nn
 
-# how far apart two images are: between features as they are; each divided by its standard deviation; by angle alone
+# distances between features: raw; each feature divided by its standard deviation; 1 - cosine
 SPACES = ("euclidean", "standardised", "cosine")
 
 
@@ -20,7 +20,7 @@ class KNNHead(nn.Module):
     def __init__(self, cases: int, features: int, questions: int, classes: int, exclusive: bool):
         super().__init__()
         self.exclusive = exclusive
-        # parameters, so that they are counted and found where other heads' are; but no gradient changes them
+        # parameters, so that they are counted and saved like those of other heads; no gradient changes them
         for name, shape in (("cases", (cases, features)), ("votes", (cases, questions, classes)), ("mean", (features,)),
                             ("scale", (features,)), ("prior", (questions, classes))):
             self.register_parameter(name, nn.Parameter(torch.zeros(shape), requires_grad=False))
@@ -29,9 +29,9 @@ class KNNHead(nn.Module):
 
     @classmethod
     def of_cases(cls, features: Tensor, votes: Tensor, space: str, k: int, exclusive: bool) -> "KNNHead":
-        """The head of cases (S, D) and their votes (S, Q, C); space: one of SPACES.
+        """The head of training features (S, D) and their votes (S, Q, C); space: one of SPACES.
 
-        Raises ValueError where there is no such space.
+        Raises ValueError if there is no such space.
         """
         if space not in SPACES:
             raise ValueError(f"no space {space!r}; there are {', '.join(SPACES)}")
@@ -42,7 +42,7 @@ class KNNHead(nn.Module):
             head.scale.copy_(torch.where(scale > 1e-7 * features.abs().mean(dim=0), scale, 1.0))
         head.k.fill_(k)
         head.by_angle.fill_(space == "cosine")
-        if not head.by_angle:  # distances between numbers near 0 have more digits
+        if not head.by_angle:  # centred features lose fewer digits in distances
             head.mean.copy_(features.double().mean(dim=0))
         head.cases.copy_(head.place(features))
         head.votes.copy_(votes)
@@ -53,12 +53,12 @@ class KNNHead(nn.Module):
         return head
 
     def place(self, features: Tensor) -> Tensor:
-        """(B, D) the features in the space in which distances are measured."""
+        """(B, D) the features, transformed to the space in which distances are measured."""
         placed = (features.float() - self.mean) / self.scale
         return nn.functional.normalize(placed, dim=1) if self.by_angle else placed
 
     def squared_distances(self, features: Tensor) -> Tensor:
-        """(B, S) to all cases. By angle: 2 - 2 cos."""
+        """(B, S) squared Euclidean distances to all cases; 2 - 2 cos in the space "cosine"."""
         placed = self.place(features)
         squares = placed.square().sum(dim=1, keepdim=True) + self.cases.square().sum(dim=1)
         return (squares - 2 * placed @ self.cases.T).clamp(min=0)
@@ -66,7 +66,7 @@ class KNNHead(nn.Module):
     def shares(self, features: Tensor, ks: tuple[int, ...]) -> Tensor:
         """(len(ks), B, Q, C) the votes of the k nearest cases of each problem as probabilities, for several k."""
         distances, stated = self.squared_distances(features), self.votes.sum(dim=2) > 0
-        nearest = None  # of all cases, for every question that all of them answer
+        nearest = None  # of all cases; shared by the problems for which every case has a label
         answers = []
         for question, known in enumerate(stated.T):
             if not known.all():
@@ -86,5 +86,5 @@ class KNNHead(nn.Module):
 
 
 def _nearest(distances: Tensor, count: int) -> Tensor:
-    """(B, min(count, S)) int64 the columns of the smallest, the smallest first."""
+    """(B, min(count, S)) int64, the columns of the smallest distances in ascending order."""
     return distances.topk(min(count, distances.shape[1]), dim=1, largest=False).indices

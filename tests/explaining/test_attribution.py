@@ -77,7 +77,7 @@ def test_occlusion_is_what_hiding_one_square_after_the_other_gives():
 
 
 @pytest.mark.parametrize("method", ["occlusion", "lime"])
-def test_only_what_speaks_for_the_label_is_hot(method):
+def test_only_evidence_for_the_label_is_hot(method):
     inside = np.zeros((SIZE, SIZE), bool)
     inside[20:28, 4:12] = True
     for_it, against_it = (explain_images(method, weighed(), square(), label, "multilabel").heat[0].numpy()
@@ -87,7 +87,7 @@ def test_only_what_speaks_for_the_label_is_hot(method):
     assert against_it[inside].sum() < 0.2 * max(against_it.sum(), 1)
 
 
-def test_a_linear_network_is_foretold_by_lime_and_noise_is_not():
+def test_lime_fits_a_linear_network_and_not_noise():
     assert explain_images("lime", weighed(), square(), 0, "multilabel").fit[0] > 0.99
     rng, surrogate = np.random.default_rng(0), Surrogate()
     drawn = torch.utils.data.TensorDataset(torch.from_numpy(rng.integers(0, 2, (256, 64))),
@@ -96,7 +96,7 @@ def test_a_linear_network_is_foretold_by_lime_and_noise_is_not():
     assert surrogate.r2 < 0.05
 
 
-def test_the_square_that_decides_is_limes_weight_of_it():
+def test_lime_weights_equal_single_occlusions_of_a_linear_network():
     """Against least squares by hand: hiding a superpixel of a linear network takes away its share of the logit."""
     image, model = square().float(), weighed()
     parts = superpixels(image[0, 0].numpy())
@@ -126,7 +126,7 @@ def test_every_family_of_networks_is_explained(network, method, monkeypatch):
 
 
 @pytest.mark.parametrize("method", ["occlusion", "lime"])
-def test_a_black_image_and_a_network_that_never_learned_give_empty_maps(method):
+def test_black_images_and_untrained_networks_give_empty_maps(method):
     black = torch.zeros(1, 1, SIZE, SIZE, dtype=torch.uint8)
     untrained = build_model("cnn_b", 1, SIZE, 3)  # its head starts at zero
     for model, images in ((weighed(), black), (untrained, square())):
@@ -143,7 +143,7 @@ def test_never_more_than_a_batch_is_in_memory(method):
 
 
 @pytest.mark.parametrize("method", ["occlusion", "lime"])
-def test_the_same_image_gives_the_same_map_and_nobody_elses_dice_are_thrown(method):
+def test_maps_are_deterministic_and_keep_the_random_state(method):
     model, before = build("mlp_a", SIZE), torch.random.get_rng_state()
     first = explain_images(method, model, noise(), 0, "multilabel").heat
     assert torch.equal(torch.random.get_rng_state(), before)

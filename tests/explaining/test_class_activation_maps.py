@@ -180,7 +180,7 @@ def test_gradient_is_the_logits_not_the_probabilitys():
     assert cam(flat, square_image(), 0)[1].all()
 
 
-def test_a_map_without_evidence_is_zeros_and_said_to_be_empty():
+def test_a_map_without_evidence_is_empty():
     heat, empty = cam(bright_spots(), torch.zeros(2, 1, 32, 32, dtype=torch.uint8), 0)
     assert empty.tolist() == [True, True]
     assert heat.eq(0).all()

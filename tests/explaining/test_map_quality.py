@@ -88,7 +88,7 @@ def test_share_inside():
     assert share_inside(np.zeros((SIZE, SIZE)), mask) == 0
 
 
-def test_weights_drawn_anew_change_the_copy_only_and_its_maps():
+def test_random_weights_change_only_the_copy():
     torch.manual_seed(0)
     model = build_model("cnn_b", 1, SIZE, 2).eval()
     nn.init.normal_([module for module in model.modules() if isinstance(module, nn.Linear)][-1].weight, std=1.0)
@@ -105,7 +105,7 @@ def test_weights_drawn_anew_change_the_copy_only_and_its_maps():
 
 
 @pytest.mark.parametrize("network", ["tf_efficientnet_lite0", "cnn_e", "lstm"])
-def test_a_deep_network_drawn_anew_still_tells_images_apart(network):
+def test_random_deep_networks_still_separate_images(network):
     """As torch draws them its signal dies on the way: all its maps would be empty, and nothing could be compared."""
     import_torchvision()
     torch.manual_seed(0)
@@ -117,7 +117,7 @@ def test_a_deep_network_drawn_anew_still_tells_images_apart(network):
     assert not drawn.training and not any(module.training for module in drawn.modules())
 
 
-def test_an_empty_map_is_no_verdict_on_random_weights():
+def test_rank_correlation_of_an_empty_map_is_undefined():
     assert np.isnan(rank_correlation(np.zeros((4, 4)), np.arange(16.0).reshape(4, 4)))
     assert rank_correlation(np.arange(16.0).reshape(4, 4) ** 3, np.arange(16.0).reshape(4, 4)) == pytest.approx(1)
 
@@ -137,7 +137,7 @@ def test_the_interval_is_scipys_bootstrap():
     assert np.isnan(mean_interval(np.full(3, np.nan))).all()
 
 
-def test_a_summary_has_a_row_a_method_and_leaves_out_what_is_not_known():
+def test_the_summary_skips_undefined_values():
     measured = pd.DataFrame({
         "image_id": ["a", "b"] * 2, "label": "x", "method": ["gradcam"] * 2 + ["chance"] * 2,
         "empty": [True, False, False, False], "inside": [0, 1, np.nan, np.nan], "share_inside": np.nan, "area": np.nan,

@@ -66,7 +66,7 @@ def judged(model: nn.Module) -> dict[tuple[str, str], Evidence]:
 # ---- zones
 
 
-def test_zones_are_the_corners_and_the_rest_of_the_border_and_share_no_pixel():
+def test_zones_cover_the_border_without_overlap():
     masks = zone_masks(SIZE)
     assert tuple(masks) == ZONES
     together = np.sum(list(masks.values()), axis=0)
@@ -82,7 +82,7 @@ def test_even_heat_lies_in_a_zone_as_its_area_says():
     assert np.isnan(zone_excess(np.zeros((SIZE, SIZE)))).all()
 
 
-def test_painting_over_changes_the_zone_only_and_takes_the_letter_away():
+def test_inpainting_removes_the_letter_and_changes_only_the_zone():
     image, mask = np.full((1, SIZE, SIZE), 90, np.uint8), zone_masks(SIZE)["upper left"]
     letter = image.copy()
     letter[0, 2:5, 2:5] = 255
@@ -93,7 +93,7 @@ def test_painting_over_changes_the_zone_only_and_takes_the_letter_away():
         np.testing.assert_array_equal(fill_in(noise, zone)[:, ~zone], noise[:, ~zone])
 
 
-def test_what_is_kept_is_the_images_own_and_the_rest_the_same_for_all():
+def test_outside_the_mask_all_images_are_equal():
     images, _ = pictures()
     mask = zone_masks(SIZE)["lower right"]
     kept = keep_only(images[:2], mask, images.double().mean(dim=0).float())
@@ -104,7 +104,7 @@ def test_what_is_kept_is_the_images_own_and_the_rest_the_same_for_all():
 # ---- networks that look at one place
 
 
-def test_a_network_that_looks_at_a_corner_is_found_out_there_and_nowhere_else():
+def test_a_corner_reader_raises_an_alarm_in_that_corner_only():
     evidence = judged(looks_at(slice(2, 5), slice(2, 5)))
     assert evidence["alone", "upper left"].value == evidence["alone", FRAME].value == 1
     assert evidence["filled in", "upper left"].value == pytest.approx(0.5, abs=0.1)
@@ -116,7 +116,7 @@ def test_a_network_that_looks_at_a_corner_is_found_out_there_and_nowhere_else():
     assert set(alarms["where"]) == {"upper left"}
 
 
-def test_a_network_that_looks_at_the_middle_is_left_in_peace():
+def test_a_network_reading_the_middle_raises_no_alarm():
     evidence = judged(looks_at(slice(16, 24), slice(16, 24)))
     assert {each.value for (signal, _), each in evidence.items() if signal == "alone"} == {0.5}
     assert {each.value for (signal, _), each in evidence.items() if signal == "filled in"} == {0}
@@ -124,7 +124,7 @@ def test_a_network_that_looks_at_the_middle_is_left_in_peace():
 
 
 @pytest.mark.parametrize(("place", "alarm"), [(slice(0, 8), True), (slice(16, 24), False)])
-def test_the_heat_of_a_corner_is_an_alarm_and_that_of_the_middle_none(place, alarm):
+def test_only_heat_in_a_corner_raises_an_alarm(place, alarm):
     images, _ = pictures()
     heat = explain_images("occlusion", looks_at(place, place), images[1:32:2], 0, "multilabel").heat.numpy()
     found = strongest_signals(mark_alarms(attribution_evidence("a", np.stack([zone_excess(each) for each in heat]))))
@@ -194,7 +194,7 @@ def of_site(scores: np.ndarray, has: np.ndarray, site: np.ndarray) -> dict[str, 
     return {each.signal: each for each in found}
 
 
-def test_scores_that_follow_a_site_are_an_alarm_and_scores_that_follow_the_label_none():
+def test_only_scores_that_follow_a_site_raise_an_alarm():
     rng = np.random.default_rng(4)
     has, site = rng.random(400) < 0.5, np.where(rng.random(400) < 0.5, "north", "south")
     noise = rng.normal(0, 0.1, 400)
@@ -221,7 +221,7 @@ def test_values_with_few_images_and_empty_cells_say_nothing():
 
 
 @pytest.mark.parametrize("targets", [np.ones(N), np.full(N, np.nan), np.r_[np.ones(3), np.zeros(N - 3)]])
-def test_a_label_of_one_kind_or_with_few_images_is_undefined_and_no_alarm(targets):
+def test_signals_of_rare_labels_are_undefined(targets):
     images, _ = pictures()
     answers = variant_log_odds(looks_at(slice(2, 5), slice(2, 5)), images, images.float().mean(dim=0), "multilabel")
     evidence = zone_evidence(("a",), targets[:, None], answers, np.zeros(N, int), np.arange(N))

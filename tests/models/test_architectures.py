@@ -125,7 +125,7 @@ LEAST = {
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_too_small_an_image_is_refused_with_the_networks_name_and_least_size(name):
+def test_images_below_the_least_size_are_an_error(name):
     least = LEAST[name]
     with pytest.raises(ValueError, match=rf"^{name} needs images of at least {least} pixels, not {least - 1};"):
         build(name, 1, least - 1)
@@ -145,7 +145,7 @@ def test_an_image_of_the_least_size_has_finite_logits(name):
     assert build(name, 1, size).eval()(noise(2, 1, size, size)).isfinite().all()
 
 
-def test_the_parameters_of_cnn_e_do_not_depend_on_the_images_size():
+def test_cnn_e_has_equal_parameters_at_any_image_size():
     with torch.device("meta"):
         small, large = build("cnn_e", 1, 54), build("cnn_e", 1, 200)
     assert {name: value.shape for name, value in small.state_dict().items()} == \
@@ -260,7 +260,7 @@ def test_a_network_computes_the_references_layers(name, image_size):
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_weights_are_drawn_by_he_before_a_relu_and_by_glorot_elsewhere(name):
+def test_initialisation_is_he_before_relu_and_glorot_elsewhere(name):
     stages = [(stage_name, stage) for stage_name, stage in build(name).named_children()
               if isinstance(stage, (nn.Conv2d, nn.Linear))]
     for stage_name, stage in stages:
@@ -397,7 +397,7 @@ def test_same_padding_of_an_image_by_hand():
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_rows_of_an_image_are_steps_with_the_channels_of_a_pixel_side_by_side(channels):
+def test_image_rows_become_steps_with_channels_last(channels):
     image = np.arange(5 * 4 * channels).reshape(5, 4, channels)
     steps = ImageRows()(torch.from_numpy(image).permute(2, 0, 1)[None])
     assert steps[0].tolist() == [row.reshape(-1).tolist() for row in image]
@@ -423,7 +423,7 @@ def test_the_lstm_minds_the_order_of_the_rows():
 
 
 @torch.no_grad()
-def test_at_first_every_gate_of_the_lstm_is_half_open_and_the_memory_three_quarters():
+def test_lstm_gates_start_at_keras_values():
     """With nothing to read, a cell that holds 1 keeps sigmoid(1) of it: Keras' unit_forget_bias, once and not twice."""
     stage = build("lstm").lstm
     for name, parameter in stage.named_parameters():

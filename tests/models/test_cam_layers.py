@@ -93,5 +93,5 @@ def test_looking_for_layers_changes_nothing():
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 
 
-def test_a_small_image_is_looked_at_by_the_largest_map_there_is():
+def test_small_images_use_the_largest_map():
     assert find_cam_layers(NETWORKS["cnn_b"](1, 17, 3), 1, 17) == {"coarse": "conv3", "fine": "pool1"}

@@ -80,7 +80,7 @@ def train(part: nn.Module, store, epochs: int = 3) -> nn.Module:
     return ema.model.head
 
 
-def test_a_head_trained_on_features_is_the_one_trained_behind_the_running_backbone(store):
+def test_training_on_features_equals_training_with_the_frozen_backbone(store):
     whole, model = FrozenBackbone(small_model()), small_model()
     before = copy.deepcopy(whole.model.state_dict())
     behind = train(whole, store)
@@ -111,7 +111,7 @@ def test_features_are_what_timm_hands_to_its_last_layer(store):
     assert features.read([3, 0]).shape == (2, expected.shape[1])
 
 
-def test_features_are_computed_once_for_all_heads_and_anew_for_other_weights(store, home):
+def test_features_are_recomputed_only_for_other_weights(store, home):
     model = small_model()
     head = model.get_submodule(head_name(model))
     first = open_features("some", model, store, NETWORK)
@@ -127,7 +127,7 @@ def test_features_are_computed_once_for_all_heads_and_anew_for_other_weights(sto
     assert open_features("some", model, store, NETWORK).path not in (first.path, other.path)
 
 
-def test_features_stand_in_a_pixel_stores_place(store):
+def test_a_feature_store_replaces_a_pixel_store(store):
     features = open_features("some", small_model(), store, NETWORK)
     assert len(features) == 40 and np.array_equal(features.ids, store.ids)
     assert np.array_equal(features.constant, store.constant)
@@ -147,7 +147,7 @@ def test_pixels_are_their_own_features(store):
 
 @pytest.mark.parametrize("network", ["test_efficientnet", "test_resnet", "test_vit", "test_convnext",
                                      "mobilenetv3_small_050", "cnn_e", "mlp_a", "pixels"])
-def test_a_network_without_its_head_gives_a_vector_an_image_and_with_it_the_same_logits_again(network):
+def test_taking_the_head_out_and_back_keeps_the_logits(network):
     torch.manual_seed(0)
     size = 160 if network == "test_vit" else 64
     model, images = build_model(network, 1, size, 3).eval(), torch.randint(0, 256, (2, 1, size, size))
@@ -164,12 +164,12 @@ def test_a_network_without_its_head_gives_a_vector_an_image_and_with_it_the_same
 
 @pytest.mark.parametrize("model", [lambda: build_model("deit_tiny_distilled_patch16_224", 1, 224, 3),
                                    lambda: build_model("cnn_b", 1, 64, 3, per_task=True)])
-def test_a_network_with_more_heads_than_one_is_refused(model):
+def test_a_network_with_two_heads_is_an_error(model):
     with pytest.raises(ValueError, match="no single head .* train it as a whole"):
         head_name(model())
 
 
-def test_only_a_recipe_whose_backbone_never_learns_and_sees_every_image_alike_uses_features():
+def test_features_are_used_only_for_frozen_unaugmented_recipes():
     frozen = Experiment(stages=("head:10:1e-3",))
     assert uses_features(frozen) and uses_features(Experiment(head_fit="svc"))
     assert not uses_features(Experiment())

@@ -70,7 +70,7 @@ def test_classes_share_the_votes():
     np.testing.assert_allclose(found, smoothed(votes, 5, (given.targets.sum(axis=0) + 1) / (N + 3)), atol=1e-5)
 
 
-def test_k_and_the_distance_have_the_least_log_loss_on_inner_parts_of_other_groups():
+def test_k_and_distance_minimise_log_loss_by_inner_grouped_folds():
     given = examples()
     parts = fitted_heads.inner_parts(given.targets, given.groups, 0)
     losses = {}
@@ -107,7 +107,7 @@ def test_weights_and_counts_are_weights_of_votes():
         assert votes[present, label, 1].sum() == pytest.approx(votes[~present, label, 0].sum(), rel=1e-5)
 
 
-def test_a_label_that_nobody_stated_or_has_is_improbable_and_no_logit_is_infinite():
+def test_unknown_or_absent_labels_have_low_finite_logits():
     given = examples()
     given.targets[:, 0], given.targets[:, 1] = np.nan, 0
     for k in (1, 41):

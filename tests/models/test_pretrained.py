@@ -78,7 +78,7 @@ def package_state() -> dict[str, torch.Tensor]:
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
-def test_every_tensor_of_the_package_is_used_once_and_fills_the_whole_network(lite0):
+def test_the_packages_tensors_fill_the_network_once(lite0):
     theirs, model = package_state(), timm.create_model(LITE0)
     assert len(lite0) == len(theirs) == len(model.state_dict()) == 296
     model.load_state_dict(lite0, strict=True)
@@ -87,7 +87,7 @@ def test_every_tensor_of_the_package_is_used_once_and_fills_the_whole_network(li
 
 
 @pytest.mark.parametrize("picture, expected", [("china.jpg", "palace"), ("flower.jpg", "daisy")])
-def test_photographs_are_named_rightly(home, lite0, picture, expected):
+def test_pretrained_weights_classify_photographs_correctly(home, lite0, picture, expected):
     from PIL import Image
 
     photograph = Image.fromarray(load_sample_image(picture))
@@ -118,7 +118,7 @@ def test_images_are_normalised_as_the_weights_expect(home):
     torch.testing.assert_close(ends.unique(), torch.tensor([-1.0, 1.0]))  # TensorFlow's models: mean and deviation 0.5
 
 
-def test_the_head_starts_even_and_the_rest_as_published(home, lite0):
+def test_the_head_starts_at_zero_and_the_backbone_as_published(home, lite0):
     model = build_model(LITE0, 3, 64, 2, weights="imagenet")
     ours = model.network.state_dict()
     assert ours.keys() == lite0.keys() and model.left_out == []
@@ -127,7 +127,7 @@ def test_the_head_starts_even_and_the_rest_as_published(home, lite0):
         assert torch.equal(value, expected), name
 
 
-def test_nothing_is_written_and_finding_weights_changes_no_later_draw(home):
+def test_finding_weights_keeps_the_random_state(home):
     torch.manual_seed(0)
     expected = torch.rand(1)
     torch.manual_seed(0)
@@ -154,7 +154,7 @@ def write_hub_cache(cache: Path, repository: str, name: str, state: dict) -> Pat
     return path
 
 
-def test_the_places_are_looked_at_in_their_order(home, empty_caches, monkeypatch):
+def test_places_are_searched_in_order(home, empty_caches, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr("models.pretrained.urlopen", lambda *_, **__: io.BytesIO())
     fetched = empty_caches / "fetched.safetensors"
@@ -202,7 +202,7 @@ def hub(monkeypatch) -> list[tuple]:
     return asked
 
 
-def test_a_hub_that_does_not_answer_is_asked_once_and_not_for_long(home, hub, monkeypatch):
+def test_an_unreachable_hub_is_tried_once_for_five_seconds(home, hub, monkeypatch):
     def silent(request, timeout):
         hub.append((request, timeout))
         raise urllib.error.URLError("timed out")
@@ -215,7 +215,7 @@ def test_a_hub_that_does_not_answer_is_asked_once_and_not_for_long(home, hub, mo
     assert request.full_url.endswith("/timm/test_resnet.r160_in1k/resolve/main/model.safetensors")
 
 
-def test_a_file_that_the_hub_lacks_is_asked_for_by_its_other_name(home, hub, monkeypatch):
+def test_the_hub_is_asked_for_both_file_names(home, hub, monkeypatch):
     def download(repository, name, revision):
         if name == "model.safetensors":
             raise huggingface_hub.utils.EntryNotFoundError("no such file")
@@ -225,7 +225,7 @@ def test_a_file_that_the_hub_lacks_is_asked_for_by_its_other_name(home, hub, mon
     assert find_imagenet_weights("test_resnet") == Path("/fetched/timm/test_resnet.r160_in1k/pytorch_model.bin")
 
 
-def test_a_hub_that_refuses_is_quoted(home, hub, monkeypatch):
+def test_an_error_of_the_hub_is_quoted(home, hub, monkeypatch):
     def download(*_, **__):
         raise OSError("401: log in first")
 
@@ -238,7 +238,7 @@ def test_a_hub_that_refuses_is_quoted(home, hub, monkeypatch):
 
 
 @pytest.mark.parametrize("network", ["resnet18", "resnet18.a1_in1k", "test_vit"])
-def test_a_missing_weight_names_the_file_and_every_place_and_how_to_bring_it(home, empty_caches, network):
+def test_missing_weights_name_every_place_and_the_remedy(home, empty_caches, network):
     with pytest.raises(FileNotFoundError) as caught:
         check_network(network, "imagenet")
     message, folder = str(caught.value), home / "data" / "weights"
@@ -272,7 +272,7 @@ def test_an_unknown_network_is_named(home, network, weights, message):
 
 
 @pytest.mark.parametrize("network", ["test_resnet", "cnn_d"])
-def test_a_file_that_is_not_there_is_named_and_a_folder_is_none(home, network):
+def test_a_missing_file_or_a_folder_is_named(home, network):
     (home / "folder.pth").mkdir()
     for name, what in (("missing.pth", "not there"), ("folder.pth", "a folder")):
         with pytest.raises(FileNotFoundError, match=rf"weights={name}: {home / name} is {what}; name a file"):
@@ -284,7 +284,7 @@ def test_a_file_that_is_not_there_is_named_and_a_folder_is_none(home, network):
 
 @pytest.mark.parametrize("network", SMALL)
 @pytest.mark.parametrize("channels", [1, 3])
-def test_every_tensor_of_a_file_is_loaded_but_a_head_of_another_size(home, network, channels):
+def test_only_a_head_of_another_size_is_not_loaded(home, network, channels):
     state, path = published(network), write_local(home, network)
     model = build_model(network, channels, 160, 2, weights=f"data/weights/{network}.safetensors")
     head = timm.get_pretrained_cfg(network).classifier
@@ -307,7 +307,7 @@ def test_a_head_that_fits_is_loaded(home, network):
         assert torch.equal(value, state[name]), name
 
 
-def test_a_file_without_a_head_leaves_it_at_zero_and_says_so(home):
+def test_a_file_without_a_head_leaves_the_head_at_zero(home):
     state = {name: value for name, value in published("test_resnet").items() if not name.startswith("fc")}
     write_local(home, "features", state)
     model = build_model("test_resnet", 3, 64, 2, weights="data/weights/features.safetensors")
@@ -320,7 +320,7 @@ def test_positions_of_another_image_size_are_resized(home):
     build_model("test_vit", 3, 96, 2, weights="imagenet").eval()(torch.zeros(1, 3, 96, 96))
 
 
-def test_the_normalisation_of_a_file_is_that_of_the_networks_published_weights(home):
+def test_a_file_gets_the_published_normalisation(home):
     for network, mean in (("test_resnet", [127.5] * 3), ("test_efficientnet", [255 * 0.485, 255 * 0.456, 255 * 0.406])):
         write_local(home, network)
         model = build_model(network, 3, 64, 2, weights=f"data/weights/{network}.safetensors")
@@ -340,7 +340,7 @@ def test_wrapped_and_prefixed_state_dicts_are_read(home, wrap, suffix):
 
 @pytest.mark.parametrize("network", ["test_resnet", "test_vit", "dla46_c", "cnn_d"])  # timm hides it in the third
 @pytest.mark.parametrize("spoil", ["a tensor too few", "a tensor too many", "another shape", "another network's"])
-def test_a_file_that_does_not_fit_is_refused_with_the_first_names(home, caplog, network, spoil):
+def test_a_file_that_does_not_fit_is_an_error(home, caplog, network, spoil):
     size = {"cnn_d": 64}.get(network, 160)
     state = build_model(network, 3, size, 2).network.state_dict()
     name = [name for name, value in state.items() if value.ndim == 4][1 if network != "test_vit" else 0]
@@ -385,7 +385,7 @@ class Trap:
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize("write", [torch.save, lambda content, path: path.write_bytes(pickle.dumps(content))])
-def test_a_pickle_is_refused_and_nothing_in_it_runs(home, write):
+def test_a_pickle_is_an_error_and_runs_no_code(home, write):
     write({"conv1.weight": torch.ones(1), "trap": Trap(home / "sprung")}, home / "hostile.pth")
     with pytest.raises(ValueError, match=r"hostile\.pth is damaged, or holds Python objects .*save the state_dict\(\)"):
         build_model("test_resnet", 3, 64, 2, weights="hostile.pth")
@@ -393,13 +393,13 @@ def test_a_pickle_is_refused_and_nothing_in_it_runs(home, write):
 
 
 @pytest.mark.parametrize("content", [{}, {"epoch": 3}, [torch.ones(1)], torch.ones(1), {"conv1.weight": [1.0]}])
-def test_a_file_without_tensors_by_name_is_refused(home, content):
+def test_a_file_without_named_tensors_is_an_error(home, content):
     torch.save(content, home / "odd.pth")
     with pytest.raises(ValueError, match=r"odd\.pth does not hold a network's tensors by name"):
         build_model("test_resnet", 3, 64, 2, weights="odd.pth")
 
 
-def test_an_option_that_a_network_does_not_take_is_not_blamed_on_the_file(home):
+def test_an_unknown_option_raises_a_type_error(home):
     path = write_local(home, "test_resnet")
     with pytest.raises(TypeError, match="no_such_option"):
         create_pretrained("test_resnet", path, {"num_classes": 2, "no_such_option": 1})
@@ -413,7 +413,7 @@ def test_a_refused_file_leaves_torch_as_it_was(home):
     assert torch.nn.Module.load_state_dict is before
 
 
-def test_a_network_does_not_carry_the_file_along(home):
+def test_the_network_holds_no_copy_of_the_file(home):
     write_local(home, "test_resnet")
     network = build_model("test_resnet", 3, 64, 2, weights="imagenet").network
     once = len(pickle.dumps(network))
@@ -447,7 +447,7 @@ def test_a_colour_file_of_ours_is_summed_for_grey_images(home):
 
 @pytest.mark.parametrize("network", ["test_resnet", "test_vit", "cnn_d"])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_what_a_run_wrote_starts_another_with_its_normalisation(home, network, channels):
+def test_a_runs_file_brings_its_normalisation(home, network, channels):
     trained = build_model(network, channels, 64, 2).eval()
     with torch.no_grad():
         trained.mean += 20
@@ -462,7 +462,7 @@ def test_what_a_run_wrote_starts_another_with_its_normalisation(home, network, c
     assert logits.std(dim=0).min() > 0
 
 
-def test_with_one_network_a_label_the_file_starts_each(home):
+def test_a_file_starts_the_network_of_every_label(home):
     state = published("test_resnet")
     write_local(home, "test_resnet", state)
     model = build_model("test_resnet", 1, 64, 2, weights="data/weights/test_resnet.safetensors", per_task=True)
@@ -474,7 +474,7 @@ def test_with_one_network_a_label_the_file_starts_each(home):
 # ---- what a run was made from
 
 
-def test_the_fingerprint_is_of_the_numbers_and_not_of_the_kind_of_file(home):
+def test_the_fingerprint_ignores_the_file_format(home):
     state = published("test_resnet")
     for suffix in (".safetensors", ".pth"):
         write_local(home, "test_resnet", state, suffix)

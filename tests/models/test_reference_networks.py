@@ -58,7 +58,7 @@ def test_frozen_the_densenet_of_001_trains_its_head_alone():
     assert sum(map(count_parameters, head_modules(on_meta("densenet121", 3, 224, 14, head="hidden:1024")))) == 1_063_950
 
 
-def test_the_six_backbones_have_the_references_counts_and_features_in_its_order():
+def test_six_backbones_have_the_counts_and_order_of_000():
     model = on_meta("combined_000", 3, 224, 14).network
     assert [count_parameters(each) for each in model.backbones] == [
         6_953_856, 12_484_480, 18_092_928, 3_102_312, 20_035_392, 20_024_384]
@@ -116,7 +116,7 @@ def test_a_head_stands_behind_any_family_of_timm(network, size, width):
         torch.empty(2, 1, size, size, device="meta")).shape == (2, 1)
 
 
-def test_the_last_layer_starts_at_zero_and_the_hidden_one_by_he():
+def test_heads_start_with_he_weights_and_a_zero_output():
     torch.manual_seed(0)
     model = build_model("mobilenetv3_small_100", 1, 32, 3, head="hidden:256").network
     assert not model.head.output.weight.any() and not model.head.output.bias.any()
@@ -184,7 +184,7 @@ def test_the_front_is_the_layer_nearest_to_the_image():
 # ---- layers
 
 
-def test_the_head_and_the_last_eight_layers_of_vgg19_train_as_many_as_002_says():
+def test_vgg19_trains_as_many_parameters_as_in_002():
     model = on_meta("vgg19_002", 3, 256, 3, head="hidden:128")
     head = sum(map(count_parameters, head_modules(model)))
     backbone = weight_layers(model)[:-2]
@@ -198,7 +198,7 @@ def test_a_layer_has_its_bias_and_the_norm_that_follows():
         [(50, 25, 5, 5), (50,), (50,), (50,)], [(70, 50, 3, 3), (70,), (70,), (70,)], [(100, 280), (100,)]]
 
 
-def test_of_networks_side_by_side_what_is_equally_far_from_the_head_is_one_layer(monkeypatch):
+def test_layers_of_parallel_networks_are_aligned_at_the_head(monkeypatch):
     monkeypatch.setitem(reference_networks.LAYOUTS, "pair", reference_networks.Layout(("vgg11", "vgg13")))
     layers = weight_layers(on_meta("pair", 1, 64, 3))
     assert len(layers) == 10 + 1  # vgg13 has ten, vgg11 eight
@@ -220,7 +220,7 @@ def test_dropblock_blackens_a_tenth_with_boxes_of_20_by_70():
     assert (np.ptp(rows) + 1, np.ptp(columns) + 1) == (20, 70)
 
 
-def test_000s_augmentation_turns_by_seven_degrees_at_most_and_changes_no_grey_value():
+def test_the_augmentation_of_000_rotates_by_at_most_seven_degrees():
     augment, ramp = make_augmentation("rotate7_crop", 129), np.tile(np.arange(60, 189), (129, 1))
     angles = []
     for seed in range(200):
