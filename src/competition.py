@@ -40,7 +40,7 @@ class Part:
     table: str | tuple[str, ...] | None = None
     # names of the columns, where the file has no header
     header: tuple[str, ...] = ()
-    # between the cells; " " stands for any number of blanks
+    # between the cells; " " matches any number of blanks
     separator: str = ","
     # rows kept: ((column, (text, ...)), ...), texts as they are in the CSV
     row_filter: tuple[tuple[str, tuple[str, ...]], ...] = ()
@@ -203,7 +203,7 @@ DEMO = Competition(
 
 NIH_ABOUT = (
     "Frontal chest X-rays of the NIH Clinical Center. Labels mined from reports (Wang et al. 2017, "
-    "https://doi.org/10.1109/CVPR.2017.369), said to be right in about nine of ten cases. Free use with "
+    "https://doi.org/10.1109/CVPR.2017.369), reported to be right in about nine of ten cases. Free use with "
     "acknowledgement."
 )
 NIH_SAMPLE_ABOUT = NIH_ABOUT + (
@@ -274,7 +274,7 @@ def _chexpert(name: str, folder: str, lost: tuple[str, ...] = ()) -> Competition
 
 CXR_NPT = Competition(
     name="cxr_npt",
-    about="A course's 15,470 chest X-rays, one class each: no findings, pneumonia, tuberculosis; nobody says which "
+    about="A course's 15,470 chest X-rays, one class each: no findings, pneumonia, tuberculosis; it is not known which "
           "images are of one patient. Images of tuberculosis alone have white or black boxes in them. Not published.",
     task="multiclass",
     labels=("no_findings", "pneumonia", "tuberculosis"),
@@ -288,7 +288,7 @@ CXR_NPT = Competition(
 SCANS3 = Competition(
     name="scans3",
     about="A Kaggle in-class competition: 12,000, 3,000 and 5,000 grey scans at 64x64, three binary labels that look "
-          "nested; about a quarter of the images is black, with labels of both kinds. Nobody says who is who. Not "
+          "nested; about a quarter of the images is black, with labels of both kinds. Patients are not identified. Not "
           "published.",
     task="multilabel",
     labels=("label1", "label2", "label3"),
@@ -305,7 +305,7 @@ SCANS3 = Competition(
 PNEUMONIA_ABOUT = (
     "Chest X-ray images (pneumonia): children of one to five years, Guangzhou. Kermany et al. 2018, "
     "https://doi.org/10.17632/rscbjbr9sj, CC BY 4.0. The test part is another population than the training part: "
-    "62.5 % of it have pneumonia against 74.3 %, and person numbers start anew. Kaggle's val part of 16 images, where "
+    "62.5 % of it have pneumonia against 74.3 %, and person numbers restart. Kaggle's val part of 16 images, where "
     "it is there, is training data."
 )
 

@@ -1,9 +1,9 @@
 """Describe a downloaded competition:  python src/describe.py DATA_DIR --name NAME
 
-Looks through the folder, says what was found, what it decided and why, and asks what only a person can answer; then
+Lists what the folder holds, what was decided and why, and the questions that only a person can answer; then
 writes the Competition literal to paste into competition.py. Of the images, the headers of fifty and the pixels of
-eight are read, of those with an odd header too, and of what has no known ending the first bytes of some, since it may
-be DICOM.
+eight are read, and the pixels of those with an unusual header; of files without a known ending, the first bytes of
+some, since they may be DICOM.
 """
 
 import re
@@ -20,7 +20,7 @@ from commandline import make_parser, run_script
 from common.console import make_console
 from common.files import write_text
 from competition import COMPETITIONS, Competition, Part
-from data.tables import described_parts, label_cells, read_part, read_sample, read_train
+from data.tables import described_parts, label_cells, part_exists, read_part, read_sample, read_train
 from describing.findings import Findings
 from describing.infer import infer_competition
 from describing.inventory import Inventory, read_inventory
@@ -74,11 +74,11 @@ def try_reading(competition: Competition, data_dir: Path, findings: Findings) ->
         except (ValueError, OSError) as error:
             findings.ask(f"The {part} part cannot be read as described: {error}. How should the description change?")
             continue
-        said = f"{len(table)} images, {table['group'].nunique()} groups"
+        summary = f"{len(table)} images, {table['group'].nunique()} groups"
         if set(competition.labels) <= set(table):
             counts = (label_cells(competition, table) == 1).sum(axis=0)
-            said += "".join(f", {label} {count}" for label, count in zip(competition.labels, counts, strict=True))
-        trial.append((part, said))
+            summary += "".join(f", {label} {count}" for label, count in zip(competition.labels, counts, strict=True))
+        trial.append((part, summary))
     try:
         sample = read_sample(competition, data_dir)
     except (ValueError, OSError) as error:
@@ -92,8 +92,7 @@ def find_known(data_dir: Path) -> list[str]:
     """The ready-made descriptions that read this folder as it is."""
     known = []
     for name, competition in COMPETITIONS.items():
-        if not all(any(True for pattern in part.tables or (part.images,) for _ in data_dir.glob(pattern))
-                   for part in competition.train_parts if not part.optional):
+        if not all(part_exists(part, data_dir) for part in competition.train_parts if not part.optional):
             continue
         try:
             for part in described_parts(competition):
@@ -131,8 +130,8 @@ def show(inventory: Inventory, findings: Findings, trial: list[tuple[str, str]],
         decided.add_row(escape(what), escape(textwrap.shorten(value, 300)), escape(why))
     console.print(decided)
     read = Table("read as described", "gives")
-    for part, said in trial:
-        read.add_row(part, escape(textwrap.shorten(said, 600)))
+    for part, summary in trial:
+        read.add_row(part, escape(textwrap.shorten(summary, 600)))
     console.print(read)
     if known:
         console.print(f"There is a description that reads this folder already: --competition {' or '.join(known)}",

@@ -71,7 +71,7 @@ def main(argv: list[str] | None = None) -> Path:
 
 
 def split_table(competition: Competition, data_dir: Path, table: pd.DataFrame, args: argparse.Namespace) -> Folds:
-    """Makes the folds that the flags ask for, or checks those that are there, and says which."""
+    """Makes the folds that the flags ask for, or checks those that are there, and prints which."""
     path = folds_path(competition)
     was_there = path.exists()
     stratify = pick_columns(competition, data_dir, list(dict.fromkeys(args.stratify))) if args.stratify else None

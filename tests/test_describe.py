@@ -212,7 +212,7 @@ def test_a_well_known_competition_is_described_and_can_be_read(name, home, tmp_p
 
 
 @pytest.mark.parametrize("name", ["chexpert_small", "nih14_full", "scans3", "cxr_npt", "pneumonia2"])
-def test_the_same_images_labels_and_groups_are_read_as_by_the_ready_made_description(name, home, tmp_path):
+def test_description_reads_what_the_ready_made_one_reads(name, home, tmp_path):
     layout = {"chexpert_small": "chexpert", "pneumonia2": "chest_xray"}.get(name, name)
     folder = getattr(layouts, f"write_{layout}")(tmp_path / layout)
     ours = main([str(folder)])[0]
@@ -229,7 +229,7 @@ def test_the_same_images_labels_and_groups_are_read_as_by_the_ready_made_descrip
 
 
 @pytest.mark.parametrize("name", list(layouts.MEDMNIST))
-def test_the_arrays_of_medmnist_are_described_as_the_ready_made_description_has_them(name, home, tmp_path):
+def test_medmnist_arrays_match_the_ready_made_description(name, home, tmp_path):
     competition, questions = main([str(layouts.write_medmnist(tmp_path / "data", name))])
     ready = COMPETITIONS[name]
     for field in ("task", "labels", "channels", "laterality"):
@@ -246,7 +246,7 @@ def test_arrays_of_an_unknown_set_are_described_by_their_numbers(home, tmp_path)
     assert asked(questions, "labels are numbers. What do they mean")
 
 
-def test_a_row_a_label_is_said_to_be_inexpressible_and_the_code_that_mends_it_works(tmp_path, home):
+def test_suggested_code_widens_a_long_table(tmp_path, home):
     folder = layouts.write_rsna_hemorrhage(tmp_path / "ich")
     competition, questions = main([str(folder)])
     assert competition.labels == layouts.ICH_LABELS and competition.task == "multilabel"
@@ -289,7 +289,7 @@ def test_codes_that_cannot_be_read_are_asked_about(home, tmp_path, text):
     assert asked(questions, f"`b` holds '{text}' besides 0 and 1") and asked(questions, "train part cannot be read")
 
 
-def test_a_column_of_yes_and_no_beside_labels_is_asked_about(home, tmp_path):
+def test_yes_no_column_is_asked_about(home, tmp_path):
     rows = "".join(f"{k},{k % 2},{k // 2 % 2},{'yes' if k % 3 else 'No'},{'left' if k % 3 else 'right'}\n"
                    for k in range(8))
     competition, questions = main([str(written(tmp_path, train="image_id,a,b,c,d\n" + rows, images=IMAGES))])
@@ -297,14 +297,14 @@ def test_a_column_of_yes_and_no_beside_labels_is_asked_about(home, tmp_path):
     assert not asked(questions, "`d` holds")
 
 
-def test_hard_labels_and_probabilities_are_told_by_the_sample(home, tmp_path):
+def test_sample_decides_between_labels_and_probabilities(home, tmp_path):
     written(tmp_path, train=LABELS, images=f"{IMAGES} test/x.png test/y.png")
     for cells, kind in (("x,0.5,0.5\ny,0.5,0.5\n", "probs"), ("x,1,0\ny,0,0\n", "labels")):
         written(tmp_path, sample_submission="image_id,a,b\n" + cells)
         assert main([str(tmp_path)])[0].submission == kind
 
 
-def test_a_patient_column_with_blanks_is_not_taken_and_asked_about(home, tmp_path):
+def test_patient_column_with_blanks_is_only_asked_about(home, tmp_path):
     rows = "".join(f"{k},{'' if k == 5 else f'p{k // 2}'},{k % 2},{k // 2 % 2}\n" for k in range(8))
     competition, questions = main([str(written(tmp_path, train="image_id,patient,a,b\n" + rows, images=IMAGES))])
     assert competition.group_column is None
@@ -312,14 +312,14 @@ def test_a_patient_column_with_blanks_is_not_taken_and_asked_about(home, tmp_pat
     assert not asked(questions, "cannot be read")
 
 
-def test_a_column_that_repeats_as_patients_do_is_asked_about(home, tmp_path):
+def test_repeating_column_is_asked_about(home, tmp_path):
     rows = "".join(f"{k},z{k // 2},{k % 2},{k // 2 % 2}\n" for k in range(20))
     images = " ".join(f"train/{k}.png" for k in range(20))
     competition, questions = main([str(written(tmp_path, train="image_id,code,a,b\n" + rows, images=images))])
     assert competition.group_column is None and asked(questions, "`code` repeat as patient ids do: 10 values for 20")
 
 
-def test_patients_in_train_and_test_are_dropped_from_train_and_asked_about(home, tmp_path):
+def test_shared_patients_are_dropped_and_asked_about(home, tmp_path):
     rows = "".join(f"{k},p{k // 2},{k % 2},{k // 2 % 2}\n" for k in range(8))
     written(tmp_path, train="image_id,patient,a,b\n" + rows, test="image_id,patient\nx,p0\ny,p9\nz,p8\n",
             images=f"{IMAGES} test/x.png test/y.png test/z.png")
@@ -328,7 +328,7 @@ def test_patients_in_train_and_test_are_dropped_from_train_and_asked_about(home,
     assert len(read_train(competition, tmp_path)[0]) == 6
 
 
-def test_patients_in_names_are_compared_between_the_parts_of_one_table(home, tmp_path):
+def test_patients_in_names_are_compared_between_parts(home, tmp_path):
     rows = [(f"patient{k // 2:03d}_{k}.png", "test" if k >= 14 else "train") for k in range(20)]
     written(tmp_path, train="image,split,a,b\n" + "".join(f"{name},{part},{k % 2},{k // 2 % 2}\n"
                                                           for k, (name, part) in enumerate(rows)),
@@ -352,7 +352,7 @@ def test_rows_without_a_class_are_left_out_and_asked_about(home, tmp_path):
     assert len(read_train(competition, tmp_path)[0]) == 6
 
 
-def test_a_table_whose_rows_are_of_unequal_length_is_asked_about(home, tmp_path):
+def test_rows_of_unequal_length_are_asked_about(home, tmp_path):
     _, questions = main([str(written(tmp_path, train=LABELS + "8,1\n", images=IMAGES))])
     assert asked(questions, "train.csv: 1 rows are longer or shorter") and asked(questions, "train part cannot be read")
 
@@ -371,7 +371,7 @@ def test_images_with_several_endings_are_found(home, tmp_path):
     assert competition.train.images == "train/{image_id}.*" and len(read_train(competition, tmp_path)[0]) == 8
 
 
-def test_ids_that_begin_anew_in_the_test_part_keep_to_their_folders(home, tmp_path):
+def test_repeated_ids_stay_in_their_parts_folders(home, tmp_path):
     written(tmp_path, train=LABELS, sample_submission="image_id,a,b\n0,0,1\n1,1,0\n",
             images=f"{IMAGES} test/0.png test/1.png")
     competition, questions = main([str(tmp_path)])
@@ -399,7 +399,7 @@ def test_a_set_that_was_packed_twice_is_described_once(home, tmp_path):
     assert competition.train == Part(images="train/*/*.png") and len(read_train(competition, tmp_path)[0]) == 8
 
 
-def test_a_folder_that_a_column_names_is_part_of_the_path(home, tmp_path):
+def test_folder_column_is_part_of_the_path(home, tmp_path):
     rows = "".join(f"{k},{'xyz'[k % 3]}\n" for k in range(9))
     images = " ".join(f"pictures/{'xyz'[k % 3]}/{k}.png" for k in range(9))
     competition, _ = main([str(written(tmp_path, train="image_id,label\n" + rows, images=images))])
@@ -413,7 +413,7 @@ def test_other_separators_are_described(home, tmp_path, separator):
     assert competition.train.separator == separator and len(read_train(competition, tmp_path)[0]) == 8
 
 
-def test_circles_of_links_and_files_that_are_no_text_do_no_harm(home, tmp_path):
+def test_link_cycles_and_binary_files_are_ignored(home, tmp_path):
     written(tmp_path, train=LABELS, images=IMAGES)
     (tmp_path / "train" / "loop").symlink_to(tmp_path)
     (tmp_path / "odd.csv").write_bytes(b"\xff\xfe\x00,\x81\n")
@@ -424,7 +424,7 @@ def test_circles_of_links_and_files_that_are_no_text_do_no_harm(home, tmp_path):
     assert all(asked(questions, text) for text in (r"odd\.csv cannot be read", r"empty\.csv is empty", r"broken\.npz"))
 
 
-def test_a_table_of_which_few_images_were_fetched_is_described_and_asked_about(home, tmp_path):
+def test_missing_images_are_asked_about(home, tmp_path):
     rows = "".join(f"{k:05d},{k % 2},{k // 2 % 2}\n" for k in range(3000))
     images = " ".join(f"train/{k:05d}.png" for k in range(2001, 2031))
     competition, questions = main([str(written(tmp_path, train="image_id,a,b\n" + rows, images=images))])
@@ -503,7 +503,7 @@ def test_folder_without_labels_raises_with_its_contents(home, tmp_path, prepare,
 # ---- pieces
 
 
-def test_labels_are_told_from_other_columns():
+def test_labels_are_separated_from_other_columns():
     rows = pd.DataFrame({"id": list("abcdef"), "sex": list("mfmfmf"), "Lung Lesion": list("010101"),
                          "Edema": ["0.0", "1.0", "", "-1.0", "1.0", "0.0"], "age": list("345678")})
     assert find_labels(rows, "id").columns == ("Lung Lesion", "Edema")
@@ -514,7 +514,7 @@ def test_labels_are_told_from_other_columns():
     (["A|B", "A", "B"], "joined", "|"), (["1 2", "2", "1 3"], "joined", " "), (["a,b", "a", "b"], "joined", ","),
     (["Aortic enlargement", "Lung mass", "Aortic enlargement", "Lung mass"], "single", "|"),
 ])
-def test_joined_labels_are_told_from_names_of_several_words(texts, kind, separator):
+def test_names_of_several_words_are_no_joined_labels(texts, kind, separator):
     found = find_labels(pd.DataFrame({"id": range(len(texts)), "label": texts}).astype(str), "id")
     assert (found.kind, found.separator) == (kind, separator)
 
@@ -525,11 +525,11 @@ def test_joined_labels_are_told_from_names_of_several_words(texts, kind, separat
     ([f"images/Train_{k}.jpg" for k in range(30)], None),
     ([f"images/ISIC_{k:07d}.jpg" for k in range(30)], None),
 ])
-def test_the_patient_is_found_in_names_only_where_several_images_share_one(paths, pattern):
+def test_group_pattern_needs_shared_patients(paths, pattern):
     assert find_group_pattern(pd.Series(paths)) == pattern
 
 
-def test_grey_images_in_three_channels_are_told_from_coloured_ones(tmp_path):
+def test_grey_images_in_three_channels_are_grey(tmp_path):
     rng = np.random.default_rng(0)
     grey = np.repeat(rng.integers(0, 256, (40, 40, 1), dtype=np.uint8), 3, axis=2)
     coloured = rng.integers(0, 256, (40, 40, 3), dtype=np.uint8)
@@ -541,7 +541,7 @@ def test_grey_images_in_three_channels_are_told_from_coloured_ones(tmp_path):
     assert look.coloured and look.sizes == ((40, 40), (40, 40)) and look.modes == {"L": 1, "RGB": 1}
 
 
-def test_pictures_too_large_for_a_first_look_are_not_decoded(tmp_path, monkeypatch):
+def test_very_large_images_are_not_decoded(tmp_path, monkeypatch):
     for ending in ("png", "tif"):
         write_image(tmp_path / f"a.{ending}")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 12)
@@ -567,7 +567,7 @@ def test_a_literal_gives_back_any_text(texts):
     assert pasted(competition) == competition
 
 
-def test_a_literal_never_overwrites_what_stands_in_competition_py(home, tmp_path):
+def test_literal_uses_a_free_name(home, tmp_path):
     competition, questions = main([str(layouts.write_medmnist(tmp_path / "medmnist", "octmnist"))])
     assert constant(competition) == "MEDMNIST_SET" and pasted(competition) == competition
     assert asked(main([str(tmp_path / "medmnist"), "--name", "demo"])[1], "A competition 'demo' exists already")
@@ -596,7 +596,7 @@ def test_nothing_is_written_without_being_asked_for(home, tmp_path):
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_a_long_table_and_many_files_are_described_without_listing_them_twice(home, tmp_path, monkeypatch):
+def test_folder_is_listed_once(home, tmp_path, monkeypatch):
     monkeypatch.setattr("describing.inventory.ROWS_AT_MOST", 5)
     survey = read_inventory(written(tmp_path, train=LABELS, images=IMAGES))
     assert len(survey.tables[0].rows) == 5 and not survey.tables[0].whole
@@ -625,7 +625,7 @@ def labelled(folder: Path, ids: list[str], paths: list[str], header: str = "id,l
 
 
 @pytest.mark.parametrize("ending", sorted(IMAGE_ENDINGS))
-def test_every_ending_that_is_looked_for_is_described_and_decoded(home, tmp_path, ending):
+def test_every_known_ending_is_described_and_decoded(home, tmp_path, ending):
     folder = labelled(tmp_path, list("abcdefgh"), [f"train/{name}.{ending}" for name in "abcdefgh"])
     competition, questions = main([str(folder)])
     assert competition.train.images == f"train/{{id}}.{ending}" and not asked(questions, "cannot be read")
@@ -634,7 +634,7 @@ def test_every_ending_that_is_looked_for_is_described_and_decoded(home, tmp_path
 
 @pytest.mark.parametrize("name, pattern", [("IM-{:04d}", "train/{id}"), ("1.2.840.113.{}", "train/{id}"),
                                            ("{:08d}", "train/{id}"), ("scan{}.IMA", "train/{id}.IMA")])
-def test_dicoms_are_known_by_their_mark_whatever_they_are_called(home, tmp_path, name, pattern):
+def test_dicom_is_recognised_by_its_preamble(home, tmp_path, name, pattern):
     names = [name.format(k) for k in range(30)]
     folder = labelled(tmp_path, [text.removesuffix(".IMA") for text in names], [f"train/{text}" for text in names])
     (folder / "train" / "LICENSE").write_text("none of the images")
@@ -645,7 +645,7 @@ def test_dicoms_are_known_by_their_mark_whatever_they_are_called(home, tmp_path,
     assert len(table) == 30 and decode_image(table["path"].iloc[7], 1).shape == (12, 12)
 
 
-def test_dicoms_without_an_ending_in_folders_of_patients_and_studies_are_found(home, tmp_path):
+def test_dicom_without_ending_is_found_in_subfolders(home, tmp_path):
     rows = [(f"{k // 4}f9a", f"1.2.{k // 2}", f"1.2.840.{k}", int(k > 11)) for k in range(24)]
     for patient, study, image, _ in rows:
         write_image(tmp_path / "train" / patient / study / image)
@@ -663,7 +663,7 @@ def test_dicoms_without_an_ending_in_folders_of_patients_and_studies_are_found(h
 
 @pytest.mark.parametrize("patients", [[f"p{k:03d}" for k in range(10)],
                                       [f"{letter}{7 * k}" for k, letter in enumerate("abcdefghij")]])
-def test_folders_of_patients_in_class_folders_are_groups_and_no_classes(home, tmp_path, patients):
+def test_patient_folders_in_class_folders_are_groups(home, tmp_path, patients):
     for k, patient in enumerate(patients):
         for number in range(3):
             write_image(tmp_path / "train" / ("ILL", "NORMAL")[k % 2] / patient / f"IM-{number:04d}")
@@ -674,7 +674,7 @@ def test_folders_of_patients_in_class_folders_are_groups_and_no_classes(home, tm
     assert asked(questions, f"Is '{patients[0]}' in 'train/ILL/{patients[0]}/IM-0000' the patient")
 
 
-def test_class_folders_whose_file_names_begin_anew_are_no_patients(home, tmp_path):
+def test_class_folders_with_repeated_names_are_no_patients(home, tmp_path):
     competition, questions = main([str(written(tmp_path, images=" ".join(
         f"{name}/{k}.png" for name in ("nv", "mel", "bcc", "df") for k in range(4))))])
     assert competition.labels == ("bcc", "df", "mel", "nv") and competition.group_pattern is None
@@ -691,7 +691,7 @@ def test_files_without_an_ending_between_others_are_read(home, tmp_path):
     assert len(read_train(competition, tmp_path)[0]) == 12
 
 
-def test_folders_of_classes_in_folders_of_organs_are_taken_and_asked_about(home, tmp_path):
+def test_class_folders_below_organ_folders_are_asked_about(home, tmp_path):
     names = ("colon/colon_aca", "colon/colon_n", "lung/lung_aca", "lung/lung_n", "lung/lung_scc")
     competition, questions = main([str(written(tmp_path, images=" ".join(
         f"{name}/{name[-3:]}{k}.png" for name in names for k in range(4))))])
@@ -699,9 +699,9 @@ def test_folders_of_classes_in_folders_of_organs_are_taken_and_asked_about(home,
     assert asked(questions, "The folders colon, lung hold the folders .*are the upper folders the classes")
 
 
-def test_only_a_few_of_many_files_without_an_ending_are_opened(tmp_path, monkeypatch):
+def test_few_of_many_files_without_ending_are_opened(tmp_path, monkeypatch):
     opened = []
-    monkeypatch.setattr("describing.inventory._is_dicom_file",
+    monkeypatch.setattr("describing.inventory.is_dicom_file",
                         lambda path: bool(opened.append(path)) or path.name.startswith("IM"))
     many = {f"train/{k:05d}": [f"IM-{j}" for j in range(3)] + ["notes"] for k in range(3000)}
     found = _find_unnamed_dicoms(tmp_path, many, notes := [])
@@ -715,7 +715,7 @@ def test_only_a_few_of_many_files_without_an_ending_are_opened(tmp_path, monkeyp
                                          notes[0])
 
 
-def test_what_lies_between_images_of_several_endings_is_left_out(home, tmp_path):
+def test_other_files_among_images_are_excluded(home, tmp_path):
     for k in range(12):
         write_image(tmp_path / "train" / "AB"[k % 2] / f"{k}.{('jpg', 'JPG', 'png')[k % 3]}")
     for name in ("A/Thumbs.db", "B/.DS_Store"):
@@ -737,7 +737,7 @@ def test_a_test_folder_of_several_endings_is_found_whole(home, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["IM-0003", "IM-0003.dcm"])
-def test_a_dicom_without_pixels_is_asked_about_by_name_with_what_to_do(home, tmp_path, name):
+def test_dicom_without_pixels_is_asked_about(home, tmp_path, name):
     tail = name.removeprefix("IM-0003")
     ids = [f"IM-{k:04d}" for k in range(12)]
     folder = labelled(tmp_path, ids, [f"train/{text}{tail}" for text in ids])
@@ -751,7 +751,7 @@ def test_a_dicom_without_pixels_is_asked_about_by_name_with_what_to_do(home, tmp
     assert len(read_train(mended, folder)[0]) == 11
 
 
-def test_a_truncated_listed_image_is_asked_about_by_the_id_that_leaves_it_out(home, tmp_path):
+def test_truncated_image_is_asked_about_with_its_id(home, tmp_path):
     for k in range(8):
         write_image(tmp_path / "train" / "AB"[k % 2] / f"{k}.jpg")
     path = tmp_path / "train" / "A" / "4.jpg"
@@ -782,7 +782,7 @@ def test_ids_that_almost_match_file_names_raise(home, tmp_path, written_as, call
 
 
 @pytest.mark.parametrize("name, called", [("{}.png", "{}.png"), ("{}", "{}")])
-def test_ids_that_are_some_files_whole_name_and_not_others_are_asked_about(home, tmp_path, name, called):
+def test_mixed_ids_with_and_without_ending_are_asked_about(home, tmp_path, name, called):
     ids = [(name if k % 2 else "{}").format(f"x{k}") for k in range(8)]
     files = [(called if k % 2 else "{}.png").format(f"train/x{k}") for k in range(8)]
     competition, questions = main([str(labelled(tmp_path, ids, files))])
@@ -790,7 +790,7 @@ def test_ids_that_are_some_files_whole_name_and_not_others_are_asked_about(home,
     assert asked(questions, f"`id` in train.csv holds the whole file name of some images, '{re.escape(ids[1])}', and")
 
 
-def test_ids_of_which_some_lost_their_zeros_are_asked_about(home, tmp_path):
+def test_ids_without_leading_zeros_are_asked_about(home, tmp_path):
     numbers = range(9990, 10030)
     folder = labelled(tmp_path, list(map(str, numbers)), [f"train/{number:05d}.png" for number in numbers])
     assert asked(main([str(folder)])[1], "`id` in train.csv holds '9990', which is no file name, but there is a file "
@@ -820,7 +820,7 @@ def test_unreadable_table_is_named_in_the_error(home, tmp_path, content, said):
         main([str(folder)])
 
 
-def test_a_table_with_a_byte_order_mark_and_semicolons_is_described(home, tmp_path):
+def test_semicolons_and_byte_order_mark_are_read(home, tmp_path):
     folder = labelled(tmp_path, list("abcdefgh"), [f"train/{name}.png" for name in "abcdefgh"])
     text = (folder / "train.csv").read_text().replace(",", ";")
     (folder / "train.csv").write_text(text, encoding="utf-8-sig")
@@ -846,7 +846,7 @@ def test_settings_beside_the_labels_are_no_meaning_of_theirs(home, tmp_path):
     assert competition.labels == ("0", "1", "2") and asked(questions, "classes in `label` are numbers")
 
 
-def test_pictures_go_before_dicom_of_the_same_name_without_an_ending(home, tmp_path):
+def test_png_is_preferred_to_dicom_of_the_same_name(home, tmp_path):
     names = [f"x{k}" for k in range(6)]
     folder = labelled(tmp_path, names, [f"train/{name}.png" for name in names])
     (folder / "raw").mkdir()
@@ -856,7 +856,7 @@ def test_pictures_go_before_dicom_of_the_same_name_without_an_ending(home, tmp_p
     assert competition.train.images == "train/{id}.png" and asked(questions, r"raw/\{id\}")
 
 
-def test_hidden_files_among_the_pictures_of_class_folders_are_left_out(home, tmp_path):
+def test_hidden_files_in_class_folders_are_excluded(home, tmp_path):
     folder = written(tmp_path, images=" ".join(f"train/{'AB'[k % 2]}/{k}.png" for k in range(8)))
     (folder / "train" / "A" / "._0.png").write_bytes(b"a Mac's notes")
     competition, _ = main([str(folder)])
@@ -882,7 +882,7 @@ def test_folder_name_with_pattern_characters_is_reported(home, tmp_path):
     assert asked(main([str(written(tmp_path / "two", images=images))])[1], r"train\[1\]/\* has \[ in its name")
 
 
-def test_the_next_steps_are_to_look_over_and_to_split(home, tmp_path, capsys):
+def test_next_commands_are_audit_and_make_folds(home, tmp_path, capsys):
     folder = labelled(tmp_path / "my set", list("abcd"), [f"train/{name}.png" for name in "abcd"])
     main([str(folder)])
     said = capsys.readouterr().out

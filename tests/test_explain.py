@@ -17,7 +17,7 @@ import competition as descriptions
 import explain
 from common.files import write_csv, write_json
 from competition import Competition, Part
-from data.folds import add_folds, make_folds, read_folds
+from data.folds import attach_folds, make_folds, read_folds
 from data.pixel_store import PixelSettings, open_store
 from data.tables import read_train
 from experiment import Experiment
@@ -68,7 +68,7 @@ def fabricate(data, name: str, network: str = "cnn_b", folds: tuple[int, ...] = 
     """A run with random weights whose predicted probability that the square is there grows by number."""
     table, _ = read_train(SQUARES, data)
     split = read_folds(SQUARES)
-    table = add_folds(SQUARES, table, split)
+    table = attach_folds(SQUARES, table, split)
     for fold in folds:
         run = open_run(SQUARES, name, fold, Experiment(network=network, image_size=SIZE, per_task=per_task), split.hash)
         torch.manual_seed(fold)

@@ -14,7 +14,7 @@ import competition as descriptions
 import find_shortcuts
 from common.files import write_csv, write_json
 from competition import Competition, Part
-from data.folds import add_folds, make_folds, read_folds
+from data.folds import attach_folds, make_folds, read_folds
 from data.pixel_store import PixelSettings, open_store
 from data.tables import read_train
 from experiment import Experiment
@@ -61,7 +61,7 @@ def letters(home, monkeypatch):
 def add_run(competition: Competition, data, name: str = "cnn_b", folds: tuple[int, ...] = (0, 1), seed: int = 0):
     """A run with random weights and probabilities that say nothing."""
     split = read_folds(competition)
-    table = add_folds(competition, read_train(competition, data)[0], split)
+    table = attach_folds(competition, read_train(competition, data)[0], split)
     rng = np.random.default_rng(seed)
     for fold in folds:
         run = open_run(competition, name, fold, Experiment(network="cnn_b", image_size=SIZE), split.hash)

@@ -63,7 +63,7 @@ def test_kaggles_little_val_part_is_training_data(home):
     assert table["image_id"].str.startswith("val/").any()
 
 
-def test_scans3_is_read_in_the_sizes_and_with_the_ids_that_its_organisers_gave(home):
+def test_scans3_is_read_in_full_size(home):
     folder = layouts.write_scans3(home / "files", 12_000, 3_000, 5_000)
     sizes = {"train_labels": (12_000, "10000.png", "21999.png"), "val_labels": (3_000, "40000.png", "42999.png"),
              "sample_submission": (5_000, "70000.png", "74999.png")}

@@ -11,7 +11,7 @@ import torch
 
 from common.files import home, sha256, write_json
 from competition import Competition, Part
-from data.folds import Folds, add_folds, read_folds
+from data.folds import Folds, attach_folds, read_folds
 from data.tables import read_train
 from experiment import EXPERIMENTS, Experiment
 from models.classifier import Classifier
@@ -25,7 +25,7 @@ def write_untrained(competition: Competition, name: str, seed: int = 0, experime
                     with_network: bool = False) -> tuple[Oof, pd.DataFrame, Folds]:
     """Every fold of a run of chance; returns it as it is read, the table and the folds."""
     rng, folds = np.random.default_rng(seed), read_folds(competition)
-    table = add_folds(competition, read_train(competition, home() / "data" / competition.name)[0], folds)
+    table = attach_folds(competition, read_train(competition, home() / "data" / competition.name)[0], folds)
     for fold in range(folds.count):
         run = open_run(competition, name, fold, EXPERIMENTS[experiment], folds.hash)
         ids = table.loc[table["fold"] == fold, "image_id"]

@@ -1,6 +1,7 @@
 """Where things live, and writing them so that nothing is ever half-written."""
 
 import csv
+import errno
 import gzip
 import hashlib
 import json
@@ -136,6 +137,13 @@ def read_csv(path: Path, header: Sequence[str] = (), separator: str = ",") -> pd
     if len(set(header)) < len(header):
         raise ValueError(f"{path}: a column stands twice in the header {', '.join(map(repr, header))}")
     return pd.DataFrame(rows, columns=header, dtype=str)
+
+
+def check_room(folder: Path, needed: int, what: str) -> None:
+    """Raises OSError where the disk of a folder that exists has fewer than `needed` bytes free for `what`."""
+    if needed > (free := shutil.disk_usage(folder).free):
+        raise OSError(errno.ENOSPC, f"{what} needs {needed / 1e9:.2f} GB, and {free / 1e9:.2f} GB are free; make room, "
+                      "or set STARTER_HOME to a folder on another disk", str(folder))
 
 
 def sha256(*parts: bytes | str) -> str:

@@ -53,8 +53,8 @@ def decode_image(path: str | Path, channels: int, target: int | None = None) -> 
 def fit_image(image: np.ndarray, size: int, resize_mode: str = "squash") -> np.ndarray:
     """The image in a square (size, size[, 3]): squashed, or as a "letterbox" that keeps the aspect ratio.
 
-    In a letterbox the longer side takes the whole square, and the image is in the middle with black beside it (an
-    odd pixel is added below or to the right).
+    In a letterbox the longer side takes the whole square, and the image is in the middle with black beside it (a
+    single extra pixel is added below or to the right).
     """
     height, width = image.shape[:2]
     if resize_mode == "squash" or height == width:
@@ -115,11 +115,11 @@ class _JpegHeader:
 def _decode_jpeg(raw: bytes, channels: int, target: int | None) -> tuple[np.ndarray, tuple[int, int]]:
     header = _read_jpeg_header(raw)
     pixels = None
-    if header.whole:  # otherwise OpenCV before its version 5 fills up what is missing, in silence
+    if header.whole:  # otherwise OpenCV before its version 5 fills up what is missing without an error
         reduction = _reduction(min(header.height, header.width), target)
         pixels = _decode_with_opencv(raw, JPEG_FLAGS[reduction][channels])
     if pixels is None:
-        pixels = _decode_with_pillow(raw, channels)  # which says why not, or knows the kind
+        pixels = _decode_with_pillow(raw, channels)  # which reads more kinds, or raises the reason
         return pixels, pixels.shape[:2]
     orientation = _read_orientation(header.exif)
     shape = (header.height, header.width) if orientation < 5 else (header.width, header.height)

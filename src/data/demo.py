@@ -24,7 +24,7 @@ IMAGE_STREAM, PATIENT_STREAM, COPY_STREAM, TABLE_STREAM = range(4)  # kinds of r
 
 @dataclass(frozen=True)
 class DemoSettings:
-    """What is drawn, and the troubles that are planted. Shares are of the training images unless it says otherwise."""
+    """What is drawn, and the troubles that are planted. Shares are of the training images unless stated otherwise."""
 
     images: int = 1400               # training images
     test_images: int = 700
@@ -63,13 +63,8 @@ def make_demo(folder: Path, settings: DemoSettings, workers: int | None = None) 
     with replace_atomically(folder) as temporary:
         for part in ("train", "test", *(f"truth/masks/{label}" for label in LABELS)):
             (temporary / part).mkdir(parents=True)
-        try:
-            _draw_all(temporary, settings, truth, workers or count_cores())
-            _write_tables(temporary, settings, truth)
-        except OSError as error:
-            megabytes = (settings.images + settings.test_images) * settings.size**2 / 1e6
-            raise OSError(error.errno, f"the demo could not be written ({error.strerror}); about "
-                          f"{megabytes:.0f} MB are needed", str(folder)) from error
+        _draw_all(temporary, settings, truth, workers or count_cores())
+        _write_tables(temporary, settings, truth)
     return folder
 
 
@@ -150,7 +145,8 @@ def _plant_copies(rng: np.random.Generator, plan: pd.DataFrame, severities: np.n
         for original, copy in chosen:
             plan.loc[copy, column] = original
             severities[copy] = severities[original]
-            clean[copy] = rng.random(len(LABELS)) < label_probs(severities[original])  # read again: not always the same
+            # a second reading of the same picture, which may differ
+            clean[copy] = rng.random(len(LABELS)) < label_probs(severities[original])
             plan.loc[copy, ["site", "drawn_for"]] = plan.loc[original, ["site", "drawn_for"]].to_numpy()
             if rng.random() < 0.5:
                 plan.loc[copy, "patient"] = plan.loc[original, "patient"]
@@ -174,7 +170,7 @@ def _hide_cells(rng: np.random.Generator, labels: np.ndarray, probs: np.ndarray,
 
 
 def _draw_all(folder: Path, settings: DemoSettings, plan: pd.DataFrame, workers: int) -> None:
-    """Draws every image and mask. A copy needs no other image: it draws its original again and changes that."""
+    """Draws every image and mask. A copy needs no other image: it draws its original and changes that."""
     rows = {image_id: row for row, image_id in enumerate(plan["image_id"])}
     severities = plan[[f"severity_{label}" for label in LABELS]].to_numpy()
     columns = [plan[name].tolist() for name in ("image_id", "part", "drawn_for", "site", "black", "token")]
@@ -225,7 +221,7 @@ def _nearly(picture: np.ndarray, masks: dict, rng: np.random.Generator) -> tuple
 
 def _write_png(path: Path, picture: np.ndarray) -> None:
     _, encoded = cv2.imencode(".png", picture)
-    path.write_bytes(encoded.tobytes())  # unlike cv2.imwrite this says what went wrong
+    path.write_bytes(encoded.tobytes())  # raises OSError with the cause, unlike cv2.imwrite
 
 
 def _write_tables(folder: Path, settings: DemoSettings, plan: pd.DataFrame) -> None:

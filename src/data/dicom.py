@@ -36,6 +36,15 @@ def is_dicom(raw: bytes, path: str | Path = "") -> bool:
     return raw[128:132] == b"DICM" or str(path).lower().endswith(SUFFIXES)
 
 
+def is_dicom_file(path: str | Path) -> bool:
+    """True where a file has DICOM's mark; False where it cannot be opened, as a link that leads nowhere cannot."""
+    try:
+        with Path(path).open("rb") as file:
+            return is_dicom(file.read(132))
+    except OSError:
+        return False
+
+
 @dataclass(frozen=True)
 class _Display:
     """A file's attributes that determine how grey values are displayed."""
@@ -60,6 +69,8 @@ def decode_dicom(raw: bytes) -> np.ndarray:
     and no window, or are compressed in a way that no installed package decodes, which it then names.
     Source: DICOM PS3.3, C.7.6.3, C.11.1 and C.11.2.
     """
+    from pydicom.pixels import apply_modality_lut
+
     with READING, warnings.catch_warnings(record=True):  # unusual files are frequent and cause warnings
         warnings.resetwarnings()
         dataset = _read(raw)
@@ -67,7 +78,8 @@ def decode_dicom(raw: bytes) -> np.ndarray:
         with _explained("the attributes of its pixels are damaged"):
             if stored.ndim == 3 or dataset.PhotometricInterpretation == "PALETTE COLOR":
                 return _colours(dataset, stored)
-            values, display = _apply_modality_lut(dataset, stored), _read_display(dataset)
+            has_lut = bool(dataset.get("ModalityLUTSequence"))
+            values, display = apply_modality_lut(stored, dataset) if has_lut else stored, _read_display(dataset)
     return _show(stored, values, display)
 
 
@@ -138,12 +150,6 @@ def _colours(dataset: "Dataset", stored: np.ndarray) -> np.ndarray:
     else:
         bits = int(dataset.BitsStored)
     return _scale(stored, 0, 2 ** bits - 1)
-
-
-def _apply_modality_lut(dataset: "Dataset", stored: np.ndarray) -> np.ndarray:
-    from pydicom.pixels import apply_modality_lut
-
-    return apply_modality_lut(stored, dataset) if dataset.get("ModalityLUTSequence") else stored
 
 
 def _read_display(dataset: "Dataset") -> _Display:
@@ -219,7 +225,7 @@ def _show(stored: np.ndarray, values: np.ndarray, display: _Display) -> np.ndarr
 
 
 def _find_padding(stored: np.ndarray, limits: tuple[int, int] | None) -> np.ndarray | None:
-    """(H, W) bool, where pixels only fill up the frame; None where there are none, or nothing else."""
+    """(H, W) bool, True for pixels that only fill up the frame; None where no pixel does, or all do."""
     if limits is None or stored.dtype.kind == "f":
         return None
     # some writers state a signed value as if it were unsigned, or the other way about

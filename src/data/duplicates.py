@@ -91,7 +91,7 @@ def near_sets(pairs: pd.DataFrame) -> list[list[str]]:
 def duplicate_keys(ids: np.ndarray, sets: list[list[str]]) -> np.ndarray:
     """(N,) str: the smallest id of the set that an image is in, "" where it is in none.
 
-    Sets that share an id, exact and near ones say, are one. splitting.join_groups takes it.
+    Sets that share an id, such as an exact and a near one, are joined. splitting.join_groups takes it.
     """
     links = [(ids_of_set[0], other) for ids_of_set in sets for other in ids_of_set[1:]]
     joined = near_sets(pd.DataFrame(links, columns=["a", "b"], dtype=str)) if links else []
@@ -136,8 +136,8 @@ def _near(scan_a: Scan, scan_b: Scan | None) -> pd.DataFrame:
         jobs = [(first, columns_a, columns_b, most_bits, within, details_a, details_b)
                 for first in range(0, len(rows_a), JOB_ROWS)]
         with tqdm(total=len(rows_a), desc="near duplicates", unit="image", disable=None, delay=1) as bar:
-            for i, j, distance, correlation in map_in_order(_compare_rows, jobs, count_cores()):
-                found += zip(rows_a[i], rows_b[j], distance, correlation, strict=True)
+            for agreeing in map_in_order(_compare_rows, jobs, count_cores()):
+                found += [(rows_a[i], rows_b[j], distance, correlation) for i, j, distance, correlation in agreeing]
                 bar.update(min(JOB_ROWS, len(rows_a) - bar.n))
         pairs = _check_files(scan_a, other, found)
     pairs = pd.DataFrame(pairs, columns=["a", "b", "distance", "correlation"])
@@ -203,7 +203,7 @@ def _affordable_bits(hashes_a: np.ndarray, hashes_b: np.ndarray, within: bool) -
 
 
 def _compare_rows(first: int, hashes_a: np.ndarray, hashes_b: np.ndarray, most_bits: int, within: bool,
-                  details_a: np.ndarray, details_b: np.ndarray) -> tuple[list, list, list, list]:
+                  details_a: np.ndarray, details_b: np.ndarray) -> list[tuple[int, int, int, float]]:
     """JOB_ROWS images of a, from `first` on, against all of b: row, row, distance, correlation of those that agree."""
     found = []
     for i, j, distance in _close_hashes(first, hashes_a, hashes_b, most_bits, within):
@@ -211,7 +211,7 @@ def _compare_rows(first: int, hashes_a: np.ndarray, hashes_b: np.ndarray, most_b
             a, b = details_a[row_a].astype(np.float32), details_b[row_b].astype(np.float32)
             if (correlation := best_correlation(a, b, SIDE // 16)) >= THUMBNAILS_MAY_AGREE:
                 found.append((row_a, row_b, bits, correlation))
-    return tuple(map(list, zip(*found, strict=True))) if found else ([], [], [], [])
+    return found
 
 
 def _close_hashes(first: int, hashes_a: np.ndarray, hashes_b: np.ndarray, most_bits: int,

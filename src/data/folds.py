@@ -16,7 +16,7 @@ import pandas as pd
 from common.commands import command_line
 from common.files import home, read_csv, read_json, sha256, write_csv, write_json
 from competition import Competition
-from data.duplicates import equal_pixel_sets, near_pairs, near_sets
+from data.duplicates import duplicate_keys, equal_pixel_sets, near_pairs, near_sets
 from data.image_scan import scan_images
 from data.npz import file_of, is_row
 from data.pixel_store import PixelStore
@@ -112,22 +112,23 @@ def read_folds(competition: Competition) -> Folds:
     return Folds(path, whole_hash, int(first.max()) + 1, metadata, frame.shape[1] - 1, int((first == HELD_OUT).sum()))
 
 
-def add_folds(competition: Competition, table: pd.DataFrame, folds: Folds) -> pd.DataFrame:
-    """The table without what is held out, with `fold`, `fold_1`, ..., `constant`, and `group` joined over equal pixels.
+def attach_folds(competition: Competition, table: pd.DataFrame, folds: Folds) -> pd.DataFrame:
+    """The training table with `fold`, `fold_1`, ... (-1: held out), `constant`, and `group` joined over equal pixels.
 
     Where near duplicates were looked for, groups are joined over those too.
-    Raises ValueError where an image has no fold, a group straddles folds without having been allowed to, or labels or
+    Raises ValueError where an image has no fold, a group is in two folds without having been allowed to, or labels or
     images are not those that the folds were checked with.
     """
-    table = attach_folds(competition, table, folds)
-    return table[table["fold"] != HELD_OUT].reset_index(drop=True)
-
-
-def holdout_rows(competition: Competition, table: pd.DataFrame, folds: Folds) -> pd.DataFrame:
-    """The rows of the training table that are held out altogether, with `constant` and joined `group`; may be none."""
-    table = attach_folds(competition, table, folds)
-    columns = [split_column(split) for split in range(folds.splits)]
-    return table[table["fold"] == HELD_OUT].drop(columns=columns).reset_index(drop=True)
+    table_hash, numbers = _hash_table(competition, table), _fold_columns(folds.path, table)
+    table = table.assign(**{split_column(split): numbers[:, split] for split in range(numbers.shape[1])},
+                         constant=table["image_id"].isin(folds.metadata["constant"]))
+    table["group"] = _joined_groups(table, folds.metadata["duplicates"], folds.metadata.get("near_duplicates", []))
+    if not folds.metadata["split_groups_allowed"]:
+        _check_split_groups(table["group"].to_numpy(str), numbers, folds.path)
+    if folds.metadata["table_sha256"] != table_hash:
+        raise ValueError(f"the labels, groups or images of {competition.name!r} have changed since {folds.path} was "
+                         f"checked; run: {_command(competition)}, then train again: older runs become invalid")
+    return table
 
 
 def split_column(split: int) -> str:
@@ -136,7 +137,7 @@ def split_column(split: int) -> str:
 
 
 def fold_numbers(table: pd.DataFrame, split: int) -> np.ndarray:
-    """The fold (N,) of every row of a table from `add_folds`, in the split of an experiment.
+    """The fold (N,) of every row of a table from `attach_folds`, in the split of an experiment.
 
     Raises ValueError where the folds file has no such split.
     """
@@ -199,31 +200,14 @@ def _check_requested(path: Path, folds: np.ndarray, made_by: dict | str, request
            "holdout": drawn.get("holdout", 0) if drawn else share, "stratify": drawn.get("stratify", [])}
     for name, value in requested.items():
         if value is not None and value != has[name]:
-            said, there = (" ".join(each) if isinstance(each, list) else each for each in (value, has[name]))
+            wanted, there = (" ".join(each) if isinstance(each, list) else each for each in (value, has[name]))
             there = there if there not in (None, "") else "unknown" if not drawn else "none"
-            raise ValueError(f"--{name} {said}, but {path} has {name} {there}. A folds file is made once and stays as "
-                             f"it is: leave --{name} out, or delete it and run make_folds.py again; runs on the old "
+            raise ValueError(f"--{name} {wanted}, but {path} has {name} {there}. A folds file is made once and not "
+                             f"changed: leave --{name} out, or delete it and run make_folds.py again; runs on the old "
                              "folds become invalid")
 
 
 # ---- checking
-
-
-def attach_folds(competition: Competition, table: pd.DataFrame, folds: Folds) -> pd.DataFrame:
-    """All rows of the training table, held out (fold -1) or not, with `fold`, `fold_1`, ..., `constant` and joined
-    `group`. Raises what `add_folds` raises.
-    """
-    table_hash, numbers = _hash_table(competition, table), _fold_columns(folds.path, table)
-    table = table.assign(**{split_column(split): numbers[:, split] for split in range(numbers.shape[1])},
-                         constant=table["image_id"].isin(folds.metadata["constant"]))
-    table["group"] = _joined_groups(table, folds.metadata["duplicates"], folds.metadata.get("near_duplicates", []))
-    if not folds.metadata["split_groups_allowed"]:
-        _check_split_groups(table["group"].to_numpy(str), numbers, folds.path)
-    if folds.metadata["table_sha256"] != table_hash:
-        raise ValueError(f"the labels, groups or images of {competition.name!r} have changed since {folds.path} was "
-                         f"checked; run: {_command(competition)}, then train again: "
-                         "older runs become invalid")
-    return table
 
 
 def _command(competition: Competition) -> str:
@@ -262,10 +246,10 @@ def _fold_columns(path: Path, table: pd.DataFrame) -> np.ndarray:
                              f"is held out; {fix}")
     by_id = frame.set_index("image_id").astype(int)
     missing = table["image_id"][~table["image_id"].isin(by_id.index)]
-    strange = by_id.index.difference(table["image_id"])
-    if len(missing) or len(strange):
-        example = missing.iloc[0] if len(missing) else strange[0]
-        raise ValueError(f"{len(missing)} images have no fold and {len(strange)} ids have no image, for example "
+    unknown = by_id.index.difference(table["image_id"])
+    if len(missing) or len(unknown):
+        example = missing.iloc[0] if len(missing) else unknown[0]
+        raise ValueError(f"{len(missing)} images have no fold and {len(unknown)} ids have no image, for example "
                          f"{example!r}; {fix}")
     _check_numbers(by_id, fix)
     return by_id.loc[table["image_id"]].to_numpy()
@@ -291,12 +275,8 @@ def _check_numbers(by_id: pd.DataFrame, fix: str) -> None:
 
 def _joined_groups(table: pd.DataFrame, *kinds: list[list[str]]) -> np.ndarray:
     """The groups (N,) of the table, joined over all sets of every kind."""
-    groups = table["group"].to_numpy(str)
-    for sets in filter(None, kinds):
-        first = {image_id: ids[0] for ids in sets for image_id in ids}
-        keys = [first.get(image_id, "") for image_id in table["image_id"].tolist()]
-        groups = join_groups(groups, np.array(keys, dtype=str))
-    return groups
+    sets = [ids for of_kind in kinds for ids in of_kind]
+    return join_groups(table["group"].to_numpy(str), duplicate_keys(table["image_id"], sets))
 
 
 def _check_split_groups(groups: np.ndarray, folds: np.ndarray, path: Path) -> None:

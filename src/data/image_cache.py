@@ -1,6 +1,7 @@
 """Folders of arrays computed from image files: named after the files' state, built once, by several threads."""
 
 import json
+import os
 import re
 import shutil
 import time
@@ -12,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
+import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
@@ -19,6 +21,7 @@ from common.files import sha256
 from data.npz import file_of
 
 FORMAT = 1  # part of every key: raise it when decoding or resizing changes the pixels
+CHUNK_BYTES = 4 << 20  # pixels that a thread hands over at once, of 32 images at most
 LEFTOVER_SECONDS = 3600  # a half-built folder that nobody has written to for so long belongs to a killed process
 
 
@@ -94,6 +97,37 @@ def _remove_leftovers(parent: Path) -> None:
             continue
         if time.time() - written > LEFTOVER_SECONDS:
             shutil.rmtree(part, ignore_errors=True)
+
+
+def write_images(path: Path, title: str, paths: list[str], shape: tuple[int, ...], fields: dict[str, object],
+                 read: Callable[[str], tuple[dict, np.ndarray]],
+                 workers: int) -> tuple[dict[str, np.ndarray], dict[int, str]]:
+    """Writes an image of each path into one .npy file; returns the fields as arrays (N, ...), and what is unreadable.
+
+    read: path -> values of the fields, or some of them and a `reason` why it cannot be read, and uint8 pixels of
+    `shape`;  fields: name -> numpy's type;  unreadable: {row: reason}.
+    Written as a file and not through a mapping, and with few chunks in flight, so memory grows by the fields only.
+    """
+    index, unreadable = {name: np.zeros(len(paths), kind) for name, kind in fields.items()}, {}
+    step = int(np.clip(CHUNK_BYTES // np.prod(shape), 1, 32))
+    jobs = ((paths[first:first + step],) for first in range(0, len(paths), step))
+    with (single_threaded_opencv(), path.open("wb") as file,
+          tqdm(total=len(paths), desc=title, unit="image", disable=None) as bar):
+        header = {"descr": "|u1", "fortran_order": False, "shape": (len(paths), *shape)}
+        np.lib.format.write_array_header_1_0(file, header)
+        row = 0
+        for results in map_in_order(lambda chunk: [read(each) for each in chunk], jobs, workers):
+            for values, image in results:
+                if reason := values.pop("reason", ""):
+                    unreadable[row] = reason
+                for name, value in values.items():
+                    index[name][row] = value
+                file.write(np.ascontiguousarray(image).data)
+                row += 1
+            bar.update(len(results))
+        file.flush()
+        os.fsync(file.fileno())  # or a power cut after the renaming could leave a whole file of zeros
+    return index, unreadable
 
 
 def map_in_order(function: Callable, jobs: Iterable[tuple], workers: int) -> Iterator:

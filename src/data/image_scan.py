@@ -10,24 +10,16 @@ import imagehash
 import numpy as np
 import pandas as pd
 from PIL import Image, UnidentifiedImageError
-from tqdm import tqdm
 
 from common.files import home, sha256
 from common.hardware import count_cores
 from data.decoding import DAMAGE, GREY_MODES, decode_file, fit_image
-from data.image_cache import (
-    build_folder,
-    check_images,
-    hash_files,
-    map_in_order,
-    remove_outdated,
-    single_threaded_opencv,
-)
+from data.dicom import is_dicom_file
+from data.image_cache import build_folder, check_images, hash_files, remove_outdated, write_images
 
 FORMAT = 1  # part of every key: raise it when something else comes to be measured
 SIDE = 64  # pixels, height and width of a thumbnail
 HASH_SIDE = 16  # of the perceptual hash: 256 bits
-CHUNK = 32  # images a thread hands over at once
 # what is kept of an image beside its thumbnail: the type it has on disk
 FIELDS = {"height": np.int32, "width": np.int32, "mode": "U12", "file_bytes": np.int64, "mean": np.float32,
           "std": np.float32, "constant": bool, "pixel_hash": "S32", "phash": (np.uint64, 4)}
@@ -49,7 +41,7 @@ class Scan:
     std: np.ndarray  # (N,) float32
     constant: np.ndarray  # (N,) bool: one colour throughout
     pixel_hash: np.ndarray  # (N,) str, equal where all upright pixels are; colour counts, how it was stored does not
-    phash: np.ndarray  # (N, 4) uint64, 256 bits, near where pictures fields alike
+    phash: np.ndarray  # (N, 4) uint64, 256 bits, near where pictures look alike
 
     @property
     def readable(self) -> np.ndarray:
@@ -95,31 +87,11 @@ def _open_scan(folder: Path, paths: list[str]) -> Scan:
 
 
 def _build_scan(folder: Path, name: str, ids: list[str], paths: list[str], workers: int) -> None:
-    """Written as files and not through a mapping, and with few chunks in flight: memory grows by the index only."""
-    index = {field: np.zeros(len(ids), kind) for field, kind in FIELDS.items()}
-    unreadable = {}
-    jobs = ((paths[first:first + CHUNK],) for first in range(0, len(paths), CHUNK))
     with build_folder(folder) as temporary:
-        with (single_threaded_opencv(), (temporary / "thumbnails.npy").open("wb") as file,
-              tqdm(total=len(paths), desc=f"{name}, scanning every image", unit="image", disable=None) as bar):
-            header = {"descr": "|u1", "fortran_order": False, "shape": (len(ids), SIDE, SIDE)}
-            np.lib.format.write_array_header_1_0(file, header)
-            row = 0
-            for results in map_in_order(_scan_chunk, jobs, workers):
-                for fields, thumbnail in results:
-                    if reason := fields.pop("reason", ""):
-                        unreadable[row] = reason
-                    for field, value in fields.items():
-                        index[field][row] = value
-                    file.write(thumbnail.data)
-                    row += 1
-                bar.update(len(results))
+        index, unreadable = write_images(temporary / "thumbnails.npy", f"{name}, scanning every image", paths,
+                                         (SIDE, SIDE), FIELDS, _scan_image, workers)
         np.savez(temporary / "index.npz", ids=np.array(ids, dtype=str), reasons=np.array([*unreadable.values()], str),
                  unreadable=np.array([*unreadable], np.int64), **index)
-
-
-def _scan_chunk(paths: list[str]) -> list[tuple[dict, np.ndarray]]:
-    return [_scan_image(path) for path in paths]
 
 
 def _scan_image(path: str) -> tuple[dict, np.ndarray]:
@@ -129,17 +101,16 @@ def _scan_image(path: str) -> tuple[dict, np.ndarray]:
         image, _ = decode_file(path, 1 if fields["mode"] in GREY_MODES else 3, None)
     except ValueError as error:
         return fields | {"reason": str(error).removeprefix(f"{path}: ")}, nothing
-    image = _without_needless_colour(image)
+    image = _drop_equal_channels(image)
     grey = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     if fields["mode"] == "npz":
         fields["file_bytes"] = image.nbytes
     mean, std = cv2.meanStdDev(grey)
     thumbnail = fit_image(grey, SIDE)
     fields |= {"height": grey.shape[0], "width": grey.shape[1], "mean": mean.item(), "std": std.item(),
-             "constant": all(image[..., c].min() == image[..., c].max() for c in range(image.shape[2]))
-             if image.ndim == 3 else bool(grey.min() == grey.max()),
-             "pixel_hash": hash_pixels(image), "phash": perceptual_hash(thumbnail)}
-    return fields, np.ascontiguousarray(thumbnail)
+               "constant": bool((image == image[0, 0]).all()), "pixel_hash": hash_pixels(image),
+               "phash": perceptual_hash(thumbnail)}
+    return fields, thumbnail
 
 
 def _file_bytes(path: str) -> int:
@@ -157,18 +128,13 @@ def _find_mode(path: str) -> str:
         with Image.open(path) as image:
             return image.mode
     except UnidentifiedImageError:
-        return "DICOM" if _is_dicom(path) else ""
+        return "DICOM" if is_dicom_file(path) else ""
     except DAMAGE:
         return ""
 
 
-def _is_dicom(path: str) -> bool:
-    with Path(path).open("rb") as file:
-        return file.read(132)[128:] == b"DICM"
-
-
-def _without_needless_colour(image: np.ndarray) -> np.ndarray:
-    """(H, W) where three channels say the same, so that a grey picture is one however it was stored."""
+def _drop_equal_channels(image: np.ndarray) -> np.ndarray:
+    """(H, W) where the three channels are equal, so that a grey image is the same however it was stored."""
     if image.ndim == 3 and all(np.array_equal(image[..., 0], image[..., c]) for c in (1, 2)):
         return np.ascontiguousarray(image[..., 0])
     return image

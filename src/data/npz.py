@@ -1,18 +1,19 @@
 """Images that are rows of an array inside an .npz file: "DIR/x.npz#train_images#17" is row 17 of train_images."""
 
-import errno
 import os
 import re
 import shutil
 import threading
 import zipfile
 import zlib
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
-from common.files import home, replace_atomically, sha256
+from common.files import check_room, home, replace_atomically, sha256
 
 ROW_PATH = re.compile(r"(.+\.npz)#([^#]+)#([0-9]+)", re.DOTALL | re.IGNORECASE)
 COPY_BYTES = 4 << 20
@@ -82,19 +83,12 @@ def _extracted(npz_path: Path, key: str, size: int, changed: int) -> Path:
             _extract(npz_path, key, path)
             for other in path.parent.glob(f"{stem}*.npy"):  # unpacked from an earlier state of the file
                 if other != path and re.fullmatch(r"[0-9a-f]{10}", other.stem.removeprefix(stem)):
-                    _remove(other)
+                    with suppress(OSError):  # mapped by a process on Windows, or gone already
+                        other.unlink()
     return path
 
 
-def _remove(path: Path) -> None:
-    try:
-        path.unlink()
-    except OSError:  # mapped by a process on Windows, or gone already
-        pass
-
-
 def _extract(npz_path: Path, key: str, path: Path) -> None:
-    again = "fetch the file again"
     try:
         with zipfile.ZipFile(npz_path) as archive:
             names = [name.removesuffix(".npy") for name in archive.namelist()]
@@ -103,25 +97,30 @@ def _extract(npz_path: Path, key: str, path: Path) -> None:
             member = archive.infolist()[names.index(key)]
             expected = _check_header(archive, member, f"{npz_path}: the array {key!r}")
             path.parent.mkdir(parents=True, exist_ok=True)
-            _check_room(path.parent, member.file_size)
+            check_room(path.parent, member.file_size, f"unpacking {key!r}")
             with replace_atomically(path) as temporary, archive.open(member) as packed, temporary.open("wb") as file:
                 shutil.copyfileobj(packed, file, COPY_BYTES)  # checks the sum at the end
                 file.flush()
                 os.fsync(file.fileno())
                 if file.tell() != expected:
                     raise ValueError(f"{npz_path}: the array {key!r} has {file.tell():,} bytes where its header asks "
-                                     f"for {expected:,}; {again}")
+                                     f"for {expected:,}; fetch the file again")
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
-        raise ValueError(f"{npz_path}: is damaged, cut short or no .npz file ({error}); {again}") from error
+        raise ValueError(f"{npz_path}: is damaged, cut short or no .npz file ({error}); "
+                         "fetch the file again") from error
+
+
+def read_header(file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Shape, whether it is in Fortran order, and type of an .npy file; ValueError where it is none."""
+    is_first = np.lib.format.read_magic(file) == (1, 0)
+    return (np.lib.format.read_array_header_1_0 if is_first else np.lib.format.read_array_header_2_0)(file)
 
 
 def _check_header(archive: zipfile.ZipFile, member: zipfile.ZipInfo, what: str) -> int:
     """The bytes that the member must have. Raises ValueError where it holds no images of 8 bits."""
     with archive.open(member) as file:
         try:
-            version = np.lib.format.read_magic(file)
-            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            shape, by_columns, dtype = read(file)
+            shape, by_columns, dtype = read_header(file)
         except ValueError as error:
             raise ValueError(f"{what} is no array of numpy ({error})") from error
         start = file.tell()
@@ -137,9 +136,3 @@ def _check_header(archive: zipfile.ZipFile, member: zipfile.ZipInfo, what: str) 
     if by_columns:
         raise ValueError(f"{what} is in Fortran order; save it again with np.ascontiguousarray")
     return start + int(np.prod(shape, dtype=np.int64))
-
-
-def _check_room(folder: Path, needed: int) -> None:
-    if needed > (free := shutil.disk_usage(folder).free):
-        raise OSError(errno.ENOSPC, f"unpacking takes {needed / 1e9:.2f} GB, and {free / 1e9:.2f} GB are free; make "
-                      "room, or set STARTER_HOME to a folder on another disk", str(folder))

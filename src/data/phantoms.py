@@ -17,6 +17,8 @@ HALF_SEVERITY = 0.35  # the severity at which a reader calls every other image p
 STEEPNESS = 13.0      # of that call; the lower, the less even a perfect reader knows
 LEAST_SEVERITY = np.array([0.0, 0.0, -0.6])  # nothing to see; below 0 a heart is slimmer than most
 SPREAD = 0.42         # severity a standard deviation of the latent
+# the latent at half severity: the roots, found by bisection, at which labels have PREVALENCE
+OFFSETS = np.array([0.11085111052679394, 0.3850964141120168, 0.7776654234069871])
 
 
 # ---- who has what
@@ -31,12 +33,7 @@ def draw_severities(rng: np.random.Generator, patients: np.ndarray) -> np.ndarra
     of_patient = rng.standard_normal((patients.max() + 1, len(LABELS))) @ mix
     of_image = rng.standard_normal((len(patients), len(LABELS))) @ mix
     latent = np.sqrt(PATIENT_SHARE) * of_patient[patients] + np.sqrt(1 - PATIENT_SHARE) * of_image
-    return severity_of(latent, OFFSETS)
-
-
-def severity_of(latent: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-    """Severity (..., K) of a standard normal latent: a straight climb, cut off at LEAST_SEVERITY and at 1.4."""
-    return np.clip(HALF_SEVERITY + SPREAD * (latent - offsets), LEAST_SEVERITY, 1.4)
+    return np.clip(HALF_SEVERITY + SPREAD * (latent - OFFSETS), LEAST_SEVERITY, 1.4)
 
 
 def label_probs(severities: np.ndarray) -> np.ndarray:
@@ -45,25 +42,9 @@ def label_probs(severities: np.ndarray) -> np.ndarray:
 
 
 def posterior(severities: np.ndarray, black: np.ndarray, label_noise: float) -> np.ndarray:
-    """(N, K) P(label = 1 | picture); a black picture says nothing, so there it is the prevalence."""
+    """(N, K) P(label = 1 | picture); for a black picture it is the prevalence."""
     clean = np.where(black[:, None], PREVALENCE, label_probs(severities))
     return (1 - 2 * label_noise) * clean + label_noise
-
-
-def _solve_offsets() -> np.ndarray:
-    """The latent (K,) at half severity that gives the wanted prevalence, by bisection on a fine grid of the normal."""
-    grid = np.linspace(-6, 6, 4001)
-    density = np.exp(-grid**2 / 2)
-    density /= density.sum()
-    low, high = np.full(len(LABELS), -4.0), np.full(len(LABELS), 4.0)
-    for _ in range(60):
-        middle = (low + high) / 2
-        share = density @ label_probs(severity_of(grid[:, None], middle))
-        low, high = np.where(share > PREVALENCE, middle, low), np.where(share > PREVALENCE, high, middle)
-    return (low + high) / 2
-
-
-OFFSETS = _solve_offsets()
 
 
 # ---- the picture, in coordinates of the chest: x from -1 (image left) to 1, y from 0 (neck) to 1 (below the diaphragm)

@@ -1,41 +1,26 @@
 """The pixel store: every image decoded and resized once, in one memory-mapped uint8 array."""
 
-import errno
 import json
 import os
-import shutil
-import time
 import weakref
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
-from common.files import home, read_json, sha256, write_csv, write_json
+from common.files import check_room, home, read_json, sha256, write_csv, write_json
 from common.hardware import count_cores
 from competition import Competition, check_choices
 from data.decoding import decode_file, decode_image, fit_image
-from data.image_cache import (
-    FORMAT,
-    build_folder,
-    check_images,
-    hash_files,
-    map_in_order,
-    remove_outdated,
-    single_threaded_opencv,
-)
+from data.image_cache import FORMAT, build_folder, check_images, hash_files, remove_outdated, write_images
 from data.preprocessing import PREPROCESSING, apply_steps, check_steps
 from experiment import Experiment
 
-CHUNK_BYTES = 4 << 20  # stored pixels a decoding thread hands over at once
 MAX_FILLED = 0.1  # share of a store's images that may be unreadable and counted as black: more is no accident
-MAKE_ROOM = "make room, choose a smaller image size, or set STARTER_HOME to a folder on another disk"
 
 
 @dataclass(frozen=True)
@@ -81,12 +66,11 @@ class PixelStore:
             summary = read_json(self.folder / "store.json")
             self.settings = PixelSettings(**summary["settings"])
             self.pixels = np.load(self.folder / "pixels.npy", mmap_mode="r")
+            if self.pixels.shape != (summary["images"], *_image_shape(self.settings)) or self.pixels.dtype != np.uint8:
+                raise ValueError(f"pixels.npy is {self.pixels.dtype} {self.pixels.shape}")
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ValueError(f"the pixel store {self.folder} is damaged ({error}); delete the folder, and it is built "
                              "again") from error
-        if self.pixels.shape != _store_shape(summary["images"], self.settings) or self.pixels.dtype != np.uint8:
-            raise ValueError(f"the pixel store {self.folder} is damaged (pixels.npy is {self.pixels.dtype} "
-                             f"{self.pixels.shape}); delete the folder, and it is built again")
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -174,22 +158,23 @@ def open_store(name: str, table: pd.DataFrame, settings: PixelSettings, workers:
     disk has no room.
     """
     check_images(name, table)
-    ids, paths = table["image_id"].tolist(), table["path"].tolist()
-    settings_key, files_key = _hash_settings(settings), hash_files(ids, paths)
     fill_unreadable = unreadable == "black"
-    stem = f"{name}{'-filled' if fill_unreadable else ''}-{settings.size}px-{settings_key}"
-    folder = home() / "data" / "pixels" / f"{stem}{files_key}"
+    folder = _store_folder(f"{name}-filled" if fill_unreadable else name, table, settings)
     if not folder.is_dir():
-        _build_store(folder, name, ids, paths, settings, workers or count_cores(), fill_unreadable)
-        remove_outdated(folder, stem)
+        _build_store(folder, name, table, settings, workers or count_cores(), fill_unreadable)
+        remove_outdated(folder, folder.name[:-10])
     return PixelStore(folder)
 
 
 def kept_store(name: str, table: pd.DataFrame, settings: PixelSettings) -> PixelStore | None:
     """The store that `open_store` would open, None where it would have to build it first."""
-    folder = home() / "data" / "pixels" / (f"{name}-{settings.size}px-{_hash_settings(settings)}"
-                                           f"{hash_files(table['image_id'].tolist(), table['path'].tolist())}")
+    folder = _store_folder(name, table, settings)
     return PixelStore(folder) if folder.is_dir() else None
+
+
+def _store_folder(name: str, table: pd.DataFrame, settings: PixelSettings) -> Path:
+    return home() / "data" / "pixels" / (f"{name}-{settings.size}px-{_hash_settings(settings)}"
+                                         f"{hash_files(table['image_id'].tolist(), table['path'].tolist())}")
 
 
 def _hash_settings(settings: PixelSettings) -> str:
@@ -209,76 +194,33 @@ def _describe_steps(settings: PixelSettings) -> list[str]:
 # ---- building it
 
 
-@dataclass
-class _Chunk:
-    """Consecutive images, decoded: what a thread hands over."""
-    pixels: np.ndarray  # (n, H, W) or (n, H, W, 3)
-    hashes: list[str]
-    constant: list[bool]
-    shapes: list[tuple[int, int]]
-    unreadable: list[tuple[int, str]]  # row in the table, reason
-
-
-def _build_store(folder: Path, name: str, ids: list[str], paths: list[str], settings: PixelSettings,
-                 workers: int, fill_unreadable: bool) -> None:
-    started = time.perf_counter()
+def _build_store(folder: Path, name: str, table: pd.DataFrame, settings: PixelSettings, workers: int,
+                 fill_unreadable: bool) -> None:
+    shape = _image_shape(settings)
     with build_folder(folder) as temporary:
-        _check_room(folder.parent, len(ids), settings)
-        with _explain_full_disk(temporary):
-            index, unreadable = _write_pixels(temporary / "pixels.npy", name, paths, settings, workers, fill_unreadable)
-            _report_unreadable(folder.parent / f"{name}-unreadable.csv", name, ids, paths, unreadable, fill_unreadable)
-            index["constant"][[row for row, _ in unreadable]] = True
-            np.savez(temporary / "index.npz", ids=np.array(ids, dtype=str), **index)
-            _write_summary(temporary / "store.json", name, settings, index, time.perf_counter() - started)
+        check_room(folder.parent, len(table) * int(np.prod(shape)), "the pixel store")
+        fields = {"hashes": "S32", "constant": bool, "shapes": (np.int32, 2)}
+        index, unreadable = write_images(temporary / "pixels.npy", f"{name}, {settings.size} px",
+                                         table["path"].tolist(), shape, fields, partial(_read_image, settings), workers)
+        _report_unreadable(folder.parent / f"{name}-unreadable.csv", name, table, unreadable, fill_unreadable)
+        np.savez(temporary / "index.npz", ids=table["image_id"].to_numpy(str), **index)
+        write_json(temporary / "store.json", {
+            "about": "Decoded images. This folder may be deleted at any time: it is built when it is needed.",
+            "settings": asdict(settings), "steps": _describe_steps(settings), "images": len(table), "format": FORMAT})
 
 
-def _write_pixels(path: Path, name: str, paths: list[str], settings: PixelSettings, workers: int,
-                  fill_unreadable: bool) -> tuple[dict[str, np.ndarray], list[tuple[int, str]]]:
-    """Decodes all images into one .npy file; returns the arrays describing them, and (row, reason) of the unreadable.
-
-    Written as a file and not through a mapping, and with few chunks in flight, so memory does not grow with N.
-    """
-    shape = _store_shape(len(paths), settings)
-    index = {"hashes": np.empty(len(paths), "S32"), "constant": np.empty(len(paths), bool),
-             "shapes": np.empty((len(paths), 2), np.int32)}
-    unreadable = []
-    step = int(np.clip(CHUNK_BYTES // np.prod(shape[1:]), 1, 32))
-    jobs = ((first, paths[first:first + step], settings) for first in range(0, len(paths), step))
-    with (single_threaded_opencv(), path.open("wb") as file,
-          tqdm(total=len(paths), desc=f"{name}, {settings.size} px", unit="image", disable=None) as bar):
-        np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
-        done = 0
-        for chunk in map_in_order(_decode_chunk, jobs, workers):
-            rows = slice(done, done + len(chunk.hashes))
-            for field, array in index.items():
-                array[rows] = getattr(chunk, field)
-            unreadable += chunk.unreadable
-            if fill_unreadable or not unreadable:  # otherwise the rest is only decoded to name every bad file at once
-                file.write(chunk.pixels.data)
-            done = rows.stop
-            bar.update(len(chunk.hashes))
-        file.flush()
-        os.fsync(file.fileno())  # or a power cut after the renaming could leave a whole store full of zeros
-    return index, unreadable
-
-
-def _decode_chunk(first: int, paths: list[str], settings: PixelSettings) -> _Chunk:
-    chunk = _Chunk(np.zeros(_store_shape(len(paths), settings), np.uint8), [], [], [], [])
-    for i, path in enumerate(paths):
-        hashed, constant, shape = "", False, (0, 0)
-        try:
-            image, shape = decode_file(path, settings.channels, _decoding_target(settings))
-            chunk.pixels[i] = _prepare(image, settings)
-            constant = _is_constant(image)
-            if constant and image.shape[:2] != shape:  # a single bright dot may have vanished in a reduced decode
-                constant = _is_constant(decode_image(path, settings.channels))
-            hashed = sha256(chunk.pixels[i].tobytes(), f"{shape[0]}x{shape[1]}")[:32]
-        except ValueError as error:
-            chunk.unreadable.append((first + i, str(error).removeprefix(f"{path}: ")))
-        chunk.hashes.append(hashed)
-        chunk.constant.append(constant)
-        chunk.shapes.append(shape)
-    return chunk
+def _read_image(settings: PixelSettings, path: str) -> tuple[dict, np.ndarray]:
+    """The fields of one image, or its `reason`, and its pixels as they are stored."""
+    try:
+        image, shape = decode_file(path, settings.channels, _decoding_target(settings))
+        pixels, constant = _prepare(image, settings), _is_constant(image)
+        if constant and image.shape[:2] != shape:  # a single bright dot may have vanished in a reduced decode
+            constant = _is_constant(decode_image(path, settings.channels))
+    except ValueError as error:
+        reason = str(error).removeprefix(f"{path}: ")
+        return {"reason": reason, "constant": True}, np.zeros(_image_shape(settings), np.uint8)
+    hashed = sha256(pixels.tobytes(), f"{shape[0]}x{shape[1]}")[:32]
+    return {"hashes": hashed, "constant": constant, "shapes": shape}, pixels
 
 
 def stored_image(path: str | Path, settings: PixelSettings) -> np.ndarray:
@@ -304,57 +246,24 @@ def _is_constant(image: np.ndarray) -> bool:
     return bool(image.min() == image.max())
 
 
-def _store_shape(images: int, settings: PixelSettings) -> tuple[int, ...]:
-    return (images, settings.size, settings.size) + (() if settings.channels == 1 else (settings.channels,))
+def _image_shape(settings: PixelSettings) -> tuple[int, ...]:
+    return (settings.size, settings.size) + (() if settings.channels == 1 else (settings.channels,))
 
 
-def _report_unreadable(path: Path, name: str, ids: list[str], paths: list[str],
-                       unreadable: list[tuple[int, str]], fill_unreadable: bool) -> None:
+def _report_unreadable(path: Path, name: str, table: pd.DataFrame, unreadable: dict[int, str],
+                       fill_unreadable: bool) -> None:
     if not unreadable:
         path.unlink(missing_ok=True)  # of an earlier attempt
         return
-    rows = [(ids[row], paths[row], reason) for row, reason in unreadable]
-    write_csv(path, pd.DataFrame(rows, columns=["image_id", "path", "reason"]))
+    listed = table.iloc[[*unreadable]][["image_id", "path"]].assign(reason=[*unreadable.values()])
+    write_csv(path, listed)
+    rows = listed.to_numpy().tolist()
     shown = "\n".join(f"  {image_id}: {reason} ({where})" for image_id, where, reason in rows[:20])
     more = f"\n  and {len(rows) - 20:,} more" if len(rows) > 20 else ""
-    if fill_unreadable and len(rows) <= MAX_FILLED * len(ids):
-        print(f"warning: {len(rows):,} of the {len(ids):,} images of {name} cannot be read and count as black:\n"
+    if fill_unreadable and len(rows) <= MAX_FILLED * len(table):
+        print(f"warning: {len(rows):,} of the {len(table):,} images of {name} cannot be read and count as black:\n"
               f"{shown}{more}")
         return
-    raise ValueError(f"{len(rows):,} of the {len(ids):,} images of {name} cannot be read:\n{shown}{more}\n"
+    raise ValueError(f"{len(rows):,} of the {len(table):,} images of {name} cannot be read:\n{shown}{more}\n"
                      f"The whole list is in {path}. Fetch these files again, or name "
                      "them in `exclude_ids` in competition.py.")
-
-
-def _write_summary(path: Path, name: str, settings: PixelSettings, index: dict[str, np.ndarray],
-                   seconds: float) -> None:
-    images, shapes = len(index["shapes"]), index["shapes"]
-    size, colours = settings.size, "grey" if settings.channels == 1 else "RGB"
-    write_json(path, {
-        "about": f"{images:,} images of {name} in {colours}, {size}x{size} pixels, made from files of "
-                 f"{shapes[:, 0].min()} to {shapes[:, 0].max()} rows and {shapes[:, 1].min()} to {shapes[:, 1].max()} "
-                 f"columns; {index['constant'].sum():,} have one grey value throughout. This folder may be deleted at "
-                 "any time: it is built again.",
-        "settings": asdict(settings), "steps": _describe_steps(settings), "images": images,
-        "bytes": int(np.prod(_store_shape(images, settings))),
-        "seconds": round(seconds, 1), "images_per_second": round(images / seconds), "format": FORMAT})
-
-
-def _check_room(parent: Path, images: int, settings: PixelSettings) -> None:
-    needed, free = int(np.prod(_store_shape(images, settings))), shutil.disk_usage(parent).free
-    if needed > free:
-        raise OSError(errno.ENOSPC, f"the pixel store needs {needed / 1e9:.2f} GB, and {free / 1e9:.2f} GB are free; "
-                      f"{MAKE_ROOM}", str(parent))
-
-
-@contextmanager
-def _explain_full_disk(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise
-        raise OSError(error.errno, f"the pixel store could not be written ({error.strerror}); {MAKE_ROOM}",
-                      str(path)) from error
-
-

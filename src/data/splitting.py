@@ -183,16 +183,15 @@ class FoldReport:
     images: np.ndarray  # (F,)
     groups: np.ndarray  # (F,)
     positives: np.ndarray  # (F, K)
-    certain: np.ndarray  # (F, K) cells that are positive or negative
-    # (K,) the largest relative deviation over folds, NaN without positives:
-    count_deviation: np.ndarray  # of a label's positives in a fold from 1 / F of them
-    prevalence_deviation: np.ndarray  # of the prevalence among a fold's certain cells from that of all
-    # the least possible count_deviation, given the group with most positives and the number of positives:
-    unavoidable: np.ndarray  # (K,)
+    # (K,) the largest relative deviation, over folds, of the prevalence from that of all; NaN without positives
+    prevalence_deviation: np.ndarray
+    # (K,) the least possible relative deviation of a fold's positives from 1 / F of all, given the number of positives
+    unavoidable: np.ndarray  # and the group with most of them
     too_rare: np.ndarray  # (K,) bool: fewer groups with a positive than folds, so some fold has none
     # some fold's positives differ from its certain cells times the overall prevalence by more than 2 % of that, by two
     # images or more, and by more than is unavoidable:
     uneven: np.ndarray  # (K,) bool
+
 
 def fold_report(targets: np.ndarray, groups: np.ndarray, folds: np.ndarray) -> FoldReport:
     """Images, groups and positives of every fold, and how far each label is from an even spread.
@@ -222,8 +221,6 @@ def fold_report(targets: np.ndarray, groups: np.ndarray, folds: np.ndarray) -> F
         images=np.bincount(folds, minlength=n_folds),
         groups=np.bincount(group_in_fold, minlength=n_folds),
         positives=by_fold,
-        certain=certain,
-        count_deviation=np.abs(by_fold / even - 1).max(axis=0),
         prevalence_deviation=np.abs(in_fold / (total / certain.sum(axis=0).clip(1)) - 1).max(axis=0),
         unavoidable=unavoidable,
         too_rare=(by_group > 0).sum(axis=0) < n_folds,

@@ -15,7 +15,7 @@ from data.npz import open_array
 
 CELLS = {"1": 1.0, "1.0": 1.0, "0": 0.0, "0.0": 0.0, "-1": -1.0, "-1.0": -1.0, "": np.nan}
 SHORT = {"1.0": "1", "0.0": "0", "-1.0": "-1"}  # as pandas writes a column of labels that has a blank cell somewhere
-MEND = "correct the description in competition.py"
+CORRECT_IT = "correct the description in competition.py"
 
 
 def read_train(competition: Competition, data_dir: Path,
@@ -58,6 +58,11 @@ def read_columns(competition: Competition, data_dir: Path, part: str) -> pd.Data
 def described_parts(competition: Competition) -> list[str]:
     """Those of "train", "test" and "official_validation" that the competition has."""
     return [part for part in ("train", "test", "official_validation") if getattr(competition, part) is not None]
+
+
+def part_exists(part: Part, data_dir: Path) -> bool:
+    """True where a label file of the part, or without one an image, is in the data folder."""
+    return any(True for pattern in part.tables or (part.images,) for _ in data_dir.glob(pattern))
 
 
 def submitted_part(competition: Competition) -> str | None:
@@ -139,13 +144,12 @@ def parse_texts(competition: Competition, texts: pd.Series, image_ids: pd.Series
 
     Raises ValueError with the image and the text where a text is unknown.
     """
-    meaning, label_separator = label_map(competition), competition.label_separator
+    meaning = label_map(competition)
     cells = np.zeros((len(texts), len(competition.labels)))
     column = {label: k for k, label in enumerate(competition.labels)}
     known = {}  # most cells repeat a few texts
     for text in texts.unique():
-        names = text.split() if label_separator == " " else [name.strip() for name in text.split(label_separator)]
-        names = [text.strip()] if text.strip() in meaning else [name for name in names if name]
+        names = [text.strip()] if text.strip() in meaning else split_labels(text, competition.label_separator)
         if unknown := [name for name in names if name not in meaning]:
             image_id = image_ids[texts == text].iloc[0]
             raise ValueError(f"{where}: image {image_id!r} has the unknown label {unknown[0]!r}; add it to labels, "
@@ -155,6 +159,11 @@ def parse_texts(competition: Competition, texts: pd.Series, image_ids: pd.Series
     for row, text in enumerate(texts):
         cells[row, known[text]] = 1
     return cells
+
+
+def split_labels(text: str, separator: str) -> list[str]:
+    """The labels in a cell that lists several."""
+    return text.split() if separator == " " else [name for part in text.split(separator) if (name := part.strip())]
 
 
 # ---- parts
@@ -168,7 +177,7 @@ def _read_part(competition: Competition, data_dir: Path, name: str) -> tuple[pd.
     if not data_dir.is_dir():
         raise FileNotFoundError(f"there is no folder {data_dir}; give the data's with --data-dir")
     read = [_read_one(competition, part, data_dir, name == "train") for part in described
-            if not part.optional or _is_there(part, data_dir)]
+            if not part.optional or part_exists(part, data_dir)]
     if not read:
         raise FileNotFoundError(f"none of the files of {competition.name!r}'s {name} part is in {data_dir}; give the "
                                 f"data's folder with --data-dir")
@@ -179,19 +188,16 @@ def _read_part(competition: Competition, data_dir: Path, name: str) -> tuple[pd.
     return table, other.fillna("")  # a column that only some of the parts have
 
 
-def _is_there(part: Part, data_dir: Path) -> bool:
-    return any(True for pattern in part.tables or (part.images,) for _ in data_dir.glob(pattern))
-
-
 def _read_one(competition: Competition, part: Part, data_dir: Path,
               is_train: bool) -> tuple[pd.DataFrame, pd.DataFrame]:
     if part.arrays:
-        rows, where = _read_arrays(part, data_dir)
+        rows, where = _read_arrays(competition, part, data_dir)
     elif part.tables:
         rows, where = _read_rows(competition, part, data_dir)
     else:
         rows, where = _list_images(part, data_dir)
-    rows = _keep_rows(part, rows, data_dir, where)
+    rows = _keep_rows(competition, part, rows, data_dir, where)
+    rows["path"] = f"{data_dir.resolve().as_posix()}/" + rows["below"]
     if not part.arrays:
         _check_files_exist(rows, where)
     table = pd.DataFrame({"image_id": rows["image_id"], "path": rows["path"]})
@@ -229,17 +235,20 @@ def _merge_repeated(competition: Competition, part: Part, table: pd.DataFrame, r
     return table[first].reset_index(drop=True), rows[first].reset_index(drop=True)
 
 
+def _find_file(competition: Competition, path: Path) -> Path:
+    """A file of the data; a * in its name matches the one file that exists."""
+    found = sorted(path.parent.glob(path.name)) if "*" in path.name else [path]
+    if len(found) > 1:
+        raise ValueError(f"{path} could be {' or '.join(file.name for file in found)}; leave one of them there")
+    if not found or not found[0].exists():
+        todo = ("make it with: python src/make_demo.py" if competition.name == "demo" else
+                "give the data's folder with --data-dir")
+        raise FileNotFoundError(f"there is no {path}; {todo}")
+    return found[0]
+
+
 def _read_csv(competition: Competition, path: Path, part: Part | None = None) -> pd.DataFrame:
-    """A label file; a * in its name matches the one file that exists."""
-    if "*" in path.name:
-        found = sorted(path.parent.glob(path.name))
-        if len(found) > 1:
-            raise ValueError(f"{path} could be {' or '.join(file.name for file in found)}; leave one of them there")
-        path = found[0] if found else path
-    if not path.exists():
-        is_demo = competition.name == "demo"
-        raise FileNotFoundError(f"there is no {path}; " + ("make it with: python src/make_demo.py" if is_demo else
-                                                           "give the data's folder with --data-dir"))
+    path = _find_file(competition, path)
     return read_csv(path) if part is None else read_csv(path, part.header, part.separator)
 
 
@@ -254,7 +263,7 @@ def _read_rows(competition: Competition, part: Part, data_dir: Path) -> tuple[pd
     for column, values in part.row_filter:
         if not (kept := rows[column].isin(values)).any():
             there = ", ".join(map(repr, rows[column].unique()[:10]))
-            raise ValueError(f"{path} has no row with {column!r} one of {values}; it has {there}: {MEND}")
+            raise ValueError(f"{path} has no row with {column!r} one of {values}; it has {there}: {CORRECT_IT}")
         rows = rows[kept]
     rows = rows.reset_index(drop=True)
     rows["image_id"] = rows[competition.id_column]
@@ -266,7 +275,6 @@ def _read_rows(competition: Competition, part: Part, data_dir: Path) -> tuple[pd
     if "*" in part.images:
         below = _find_below(part, below, data_dir)
     rows["below"] = below
-    rows["path"] = f"{data_dir.resolve().as_posix()}/" + below
     return rows, path
 
 
@@ -294,8 +302,8 @@ def _find_below(part: Part, below: pd.Series, data_dir: Path) -> pd.Series:
     """The paths with each * replaced by the folder or the file extension that it matches."""
     folder, _, name = part.images.rpartition("/")
     if "{" in folder or ("*" in name and not name.endswith(".*")):
-        raise ValueError(f"images={part.images!r}: a * may stand for a folder that no column names, or at the end as "
-                         f".* for a file's ending; {MEND}")
+        raise ValueError(f"images={part.images!r}: a * may replace a folder that no column names, or at the end as "
+                         f".* for a file's ending; {CORRECT_IT}")
     by_stem, found = name.endswith(".*"), {}
     names = below.str.rpartition("/")[2]
     names = names.str.removesuffix(".*") if by_stem else names
@@ -313,44 +321,30 @@ def _list_images(part: Part, data_dir: Path) -> tuple[pd.DataFrame, Path]:
     below = sorted(path.relative_to(data_dir).as_posix() for path in data_dir.glob(part.images) if path.is_file())
     if not below:
         raise FileNotFoundError(f"no file matches {data_dir / part.images}; give the data's folder with --data-dir")
-    rows = pd.DataFrame({"below": below})
-    rows["image_id"] = rows["below"]  # the whole path, since class folders may hold files of the same name
-    rows["path"] = f"{data_dir.resolve().as_posix()}/" + rows["below"]
-    return rows, data_dir / part.images
+    # the id is the whole path, since class folders may hold files of the same name
+    return pd.DataFrame({"below": below, "image_id": below}), data_dir / part.images
 
 
-def _archive(part: Part, data_dir: Path) -> tuple[Path, str]:
-    """The npz file and the name of its arrays."""
-    found = sorted(data_dir.glob(part.images))
-    if len(found) != 1:
-        what = f"{', '.join(path.name for path in found)}: leave one of them there" if found else "no file"
-        raise FileNotFoundError(f"{data_dir / part.images} matches {what}; give the data's folder with --data-dir")
-    return found[0], part.arrays
-
-
-def _read_arrays(part: Part, data_dir: Path) -> tuple[pd.DataFrame, Path]:
-    path, name = _archive(part, data_dir)
+def _read_arrays(competition: Competition, part: Part, data_dir: Path) -> tuple[pd.DataFrame, Path]:
+    path, name = _find_file(competition, data_dir / part.images), part.arrays
     rows = pd.DataFrame({"array": name, "row": np.arange(len(open_array(path, f"{name}_images")))})
     number = rows["row"].astype(str)
     rows["image_id"] = f"{name}-" + number
     rows["below"] = f"{path.relative_to(data_dir).as_posix()}#{name}_images#" + number
-    rows["path"] = f"{data_dir.resolve().as_posix()}/" + rows["below"]
     return rows, path
 
 
-def _keep_rows(part: Part, rows: pd.DataFrame, data_dir: Path, where: Path) -> pd.DataFrame:
+def _keep_rows(competition: Competition, part: Part, rows: pd.DataFrame, data_dir: Path, where: Path) -> pd.DataFrame:
     """The rows in the list of ids, where there is one, without the excluded ids."""
     kept = ~rows["image_id"].isin(part.exclude_ids)
     if part.id_list:
-        path = data_dir / part.id_list
-        if not path.exists():
-            raise FileNotFoundError(f"there is no {path}; give the data's folder with --data-dir")
+        path = _find_file(competition, data_dir / part.id_list)
         listed = set(filter(None, map(str.strip, path.read_text(encoding="utf-8-sig").splitlines())))
         if unknown := sorted(listed - set(rows["image_id"])):
             raise ValueError(f"{path}: {len(unknown)} ids are not in {where}, the first is {unknown[0]!r}")
         kept &= rows["image_id"].isin(listed)
     if not kept.any():
-        raise ValueError(f"{where} has no row that is kept; {MEND}")
+        raise ValueError(f"{where} has no row that is kept; {CORRECT_IT}")
     return rows[kept].reset_index(drop=True)
 
 
@@ -361,7 +355,7 @@ def _need_columns(rows: pd.DataFrame, columns: list[str], path: Path) -> None:
     missing = [column for column in dict.fromkeys(columns) if column not in rows]
     if missing:
         raise ValueError(f"{path} has no column {', '.join(map(repr, missing))}; it has "
-                         f"{', '.join(map(repr, rows.columns))}: {MEND}")
+                         f"{', '.join(map(repr, rows.columns))}: {CORRECT_IT}")
 
 
 def _check_unique(ids: pd.Series, path: Path | str) -> None:
@@ -378,7 +372,7 @@ def _check_files_exist(rows: pd.DataFrame, path: Path) -> None:
     present = {f"{folder}/{name}" for folder in folders for name in _names(folder)}
     missing = rows.loc[~rows["path"].isin(present), ["image_id", "path"]]
     if len(missing):
-        todo = (f"{MEND}, where `images` says place and ending" if len(missing) == len(rows) else
+        todo = (f"{CORRECT_IT}, where `images` is the place and the ending" if len(missing) == len(rows) else
                 "fetch them, or name them in `exclude_ids` in competition.py if they are lost")
         raise FileNotFoundError(f"{len(missing)} of the {len(rows)} images in {path} have no file; the first is "
                                 f"{missing['image_id'].iloc[0]!r}, looked for at {missing['path'].iloc[0]}: {todo}")
@@ -421,7 +415,7 @@ def _kept_apart_groups(competition: Competition, data_dir: Path) -> dict[str, se
     groups = {}
     for name in described_parts(competition)[1:]:
         part, column = getattr(competition, name), competition.group_column
-        if part.optional and not _is_there(part, data_dir):
+        if part.optional and not part_exists(part, data_dir):
             continue
         if competition.group_pattern is None and (
                 column is None or not part.tables
@@ -435,7 +429,7 @@ def _find(pattern: str, below: pd.Series, where: Path) -> pd.Series:
     found = below.str.extract(pattern, expand=False)
     if found.isna().any():
         raise ValueError(f"{where}: the pattern {pattern!r} finds nothing in {found.isna().sum()} paths, the first is "
-                         f"{below[found.isna()].iloc[0]!r}; {MEND}")
+                         f"{below[found.isna()].iloc[0]!r}; {CORRECT_IT}")
     return found
 
 
@@ -445,7 +439,7 @@ def _label_cells(competition: Competition, rows: pd.DataFrame, where: Path) -> n
         texts = _find(competition.label_pattern, rows["below"], where)
         if unknown := set(texts) - set(label_map(competition)):
             raise ValueError(f"{where}: the paths name the labels {sorted(unknown)}, which label_map does not "
-                             f"explain; {MEND}")
+                             f"explain; {CORRECT_IT}")
         return parse_texts(competition, texts, rows["image_id"], where)
     if competition.label_list_column:
         _need_columns(rows, [competition.label_list_column], where)
@@ -458,16 +452,16 @@ def _label_array(competition: Competition, rows: pd.DataFrame, where: Path) -> n
     key = f"{rows['array'].iloc[0]}_labels"
     with np.load(where, allow_pickle=False) as archive:
         if key not in archive:
-            raise ValueError(f"{where} has no array {key!r}; it has {', '.join(archive)}: {MEND}")
+            raise ValueError(f"{where} has no array {key!r}; it has {', '.join(archive)}: {CORRECT_IT}")
         labels = archive[key]
     classes = len(competition.labels)
     count = len(open_array(where, key.replace("_labels", "_images")))
     labels = labels[:, None] if labels.ndim == 1 else labels
     if labels.shape != (count, 1 if competition.task == "multiclass" else classes):
-        raise ValueError(f"{where}: {key} is {labels.shape} for {count} images and {classes} labels; {MEND}")
+        raise ValueError(f"{where}: {key} is {labels.shape} for {count} images and {classes} labels; {CORRECT_IT}")
     highest = classes - 1 if competition.task == "multiclass" else 1
     if (wrong := (labels < 0) | (labels > highest)).any():
-        raise ValueError(f"{where}: {key} holds {labels[wrong][0]}, but must be 0 to {highest}; {MEND}")
+        raise ValueError(f"{where}: {key} holds {labels[wrong][0]}, but must be 0 to {highest}; {CORRECT_IT}")
     cells = np.eye(classes)[labels[:, 0].astype(int)] if competition.task == "multiclass" else labels.astype(np.float64)
     return cells[rows["row"]]
 
@@ -478,11 +472,11 @@ def _cells_of_columns(competition: Competition, rows: pd.DataFrame, where: Path)
     cells = np.empty((len(rows), len(columns)))
     for k, column in enumerate(columns):
         texts = rows[column].str.strip()
-        strange = ~texts.isin(CELLS)
-        if strange.any():
-            raise ValueError(f"{where}: column {column!r} holds {texts[strange].iloc[0]!r} for the image "
-                             f"{rows.loc[strange, 'image_id'].iloc[0]!r}; a label cell is 1, 0, -1 (uncertain) or "
-                             f"empty. Where one column of words or codes says the labels, describe it with "
+        unknown = ~texts.isin(CELLS)
+        if unknown.any():
+            raise ValueError(f"{where}: column {column!r} holds {texts[unknown].iloc[0]!r} for the image "
+                             f"{rows.loc[unknown, 'image_id'].iloc[0]!r}; a label cell is 1, 0, -1 (uncertain) or "
+                             f"empty. Where one column of words or codes holds the labels, describe it with "
                              f"label_list_column and label_map in competition.py; of several columns write 1 and 0 in "
                              f"their place")
         cells[:, k] = texts.map(CELLS).to_numpy(np.float64)

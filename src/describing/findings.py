@@ -25,6 +25,11 @@ class Findings:
         if question not in self.questions:
             self.questions.append(question)
 
+    def ask_kept_apart(self, what: str) -> None:
+        """Asks whether a validation part, which is added to the training part, should be kept apart."""
+        self.ask(f"{what} is added to the training part, because folds are used for validation. Should it be kept "
+                 "apart as `official_validation` instead?")
+
 
 @dataclass(frozen=True)
 class LabelColumns:

@@ -69,7 +69,7 @@ def describe_long_table(inventory: Inventory, infos: list[TableInfo], train: Tab
     if sample:
         findings.ask(f"A submission must have one row for every image and label, as {sample.table.path} has. Will "
                      "you convert the file written here (pandas.melt) before uploading it?")
-    parts = {"train": Part(table=f"{stems[0]}_wide.csv", images=locations[train.table.path].images)}
+    parts = {"train": (Part(table=f"{stems[0]}_wide.csv", images=locations[train.table.path].images),)}
     found = {}
     if sample and locations[sample.table.path]:
         wide = f"{stems[1]}_wide.csv"
@@ -159,16 +159,15 @@ def describe_folders(inventory: Inventory, parts: dict[str, list[str]], classes:
         images = [name for folder in parts[part] for name in inventory.images[folder]]
         return glob_part(inventory, "/".join(fixed), images, findings)
 
-    kinds = {PARTS.get(part.lower(), "train"): [] for part in parts}
+    kinds = {"train": [], "valid": [], "test": []}
     for part in parts:
         kinds[PARTS.get(part.lower(), "train")].append(part)
-    trains = [read(part) for part in kinds.get("train", [])]
-    for part in kinds.get("valid", []):
+    trains = [read(part) for part in kinds["train"]]
+    for part in kinds["valid"]:
         trains.append(read(part))
-        findings.ask(f"The folder {part}/ is added to the training part, because folds are used for validation. "
-                     "Should it be kept apart as `official_validation` instead?")
-    fields = {"train": tuple(trains) if len(trains) > 1 else trains[0]}
-    for part in kinds.get("test", []):
+        findings.ask_kept_apart(f"The folder {part}/")
+    fields = {"train": tuple(trains)}
+    for part in kinds["test"]:
         fields["test"] = read(part)
         findings.decide("test", fields["test"].images,
                         "a folder of that name with class folders in it, so its labels are known")
@@ -201,8 +200,7 @@ def folder_groups(inventory: Inventory, fields: dict, findings: Findings) -> dic
         return [path for folder, names in inventory.images.items() for name in names
                 if pattern.fullmatch(path := f"{folder}/{name}")]
 
-    trains = fields["train"] if isinstance(fields["train"], tuple) else (fields["train"],)
-    train = pd.Series([path for part in trains for path in paths(part)])
+    train = pd.Series([path for part in fields["train"] for path in paths(part)])
     test = pd.Series(paths(fields["test"]) if "test" in fields else [], dtype=str)
     _ask_finer(train, fields["label_pattern"], findings)
     pattern = find_group_pattern(train, [test] if len(test) else [], class_texts(fields))
@@ -256,8 +254,7 @@ def describe_arrays(inventory: Inventory, findings: Findings) -> dict:
         findings.ask("The labels are numbers. What do they mean?")
     findings.decide("task", fields["task"], f"train_labels is {labels.shape}, 0 to {int(labels.max())}")
     findings.decide("channels", fields["channels"], f"train_images is {shape}")
-    parts = [Part(images=path, arrays=name) for name in ("train", "val") if f"{name}_images" in found]
-    fields["train"] = tuple(parts) if len(parts) > 1 else parts[0]
+    fields["train"] = tuple(Part(images=path, arrays=name) for name in ("train", "val") if f"{name}_images" in found)
     if "test_images" in found:
         fields["test"] = Part(images=path, arrays="test", labelled="test_labels" in found)
     findings.ask("An npz file does not identify patients. Does anything else?")

@@ -4,13 +4,12 @@ import re
 
 import pandas as pd
 
-from competition import Part
-from data.tables import CELLS, SHORT
+from data.tables import CELLS, SHORT, split_labels
 from describing.findings import Findings, TableInfo, distinct_texts, wanted_columns
 from describing.groups import find_groups
 from describing.image_paths import ImageIndex
 from describing.inventory import Inventory, Table
-from describing.label_columns import LABEL_NAME, VIEW_NAME, is_other, label_fields, split_labels
+from describing.label_columns import LABEL_NAME, VIEW_NAME, is_other, label_fields
 from describing.parts import find_parts
 
 YES_NO = ({"yes", "no"}, {"y", "n"}, {"true", "false"}, {"t", "f"}, {"positive", "negative"}, {"pos", "neg"},
@@ -88,7 +87,7 @@ def _ask_unnamed(inventory: Inventory, train: TableInfo, fields: dict, findings:
         return
     pattern = re.compile(re.escape(folder).replace(r"\*", "[^/]*"))
     there = sum(len(names) for below, names in inventory.images.items() if pattern.fullmatch(below))
-    if there > train.location.found and train.table.whole and isinstance(fields["train"], Part):
+    if there > train.location.found and train.table.whole and len(fields["train"]) == 1:
         findings.ask(f"{there - train.location.found} of the {there} images in {folder or 'the folder'} are in no "
                      f"row of {train.table.path}. Should they stay unused?")
 
@@ -117,7 +116,7 @@ def _ask_repeated(rows: pd.DataFrame, ids: pd.Series, train: TableInfo, findings
     findings.decide("repeated_rows", "any", f"{ids.duplicated().sum()} rows repeat the id of an earlier row")
     readers = f", although `{reader}` names {rows[reader].nunique()} readers who may disagree" if reader else ""
     findings.ask(f"{train.table.path} has up to {ids.value_counts().iloc[0]} rows per image. Should an image get every "
-                 f"label that any of its rows has? The description says so{readers}.")
+                 f"label that any of its rows has? As written, it does{readers}.")
 
 
 def _join_tables(infos: list[TableInfo], train: TableInfo, files: dict, findings: Findings) -> dict:
@@ -148,8 +147,6 @@ def _join_tables(infos: list[TableInfo], train: TableInfo, files: dict, findings
     return files | {"table": tuple(tables) if len(tables) > 1 else tables[0]}
 
 
-
-
 def _find_submission(sample: TableInfo | None, infos: list[TableInfo], train: TableInfo, fields: dict,
                      findings: Findings) -> dict:
     found = {}
@@ -170,7 +167,7 @@ def _find_submission(sample: TableInfo | None, infos: list[TableInfo], train: Ta
     joined, labels = fields.get("label_list_column"), fields["labels"]
     if joined is None and set(labels) <= set(wanted) or (set(labels) == set(wanted)):
         found |= {"sample_submission": path, "submission": numbers_wanted(cells[list(labels)], path, findings)}
-    elif len(wanted) == 1 and joined and _says_labels(cells[wanted[0]], fields):
+    elif len(wanted) == 1 and joined and _holds_labels(cells[wanted[0]], fields):
         findings.decide("submission", "text", f"`{wanted[0]}` in {path} holds labels in the format of `{joined}`")
         found |= {"sample_submission": path, "submission": "text"}
         found |= {} if wanted[0] == joined else {"submission_column": wanted[0]}
@@ -190,7 +187,7 @@ def _find_submission(sample: TableInfo | None, infos: list[TableInfo], train: Ta
     return found
 
 
-def _says_labels(cells: pd.Series, fields: dict) -> bool:
+def _holds_labels(cells: pd.Series, fields: dict) -> bool:
     known = {text for text, _ in fields.get("label_map") or ()} or set(fields["labels"])
     known |= set(fields.get("ignored_labels", ()))
     separator = fields.get("label_separator", "|")
@@ -239,8 +236,7 @@ def _ask_columns(train: TableInfo, findings: Findings) -> None:
 
 def _ask_others(infos: list[TableInfo], sample: TableInfo | None, fields: dict, findings: Findings) -> None:
     used = {name for part in ("test", "official_validation") if fields.get(part) for name in fields[part].tables}
-    trains = fields["train"] if isinstance(fields["train"], tuple) else (fields["train"],)
-    used |= {name for part in trains for name in part.tables} | {fields.get("solution")}
+    used |= {name for part in fields["train"] for name in part.tables} | {fields.get("solution")}
     for info in infos:
         if info.table.path in used or info is sample:
             continue

@@ -19,7 +19,6 @@ def find_groups(inventory: Inventory, infos: list[TableInfo], train: TableInfo, 
                 findings: Findings) -> dict:
     """The fields group_column or group_pattern, and shared_groups where train and test share groups; may be empty."""
     others = [fields[part] for part in ("test", "official_validation") if fields.get(part) and fields[part].tables]
-    trains = fields["train"] if isinstance(fields["train"], tuple) else (fields["train"],)
 
     def groups(part: Part, found: dict) -> set[str]:
         rows = _rows_of(inventory, infos, train, part)
@@ -30,7 +29,7 @@ def find_groups(inventory: Inventory, infos: list[TableInfo], train: TableInfo, 
     if column := _group_column(train.rows, train, fields, findings):
         found = {"group_column": column}
     else:
-        paths = [_below(_rows_of(inventory, infos, train, part), part.images) for part in (*trains, *others)]
+        paths = [_below(_rows_of(inventory, infos, train, part), part.images) for part in (*fields["train"], *others)]
         pattern = find_group_pattern(paths[0], paths[1:], class_texts(fields))
         if pattern is None:
             findings.ask("No column or path identifies the patient (or lesion, slide, plant). Does anything else? "
@@ -39,7 +38,7 @@ def find_groups(inventory: Inventory, infos: list[TableInfo], train: TableInfo, 
             return {}
         found = {"group_pattern": pattern}
         decide_pattern(paths[0], pattern, findings)
-    mine, theirs = (set().union(*(groups(part, found) for part in parts)) for parts in (trains, others))
+    mine, theirs = (set().union(*(groups(part, found) for part in parts)) for parts in (fields["train"], others))
     return found | shared_fields(mine, theirs, "group_pattern" in found, findings)
 
 

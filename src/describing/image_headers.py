@@ -38,7 +38,7 @@ def read_headers(paths: list[Path]) -> ImageHeaders:
                     failed[path] = str(error)
                 continue
             except DAMAGE:
-                unreadable.append(path)  # decoding says why, in words
+                unreadable.append(path)  # decoding finds the reason
                 continue
             modes[mode] += 1
             sizes.append(size)

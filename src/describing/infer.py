@@ -37,18 +37,14 @@ def infer_competition(inventory: Inventory, name: str) -> tuple[Competition, Fin
     for problem in inventory.problems:
         findings.ask(f"{problem}. Is it needed? If so, correct it.")
     index = index_images(inventory)
-    infos = [_assign_role(table, index) for table in inventory.tables]
+    infos = [TableInfo(table, role := _role(table), locate_images(
+        table.rows, index, part="test" if role in ("test", "sample", "solution") else "train"))
+        for table in inventory.tables]
     _check_depth(inventory, infos)
     _check_repeated_ids(infos)
     _ask_names(inventory, index, infos, findings)
     fields = _infer_fields(inventory, index, infos, findings)
     return _complete(inventory, name, fields, findings), findings
-
-
-def _assign_role(table: Table, index: ImageIndex) -> TableInfo:
-    role = _role(table)
-    part = "test" if role in ("test", "sample", "solution") else "train"
-    return TableInfo(table, role, locate_images(table.rows, index, part))
 
 
 def _ask_names(inventory: Inventory, index: ImageIndex, infos: list[TableInfo], findings: Findings) -> None:
@@ -175,11 +171,12 @@ def _complete(inventory: Inventory, name: str, fields: dict, findings: Findings)
     if "laterality" not in fields:
         fields["laterality"] = _guess_laterality(inventory, name, fields, findings)
     about = "Say here whose images these are, where the labels come from, the licence, and where to get the files."
-    return Competition(name=name, about=about, **fields)
+    train = fields.pop("train")
+    return Competition(name=name, about=about, train=train if len(train) > 1 else train[0], **fields)
 
 
 def _find_channels(inventory: Inventory, fields: dict, findings: Findings) -> dict:
-    train = fields["train"] if isinstance(fields["train"], Part) else fields["train"][0]
+    train = fields["train"][0]
     pattern = images_pattern(train.images)
     paths = [f"{below}/{name}".lstrip("/") for below, names in inventory.images.items()
              for name in names[::max(1, len(names) // 50)]]
@@ -235,11 +232,11 @@ def _guess_laterality(inventory: Inventory, name: str, fields: dict, findings: F
     sided, sideless = SIDED.search(words), SIDELESS.search(words)
     if sideless and not sided:
         findings.decide("laterality", False, f"{sideless[0]!r} is in the names, and left and right are alike there")
-        findings.ask("May an image be mirrored without changing its meaning? The description says so "
+        findings.ask("May an image be mirrored without changing its meaning? As written, it may "
                      "(laterality=False).")
         return False
     findings.decide("laterality", True, f"{sided[0]!r} is in the names" if sided else "the safe default")
     if not sided:
-        findings.ask("Do left and right differ, as in a chest? The description says so (laterality=True): no flips "
+        findings.ask("Do left and right differ, as in a chest? As written, they do (laterality=True): no flips "
                      "in training.")
     return True

@@ -16,7 +16,8 @@ import pandas as pd
 from tqdm import tqdm
 
 from common.files import split_ending
-from data.dicom import is_dicom
+from data.dicom import is_dicom_file
+from data.npz import read_header
 
 IMAGE_ENDINGS = {"png", "jpg", "jpeg", "jpe", "jfif", "gif", "bmp", "webp", "tif", "tiff", "pgm", "ppm", "pnm", "jp2",
                  "dcm", "dicom"}
@@ -142,7 +143,7 @@ def _find_unnamed_dicoms(folder: Path, unknown: dict[str, list[str]], problems: 
                 alike.setdefault(key, []).append((below, name))
     for files in alike.values():
         opened = files[::max(1, len(files) // OPENED_AT_MOST)][:OPENED_AT_MOST]
-        marked = [file for file in opened if _is_dicom_file(folder.joinpath(*file))]
+        marked = [file for file in opened if is_dicom_file(folder.joinpath(*file))]
         if len(opened) == len(files):
             found += marked
         elif 2 * len(marked) > len(opened):
@@ -152,15 +153,6 @@ def _find_unnamed_dicoms(folder: Path, unknown: dict[str, list[str]], problems: 
             problems.append(f"Of {len(opened)} files like {other} {len(marked)} are DICOM, and {other} is not; all "
                          f"{len(files)} are {'taken for images' if 2 * len(marked) > len(opened) else 'ignored'}")
     return found
-
-
-def _is_dicom_file(path: Path) -> bool:
-    """True for DICOM; False where a file cannot be opened, as a link that leads nowhere cannot."""
-    try:
-        with path.open("rb") as file:
-            return is_dicom(file.read(132))
-    except OSError:
-        return False
 
 
 # ---- tables
@@ -200,12 +192,9 @@ def _parse(path: str, file: Iterator[str], separator: str, known: set[str], prob
     if len(header) > COLUMNS_AT_MOST:
         problems.append(f"{path} has {len(header)} columns, taken for pixels or features and ignored")
         return None
-    rows, wrong = [], 0
     limit = min(ROWS_AT_MOST, CELLS_AT_MOST // len(header))
-    bare = any(cell in known or cell.rpartition("/")[2] in known for cell in header)
-    whole = True
-    for line in ([header] if bare else []):
-        rows.append(line)
+    bare = any(cell.rpartition("/")[2] in known for cell in header)
+    rows, wrong, whole = [header] if bare else [], 0, True
     for line in lines:
         if len(rows) >= limit:
             whole = False
@@ -216,8 +205,7 @@ def _parse(path: str, file: Iterator[str], separator: str, known: set[str], prob
             wrong += bool(line)
     flaw = f"{wrong} rows are longer or shorter than the first" if wrong else (
         "its header names a column twice" if len(set(header)) < len(header) and not bare else "")
-    width = len(header)
-    names = [f"column{k + 1}" for k in range(width)] if bare else [
+    names = [f"column{k + 1}" for k in range(len(header))] if bare else [
         name if name not in header[:k] else f"{name}.{k}" for k, name in enumerate(header)]
     frame = pd.DataFrame(rows, columns=names, dtype=str)
     if bare:
@@ -231,7 +219,7 @@ def _name_columns(frame: pd.DataFrame, known: set[str]) -> list[str]:
     distinct = frame.nunique()
     for k, column in enumerate(frame.columns):
         few = 2 <= distinct[column] <= min(30, count / 3)
-        if frame[column].iloc[0] in known or frame[column].iloc[0].rpartition("/")[2] in known:
+        if frame[column].iloc[0].rpartition("/")[2] in known:
             kind = "file"
         else:
             kind = "class" if few else "patient" if 2 < distinct[column] < count else ""
@@ -242,20 +230,17 @@ def _name_columns(frame: pd.DataFrame, known: set[str]) -> list[str]:
 
 def _read_code_names(path: Path) -> dict[str, str]:
     """A JSON file that maps codes to words, {"0": "healthy"}, or words to codes; nothing where it is another."""
-    if path.stat().st_size > 1_000_000:
-        return {}
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError):
+        content = json.loads(path.read_text(encoding="utf-8")) if path.stat().st_size <= 1_000_000 else {}
+    except ValueError:  # no JSON, or no UTF-8
         return {}
-    flat = isinstance(content, dict) and len(content) > 1 and all(isinstance(word, str) for word in content.values())
-    if flat:
+    if not isinstance(content, dict) or len(content) < 2:
+        return {}
+    if all(isinstance(word, str) for word in content.values()):
         return content
     # words to codes only where the file's name allows it: settings are words with numbers too
-    numbered = (isinstance(content, dict) and len(content) > 1 and re.search(CODE_FILE_NAME, path.stem.lower())
-                and all(type(code) is int and re.search("[a-zA-Z]", word) for word, code in content.items()))
-    words = {str(code): word for word, code in content.items()} if numbered else {}
-    return words if numbered and len(words) == len(content) else {}
+    words = {str(code): word for word, code in content.items() if type(code) is int and re.search("[a-zA-Z]", word)}
+    return words if re.search(CODE_FILE_NAME, path.stem.lower()) and len(words) == len(content) else {}
 
 
 def _read_arrays(path: Path, problems: list[str]) -> dict[str, np.ndarray | tuple[int, ...]]:
@@ -265,10 +250,7 @@ def _read_arrays(path: Path, problems: list[str]) -> dict[str, np.ndarray | tupl
         with zipfile.ZipFile(path) as archive, np.load(path, allow_pickle=False) as arrays:
             for key in arrays.files:
                 with archive.open(f"{key}.npy") as file:
-                    version = np.lib.format.read_magic(file)
-                    read = (np.lib.format.read_array_header_1_0 if version == (1, 0)
-                            else np.lib.format.read_array_header_2_0)
-                    shape = read(file)[0]
+                    shape = read_header(file)[0]
                 content[key] = arrays[key] if key.endswith("_labels") else shape
     except (zipfile.BadZipFile, ValueError, KeyError, OSError, EOFError) as error:
         problems.append(f"{path.name} cannot be read as an npz file ({error})")

@@ -6,7 +6,7 @@ from collections import Counter
 import pandas as pd
 
 from data.metadata import column_words
-from data.tables import CELLS
+from data.tables import CELLS, split_labels
 from describing.findings import Findings, LabelColumns, distinct_texts
 from describing.inventory import Inventory
 
@@ -67,8 +67,6 @@ def are_numbers(texts: list[str]) -> bool:
 def _read_single(rows: pd.DataFrame, column: str) -> LabelColumns | None:
     """A column of one class per cell, or of lists separated by | ; , or blanks; None where it is neither."""
     texts = [text for text in distinct_texts(rows[column]) if text]
-    if len(texts) < 1:
-        return None
     for separator in ("|", ";", ",", " "):
         several = [text for text in texts if len(split_labels(text, separator)) > 1]
         if not several:
@@ -82,11 +80,6 @@ def _read_single(rows: pd.DataFrame, column: str) -> LabelColumns | None:
     if 2 <= len(texts) <= min(200, max(2, len(rows) / 2)) and not decimals:
         return LabelColumns("single", (column,))
     return None
-
-
-def split_labels(text: str, separator: str) -> list[str]:
-    """The labels in a cell that lists several."""
-    return text.split() if separator == " " else [name for part in text.split(separator) if (name := part.strip())]
 
 
 def label_fields(inventory: Inventory, rows: pd.DataFrame, ids: pd.Series, labels: LabelColumns,
@@ -110,8 +103,8 @@ def label_fields(inventory: Inventory, rows: pd.DataFrame, ids: pd.Series, label
 def _column_fields(rows: pd.DataFrame, labels: LabelColumns, findings: Findings) -> dict:
     cells = rows[list(labels.columns)].apply(lambda column: column.str.strip())
     for column in labels.columns:
-        if strange := sorted(set(cells[column]) - set(CELLS)):
-            findings.ask(f"`{column}` holds {', '.join(map(repr, strange[:5]))} besides 0 and 1. What do they mean? "
+        if unknown := sorted(set(cells[column]) - set(CELLS)):
+            findings.ask(f"`{column}` holds {', '.join(map(repr, unknown[:5]))} besides 0 and 1. What do they mean? "
                          "Reading raises an error on them: write -1 for uncertain, and leave unknown cells blank.")
     numbers = cells.apply(lambda column: column.map(CELLS))
     one_each = bool(((numbers == 1).sum(axis=1) == 1).all()) and not (numbers == -1).any(axis=None)

@@ -43,7 +43,7 @@ def find_parts(inventory: Inventory, infos: list[TableInfo], train: TableInfo, s
                 info.column == train.column):
             part = Part(**info.files(), images=info.location.images,
                         repeated_rows="any" if info.rows[info.column].duplicated().any() else "error")
-            if _is_read_otherwise(train, info, train.labels.columns):
+            if _is_read_otherwise(train, info):
                 parts["official_validation"] = part
                 findings.decide("official_validation", info.table.path,
                                 "a validation part without uncertain or blank cells, unlike the training part, so "
@@ -53,19 +53,18 @@ def find_parts(inventory: Inventory, infos: list[TableInfo], train: TableInfo, s
             else:
                 trains.append(part)
                 findings.decide("train", info.table.path, "an official validation part, added to the training part")
-                findings.ask(f"{info.table.path} is added to the training part, because folds are used for "
-                             "validation. Should it be kept apart as `official_validation` instead?")
-    parts["train"] = trains[0] if len(trains) == 1 else tuple(trains)
+                findings.ask_kept_apart(info.table.path)
+    parts["train"] = tuple(trains)
     if test := _find_test(inventory, infos, train, sample, findings):
         parts["test"] = test
     return parts
 
 
-def _is_read_otherwise(train: TableInfo, valid: TableInfo, columns: tuple[str, ...]) -> bool:
-    def hedged(rows: pd.DataFrame) -> bool:
-        return rows[list(columns)].isin(("", "-1", "-1.0")).to_numpy().any()
-
-    return train.labels.kind == "columns" and hedged(train.rows) and not hedged(valid.rows)
+def _is_read_otherwise(train: TableInfo, valid: TableInfo) -> bool:
+    """True where only the training part has uncertain or blank label cells."""
+    hedged, certain = (info.rows[list(train.labels.columns)].isin(("", "-1", "-1.0")).any(axis=None)
+                       for info in (train, valid))
+    return train.labels.kind == "columns" and hedged and not certain
 
 
 def _find_split(rows: pd.DataFrame) -> str | None:
@@ -83,10 +82,9 @@ def _split_parts(rows: pd.DataFrame, column: str, files: dict, findings: Finding
     test = tuple(text for text in of if of[text] == "test")
     findings.decide("train, test", f"`{column}` in {train}, {test}", f"the column `{column}` names the part")
     if "valid" in of.values():
-        findings.ask(f"The validation part of `{column}` is added to the training part, because folds are used for "
-                     "validation. Should it be kept apart as `official_validation` instead?")
+        findings.ask_kept_apart(f"The validation part of `{column}`")
     where = files.get("row_filter", ())
-    parts = {"train": Part(**files | {"row_filter": (*where, (column, train))})}
+    parts = {"train": (Part(**files | {"row_filter": (*where, (column, train))}),)}
     if test:
         parts["test"] = Part(**files | {"row_filter": (*where, (column, test))})
     return parts
@@ -111,9 +109,8 @@ def _listed_parts(inventory: Inventory, train: TableInfo, files: dict, findings:
         findings.decide("train" if part == "valid" else part, path, "a list of ids")
     trains = tuple(Part(**files, id_list=lists[part]) for part in ("train", "valid") if part in lists)
     if len(trains) > 1:
-        findings.ask(f"{lists['valid']} is added to the training part, because folds are used for validation. Should "
-                     "it be kept apart as `official_validation` instead?")
-    parts = {"train": trains if len(trains) > 1 else trains[0]}
+        findings.ask_kept_apart(lists["valid"])
+    parts = {"train": trains}
     if "test" in lists:
         parts["test"] = Part(**files, id_list=lists["test"])
     return parts

@@ -44,7 +44,7 @@ def test_integers_of_32_bits_are_8_or_16_bits(decode, values, expected):
 
 @pytest.mark.parametrize("values", [[-1, 5], [0, 65536], [0.0, 255.1], [-0.1, 1.0], [0.0, np.nan], [0.0, np.inf],
                                     [-1000.0, 2000.0]])
-def test_a_range_that_nobody_states_is_refused(decode, values):
+def test_unknown_range_is_an_error(decode, values):
     image = np.array([values], np.int32 if isinstance(values[0], int) else np.float32)
     with pytest.raises(ValueError, match="32-bit (integers|floats) from .* whose range of grey is not known.*8 or 16"):
         decode(image, "TIFF")
@@ -65,7 +65,7 @@ def test_palettes_of_tiff_bmp_and_gif_give_their_colours(decode):
         assert decode(image, kind, 3).tolist() == [[[10, 10, 10], [255, 0, 0], [0, 0, 255]]]
 
 
-def test_16_bit_colour_in_a_tiff_is_scaled_by_its_full_range(tmp_path):
+def test_16_bit_colour_tiff_is_scaled_by_its_full_range(tmp_path):
     values = np.array([[[65535, 257, 0], [514, 0, 65535]]], np.uint16)
     (tmp_path / "a.tif").write_bytes(cv2.imencode(".tiff", values[..., ::-1])[1].tobytes())
     assert decode_image(tmp_path / "a.tif", 3).tolist() == [[[255, 1, 0], [2, 0, 255]]]
@@ -79,7 +79,7 @@ def test_webp_in_grey_and_colour(decode, lossless):
     assert decode(picture, "WEBP", 1, lossless=lossless).shape == (32, 40)
 
 
-def test_the_content_says_what_a_file_is_and_not_its_name(tmp_path):
+def test_file_kind_follows_content_not_name(tmp_path):
     grey = np.arange(64, dtype=np.uint8).reshape(8, 8)
     for name in ("a.dcm", "b.jpeg", "c.npz", "d#e#3"):
         Image.fromarray(grey).save(tmp_path / name, "PNG")
@@ -92,7 +92,7 @@ def test_the_content_says_what_a_file_is_and_not_its_name(tmp_path):
 @pytest.mark.parametrize(("height", "width", "top", "left", "rows", "columns"), [
     (40, 20, 0, 8, 32, 16), (20, 40, 8, 0, 16, 32), (8, 4, 0, 8, 32, 16), (64, 63, 0, 0, 32, 32),
     (32, 31, 0, 0, 32, 31), (1, 100, 15, 0, 1, 32)])
-def test_a_letterbox_keeps_the_shape_in_the_middle_with_black_beside_it(height, width, top, left, rows, columns):
+def test_letterbox_centres_the_image_on_black(height, width, top, left, rows, columns):
     for channels in ((), (3,)):
         square = fit_image(np.full((height, width, *channels), 200, np.uint8), 32, "letterbox")
         expected = np.zeros((32, 32, *channels), np.uint8)
@@ -100,7 +100,7 @@ def test_a_letterbox_keeps_the_shape_in_the_middle_with_black_beside_it(height, 
         assert np.array_equal(square, expected)
 
 
-def test_a_circle_stays_a_circle_in_a_letterbox_and_is_squashed_otherwise():
+def test_letterbox_keeps_the_aspect_ratio():
     image = cv2.circle(np.zeros((120, 240), np.uint8), (120, 60), 40, 255, -1)
     for fit, ratio in (("letterbox", 1), ("squash", 2)):
         rows, columns = np.nonzero(fit_image(image, 120, fit) > 127)

@@ -80,7 +80,7 @@ def lut(first: int, values: list[int], bits: int) -> Dataset:
 # ---- grey values
 
 
-def test_a_linear_window_is_that_of_the_standard():
+def test_linear_window_follows_the_standard():
     shown = decode(RAMP, WindowCenter=2048, WindowWidth=4096).ravel().astype(float)
     expected = ((RAMP.ravel() - 2047.5) / 4095 + 0.5) * 255  # PS3.3 C.11.2.1.2.1, its first example
     assert np.abs(shown - np.clip(expected, 0, 255)).max() <= 0.51
@@ -147,7 +147,7 @@ def test_both_photometrics_of_a_picture_look_the_same(window):
     assert np.abs(one.astype(int) - other).max() <= 1 and one.std() > 30
 
 
-def test_a_voi_table_goes_before_a_window_and_its_ends_go_on():
+def test_voi_lut_takes_precedence_over_the_window():
     pixels = np.array([[0, 9, 10, 11, 12, 13, 4000]], np.uint16)
     shown = decode(pixels, VOILUTSequence=[lut(10, [0, 64, 200, 255], 8)], WindowCenter=1, WindowWidth=1)
     assert shown.tolist() == [[0, 0, 0, 64, 200, 255, 255]]
@@ -192,7 +192,7 @@ def test_a_constant_picture_stays_constant(value):
         assert np.ptp(decode(np.full((8, 8), value, np.uint16), **attributes)) == 0
 
 
-def test_the_first_frame_with_what_stands_for_it():
+def test_first_frame_uses_its_own_attributes():
     frames = np.stack([RAMP, RAMP[::-1], RAMP.T])
     assert np.array_equal(decode(frames, NumberOfFrames=3), decode(RAMP))
     first, shared, voi, transformation = Dataset(), Dataset(), Dataset(), Dataset()
@@ -254,7 +254,7 @@ def test_every_byte_order_gives_the_same_picture(syntax):
 
 
 @pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRLittleEndian])
-def test_a_file_without_its_mark_is_known_by_its_name(tmp_path, syntax):
+def test_file_without_preamble_is_recognised_by_name(tmp_path, syntax):
     dataset = make_dicom(RAMP, syntax=syntax)
     expected = decode_dicom(to_bytes(dataset))
     del dataset.file_meta
@@ -317,7 +317,7 @@ def test_high_throughput_jpeg_2000_gives_its_pixels(syntax):
     assert np.array_equal(decode_dicom(raw), expected)
 
 
-def test_jpeg_of_12_bits_gives_its_pixels_or_names_the_package_it_needs():
+def test_12_bit_jpeg_decodes_or_names_the_package():
     raw, expected = compressed_ramp(JPEGExtended12Bit, RAMP_JPEG_12)
     if importlib.util.find_spec("libjpeg"):
         assert np.array_equal(decode_dicom(raw), expected)
@@ -329,7 +329,7 @@ def test_jpeg_of_12_bits_gives_its_pixels_or_names_the_package_it_needs():
 # ---- files without a picture
 
 
-def test_a_file_without_pixels_says_so(tmp_path):
+def test_file_without_pixels_is_an_error(tmp_path):
     dataset = make_dicom(RAMP)
     del dataset.PixelData
     for raw in (to_bytes(dataset), (FILES / "rtplan.dcm").read_bytes()):
@@ -340,13 +340,13 @@ def test_a_file_without_pixels_says_so(tmp_path):
 
 @pytest.mark.parametrize("raw", [b"no image at all", b"\0" * 300, b"\0" * 128 + b"DICM", b"x" * 5000,
                                  b"<html>not found</html>" * 20])
-def test_what_is_no_dicom_is_refused_by_name(tmp_path, raw):
+def test_non_dicom_file_is_an_error_with_its_name(tmp_path, raw):
     (tmp_path / "a.dcm").write_bytes(raw)
     with pytest.raises(ValueError, match=r"a\.dcm: (no DICOM file|a DICOM file without|a damaged DICOM)"):
         decode_image(tmp_path / "a.dcm", 1)
 
 
-def test_a_compression_that_nothing_here_decodes_names_itself_and_the_package(monkeypatch):
+def test_unsupported_compression_names_the_package(monkeypatch):
     dataset = make_dicom(RAMP)
     dataset.file_meta.TransferSyntaxUID = MPEG2MPML
     dataset.PixelData = pydicom.encaps.encapsulate([b"\0" * 64])
@@ -383,7 +383,7 @@ def test_a_truncated_file_is_an_error_or_has_the_same_pixels(name, capfd):
     assert capfd.readouterr().err == ""
 
 
-def test_flipped_bytes_are_an_error_or_a_picture_and_nothing_else():
+def test_flipped_bytes_give_an_image_or_a_value_error():
     raw = to_bytes(make_dicom(RAMP, WindowCenter=2000, WindowWidth=1000))
     start = len(raw) - RAMP.nbytes
     for position in range(132, start):
@@ -406,7 +406,7 @@ def test_attributes_that_contradict_the_pixels_are_an_error():
 # ---- warnings
 
 
-def test_warnings_of_odd_files_neither_escape_nor_change_the_filters(capfd):
+def test_warnings_of_unusual_files_do_not_escape(capfd):
     raw = (FILES / "SC_rgb_jpeg.dcm").read_bytes()  # pydicom warns about its photometric interpretation
     filters = list(warnings.filters)
     assert filters[0][0] == "error", "warnings are errors in these tests"

@@ -71,7 +71,7 @@ def test_a_changed_copy_is_found_and_nobody_else(home, people, change):
     assert 0.8 < pairs["correlation"][0] <= 1
 
 
-def test_a_twin_is_found_under_another_id_and_is_no_near_pair(home, people):
+def test_exact_copy_is_no_near_pair(home, people):
     scan = scan_of(home / "images", "twins", people | {"twin": people["p03"], "third": people["p03"]})
     assert exact_sets(scan) == [["p03", "third", "twin"]]
     assert near_pairs(scan).empty
@@ -123,7 +123,7 @@ def test_close_hashes_are_those_that_a_plain_count_finds():
     assert found == expected and len(found) > 10
 
 
-def test_fewer_bits_may_differ_where_looking_at_all_pairs_would_take_too_long(monkeypatch):
+def test_many_similar_images_lower_the_distance_limit(monkeypatch):
     rng = np.random.default_rng(0)
     alike = np.zeros((2500, 4), np.uint64)
     alike[:, :2] = rng.integers(0, 2**64, (2500, 2), dtype=np.uint64)  # any two are about 64 bits apart
@@ -191,7 +191,7 @@ def test_pairs_are_drawn(home, people):
 
 
 @needs("nih1000")
-def test_people_who_look_alike_are_not_called_copies(home):
+def test_similar_people_are_no_copies(home):
     paths = sorted((DATA / "nih1000" / "images").glob("*.png"))
     scan = scan_images("nih", pd.DataFrame({"image_id": [path.stem for path in paths], "path": list(map(str, paths))}))
     assert exact_sets(scan) == [] and near_pairs(scan).empty  # it is known to have no copies

@@ -13,11 +13,10 @@ import pytest
 from common.files import read_json, sha256
 from competition import Competition, Part
 from data.folds import (
-    add_folds,
+    attach_folds,
     find_near_sets,
     fold_numbers,
     folds_path,
-    holdout_rows,
     make_folds,
     read_folds,
 )
@@ -78,17 +77,17 @@ def sound_folds(table: pd.DataFrame) -> np.ndarray:
 # ---- made
 
 
-def test_folds_that_were_made_split_no_patient_and_no_equal_images(table, store):
+def test_made_folds_split_no_patient_and_no_copies(table, store):
     folds = make_folds(SMALL, table, store, 3, seed=0)
-    folded = add_folds(SMALL, table, folds)
+    folded = attach_folds(SMALL, table, folds)
     assert folds.count == 3 and set(folded["fold"]) == {0, 1, 2} and folds.metadata["made_by"] == MADE_BY
     assert (folded.groupby("group")["fold"].nunique() == 1).all()
     assert (table.assign(fold=folded["fold"]).groupby("group")["fold"].nunique() == 1).all()
     assert folded.loc[folded["image_id"].isin(TWINS), "fold"].nunique() == 1
 
 
-def test_images_of_equal_pixels_join_their_patients_and_black_ones_do_not(table, store):
-    folded = add_folds(SMALL, table, make_folds(SMALL, table, store, 3, seed=0))
+def test_copies_join_patients_and_black_images_do_not(table, store):
+    folded = attach_folds(SMALL, table, make_folds(SMALL, table, store, 3, seed=0))
     group = folded.set_index("image_id")["group"]
     assert group["i00"] == group["i01"] == group["i26"] == group["i27"] == "p00"
     assert len({group[name] for name in BLACK}) == 3
@@ -96,7 +95,7 @@ def test_images_of_equal_pixels_join_their_patients_and_black_ones_do_not(table,
     assert folded.loc[folded["constant"], "image_id"].tolist() == list(BLACK)
 
 
-def test_the_account_says_what_was_found_in_the_pixels(table, store):
+def test_metadata_lists_copies_and_constant_images(table, store):
     metadata = make_folds(SMALL, table, store, 3, seed=0).metadata
     assert metadata["duplicates"] == [list(TWINS)] and metadata["constant"] == list(BLACK)
     assert read_json(folds_path(SMALL).with_suffix(".json")) == metadata
@@ -114,14 +113,14 @@ def test_images_without_groups_are_stratified(table, store):
     table["group"] = table["image_id"]
     folds = make_folds(SMALL, table, store, 3, seed=0)
     assert folds.metadata["made_by"] == {**MADE_BY, "rule": "stratified"}
-    assert sorted(add_folds(SMALL, table, folds)["fold"].value_counts()) == [13, 13, 13]
+    assert sorted(attach_folds(SMALL, table, folds)["fold"].value_counts()) == [13, 13, 13]
 
 
 def test_equal_images_alone_are_reason_enough_for_groups(table, store):
     table["group"] = table["image_id"]
     folds = make_folds(SMALL, table, store, 3, seed=0)
     assert folds.metadata["made_by"]["rule"] == "grouped"
-    assert add_folds(SMALL, table, folds).set_index("image_id")["fold"].loc[list(TWINS)].nunique() == 1
+    assert attach_folds(SMALL, table, folds).set_index("image_id")["fold"].loc[list(TWINS)].nunique() == 1
 
 
 def test_making_folds_again_changes_nothing(table, store):
@@ -133,16 +132,16 @@ def test_making_folds_again_changes_nothing(table, store):
     assert again == first == read_folds(SMALL)
 
 
-def test_folds_are_joined_by_id_whatever_the_order_of_the_table(table, store):
+def test_folds_are_joined_by_id(table, store):
     folds = make_folds(SMALL, table, store, 3, seed=0)
-    turned = add_folds(SMALL, table[::-1].reset_index(drop=True), folds)
-    pd.testing.assert_frame_equal(turned[::-1].reset_index(drop=True), add_folds(SMALL, table, folds))
+    turned = attach_folds(SMALL, table[::-1].reset_index(drop=True), folds)
+    pd.testing.assert_frame_equal(turned[::-1].reset_index(drop=True), attach_folds(SMALL, table, folds))
 
 
 def test_ids_keep_their_leading_zeros(table, store, folder, home):
     table["image_id"] = [f"{number:03}" for number in range(40)]
     store = open_store("zeros", table, PixelSettings(16, 1))
-    folded = add_folds(SMALL, table, make_folds(SMALL, table, store, 3, seed=0))
+    folded = attach_folds(SMALL, table, make_folds(SMALL, table, store, 3, seed=0))
     assert folded["image_id"].iloc[7] == "007" and folds_path(SMALL).read_text().splitlines()[8].startswith("007,")
 
 
@@ -151,13 +150,13 @@ def test_ids_keep_their_leading_zeros(table, store, folder, home):
 
 @pytest.mark.parametrize("line_end, shuffled", [("\n", False), ("\r\n", False), ("\n", True)],
                          ids=["plain", "windows line ends", "other order"])
-def test_a_users_file_is_honoured_byte_for_byte(table, store, line_end, shuffled):
+def test_a_users_file_is_not_rewritten(table, store, line_end, shuffled):
     wanted = sound_folds(table)
     raw = own_file(table, wanted, line_end, shuffled)
     folds = make_folds(SMALL, table, store)
     assert folds_path(SMALL).read_bytes() == raw
     assert (folds.count, folds.metadata["made_by"]) == (3, "given")
-    assert add_folds(SMALL, table, folds)["fold"].tolist() == wanted.tolist()
+    assert attach_folds(SMALL, table, folds)["fold"].tolist() == wanted.tolist()
     assert read_folds(SMALL) == folds
 
 
@@ -172,13 +171,13 @@ def read_folds_after_check(table: pd.DataFrame, store: PixelStore):
     return read_folds(SMALL)
 
 
-def test_a_file_in_the_place_of_one_that_was_made_counts_as_given(table, store):
+def test_replaced_file_counts_as_given(table, store):
     make_folds(SMALL, table, store, 3, seed=0)
     own_file(table, (sound_folds(table) + 1) % 3)
     assert make_folds(SMALL, table, store).metadata["made_by"] == "given"
 
 
-def test_a_file_that_splits_a_patient_is_refused_unless_that_is_said_to_be_meant(table, store):
+def test_split_patient_is_an_error_unless_allowed(table, store):
     wanted = sound_folds(table)
     wanted[1] = 1
     raw = own_file(table, wanted)
@@ -188,7 +187,8 @@ def test_a_file_that_splits_a_patient_is_refused_unless_that_is_said_to_be_meant
     assert not folds_path(SMALL).with_suffix(".json").exists()
 
     folds = make_folds(SMALL, table, store, allow_split_groups=True)
-    assert folds_path(SMALL).read_bytes() == raw and add_folds(SMALL, table, folds)["fold"].tolist() == wanted.tolist()
+    assert folds_path(SMALL).read_bytes() == raw
+    assert attach_folds(SMALL, table, folds)["fold"].tolist() == wanted.tolist()
     assert read_folds(SMALL).metadata["split_groups_allowed"] is True
     make_folds(SMALL, table, store)  # said once for this very file; a changed one is refused again
     wanted[2] = (wanted[2] + 1) % 3
@@ -197,7 +197,7 @@ def test_a_file_that_splits_a_patient_is_refused_unless_that_is_said_to_be_meant
         make_folds(SMALL, table, store)
 
 
-def test_a_file_that_splits_equal_images_of_two_patients_is_refused(table, store):
+def test_split_copies_are_an_error(table, store):
     folds = table["group"].str[1:].astype(int).to_numpy() % 3
     assert folds[1] != folds[26]
     own_file(table, folds)
@@ -205,7 +205,7 @@ def test_a_file_that_splits_equal_images_of_two_patients_is_refused(table, store
         make_folds(SMALL, table, store)
 
 
-def test_black_images_in_all_folds_are_no_reason_to_refuse(table, store):
+def test_black_images_may_be_in_all_folds(table, store):
     wanted = sound_folds(table)
     assert len(set(wanted[table["image_id"].isin(BLACK)])) > 1
     own_file(table, wanted)
@@ -233,7 +233,7 @@ def test_black_images_in_all_folds_are_no_reason_to_refuse(table, store):
 ], ids=["missing id", "strange id", "id twice", "blank", "word", "negative", "half held out", "all held out",
         "decimal", "huge", "gap", "from 1",
         "one fold", "column", "no rows", "empty", "cut off"])
-def test_a_wrong_file_is_named_and_left_as_it_is(table, store, edit, message):
+def test_wrong_file_is_named_and_unchanged(table, store, edit, message):
     text = edit(own_file(table, sound_folds(table)).decode())
     folds_path(SMALL).write_text(text)
     with pytest.raises(ValueError, match=re.escape(message)) as caught:
@@ -251,7 +251,7 @@ def test_missing_folds_are_named_with_the_command(home):
 
 
 @pytest.mark.parametrize("change", ["edited", "never checked", "account of another file"])
-def test_folds_that_were_not_checked_since_they_changed_are_refused_with_the_command(table, store, change):
+def test_changed_folds_file_must_be_checked(table, store, change):
     own_file(table, sound_folds(table))
     if change != "never checked":
         make_folds(SMALL, table, store)
@@ -264,22 +264,22 @@ def test_folds_that_were_not_checked_since_they_changed_are_refused_with_the_com
         read_folds(SMALL)
 
 
-def test_a_table_that_grew_is_refused(table, store):
+def test_added_image_is_an_error(table, store):
     folds = make_folds(SMALL, table, store, 3, seed=0)
     grown = pd.concat([table, table.iloc[:1].assign(image_id="i40")], ignore_index=True)
     with pytest.raises(ValueError, match="1 images have no fold and 0 ids have no image, for example 'i40'"):
-        add_folds(SMALL, grown, folds)
+        attach_folds(SMALL, grown, folds)
 
 
-def test_patients_that_came_to_be_one_are_refused(table, store):
+def test_merged_patients_are_an_error(table, store):
     folds = make_folds(SMALL, table, store, 3, seed=0)
-    folded = add_folds(SMALL, table, folds)
+    folded = attach_folds(SMALL, table, folds)
     other = table["group"] == folded.loc[folded["fold"] != folded["fold"].iloc[0], "group"].iloc[0]
     with pytest.raises(ValueError, match="1 of 18 groups have images in more than one fold"):
-        add_folds(SMALL, table.assign(group=table["group"].mask(other, "p00")), folds)
+        attach_folds(SMALL, table.assign(group=table["group"].mask(other, "p00")), folds)
 
 
-def test_more_folds_than_groups_are_refused_and_nothing_is_written(table, store):
+def test_more_folds_than_groups_is_an_error(table, store):
     with pytest.raises(ValueError, match="19 groups cannot fill 20 folds"):
         make_folds(SMALL, table, store, 20, seed=0)
     assert not folds_path(SMALL).exists()
@@ -290,28 +290,28 @@ def test_two_images_make_two_folds(table, home):
     store = open_store("two", table, PixelSettings(16, 1))
     one_label = replace(SMALL, labels=("a",))
     folds = make_folds(one_label, table, store, 2, seed=0)
-    assert sorted(add_folds(one_label, table, folds)["fold"]) == [0, 1]
+    assert sorted(attach_folds(one_label, table, folds)["fold"]) == [0, 1]
 
 
-def test_changed_labels_are_refused_until_the_folds_are_checked_again(table, store, home):
+def test_changed_labels_need_another_check_of_the_folds(table, store, home):
     folds = make_folds(SMALL, table, store, 3, seed=0)
     changed = table.assign(a=1 - table["a"].fillna(0).clip(lower=0))
     with pytest.raises(ValueError, match="images of 'small' have changed.*make_folds.py --competition small"):
-        add_folds(SMALL, changed, folds)
+        attach_folds(SMALL, changed, folds)
     again = make_folds(SMALL, changed, store, 3, seed=0)
     assert again.hash != folds.hash and again.path.read_bytes() == folds.path.read_bytes()
-    add_folds(SMALL, changed, again)
+    attach_folds(SMALL, changed, again)
 
 
 # ---- repeats and holdout
 
 
-def test_further_splits_are_other_splits_and_leave_the_first_as_it_would_be(table, store):
+def test_further_splits_do_not_change_the_first(table, store):
     make_folds(SMALL, table, store, 3, seed=0)
     alone = pd.read_csv(folds_path(SMALL))
     folds_path(SMALL).unlink()
     folds = make_folds(SMALL, table, store, 3, seed=0, repeats=2)
-    folded = add_folds(SMALL, table, folds)
+    folded = attach_folds(SMALL, table, folds)
     assert folds.splits == 3 and folded["fold"].tolist() == alone["fold"].tolist()
     numbers = [fold_numbers(folded, split) for split in range(3)]
     for split, column in enumerate(numbers):
@@ -323,17 +323,17 @@ def test_further_splits_are_other_splits_and_leave_the_first_as_it_would_be(tabl
         fold_numbers(folded, 3)
 
 
-def test_a_holdout_is_whole_groups_in_no_fold_of_any_split(table, store):
+def test_holdout_groups_are_in_no_fold(table, store):
     folds = make_folds(SMALL, table, store, 3, seed=0, repeats=1, holdout=0.25)
-    folded, held = add_folds(SMALL, table, folds), holdout_rows(SMALL, table, folds)
+    whole = attach_folds(SMALL, table, folds)
+    folded, held = whole[whole["fold"] != -1], whole[whole["fold"] == -1]
     assert folds.held_out == len(held) == 10 and len(folded) == 30
     assert not set(folded["group"]) & set(held["group"]) and not set(folded["image_id"]) & set(held["image_id"])
-    assert set(folded["fold"]) == set(folded["fold_1"]) == {0, 1, 2} and folded.index.tolist() == list(range(30))
-    assert "fold" not in held and "fold_1" not in held and {"constant", *LABELS} <= set(held)
+    assert set(folded["fold"]) == set(folded["fold_1"]) == {0, 1, 2}
     assert (pd.read_csv(folds.path).set_index("image_id").loc[held["image_id"]] == -1).all(axis=None)
 
 
-def test_the_hash_says_what_the_splits_are(table, store):
+def test_hash_depends_on_splits_and_holdout(table, store):
     hashes = set()
     for wanted in ({}, {"repeats": 1}, {"holdout": 0.2}, {"holdout": 0.3}, {"near": [["i02", "i30"]]}):
         folds_path(SMALL).unlink(missing_ok=True)
@@ -350,7 +350,7 @@ def test_changed_groups_are_noticed(table, store):
     folds = make_folds(SMALL, table, store, 3, seed=0)
     renamed = table.assign(group="x" + table["group"])
     with pytest.raises(ValueError, match="labels, groups or images of 'small' have changed"):
-        add_folds(SMALL, renamed, folds)
+        attach_folds(SMALL, renamed, folds)
 
 
 def test_hash_changes_with_near_duplicates(table, store):
@@ -366,7 +366,7 @@ def test_hash_changes_with_near_duplicates(table, store):
     ({"holdout": 0.1}, "--holdout 0.1, but .*small.csv has holdout 0.2"),
     ({"stratify": pd.DataFrame({"age": []})}, "--stratify age, but .*small.csv has stratify none"),
 ])
-def test_what_a_file_does_not_have_is_refused_and_not_left_out_in_silence(table, store, wanted, message):
+def test_request_that_the_file_contradicts_is_an_error(table, store, wanted, message):
     raw = make_folds(SMALL, table, store, 3, seed=0, repeats=1, holdout=0.2).path.read_bytes()
     with pytest.raises(ValueError, match=message + ".*delete it and run make_folds.py again"):
         make_folds(SMALL, table, store, **wanted)
@@ -383,7 +383,7 @@ def test_a_users_file_may_have_a_holdout_and_further_splits(table, store):
                                                                                          index=False)
     folds = make_folds(SMALL, table, store)
     assert (folds.splits, folds.held_out, folds.metadata["made_by"]) == (2, held.sum(), "given")
-    assert add_folds(SMALL, table, folds)["fold_1"].tolist() == other[~held].tolist()
+    assert attach_folds(SMALL, table, folds)["fold_1"].tolist() == other.tolist()
 
 
 @pytest.mark.parametrize("edit, message", [
@@ -405,7 +405,7 @@ def test_a_wrong_further_split_is_named(table, store, edit, message):
         make_folds(SMALL, table, store)
 
 
-def test_a_holdout_that_leaves_too_few_groups_is_refused_and_nothing_is_written(table, home):
+def test_holdout_with_too_few_groups_is_an_error(table, home):
     table = table.iloc[[0, 2]].reset_index(drop=True)
     store = open_store("two", table, PixelSettings(16, 1))
     with pytest.raises(ValueError, match="2 groups cannot fill 2 folds and a holdout of 0.5"):
@@ -421,7 +421,7 @@ def test_a_holdout_that_leaves_too_few_groups_is_refused_and_nothing_is_written(
 def test_near_duplicates_join_groups_and_stay_joined(table, store):
     near = [["i02", "i38"], ["i10", "i20", "i30"]]
     folds = make_folds(SMALL, table, store, 3, seed=0, near=near)
-    folded = add_folds(SMALL, table, folds).set_index("image_id")
+    folded = attach_folds(SMALL, table, folds).set_index("image_id")
     assert folded.loc["i03", "group"] == folded.loc["i39", "group"] == "p01"
     assert folded.loc[["i10", "i20", "i30"], "fold"].nunique() == 1
     assert read_json(folds.path.with_suffix(".json"))["near_duplicates"] == near
@@ -429,13 +429,13 @@ def test_near_duplicates_join_groups_and_stay_joined(table, store):
     assert again == folds
 
 
-def test_a_file_that_splits_near_duplicates_is_refused(table, store):
+def test_split_near_duplicates_are_an_error(table, store):
     own_file(table, sound_folds(table))
     with pytest.raises(ValueError, match="1 of 18 groups have images in more than one fold: p01.*delete it and run"):
         make_folds(SMALL, table, store, near=[["i02", "i05"]])
 
 
-def test_a_picture_saved_anew_is_found_and_kept_in_the_fold_of_the_first(home, tmp_path):
+def test_recompressed_copy_is_in_the_fold_of_its_original(home, tmp_path):
     rng, rows = np.random.default_rng(0), []
     for number in range(12):
         soft = cv2.resize(rng.integers(0, 256, (12, 12)).astype(np.float32), (160, 160), interpolation=cv2.INTER_CUBIC)
@@ -448,14 +448,14 @@ def test_a_picture_saved_anew_is_found_and_kept_in_the_fold_of_the_first(home, t
     near = find_near_sets(SMALL, table)
     assert near == [["11", "copy"]]
     folds = make_folds(SMALL, table, open_store("small-train", table, PixelSettings(16, 1)), 2, seed=0, near=near)
-    assert add_folds(SMALL, table, folds).set_index("image_id").loc[["11", "copy"], "fold"].nunique() == 1
+    assert attach_folds(SMALL, table, folds).set_index("image_id").loc[["11", "copy"], "fold"].nunique() == 1
 
 
 def test_other_columns_are_as_even_as_the_labels(table, store):
     columns = pd.DataFrame({"site": ["A", "B"] * 20, "age": [str(age) for age in range(20, 60)]},
                            index=pd.Index(table["image_id"]))
     folds = make_folds(SMALL, table.assign(group=table["image_id"]), store, 2, seed=0, stratify=columns)
-    folded = add_folds(SMALL, table.assign(group=table["image_id"]), folds)
+    folded = attach_folds(SMALL, table.assign(group=table["image_id"]), folds)
     assert folds.metadata["made_by"] == {**MADE_BY, "n_folds": 2, "stratify": ["site", "age"]}
     sites = columns.loc[folded["image_id"], "site"].to_numpy()
     assert abs(folded.loc[sites == "A", "fold"].mean() - 0.5) <= 0.1
@@ -469,14 +469,14 @@ def test_a_column_with_one_value_is_nothing_to_stratify_by(table, store):
     assert not folds_path(SMALL).exists()
 
 
-def test_rows_of_one_array_file_are_told_by_that_files_size(home, tmp_path):
+def test_hash_of_npz_rows_uses_the_file_size(home, tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (8, 16, 16), dtype=np.uint8)
     np.savez(tmp_path / "x.npz", train_images=images)
     ids = [str(number) for number in range(8)]
     table = pd.DataFrame({"image_id": ids, "path": [f"{tmp_path}/x.npz#train_images#{number}" for number in ids],
                           "group": ids, "a": [0.0, 1.0] * 4, "b": 0.0})
     folds = make_folds(SMALL, table, open_store("small-train", table, PixelSettings(16, 1)), 2, seed=0)
-    add_folds(SMALL, table, folds)
+    attach_folds(SMALL, table, folds)
     np.savez(tmp_path / "x.npz", train_images=images, more=images)
     with pytest.raises(ValueError, match="images of 'small' have changed"):
-        add_folds(SMALL, table, folds)
+        attach_folds(SMALL, table, folds)

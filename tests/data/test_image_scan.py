@@ -60,7 +60,7 @@ def test_bad_images_have_a_reason_and_stop_nothing(mixed):
     assert (scan.thumbnails[~scan.readable] == 0).all()
 
 
-def test_what_is_measured_is_what_is_there(mixed):
+def test_measurements_match_the_images(mixed):
     scan = scan_images("mixed", mixed)
     row = {name: i for i, name in enumerate(scan.ids)}
     grey = picture(0)
@@ -76,7 +76,7 @@ def test_what_is_measured_is_what_is_there(mixed):
     assert np.abs(scan.thumbnails[here].astype(int) - expected).max() <= 1
 
 
-def test_a_grey_picture_has_one_hash_however_it_is_stored(mixed):
+def test_hash_of_grey_image_does_not_depend_on_storage(mixed):
     scan = scan_images("mixed", mixed)
     hashes = dict(zip(scan.ids, scan.pixel_hash, strict=True))
     assert hashes["grey.png"] == hashes["grey_as_rgb.png"] == hashes["deep.png"] == hash_pixels(picture(0))
@@ -93,7 +93,7 @@ def test_the_perceptual_hash_has_imagehashs_distances():
     assert np.bitwise_count(perceptual_hash(a) ^ perceptual_hash(b)).sum() == theirs > 50
 
 
-def test_an_upright_picture_is_the_same_as_one_turned_by_its_exif(folder):
+def test_hash_is_that_of_the_upright_image(folder):
     grey = picture(5)
     Image.fromarray(grey).save(folder / "a.png")
     exif = Image.Exif()
@@ -103,7 +103,7 @@ def test_an_upright_picture_is_the_same_as_one_turned_by_its_exif(folder):
     assert scan.pixel_hash[0] == scan.pixel_hash[1]
 
 
-def test_a_second_look_decodes_nothing_and_a_changed_file_is_looked_at_again(mixed, monkeypatch, home):
+def test_second_scan_decodes_nothing_until_a_file_changes(mixed, monkeypatch, home):
     first = scan_images("mixed", mixed)
     monkeypatch.setattr(scan_module, "_scan_image", lambda path: pytest.fail("decoded again"))
     again = scan_images("mixed", mixed)
@@ -117,7 +117,7 @@ def test_a_second_look_decodes_nothing_and_a_changed_file_is_looked_at_again(mix
     assert [path.name for path in (home / "data" / "scans").iterdir()] == [changed.folder.name]
 
 
-def test_the_order_is_the_tables_whatever_the_number_of_threads(folder, home):
+def test_order_does_not_depend_on_the_number_of_threads(folder, home):
     paths = [folder / f"{i:03d}.png" for i in range(100)]
     for i, path in enumerate(paths):
         Image.fromarray(picture(i, 20 + i, 30)).save(path)
@@ -137,14 +137,14 @@ def test_nothing_half_written_stays_when_it_is_interrupted(mixed, monkeypatch, h
     assert list((home / "data" / "scans").iterdir()) == []
 
 
-def test_a_damaged_scan_says_what_to_delete(mixed):
+def test_damaged_scan_names_the_folder_to_delete(mixed):
     folder = scan_images("mixed", mixed).folder
     (folder / "index.npz").write_bytes(b"x")
     with pytest.raises(ValueError, match="delete the folder"):
         scan_images("mixed", mixed)
 
 
-def test_an_empty_table_and_repeated_ids_are_refused(home):
+def test_empty_table_and_repeated_ids_are_errors(home):
     with pytest.raises(ValueError, match="empty"):
         scan_images("none", pd.DataFrame({"image_id": [], "path": []}))
     with pytest.raises(ValueError, match="'a'"):

@@ -7,7 +7,7 @@ import pytest
 from data.metadata import is_age, is_sex, parse_columns, to_numbers
 
 
-def test_ages_of_dicom_are_years_and_any_other_text_is_no_number():
+def test_dicom_ages_become_years():
     texts = pd.Series(["058Y", " 006M ", "014D", "010W", "60", "1e3", "", "58 Y", "Y58", "058y", "-1"])
     expected = [58, 0.5, 14 / 365.25, 70 / 365.25, 60, 1000, np.nan, np.nan, np.nan, np.nan, -1]
     np.testing.assert_allclose(to_numbers(texts), expected)
@@ -29,7 +29,7 @@ def test_columns_are_sorted_by_what_they_hold():
                                "empty": "one value throughout"}
 
 
-def test_free_text_is_left_out_and_said_so():
+def test_free_text_is_left_out_with_a_reason():
     parsed = parse_columns(pd.DataFrame({"report": [f"words {i}" for i in range(21)]}))
     assert parsed.left_out == {"report": "ids or free text, 21 different values"}
     assert not len(parsed.numeric.columns) and len(parsed.numeric) == 21

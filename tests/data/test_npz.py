@@ -1,5 +1,6 @@
 """Images inside .npz files: the row asked for, unpacked once in bounded memory, and every bad file named."""
 
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -60,7 +61,7 @@ def test_an_array_is_unpacked_once_until_the_file_changes(npz, home, monkeypatch
     assert second != first
 
 
-def test_files_of_the_same_name_in_two_folders_are_not_mixed_up(home):
+def test_same_file_name_in_two_folders_is_no_conflict(home):
     paths = [home / folder / "x.npz" for folder in "ab"]
     for path, images in zip(paths, (GREY, 255 - GREY), strict=True):
         path.parent.mkdir()
@@ -70,7 +71,7 @@ def test_files_of_the_same_name_in_two_folders_are_not_mixed_up(home):
     assert len(list((home / "data" / "arrays").iterdir())) == 2
 
 
-def test_a_missing_key_a_missing_row_and_a_missing_file_are_named(npz):
+def test_missing_key_row_or_file_is_named(npz):
     with pytest.raises(ValueError, match="set_64.npz: has no array 'images'; it has 'train_images', 'val_images'"):
         open_array(npz, "images")
     with pytest.raises(ValueError, match="there is no row 20; train_images has the rows 0 to 19"):
@@ -86,7 +87,7 @@ def test_a_missing_key_a_missing_row_and_a_missing_file_are_named(npz):
     (np.array([[[None]]]), "Python objects"), (GREY[0], r"has the shape \(28, 30\)"),
     (np.zeros((2, 28, 28, 28), np.uint8), r"has the shape \(2, 28, 28, 28\)"),
     (np.zeros((0, 28, 28), np.uint8), "there is no image in it"), (GREY.T, "Fortran order")])
-def test_what_holds_no_images_is_refused_with_the_reason_and_leaves_nothing(home, array, reason):
+def test_array_without_images_is_an_error(home, array, reason):
     path = home / "x.npz"
     np.savez(path, images=array)
     with pytest.raises(ValueError, match=f"x.npz: the array 'images' .*{reason}"):
@@ -94,7 +95,7 @@ def test_what_holds_no_images_is_refused_with_the_reason_and_leaves_nothing(home
     assert not (home / "data" / "arrays").exists()
 
 
-def test_a_truncated_or_damaged_npz_file_is_an_error_and_leaves_nothing(npz, home):
+def test_damaged_npz_file_is_an_error(npz, home):
     raw = npz.read_bytes()
     offset = raw.index(b"train_images.npy") + 2000
     flipped = raw[:offset] + bytes([raw[offset] ^ 0xFF]) + raw[offset + 1:]
@@ -105,7 +106,7 @@ def test_a_truncated_or_damaged_npz_file_is_an_error_and_leaves_nothing(npz, hom
     assert list((home / "data").rglob("*.npy*")) == []
 
 
-def test_a_member_that_is_no_array_or_shorter_than_its_header_says_is_an_error(home):
+def test_damaged_npz_member_is_an_error(home):
     path = home / "x.npz"
     np.save(home / "whole.npy", GREY)
     for raw, reason in ((b"text", "is no array of numpy"), ((home / "whole.npy").read_bytes()[:-9], "bytes where")):
@@ -115,8 +116,8 @@ def test_a_member_that_is_no_array_or_shorter_than_its_header_says_is_an_error(h
             open_array(path, "images")
 
 
-def test_too_little_room_is_said(npz, monkeypatch):
-    monkeypatch.setattr(npz_module.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 100}))
+def test_missing_room_is_an_error(npz, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: type("Usage", (), {"free": 100}))
     with pytest.raises(OSError, match="0.00 GB are free; make room"):
         open_array(npz, "train_images")
 

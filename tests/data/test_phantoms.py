@@ -67,7 +67,7 @@ def test_a_black_image_has_the_prevalence_as_its_posterior():
 
 
 @pytest.mark.parametrize("k", range(3))
-def test_a_plain_finding_has_a_mask_inside_the_picture_and_a_missing_one_has_none(k):
+def test_only_visible_findings_have_masks(k):
     severities = [0.0, 0.0, -0.6]
     assert draw(tuple(severities))[1] == {}
     severities[k] = 1.2
@@ -95,7 +95,7 @@ def test_a_worse_heart_is_a_wider_heart():
     assert widths[0] < widths[1] < widths[2]
 
 
-def test_the_token_is_a_bright_mark_in_the_upper_left_corner():
+def test_token_is_a_bright_mark_in_the_corner():
     without, with_token = draw((0, 0, 0))[0].astype(int), draw((0, 0, 0), token=True)[0].astype(int)
     changed = np.argwhere(with_token - without > 60)
     assert len(changed) > 3 and changed.max() < 14

@@ -52,7 +52,7 @@ THREE = ("train/001.png", "train/002.png", "train/NA.png")
     GOOD.replace("p1,0,-1", "p1 , 0 ,-1.0").encode(),
     b"b,extra,patient,image_id,a\n0,x,p1,001,1\n-1,y,p1,002,0\n,z,p2,NA,1\n",
 ], ids=["plain", "windows line ends", "byte order mark", "no last line end", "blanks and decimals", "other columns"])
-def test_a_table_is_read_whatever_wrote_it(tmp_path, raw):
+def test_table_may_have_any_line_ends_and_encoding_mark(tmp_path, raw):
     table, left_out = read_train(COLUMNS, write(tmp_path, raw, *THREE))
     assert list(table.columns) == ["image_id", "path", "group", "a", "b"] and len(left_out) == 0
     assert table["image_id"].tolist() == ["001", "002", "NA"]
@@ -61,7 +61,7 @@ def test_a_table_is_read_whatever_wrote_it(tmp_path, raw):
     np.testing.assert_array_equal(label_cells(COLUMNS, table), [[1, 0], [0, -1], [1, np.nan]])
 
 
-def test_label_cells_are_in_the_order_of_the_labels_and_may_be_written_to(tmp_path):
+def test_label_cells_are_a_copy_in_label_order(tmp_path):
     table, _ = read_train(COLUMNS, write(tmp_path, GOOD, *THREE))
     cells = label_cells(replace(COLUMNS, labels=("b", "a")), table[["b", "a"]])
     np.testing.assert_array_equal(cells, [[0, 1], [-1, 0], [np.nan, 1]])
@@ -87,7 +87,7 @@ def test_a_relative_data_folder_gives_absolute_paths(tmp_path, monkeypatch):
     assert read_train(COLUMNS, Path())[0]["path"].iloc[0] == str(tmp_path / THREE[0])
 
 
-def test_joined_labels_are_told_apart(tmp_path):
+def test_joined_labels_are_separated(tmp_path):
     data = write(tmp_path, "image_id,findings\n1,a|b\n2,none\n3, b \n4,\n", *(f"train/{i}.png" for i in range(1, 5)))
     np.testing.assert_array_equal(label_cells(JOINED, read_train(JOINED, data)[0]), [[1, 1], [0, 0], [0, 1], [0, 0]])
 
@@ -105,7 +105,7 @@ def test_class_folders_may_hold_files_of_the_same_name(tmp_path):
     np.testing.assert_array_equal(label_cells(FOLDERS, table), [[1, 0], [1, 0], [0, 1]])
 
 
-def test_the_name_of_the_data_folder_says_nothing_about_labels_or_groups(tmp_path):
+def test_patterns_ignore_the_data_folders_name(tmp_path):
     data = touch(tmp_path / "WELL" / "person9", "train/ILL/person1_1.png", "train/WELL/person2_1.png")
     table, _ = read_train(replace(FOLDERS, group_pattern=r"(person\d+)"), data)
     assert table["group"].tolist() == ["person1", "person2"] and table["ill"].tolist() == [1, 0]
@@ -143,7 +143,7 @@ def test_rows_are_kept_by_the_text_in_a_column(tmp_path):
     (GOOD.replace("002", "2"), FileNotFoundError, "1 of the 3 images in"),
 ], ids=["column", "id column", "group column", "no rows", "empty", "cut off", "duplicate id", "blank id",
         "blank patient", "word", "fraction", "nan", "no file"])
-def test_a_wrong_table_is_named_with_what_is_wrong(tmp_path, text, error, message):
+def test_wrong_table_is_named_with_the_reason(tmp_path, text, error, message):
     with pytest.raises(error, match=re.escape(message)) as caught:
         read_train(COLUMNS, write(tmp_path, text, *THREE))
     assert "train.csv" in str(caught.value)
@@ -233,7 +233,7 @@ def test_patient_in_train_and_test_needs_shared_groups(shared):
         read_train(with_test("error"), shared)
 
 
-def test_patients_of_the_test_part_can_be_left_out_of_train(shared):
+def test_shared_patients_can_be_dropped_from_train(shared):
     table, left_out = read_train(with_test("drop"), shared)
     assert table["image_id"].tolist() == ["001", "002"] and left_out["image_id"].tolist() == ["NA"]
     assert table.index.tolist() == [0, 1]
@@ -250,7 +250,7 @@ def test_a_shared_patient_is_seen_through_blanks(shared):
         read_train(with_test("error"), shared)
 
 
-def test_a_shared_patient_is_seen_where_test_images_are_called_after_patients(shared):
+def test_shared_patient_is_found_in_test_image_names(shared):
     write(shared, "image_id,patient\np2,p2\n", "test/p2.png", table="test.csv")
     with pytest.raises(ValueError, match="in the test part too"):
         read_train(with_test("error"), shared)
@@ -263,7 +263,7 @@ def test_a_test_table_without_patients_is_no_obstacle(shared):
     assert len(table) == 3 and list(test.columns) == ["image_id", "path", "group"]
 
 
-def test_a_competition_without_a_test_part_says_so(tmp_path):
+def test_missing_test_part_is_an_error(tmp_path):
     with pytest.raises(ValueError, match="competition 'columns' has no test part"):
         read_part(COLUMNS, tmp_path, "test")
 
@@ -283,13 +283,13 @@ def test_a_sample_is_kept_as_it_is_with_all_its_columns(tmp_path):
     ("id,a,b\n1,0,0\n", "sample.csv has no column 'image_id'"),
     ("image_id,a,b\n1,0,0\n1,0,0\n", "sample.csv: 1 ids are repeated"),
 ])
-def test_a_sample_that_does_not_fit_the_description_is_refused(tmp_path, text, message):
+def test_sample_that_contradicts_the_description_is_an_error(tmp_path, text, message):
     write(tmp_path, text, table="sample.csv")
     with pytest.raises(ValueError, match=message):
         read_sample(replace(COLUMNS, sample_submission="sample.csv"), tmp_path)
 
 
-def test_a_solution_tells_public_from_private_and_forgets_what_kaggle_ignores(tmp_path):
+def test_ignored_rows_of_a_solution_are_dropped(tmp_path):
     competition = replace(COLUMNS, solution="solution.csv")
     write(tmp_path, "image_id,a,b,Usage\n1,1,0,Public\n2,0,-1,Private\n3,0,0,Ignored\n", table="solution.csv")
     solution = read_solution(competition, tmp_path)
@@ -310,7 +310,7 @@ def test_a_labelled_test_part_is_its_own_solution(tmp_path):
     assert solution["ill"].tolist() == [1, 0] and set(solution["usage"]) == {"Test"}
 
 
-def test_where_nobody_knows_the_test_labels_there_is_no_solution(shared):
+def test_unknown_test_labels_give_no_solution(shared):
     assert read_solution(with_test("drop"), shared) is None
     assert read_solution(replace(COLUMNS, solution="solution.csv"), shared) is None
 
@@ -335,7 +335,7 @@ def test_two_hundred_thousand_rows_are_read(tmp_path, monkeypatch):
 
 
 @needs("nih1000")
-def test_nih_is_a_thousand_images_of_264_patients_before_those_of_test_are_left_out():
+def test_nih_sample_has_264_patients():
     competition = replace(COMPETITIONS["nih14"], test=None, train=replace(COMPETITIONS["nih14"].train, row_filter=()))
     table, _ = read_train(competition, DATA / "nih1000")
     assert (len(table), table["group"].nunique(), table["group"].value_counts().max()) == (1000, 264, 66)
@@ -365,7 +365,7 @@ def test_nih_train_shares_no_patient_with_test(name):
     ("pneumonia2", {"pneumonia": 3875}, {"pneumonia": 390}),
     ("pneumonia3", {"normal": 1341, "bacteria": 2530, "virus": 1345}, {"normal": 234, "bacteria": 242, "virus": 148}),
 ])
-def test_pneumonia_has_the_images_classes_and_persons_it_is_said_to_have(name, train, test):
+def test_pneumonia_has_the_published_counts(name, train, test):
     competition, data = COMPETITIONS[name], DATA / "chest_xray"
     for part, count, groups, positives in (("train", 5216, 1635, train), ("test", 624, 202, test)):
         table = read_part(competition, data, part)

@@ -61,7 +61,7 @@ PATIENTS = replace(COLUMNS, train=Part(table=("train.csv", "more.csv"), images="
     ("image_id,patient,a,b\n1,p1,1,0\n2,p2,0,1\n", "3,7", "1 ids of"),
     ("image_id,patient,a,b,age\n1,p1,1,0,8\n2,p2,0,1,8\n", "", "disagree about 'age' of 1 images, the first is '2'"),
 ], ids=["no id column", "words", "no file", "blank patient", "other ids", "disagree"])
-def test_a_wrong_table_is_an_error_and_nothing_is_written(home, monkeypatch, script, table, more, said):
+def test_wrong_table_is_an_error_and_writes_nothing(home, monkeypatch, script, table, more, said):
     monkeypatch.setitem(COMPETITIONS, "columns", PATIENTS)
     data = write(home, train=table, more=f"image_id,age\n1,8\n{more or '2,7'}\n", images="train/1.png train/2.png")
     before = sorted(home.rglob("*"))
@@ -77,19 +77,19 @@ LABELS, FACTS = "image_id,a,b\n1,1,0\n2,0,1\n", "image_id,age,a\n2,40,0\n3,9,1\n
 TWO = replace(COLUMNS, train=Part(table=("train.csv", "facts.csv"), images="train/{image_id}.png"), group_column="age")
 
 
-def test_a_second_file_about_the_same_ids_is_joined_by_id(tmp_path):
+def test_second_label_file_is_joined_by_id(tmp_path):
     table, _ = read_train(TWO, write(tmp_path, train=LABELS, facts=FACTS, images="train/1.png train/2.png"))
     assert table["group"].tolist() == ["50", "40"] and cells(TWO, table) == {"1": [1, 0], "2": [0, 1]}
 
 
-def test_label_files_that_disagree_are_refused_with_image_and_both_cells(tmp_path):
+def test_contradicting_label_files_are_an_error(tmp_path):
     data = write(tmp_path, train=LABELS, facts=FACTS.replace("2,40,0", "2,40,1"), images="train/1.png train/2.png")
     with pytest.raises(ValueError, match=r"train\.csv and .*facts\.csv disagree about 'a' of 1 images, the first is "
                                          r"'2': '0' and '1'"):
         read_train(TWO, data)
 
 
-def test_label_files_of_which_one_writes_1_and_the_other_1_0_agree(tmp_path):
+def test_cells_1_and_1_0_agree(tmp_path):
     data = write(tmp_path, train=LABELS, facts=FACTS.replace("2,40,0", "2,40,0.0"), images="train/1.png train/2.png")
     assert read_train(TWO, data)[0]["a"].tolist() == [1, 0]
 
@@ -98,12 +98,12 @@ def test_label_files_of_which_one_writes_1_and_the_other_1_0_agree(tmp_path):
     ("image_id,age\n1,50\n", "1 ids of"), ("image,age\n1,50\n2,40\n", "facts.csv has no column 'image_id'"),
     ("image_id,age\n1,50\n1,51\n2,4\n", "1 ids are repeated"),
 ])
-def test_a_second_file_that_is_not_about_the_same_images_is_refused(tmp_path, facts, said):
+def test_second_label_file_needs_the_same_ids(tmp_path, facts, said):
     with pytest.raises(ValueError, match=re.escape(said)):
         read_train(TWO, write(tmp_path, train=LABELS, facts=facts, images="train/1.png train/2.png"))
 
 
-def test_a_packed_table_under_any_name_is_found_by_its_pattern(tmp_path):
+def test_gzipped_table_is_found_by_pattern(tmp_path):
     (tmp_path / "Labels_v7.csv.gz").write_bytes(gzip.compress(LABELS.encode()))
     competition = replace(COLUMNS, train=Part(table="Labels*.csv*", images="train/{image_id}.png"))
     table, _ = read_train(competition, write(tmp_path, images="train/1.png train/2.png"))
@@ -131,14 +131,14 @@ LISTED = Competition(
 )
 
 
-def test_a_list_without_header_is_read_with_the_columns_that_are_named(tmp_path):
+def test_table_without_header_gets_the_given_columns(tmp_path):
     (tmp_path / "train.txt").write_text("p1 1.png normal cohen\np2   2.png COVID-19 rsna\n")
     table, _ = read_train(LISTED, write(tmp_path, images="train/1.png train/2.png"))
     assert table["group"].tolist() == ["p1", "p2"] and table["covid"].tolist() == [0, 1]
     assert read_columns(LISTED, tmp_path, "train")["source"].to_dict() == {"1.png": "cohen", "2.png": "rsna"}
 
 
-def test_only_the_images_of_a_list_are_kept_without_those_that_are_lost(tmp_path):
+def test_id_list_and_exclude_ids_select_images(tmp_path):
     part = replace(COLUMNS.train, id_list="list.txt", exclude_ids=("2", "not there either"))
     write(tmp_path, train="image_id,a,b\n1,1,0\n2,0,1\n3,0,0\n", images="train/1.png").joinpath("list.txt").write_text(
         "1\r\n2\r\n\r\n")
@@ -173,7 +173,7 @@ def test_official_validation_part_is_kept_apart_from_training_parts(tmp_path):
     assert read_solution(PARTS, tmp_path)[["image_id", "usage"]].to_numpy().tolist() == [["4", "Official validation"]]
 
 
-def test_an_optional_part_may_be_missing_and_another_may_not(tmp_path):
+def test_only_optional_parts_may_be_missing(tmp_path):
     (write_parts(tmp_path) / "valid.csv").unlink()
     assert read_train(PARTS, tmp_path)[0]["image_id"].tolist() == ["1", "2"]
     (tmp_path / "train.csv").unlink()
@@ -181,7 +181,7 @@ def test_an_optional_part_may_be_missing_and_another_may_not(tmp_path):
         read_train(PARTS, tmp_path)
 
 
-def test_an_id_in_two_training_parts_is_refused(tmp_path):
+def test_id_in_two_training_parts_is_an_error(tmp_path):
     (write_parts(tmp_path) / "valid.csv").write_text(HEAD + "1,p1,0,0\n")
     write(tmp_path, images="valid/1.png")
     with pytest.raises(ValueError, match="the train part: 1 ids are repeated, for example 1"):
@@ -212,13 +212,13 @@ def test_only_the_scored_labels_count_in_the_headline():
     ("part_*/{image_id}.*", "part_1/1.jpg part_2/2.PNG"),
     ("train[1]/{image_id}.*", "train[1]/1.jpg train[1]/2.png"),  # a bracket is a bracket
 ])
-def test_a_star_stands_for_a_folder_or_an_ending(tmp_path, pattern, images):
+def test_star_matches_a_folder_or_an_ending(tmp_path, pattern, images):
     competition = replace(COLUMNS, train=Part(table="train.csv", images=pattern))
     table, _ = read_train(competition, write(tmp_path, train=LABELS, images=images))
     assert table["path"].tolist() == [str(tmp_path / image) for image in images.split()]
 
 
-def test_a_number_is_no_ending_and_files_that_no_row_names_may_be_double(tmp_path):
+def test_number_after_a_dot_is_no_ending(tmp_path):
     competition = replace(COLUMNS, train=Part(table="train.csv", images="train/{image_id}.*"))
     images = ["train/1.2.840.1", "train/1.2.840.10.dcm"]
     labels = LABELS.replace("\n1,", "\n1.2.840.1,").replace("\n2,", "\n1.2.840.10,")
@@ -226,7 +226,7 @@ def test_a_number_is_no_ending_and_files_that_no_row_names_may_be_double(tmp_pat
     assert read_train(competition, data)[0]["path"].tolist() == [str(tmp_path / image) for image in images]
 
 
-def test_an_image_in_two_of_the_folders_is_refused(tmp_path):
+def test_image_in_two_folders_is_an_error(tmp_path):
     competition = replace(COLUMNS, train=Part(table="train.csv", images="part_*/{image_id}.png"))
     data = write(tmp_path, train=LABELS, images="part_1/1.png part_2/1.png part_2/2.png")
     with pytest.raises(ValueError, match=r"part_1/1\.png and part_2/1\.png in .* could both be the image '1\.png'"):
@@ -246,7 +246,7 @@ FINDINGS = replace(COLUMNS, label_list_column="class", ignored_labels=("No findi
                    train=replace(COLUMNS.train, repeated_rows="any"))
 
 
-def test_an_image_of_several_rows_has_what_any_of_them_has(tmp_path):
+def test_repeated_rows_are_combined_by_any(tmp_path):
     data = write(tmp_path, train="image_id,class,x\n1,a,5\n2,No finding,\n1,b,6\n1,a,7\n",
                  images="train/1.png train/2.png")
     table, _ = read_train(FINDINGS, data)
@@ -263,7 +263,7 @@ def test_present_outweighs_uncertain_outweighs_absent_outweighs_blank(tmp_path):
     np.testing.assert_array_equal(label_cells(competition, table), [[1, -1], [0, np.nan]])
 
 
-def test_rows_of_one_image_that_name_two_patients_are_refused(tmp_path):
+def test_image_with_two_patients_is_an_error(tmp_path):
     competition = replace(FINDINGS, group_column="patient")
     data = write(tmp_path, train="image_id,class,patient\n1,a,p1\n1,b,p2\n", images="train/1.png")
     with pytest.raises(ValueError, match="the rows of image '1' name several groups"):
@@ -327,7 +327,7 @@ def test_arrays_that_do_not_fit_the_description_are_named(home, tmp_path, change
 
 def test_one_size_of_the_arrays_must_be_chosen(home, tmp_path):
     write_npz(write_npz(tmp_path), "set_64.npz")
-    with pytest.raises(FileNotFoundError, match=r"matches set\.npz, set_64\.npz: leave one of them there"):
+    with pytest.raises(ValueError, match=r"could be set\.npz or set_64\.npz; leave one of them there"):
         read_train(ARRAYS, tmp_path)
 
 

@@ -16,7 +16,7 @@ import submit
 import train
 from competition import COMPETITIONS
 from data import tables
-from data.folds import holdout_rows, read_folds
+from data.folds import attach_folds, read_folds
 from data.tables import read_part, read_train
 from experiment import Experiment
 from results.workspace import Workspace
@@ -128,8 +128,10 @@ def test_parts_are_the_test_part_the_official_validation_and_the_holdout(demo, m
     assert list(workspace.reported_parts) == ["holdout"]  # the other part has no labels
     validation = read_part(competition, data, "official_validation")
     pd.testing.assert_frame_equal(workspace.part("official_validation"), validation)
-    expected = holdout_rows(competition, read_train(competition, data)[0], read_folds(competition))
-    pd.testing.assert_frame_equal(workspace.holdout, expected)
+    whole = attach_folds(competition, read_train(competition, data)[0], read_folds(competition))
+    expected = whole[whole["fold"] == -1]
+    pd.testing.assert_frame_equal(workspace.holdout[expected.columns.drop("fold")],
+                                  expected.drop(columns="fold").reset_index(drop=True))
     assert not set(workspace.table["image_id"]) & set(expected["image_id"])
     with pytest.raises(ValueError, match="has no test part"):
         workspace.part("test")
