@@ -15,10 +15,10 @@ def check_choices(description: object) -> None:
         value = getattr(description, name)
         if get_origin(kind) is Literal and value not in get_args(kind):
             raise ValueError(f"{name} must be one of {', '.join(map(repr, get_args(kind)))}, not {value!r}"
-                             f"{_did_you_mean([value], get_args(kind))}")
+                             f"{did_you_mean([value], get_args(kind))}")
 
 
-def _did_you_mean(names: Collection[object], known: Collection[object]) -> str:
+def did_you_mean(names: Collection[object], known: Collection[object]) -> str:
     """"; did you mean 'mass'?" for the first name that resembles a known one, else ""."""
     for name in names:
         if near := difflib.get_close_matches(str(name), [text for text in known if isinstance(text, str)], n=1):
@@ -155,7 +155,7 @@ class Competition:
         if self.label_columns and len(self.label_columns) != len(self.labels):
             raise ValueError(f"{len(self.label_columns)} label_columns for {len(self.labels)} labels")
         if unknown := sorted({*self.scored_labels} - {*self.labels}):
-            raise ValueError(f"scored_labels names {unknown}, not in labels{_did_you_mean(unknown, self.labels)}")
+            raise ValueError(f"scored_labels names {unknown}, not in labels{did_you_mean(unknown, self.labels)}")
         if self.scored_labels and self.task == "multiclass":
             raise ValueError("classes exclude one another, so all of them are scored: leave scored_labels out")
 
@@ -165,7 +165,7 @@ class Competition:
                 raise ValueError(f"the pattern {pattern!r} needs exactly one group in brackets")
         meant = {label for _, label in self.label_map}
         if unknown := sorted(meant - {*self.labels, ""}):
-            raise ValueError(f"label_map names {unknown}, not among the labels{_did_you_mean(unknown, self.labels)}")
+            raise ValueError(f"label_map names {unknown}, not among the labels{did_you_mean(unknown, self.labels)}")
         if self.label_map and (missing := [label for label in self.labels if label not in meant]):
             raise ValueError(f"no text of label_map means {missing[0]!r}")
 

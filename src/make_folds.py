@@ -5,7 +5,6 @@ file that is there already, yours or an earlier one, is checked and left as it i
 """
 
 import argparse
-import difflib
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from rich.table import Table
 from commandline import load_workspace, make_parser, pick_experiment, run_script
 from common.console import make_console, percent
 from common.files import read_csv
-from competition import Competition
+from competition import Competition, did_you_mean
 from data.folds import (
     HELD_OUT,
     Folds,
@@ -104,10 +103,8 @@ def pick_columns(competition: Competition, data_dir: Path, columns: list[str]) -
     there = read_columns(competition, data_dir, "train")
     for column in columns:
         if column not in there:
-            near = difflib.get_close_matches(column, there.columns, n=1)
-            known = f"there are {', '.join(there.columns)}" if len(there.columns) else "there is none"
-            raise ValueError(f"--stratify: no column {column!r}; " + (f"did you mean {near[0]!r}? " if near else "")
-                             + f"Of other columns than ids and labels {known}")
+            raise ValueError(f"--stratify: no column {column!r}; the columns beside ids and labels are "
+                             f"{', '.join(there.columns) or 'none'}{did_you_mean([column], there.columns)}")
     return there[columns]
 
 

@@ -154,7 +154,7 @@ def test_missing_image_is_named_with_its_path(tmp_path):
                                                           "fetch them, or name them in `exclude_ids`")):
         read_train(COLUMNS, write(tmp_path, GOOD, THREE[0], THREE[2]))
     (tmp_path / "empty").mkdir()
-    with pytest.raises(FileNotFoundError, match="3 of the 3 images.* correct .*, where `images` says place"):
+    with pytest.raises(FileNotFoundError, match="3 of the 3 images.* correct .*, where `images` is the place"):
         read_train(COLUMNS, write(tmp_path / "empty", GOOD))
 
 
