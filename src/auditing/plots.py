@@ -49,7 +49,6 @@ class Bars:
     series: dict[str, np.ndarray]
     texts: dict[str, list[str]] | None = None
     formatter: Formatter | None = None
-    unit: str = ""
     behind: dict[str, np.ndarray] | None = None
     colours: Sequence[str] = SERIES
 
@@ -104,7 +103,7 @@ def plot_bars(names: Sequence[str], panels: Sequence[Bars], width: float, path: 
             if panel.texts:
                 axes.bar_label(drawn, panel.texts[name], padding=3, fontsize=SMALL - 1)
         _name_rows(axes, names)
-        _finish(axes, panel.title, panel.unit, formatter=panel.formatter)
+        _finish(axes, panel.title, formatter=panel.formatter)
         axes.set_xlim(0, 1.2 * axes.dataLim.x1 or 1)
         axes.tick_params(axis="y", labelleft=panel is panels[0])
     figure.suptitle(title, fontsize=LARGE)
