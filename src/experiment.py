@@ -66,7 +66,7 @@ class Experiment:
     ema_decay: float = 0.99              # moving average of the weights, per step; 0: none
     snapshots: tuple[int, ...] = ()      # epochs whose weights are also kept, as runs NAME_epoch8
     max_grad_norm: float = 1.0           # gradients are clipped to this norm
-    precision: Literal["auto", "fp32", "bf16", "bf16_depthwise_fp32"] = "auto"  # number format of training steps
+    precision: Literal["auto", "fp32", "bf16"] = "auto"  # number format of training steps
     uncertain: tuple[str, ...] = ("ignore",)  # what -1 means in training: a policy, or Label=policy
     missing_labels: tuple[str, ...] = ("ignore",)  # what an empty cell means in training, likewise
     constant_images: Literal["drop", "one_per_label_vector", "keep"] = "drop"  # images of one grey value in training
@@ -161,7 +161,7 @@ MEMBER_000 = replace(DENSENET_000, head="linear", dropout=0.2, schedule="cosine"
 # 001. Corrected: images normalised as the weights expect; a frozen backbone's batch norm is frozen too
 DENSENET_001 = replace(PLAIN, network="densenet121", weights="imagenet", head="hidden:1024", image_size=224, lr=1e-4,
                        epochs=3, uncertain=("ones",), missing_labels=("zeros",))
-# 002. Corrected: training is stopped by the competition's score on an inner split, not by the accuracy
+# 002. Corrected: training is stopped by the competition's score on a validation split, not by the accuracy
 CNN_002 = replace(PLAIN, network="cnn_002", image_size=256, preprocessing=("clahe", "blur"), augmentation="dropblock",
                   mix="mixup:0.2", loss_weights="balanced", schedule="plateau:15:0.1", patience=30, val_fraction=0.1,
                   epochs=300, batch_size=256)
@@ -193,7 +193,7 @@ EXPERIMENTS = {
     "mlp_a_per_task": replace(SCRATCH, network="mlp_a", epochs=15, per_task=True),
     "mlp_b_per_task": replace(SCRATCH, network="mlp_b", epochs=15, per_task=True),
     # its best network trained as there, and what was tried around it: 5 epochs were too few, more than 10 too many, and
-    # Adam at 1e-3 best. Corrected: class weights rise with rarity, stopping looks at an inner split
+    # Adam at 1e-3 best. Corrected: class weights rise with rarity, stopping looks at a validation split
     "cnn_e_003": PLAIN,
     "cnn_e_003_lr_hundredth": replace(PLAIN, lr=1e-2),
     "cnn_e_003_lr_tenth": replace(PLAIN, lr=1e-1),

@@ -1,8 +1,8 @@
 """Look at an augmentation before training:  python src/preview.py --experiment lite0_128_strong
 
 Writes runs/<competition>/<experiment>/preview.png: six training images as they are stored, and each as training sees it
-in eight epochs, with the share of it that is destroyed. Says what is lost on average, and warns where that is more than
-half, or where images are mirrored or turned although left and right differ.
+in eight epochs, with the share of it that is destroyed. Prints what is destroyed on average, and warns where that is
+more than half, or where the augmentation mirrors or turns images although left and right differ.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,14 +14,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from commandline import (
-    add_experiment,
-    add_set,
-    load_workspace,
-    make_parser,
-    named_experiments,
-    run_script,
-)
+from commandline import add_experiment, add_set, load_workspace, make_parser, named_experiments, run_script
 from common.figures import save_figure
 from common.hardware import tune_process
 from competition import Competition
@@ -29,15 +22,12 @@ from data.pixel_store import pixel_settings, stored_image
 from data.tables import label_cells
 from experiment import Experiment
 from results.runs import run_folder
-from training.augmentation import augment_batch, augmentation_seed, make_augmentation
+from training.augmentation import AUGMENTATIONS, augment_batch, augmentation_seed, make_augmentation
 
-IMAGES, EPOCHS = 6, 8   # rows and draws of the sheet
-DRAWS = 300             # that the figures are taken from
-INDISTINCT = 32              # grey levels: white and black that come out closer than this cannot be told apart
-MUCH, OFTEN = 0.5, 0.25  # of an image is gone; in this share of the draws
-SIDEWAYS = 45           # degrees: beyond it, left and right are no longer on their sides
-RARE = 0.01           # of the draws: what is left of an image may be measured wrongly
-MIDDLE, LEAST = 0.2, 0.01  # of the side, either way from the centre; of the area
+IMAGES, EPOCHS = 6, 8    # rows and columns of the sheet
+DRAWS = 300              # from which an augmentation's effect is measured
+INDISTINCT = 32          # grey levels: white and black that come out closer than this cannot be told apart
+MUCH, OFTEN = 0.5, 0.25  # limits that give a warning: share of an image that is destroyed, share of such draws
 
 # inches of a sheet, points of its letters
 TILE, SEAM, HEAD, LEFT, TOP, EDGE = 1.25, 0.06, 0.22, 1.95, 1.0, 0.12
@@ -51,13 +41,11 @@ class Effect:
 
     destroyed: float  # of an image, on average
     often: float      # of the draws in which more than half of the image is destroyed
-    mirrored: float   # of the draws that could be measured; NaN where none could
-    turned: float     # of those, by more than 45 degrees
 
 
 @dataclass(frozen=True)
 class Preview:
-    """A sheet, what was measured, and what is wrong with it, in sentences."""
+    """A sheet, what was measured, and warnings."""
 
     path: Path
     effect: Effect
@@ -72,11 +60,10 @@ def main(argv: list[str] | None = None) -> list[Preview]:
     args = parser.parse_args(argv)
     experiments = named_experiments(args)
     tune_process()  # before torch is imported
-    if args.set:
-        from training.recipe_checks import check_values
+    from training.recipe_checks import check_values
 
-        for experiment in experiments.values():
-            check_values(experiment)
+    for experiment in experiments.values():
+        check_values(experiment)
     workspace = load_workspace(args, with_folds=False)
     return [preview(workspace.competition, workspace.train, name, experiment)
             for name, experiment in experiments.items()]
@@ -88,18 +75,17 @@ def preview(competition: Competition, table: pd.DataFrame, name: str, experiment
     Raises ValueError where there is no such augmentation, an image cannot be read, or all images have one grey value.
     """
     settings = pixel_settings(competition, experiment)
-    make_augmentation(experiment.augmentation, experiment.image_size)  # an unknown name is an error before any work
     shape = (settings.size, settings.size) + ((3,) if settings.channels == 3 else ())
     effect = measure(experiment, shape)
     warnings = tuple(_warnings(competition, experiment, effect))
     chosen = choose_images(label_cells(competition, table), table["group"].to_numpy(str),
                            lambda row: stored_image(table["path"].iloc[row], settings))
     if not chosen:
-        raise ValueError(f"every image of {competition.name} has one grey value: there is nothing to look at")
+        raise ValueError(f"every image of {competition.name} has one grey value: no image can be shown")
     path = run_folder(competition, name) / "preview.png"
     figure = _draw_sheet(competition, table, name, experiment, chosen, effect, warnings)
     save_figure(figure, path, dpi=100, metadata={"Software": None})
-    print(f"{name}: {_summary(experiment, effect)}; look at {path}")
+    print(f"{name}: {_summary(experiment, effect)}; see {path}")
     for warning in warnings:
         print(f"warning: {warning}")
     return Preview(path, effect, warnings)
@@ -109,27 +95,12 @@ def preview(competition: Competition, table: pd.DataFrame, name: str, experiment
 
 
 def measure(experiment: Experiment, shape: tuple[int, ...], draws: int = DRAWS) -> Effect:
-    """What the experiment's augmentation does to images of `shape`, (S, S) or (S, S, 3), over many draws.
-
-    How images are mirrored and turned is measured on ramps, dark to bright from left to right and from top to bottom:
-    their grey values tell where in the image each pixel came from.
-    """
+    """What the experiment's augmentation destroys of images of `shape`, (S, S) or (S, S, 3), over many draws."""
     augment = make_augmentation(experiment.augmentation, shape[0])
-    ramp = np.tile(np.linspace(0, 255, shape[0]).round().astype(np.uint8), (shape[0], 1))
-    ramps = [np.broadcast_to(image if len(shape) == 2 else image[..., None], shape).copy() for image in (ramp, ramp.T)]
-    probes = [np.full(shape, 255, np.uint8), np.zeros(shape, np.uint8), *ramps]
-    shares, maps = [], []
-    for draw in tqdm(range(draws), f"drawing {experiment.augmentation}", unit="draw", disable=None, delay=1):
-        seed = augmentation_seed(experiment.seed, 0, f"draw {draw}")
-        white, black, across, down = (augment(probe, seed).astype(np.float32) for probe in probes)
-        shares.append(_destroyed(white, black))
-        maps.append(_linear_map(white, black, across, down))
-    shares, maps = np.array(shares), np.array([found for found in maps if found is not None]).reshape(-1, 2, 2)
-    mirrored = np.linalg.det(maps) < 0
-    angles = np.degrees(np.arctan2(maps[:, 1, 0] - maps[:, 0, 1], maps[:, 0, 0] + maps[:, 1, 1]))
-    turned = ~mirrored & (np.abs(angles) > SIDEWAYS)
-    return Effect(float(shares.mean()), float((shares > MUCH).mean()),
-                  float(mirrored.mean()) if len(maps) else np.nan, float(turned.mean()) if len(maps) else np.nan)
+    shares = np.array([destroyed_share(augment, shape, augmentation_seed(experiment.seed, 0, f"draw {draw}"))
+                       for draw in tqdm(range(draws), f"drawing {experiment.augmentation}", unit="draw",
+                                        disable=None, delay=1)])
+    return Effect(float(shares.mean()), float((shares > MUCH).mean()))
 
 
 def destroyed_share(augment: Callable[[np.ndarray, int], np.ndarray], shape: tuple[int, ...], seed: int) -> float:
@@ -138,31 +109,9 @@ def destroyed_share(augment: Callable[[np.ndarray, int], np.ndarray], shape: tup
     They are those at which a white and a black image, changed by the same seed, come out less than 32 grey levels apart
     (in every channel). Where the filling is black, that is where a white image comes out black.
     """
-    return _destroyed(*(augment(np.full(shape, value, np.uint8), seed).astype(np.float32) for value in (255, 0)))
-
-
-def _destroyed(white: np.ndarray, black: np.ndarray) -> float:
+    white, black = (augment(np.full(shape, value, np.uint8), seed).astype(np.float32) for value in (255, 0))
     alike = np.abs(white - black) < INDISTINCT
     return float((alike.all(axis=2) if alike.ndim == 3 else alike).mean())
-
-
-def _linear_map(white: np.ndarray, black: np.ndarray, across: np.ndarray, down: np.ndarray) -> np.ndarray | None:
-    """(2, 2): the step in the image, (x, y), for a step in what came out of it; None where too little is left.
-
-    Taken from pixels that came from about the middle, since reflections beyond the edges show only what is near them.
-    """
-    side = len(white)
-    white, black, across, down = (image.reshape(side, side, -1).mean(axis=2) for image in (white, black, across, down))
-    seen = np.abs(white - black) >= INDISTINCT
-    contrast = np.where(seen, white - black, 1)
-    origin = np.stack([(across - black) / contrast, (down - black) / contrast], axis=-1)  # shares of the side
-    seen &= (np.abs(origin - 0.5) < MIDDLE).all(axis=-1)
-    rows, columns = np.nonzero(seen)
-    if len(rows) < LEAST * side ** 2:
-        return None
-    places = np.column_stack([columns, rows, np.ones(len(rows))])
-    solution, _, rank, _ = np.linalg.lstsq(places, origin[seen], rcond=None)
-    return solution[:2].T if rank == 3 else None
 
 
 def _summary(experiment: Experiment, effect: Effect) -> str:
@@ -172,18 +121,11 @@ def _summary(experiment: Experiment, effect: Effect) -> str:
 
 def _warnings(competition: Competition, experiment: Experiment, effect: Effect) -> Iterator[str]:
     name = experiment.augmentation
-    if competition.laterality and np.isnan(effect.mirrored):
-        yield (f"whether {name!r} mirrors or turns images could not be measured: too little of them is left, and in "
-               f"{competition.name} left and right differ")
-    if competition.laterality and effect.mirrored > RARE:
-        yield (f"{name!r} mirrors {100 * effect.mirrored:.0f} % of the images, and in {competition.name} left and "
-               f"right differ")
-    if competition.laterality and effect.turned > RARE:
-        yield (f"{name!r} turns {100 * effect.turned:.0f} % of the images by more than {SIDEWAYS} degrees, and in "
-               f"{competition.name} left and right differ")
+    if competition.laterality and AUGMENTATIONS[name].mirrors:
+        yield f"{name!r} mirrors or turns images, and in {competition.name} left and right differ"
     if effect.destroyed > MUCH or effect.often > OFTEN:
         yield (f"{name!r} destroys {100 * effect.destroyed:.0f} % of an image on average, and more than half of it in "
-               f"{100 * effect.often:.0f} % of the draws: the network hardly sees what it is to learn")
+               f"{100 * effect.often:.0f} % of the draws: little is left to learn from")
 
 
 # ---- the sheet
@@ -237,7 +179,7 @@ def _draw_sheet(competition: Competition, table: pd.DataFrame, name: str, experi
             drawn = augment_batch(experiment.augmentation, image[None], [image_id], experiment.seed, epoch)[0]
             share = destroyed_share(augment, image.shape, augmentation_seed(experiment.seed, epoch, image_id))
             left = LEFT + EDGE + (epoch + 1) * (TILE + SEAM)
-            _show(figure, drawn, f"epoch {epoch + 1}: {100 * share:.0f} % gone", left, bottom)
+            _show(figure, drawn, f"epoch {epoch + 1}: {100 * share:.0f} % destroyed", left, bottom)
     return figure
 
 

@@ -9,7 +9,6 @@ import multiprocessing
 import os
 import threading
 import time
-from collections.abc import Iterable
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -31,7 +30,6 @@ from commandline import (
 )
 from common.commands import command_line
 from common.hardware import count_cores, pick_device, tune_process
-from competition import Competition
 from data.folds import fold_numbers
 from data.pixel_store import pixel_settings
 from experiment import Experiment
@@ -68,8 +66,10 @@ def main(argv: list[str] | None = None) -> dict[str, list[float]]:
         raise ValueError(f"--workers {args.workers}: 0 or more")
 
     tune_process()  # before torch is imported
-    if args.set:
-        _check_values(experiments.values())
+    from training.recipe_checks import check_values
+
+    for experiment in experiments.values():
+        check_values(experiment)
     workers = _count_workers() if args.workers is None else args.workers
     with processes():
         with first_alone():  # draws the demo and makes its folds where they are missing
@@ -85,12 +85,15 @@ def main(argv: list[str] | None = None) -> dict[str, list[float]]:
 
 def train_jobs(jobs: list[Job]) -> dict[str, list[float]]:
     """Trains the jobs that are not done, side by side where that pays; returns the scores of all, by run."""
+    from training.recipe_checks import check_experiment
+
     workspace, results = jobs[0].workspace, {}
     competition = workspace.competition
     with first_alone():
         for experiment in {job.experiment for job in jobs if not run_folder(competition, job.name).exists()}:
-            _check(experiment, competition)
-        for job in jobs:  # opening a run refuses another recipe before anything is trained
+            for note in check_experiment(experiment, competition):
+                _print(f"note: {note}")
+        for job in jobs:  # opening a run raises ValueError where it has another recipe
             if _is_trained(run := open_job(job)):
                 results[job] = run.result
         todo = [job for job in jobs if job not in results]
@@ -98,7 +101,7 @@ def train_jobs(jobs: list[Job]) -> dict[str, list[float]]:
         for experiment in wanted.values():  # once, not in each process
             workspace.store("train", experiment)
     if results:
-        _say(f"{len(results)} of {len(jobs)} folds are trained already, in {run_folder(competition, '')}")
+        _print(f"{len(results)} of {len(jobs)} folds are trained already, in {run_folder(competition, '')}")
 
     start = time.perf_counter()
     side_by_side = pick_device() == "cpu" and world() == 1
@@ -107,9 +110,9 @@ def train_jobs(jobs: list[Job]) -> dict[str, list[float]]:
     else:
         for job in todo:
             results[job] = train_job(job, max(1, count_cores() // processes_here()), verbose=rank() == 0)
-            _say(_sentence(job, results[job]))
+            _print(_describe(job, results[job]))
     if todo:
-        _say(f"trained {len(todo)} folds in {time.perf_counter() - start:.0f} s; compare runs with: "
+        _print(f"trained {len(todo)} folds in {time.perf_counter() - start:.0f} s; compare runs with: "
              f"{command_line('leaderboard', competition)}")
     scores = {}
     for job in jobs:
@@ -117,34 +120,15 @@ def train_jobs(jobs: list[Job]) -> dict[str, list[float]]:
     return scores
 
 
-def _say(sentence: str) -> None:
+def _print(sentence: str) -> None:
+    """Prints it once, where several processes train together."""
     if rank() == 0:
         print(sentence)
-
-
-def _check_values(experiments: Iterable[Experiment]) -> None:
-    from training.recipe_checks import check_values
-
-    for experiment in experiments:
-        check_values(experiment)
 
 
 def _count_workers() -> int:
     """Processes that read ahead: on a GPU a training step takes less time than its images do on the processor."""
     return min(GPU_WORKERS, count_cores() // processes_here()) if pick_device() == "cuda" else 0
-
-
-def _check(experiment: Experiment, competition: Competition) -> None:
-    from training.recipe_checks import check_experiment
-
-    for note in check_experiment(experiment, competition):
-        _say(f"note: {note}")
-
-
-def _prepare(job: Job) -> None:
-    from training.fold import prepare_run
-
-    prepare_run(open_job(job), job.workspace.competition, job.workspace.table)
 
 
 def open_job(job: Job) -> Run:
@@ -158,7 +142,7 @@ def _is_trained(run: Run) -> bool:
     return run.is_done and all(open_snapshot(run, epoch).is_done for epoch in run.experiment.snapshots)
 
 
-def _sentence(job: Job, result: dict) -> str:
+def _describe(job: Job, result: dict) -> str:
     failed = "   DID NOT LEARN: its loss is no better than predicting the prevalence"
     metric = job.workspace.competition.metric
     return (f"{job.name:<20} fold {job.fold}   {metric} {result['score']:.4f} on {result['images']} "
@@ -167,9 +151,11 @@ def _sentence(job: Job, result: dict) -> str:
 
 def _train_side_by_side(todo: list[Job], workers: int) -> dict[Job, dict]:
     """Trains the jobs in as many processes as there are cores; the first error or Ctrl-C stops them all."""
+    from training.fold import prepare_run
+
     threads = max(1, count_cores() // workers)
     for job in {job.name: job for job in todo}.values():
-        _prepare(job)
+        prepare_run(open_job(job), job.workspace.competition, job.workspace.table)
     results, spawn = {}, multiprocessing.get_context("spawn")
     stop = spawn.Event()
     bar = tqdm(total=sum(job.experiment.epochs for job in todo), desc="training", unit="epoch", disable=None)
@@ -181,7 +167,7 @@ def _train_side_by_side(todo: list[Job], workers: int) -> dict[Job, dict]:
             for future in done:
                 job = pending.pop(future)
                 results[job] = future.result()
-                tqdm.write(_sentence(job, results[job]))
+                tqdm.write(_describe(job, results[job]))
             bar.update(sum(_epochs_done(job) for job in todo) - bar.n)
     except BaseException as error:
         stop.set()  # the checkpoints keep what is trained so far

@@ -71,7 +71,7 @@ def add_entries(patch: pytest.MonkeyPatch, calls: set[str]) -> None:
         "tta": (VIEWS, View(build=noted("tta", lambda images: images.roll(1, 3)))),
         "uncertain": (UNCERTAIN_POLICIES, Policy(build=noted("uncertain", lambda certain, predicted: 0.3))),
     }
-    for field, (registry, entry) in entries.items():
+    for registry, entry in entries.values():
         patch.setitem(registry, "own", entry)
     patch.setitem(PREPROCESSING, "own", Darker())
     patch.setitem(NETWORKS, "own", small)

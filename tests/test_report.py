@@ -85,7 +85,7 @@ def made(tmp_path_factory) -> Path:
             oof, images, folds = write_untrained(DEMO, name, seed)
             oofs.append(oof)
             for run in oof.runs:
-                rows_to(run.folder / "log.csv", [{"epoch": epoch, "stage": "all", "loss": 1 / epoch, "inner_score": "",
+                rows_to(run.folder / "log.csv", [{"epoch": epoch, "stage": "all", "loss": 1 / epoch, "val_score": "",
                                                   "seconds": epoch} for epoch in (1, 2, 3)])
         mean = Oof("blend_mean", np.mean([oof.probs for oof in oofs], axis=0),
                    tuple(run for oof in oofs for run in oof.runs), (), ("one", "two"), "mean")

@@ -108,7 +108,7 @@ def learning_section(context: ReportContext) -> Section | None:
             path = run.folder / "log.csv"
             if path.exists():
                 with note_errors(section, path, "train this fold again"):
-                    log = pd.DataFrame(read_rows(path, ("loss", "inner_score")))[["loss", "inner_score"]]
+                    log = pd.DataFrame(read_rows(path, ("loss", "val_score")))[["loss", "val_score"]]
                     logs.append(log.replace("", "nan").astype(float))
         with note_errors(section, context.folder(name)):
             results = [run.result for run in runs]
@@ -124,12 +124,12 @@ def learning_section(context: ReportContext) -> Section | None:
                           _learning_chart(name, logs)))
             drawn.append(name)
     if boxes:
-        has_inner = any('thin inner"' in content for _, _, content in boxes)
+        has_validation = any('thin validation"' in content for _, _, content in boxes)
         section.blocks.append(ReportFigure(panels(boxes, "wide"), "A line that is still falling at the right asks for "
                                            "more epochs; one that lies apart from the others is a fold that learned "
                                            "otherwise."
-                                           + (" Orange: the score on images kept aside within the training folds, on "
-                                              "the same axis." if has_inner else ""),
+                                           + (" Orange: the score on the validation split of the training folds, on "
+                                              "the same axis." if has_validation else ""),
                                            context.commands_of(drawn)))
     if rows:
         section.blocks.append(table(["run", "folds", "epochs", "scores of the folds", "s a fold", "parameters",
@@ -139,14 +139,14 @@ def learning_section(context: ReportContext) -> Section | None:
 
 def _learning_chart(name: str, logs: list[pd.DataFrame]) -> str:
     longest = max(map(len, logs))
-    inner = np.concatenate([log["inner_score"].to_numpy() for log in logs])
+    validation = np.concatenate([log["val_score"].to_numpy() for log in logs])
     top = float(np.nanmax([np.nanmax(log["loss"]) if log["loss"].notna().any() else 1.0 for log in logs]))
-    top = max(top, 0.0 if np.isnan(inner).all() else float(np.nanmax(inner))) * 1.04 or 1.0
+    top = max(top, 0.0 if np.isnan(validation).all() else float(np.nanmax(validation))) * 1.04 or 1.0
     chart = Chart((1, max(2, longest)), (0, top), width=290, height=150)
     for log in logs:
         epochs = np.arange(1, len(log) + 1, dtype=float)
         chart.line(epochs, log["loss"].to_numpy(), "c0 thin")
-        chart.line(epochs, log["inner_score"].to_numpy(), "c1 thin inner")
+        chart.line(epochs, log["val_score"].to_numpy(), "c1 thin validation")
     epochs = [tick for tick in nice_ticks(1, max(2, longest), 6) if tick == int(tick)]
     return chart.svg(f"training loss over epochs, {name}", "epoch", "loss", epochs, nice_ticks(0, top, 5))
 

@@ -278,7 +278,7 @@ class Augmentation(Choice):
     """An augmentation. An entry of AUGMENTATIONS.
 
     build: (image size, pixels) -> a Transform.
-    mirrors: True where left and right of an image may be exchanged.
+    mirrors: True where left and right of an image may be exchanged or turned to top and bottom.
     """
 
     mirrors: bool = False

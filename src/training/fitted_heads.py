@@ -1,7 +1,7 @@
 """Heads that are fitted at once on frozen features: logistic regression, support vector machines, nearest cases.
 
 Everything is fitted on the rows handed over, a fold's training rows, and what has to be chosen or calibrated there is
-judged on inner parts of them that were left out of the fitting and share no group with it.
+judged on inner folds of them that were left out of the fitting and share no group with it.
 """
 
 from collections.abc import Callable
@@ -9,8 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.optimize import minimize
-from scipy.special import expit, log_expit, logsumexp
+from scipy.special import log_expit, logsumexp
 from torch import Tensor, nn
 
 from common.settings import Choice, read_value
@@ -19,7 +18,7 @@ from experiment import Experiment
 from models.knn_head import SPACES, KNNHead
 from models.svm_head import SVM, SupportVectors
 
-INNER_PARTS = 5
+INNER_FOLDS = 5
 LOGISTIC_STRENGTHS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)  # C, the inverse of the penalty, on standardised features
 SVC_STRENGTHS = (0.1, 1.0, 10.0)  # C; 1, scikit-learn's own, is what 003 (see models/architectures.py) had
 NEIGHBOURS = (1, 3, 5, 9, 15, 25, 41, 65, 101)  # k
@@ -35,7 +34,7 @@ class Examples:
 
     features: np.ndarray  # (n, D) float32
     targets: np.ndarray   # (n, K) in [0, 1], NaN where nothing is stated; a soft target is part positive, part negative
-    groups: np.ndarray    # (n,) str, never shared between inner parts
+    groups: np.ndarray    # (n,) str, never shared between inner folds
     counts: np.ndarray    # (n,) how often an epoch would show each
     weights: Tensor | None  # of the loss: None, (K,) of classes, or (2, K) of a label's negatives and positives
 
@@ -74,12 +73,12 @@ def check_head_fit(experiment: Experiment) -> None:
 
 def fit_head(head_fit: str, examples: Examples, task: str, seed: int) -> nn.Module:
     """A head, features (B, D) to logits (B, K), fitted as a name in HEAD_FITS says."""
-    parts = inner_parts(examples.targets, examples.groups, seed)
+    parts = inner_folds(examples.targets, examples.groups, seed)
     return read_value("head_fit", head_fit, HEAD_FITS)(examples, task, parts)
 
 
-def inner_parts(targets: np.ndarray, groups: np.ndarray, seed: int) -> np.ndarray:
-    """(n,) the inner part of every row, 0 to 4 or fewer: whole groups, labels (n, K) spread evenly.
+def inner_folds(targets: np.ndarray, groups: np.ndarray, seed: int) -> np.ndarray:
+    """(n,) the inner fold of every row, 0 to 4 or fewer: whole groups, labels (n, K) spread evenly.
 
     Raises ValueError where all rows are of one group.
     """
@@ -88,7 +87,7 @@ def inner_parts(targets: np.ndarray, groups: np.ndarray, seed: int) -> np.ndarra
         raise ValueError("all training images are of one group, so nothing can be chosen by images of another; set "
                          "head_fit=gradient")
     marks = np.where(np.isnan(targets), np.nan, targets >= 0.5)
-    return grouped_folds(marks, groups, min(INNER_PARTS, count), seed)
+    return grouped_folds(marks, groups, min(INNER_FOLDS, count), seed)
 
 
 # ---- logistic regression
@@ -98,7 +97,7 @@ def fit_logistic(examples: Examples, task: str, parts: np.ndarray) -> nn.Linear:
     """Logistic regression with a squared penalty, multinomial for classes, as a linear layer.
 
     The penalty is on weights of standardised features; the layer has them for the features as they are. It is one for
-    all labels, that with the least log loss on the inner parts, each predicted by a regression on the others: chosen
+    all labels, that with the least log loss on the inner folds, each predicted by a regression on the others: chosen
     for every label by itself it followed the noise of the rare ones.
     """
     outputs = examples.targets.shape[1] if task == "multiclass" else 1
@@ -170,19 +169,22 @@ def fit_machines(examples: Examples, task: str, parts: np.ndarray) -> SupportVec
 
     As 003 had them, scikit-learn's SVC(class_weight="balanced") with its own width of the Gaussian, 1 / (D variance of
     the features), on features that are not standardised: with ImageNet features and C = 1 AUCs were higher by 0.01 to
-    0.02. C and the sigmoid are those with the least log loss on the inner parts, each judged by machines that were
+    0.02. C and the sigmoid are those with the least log loss on the inner folds, each judged by machines that were
     fitted on the others: on its own training rows a machine looks surer than it is (Platt 1999).
     """
+    from sklearn.metrics.pairwise import rbf_kernel
+    from sklearn.svm import SVC
+
     problems = _binary_problems(examples, together=False)
     gamma = 1 / (examples.features.shape[1] * examples.features.var(dtype=np.float64))
-    kernel = _gaussian_kernel(examples.features, gamma) if len(examples.features) <= KERNEL_ROWS else None
+    centred = examples.features - examples.features.mean(axis=0, dtype=np.float64)
+    # once for all labels, parts and strengths
+    kernel = rbf_kernel(centred, gamma=gamma) if len(centred) <= KERNEL_ROWS else None
 
     def between(rows: np.ndarray, others: np.ndarray) -> np.ndarray:
         return examples.features[rows] if kernel is None else kernel[np.ix_(rows, others)]
 
     def fit(problem: BinaryProblem, strength: float):
-        from sklearn.svm import SVC
-
         machine = SVC(C=strength, kernel="rbf" if kernel is None else "precomputed", gamma=gamma, cache_size=500)
         return machine.fit(between(problem.rows, problem.rows), problem.classes, sample_weight=_balanced(problem))
 
@@ -196,19 +198,6 @@ def fit_machines(examples: Examples, task: str, parts: np.ndarray) -> SupportVec
         best = _least([problem], [value * lines[:, None, :1] + lines[:, None, 1:]])
         machines.append(_as_machine(problem, fit, SVC_STRENGTHS[best], *lines[best].tolist()))
     return SupportVectors.from_machines(machines, torch.from_numpy(examples.features), gamma, task == "multiclass")
-
-
-def _gaussian_kernel(features: np.ndarray, gamma: float) -> np.ndarray:
-    """(n, n) float64, computed once for all labels, parts and strengths."""
-    centred = features - features.mean(axis=0, dtype=np.float64)
-    squares = (centred**2).sum(axis=1)
-    kernel = centred @ centred.T  # in place from here on: it is what takes the memory
-    kernel *= 2
-    kernel -= squares
-    kernel -= squares[:, None]
-    np.minimum(kernel, 0, out=kernel)
-    kernel *= gamma
-    return np.exp(kernel, out=kernel)
 
 
 def _as_machine(problem: BinaryProblem, fit: Callable, strength: float, slope: float, offset: float) -> SVM:
@@ -231,19 +220,18 @@ def fit_sigmoid(values: np.ndarray, problem: BinaryProblem) -> tuple[float, floa
     values, classes, weights = values[known], problem.classes[known], problem.weights[known]
     if len(np.unique(classes)) < 2:
         return 0.0, _smoothed_logit(problem)
+    from sklearn.linear_model import LogisticRegression
+
     absent, present = (weights[classes == each].sum() for each in (0, 1))
     targets = np.where(classes == 1, (present + 1) / (present + 2), 1 / (absent + 2))
     scale = np.abs(values).max()  # so that one step is as large in either direction
-
-    def loss(sigmoid: np.ndarray) -> tuple[float, np.ndarray]:
-        logits = sigmoid[0] * values / scale + sigmoid[1]
-        losses = -(targets * log_expit(logits) + (1 - targets) * log_expit(-logits))
-        slopes = weights * (expit(logits) - targets)
-        return (weights * losses).sum(), np.array([(slopes * values / scale).sum(), slopes.sum()])
-
-    start = np.array([0.0, np.log((present + 1) / (absent + 1))])
-    found = minimize(loss, start, jac=True, bounds=[(0, None), (None, None)], options={"ftol": 1e-12, "gtol": 1e-8})
-    return float(found.x[0] / scale), float(found.x[1])
+    weights = np.concatenate([weights * (1 - targets), weights * targets])
+    model = LogisticRegression(C=np.inf, tol=1e-8, max_iter=MAX_ITERATIONS)
+    model.fit(np.tile(values / scale, 2)[:, None], np.repeat([0, 1], len(values)), weights)
+    if model.coef_[0, 0] > 0:
+        return float(model.coef_[0, 0] / scale), float(model.intercept_[0])
+    absent, present = np.split(weights, 2)
+    return 0.0, float(np.log(present.sum() / absent.sum()))
 
 
 def _balanced(problem: BinaryProblem) -> np.ndarray:
@@ -258,7 +246,7 @@ def _balanced(problem: BinaryProblem) -> np.ndarray:
 def fit_nearest(examples: Examples, task: str, parts: np.ndarray) -> KNNHead:
     """The k nearest cases. k, of NEIGHBOURS, and the space, of SPACES, are one for all labels.
 
-    They are those with the least log loss on the inner parts, each compared with the others: no neighbour is
+    They are those with the least log loss on the inner folds, each compared with the others: no neighbour is
     of the image's own group there.
     """
     features, votes = torch.from_numpy(examples.features), _votes(examples, task)
@@ -318,7 +306,7 @@ def _problem(shares: np.ndarray, counts: np.ndarray, of_classes: np.ndarray | No
 
 def _held_out_values(problems: list[BinaryProblem], parts: np.ndarray, strengths: tuple[float, ...], outputs: int,
                      prepare: Callable[[np.ndarray], Predict]) -> list[np.ndarray]:
-    """For each problem (strengths, m, outputs): every row as predicted by what was fitted on the other inner parts.
+    """For each problem (strengths, m, outputs): every row as predicted by what was fitted on the other inner folds.
 
     NaN where a class is in no other part, so that nothing could be fitted. prepare: gets (n,) bool, which rows the
     next fits are made of.
@@ -370,7 +358,7 @@ def _smoothed_logit(problem: BinaryProblem) -> float:
 class HeadFit(Choice):
     """How a head's weights are found. An entry of HEAD_FITS.
 
-    build: (examples, task, inner part of every example (n,)) -> a head, features (B, D) to logits (B, K).
+    build: (examples, task, inner fold of every example (n,)) -> a head, features (B, D) to logits (B, K).
     at_once: False where the head is trained by gradient steps and not fitted to features.
     weighted: False where it balances the two classes itself and takes no loss weights.
     """

@@ -43,7 +43,7 @@ from training.optimization import EMA, SCHEDULES, EarlyStopping, build_optimizer
 from training.precision import choose_precision
 from training.sampling import draw_epoch, epoch_length
 
-LOG_COLUMNS = ["epoch", "stage", "loss", "inner_score", "seconds"]  # of log.csv, a row an epoch
+LOG_COLUMNS = ["epoch", "stage", "loss", "val_score", "seconds"]  # of log.csv, a row an epoch
 
 
 @dataclass(frozen=True)
@@ -177,7 +177,7 @@ def _note_start(checkpoint: dict, started_from: dict[str, str], run: Run) -> Non
 def train_stage(training: Training, number: int) -> None:
     """Trains stage `number` of the recipe's plan, or the rest of it; the model then has the weights it ended with.
 
-    They are the moving average after the last epoch, or with `patience` after the best one by the inner split's score.
+    They are the moving average after the last epoch, or with `patience` after the best one by the validation score.
     """
     experiment, checkpoint, model = training.run.experiment, training.checkpoint, training.model
     stage = experiment.plan[number]
@@ -199,17 +199,17 @@ def train_stage(training: Training, number: int) -> None:
     while checkpoint["stage_epoch"] < stage.epochs and not stopping.should_stop(experiment.patience):
         start = time.perf_counter()
         loss = _train_epoch(training, optimizer, scheduler, ema)
-        inner_score = math.nan
+        val_score = math.nan
         if experiment.val_fraction:
-            inner_score = from_first(_validation_score(training, ema.model) if rank() == 0 else None)
-            if stopping.update(inner_score) and experiment.patience:
+            val_score = from_first(_validation_score(training, ema.model) if rank() == 0 else None)
+            if stopping.update(val_score) and experiment.patience:
                 checkpoint["best"] = copy.deepcopy(ema.model.state_dict())
             if schedule.choice.on_plateau:
                 stopping.reduce_lr(int(schedule.arguments[0]), schedule.arguments[1])
         checkpoint["seconds"] += time.perf_counter() - start
         checkpoint["epoch"] += 1
         checkpoint["stage_epoch"] += 1
-        checkpoint["log"].append((checkpoint["epoch"], stage.what, round(loss, 6), round(inner_score, 6),
+        checkpoint["log"].append((checkpoint["epoch"], stage.what, round(loss, 6), round(val_score, 6),
                                   round(checkpoint["seconds"], 2)))
         checkpoint |= {"model": model.state_dict(), **{name: part.state_dict() for name, part in parts.items()}}
         if checkpoint["epoch"] in experiment.snapshots and rank() == 0:  # before the checkpoint: resuming skips it
@@ -242,11 +242,11 @@ def _train_epoch(training: Training, optimizer: torch.optim.Optimizer, scheduler
 
 
 def _validation_score(training: Training, model: torch.nn.Module) -> float:
-    """The competition's score on the inner split, images of the training folds that are not trained on."""
+    """The competition's score on the validation split, images of the training folds that are not trained on."""
     competition, fold_data = training.competition, training.fold_data
-    probs = predict_probs(model, training.store, training.store.rows(fold_data.inner_ids), competition.task,
+    probs = predict_probs(model, training.store, training.store.rows(fold_data.val_ids), competition.task,
                           training.run.experiment, training.prior)
-    return score(competition.metric, headline_targets(competition, fold_data.inner_targets), probs, competition.task)
+    return score(competition.metric, headline_targets(competition, fold_data.val_targets), probs, competition.task)
 
 
 def _save_epoch(training: Training) -> None:
@@ -256,10 +256,10 @@ def _save_epoch(training: Training) -> None:
     save_checkpoint(run, checkpoint)
     write_csv(run.folder / "log.csv", pd.DataFrame(checkpoint["log"], columns=LOG_COLUMNS))
     if training.verbose:
-        epoch, what, loss, inner_score, seconds = checkpoint["log"][-1]
+        epoch, what, loss, val_score, seconds = checkpoint["log"][-1]
         print(f"fold {run.recipe['fold']}  epoch {epoch:3d}/{run.experiment.epochs}"
               f"{f'  {what:6}' if run.experiment.stages else ''}  loss {loss:.4f}"
-              f"{f'  validation {inner_score:.4f}' if run.experiment.val_fraction else ''}  {seconds:6.1f} s")
+              f"{f'  validation {val_score:.4f}' if run.experiment.val_fraction else ''}  {seconds:6.1f} s")
 
 
 def _open_images(competition: Competition, table: pd.DataFrame, experiment: Experiment) -> PixelStore:
@@ -307,7 +307,7 @@ def _finish(training: Training) -> dict:
         "scored": {label: {"certain": int(certain), "positive": int(positive)} for label, (certain, positive)
                    in zip(competition.labels, scored_counts(cells), strict=True)},
         "trained_on": len(fold_data.targets),
-        **({"inner": len(fold_data.inner_ids)} if len(fold_data.inner_ids) else {}),
+        **({"val_images": len(fold_data.val_ids)} if len(fold_data.val_ids) else {}),
         "epoch_length": epoch_length(fold_data.expected),
         "epochs": checkpoint["epoch"],
         "learned": learned,

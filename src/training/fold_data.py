@@ -39,8 +39,8 @@ class FoldData:
     expected: np.ndarray            # (n,) how often an epoch shows each
     weights: torch.Tensor | None    # for the loss
     teacher_weights: dict[str, str]       # hashes of the weights whose predictions are targets, by run and fold
-    inner_ids: np.ndarray           # (m,) str, of the images that are set apart to be scored after every epoch
-    inner_targets: np.ndarray       # (m, K) as they are scored, see labels.scoring_targets
+    val_ids: np.ndarray           # (m,) str, of the validation split, which is scored after every epoch
+    val_targets: np.ndarray       # (m, K) as they are scored, see labels.scoring_targets
     uncertain: tuple[Value, ...] = ()  # (K,) policies for uncertain cells
 
     def draw_targets(self, labels: Sequence[str], seed: int, epoch: int) -> np.ndarray:
@@ -57,15 +57,15 @@ def prepare_fold_data(run: Run, competition: Competition, table: pd.DataFrame) -
     predictions, teacher_weights = read_given_targets(run, competition, table)
     cells, ids, groups = label_cells(competition, table), *(table[name].to_numpy(str) for name in ("image_id", "group"))
     used, targets = choose_training_rows(competition, table, experiment, fold, predictions)
-    inner = choose_inner_rows(cells, groups, experiment, fold_numbers(table, experiment.split) != fold)
-    used &= ~inner
+    validation = choose_validation_rows(cells, groups, experiment, fold_numbers(table, experiment.split) != fold)
+    used &= ~validation
     targets = targets[used]
     repeats = [int(number) for number in
                for_labels("label_repeats", experiment.label_repeats, competition.labels, REPEATS, "0")]
     return FoldData(ids[used], groups[used], cells[used], targets,
                    expected_counts(experiment.sampler, targets, task, repeats),
-                   label_weights(experiment.loss_weights, targets, task), teacher_weights, ids[inner],
-                   scoring_targets(cells[inner]), read_uncertain(experiment, competition.labels))
+                   label_weights(experiment.loss_weights, targets, task), teacher_weights, ids[validation],
+                   scoring_targets(cells[validation]), read_uncertain(experiment, competition.labels))
 
 
 def read_uncertain(experiment: Experiment, labels: Sequence[str]) -> tuple[Value, ...]:
@@ -73,25 +73,26 @@ def read_uncertain(experiment: Experiment, labels: Sequence[str]) -> tuple[Value
     return read_for_labels("uncertain", experiment.uncertain, labels, UNCERTAIN_POLICIES)
 
 
-def choose_inner_rows(cells: np.ndarray, groups: np.ndarray, experiment: Experiment, outside: np.ndarray) -> np.ndarray:
-    """(N,) bool, rows of whole groups of the training folds that are held out to be scored.
+def choose_validation_rows(cells: np.ndarray, groups: np.ndarray, experiment: Experiment,
+                           outside: np.ndarray) -> np.ndarray:
+    """(N,) bool, rows of the validation split: whole groups of the training folds.
 
     cells: (N, K);  groups: (N,);  outside: (N,) bool, the rows of the training folds. No row is True without the
     experiment's `val_fraction`; the choice depends on its seed. Raises ValueError where there are too few groups.
     """
-    inner = np.zeros(len(outside), bool)
+    validation = np.zeros(len(outside), bool)
     if experiment.val_fraction:
         targets = scoring_targets(cells[outside])
         advice = "set a larger val_fraction, or patience=0 and another schedule"
         try:
-            inner[outside] = holdout_mask(targets, groups[outside], experiment.val_fraction, 1, experiment.seed)
+            validation[outside] = holdout_mask(targets, groups[outside], experiment.val_fraction, 1, experiment.seed)
         except ValueError as error:
             raise ValueError(f"val_fraction={experiment.val_fraction:g}: the training folds have too few groups to "
                              f"hold any out; {advice}") from error
-        if undefined_labels(scoring_targets(cells[inner])).all():
-            raise ValueError(f"val_fraction={experiment.val_fraction:g}: the {inner.sum()} images held out cannot be "
-                             f"scored, since no label has positives and negatives among them; {advice}")
-    return inner
+        if undefined_labels(scoring_targets(cells[validation])).all():
+            raise ValueError(f"val_fraction={experiment.val_fraction:g}: the {validation.sum()} validation images cannot "
+                             f"be scored, since no label has positives and negatives among them; {advice}")
+    return validation
 
 
 def read_given_targets(run: Run, competition: Competition,

@@ -6,7 +6,7 @@ import re
 from dataclasses import asdict, dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from common.settings import Choice, read_value
@@ -31,37 +31,10 @@ def build_optimizer(model: nn.Module, optimizer: str, lr: float, weight_decay: f
     return read_value("optimizer", optimizer, OPTIMIZERS)([group for group in groups if group["params"]], lr)
 
 
-class _ChannelsLast:
-    """Adam's fused step on views of channels-last kernels as they lie in memory.
-
-    On a CPU that step copies whatever is not contiguous, each time: a twentieth of a training step of cnn_e, a sixth of
-    one of VGG-16. Views cost nothing, and Adam goes number by number, so that the same bits come out.
-    If a later torch does not call this method, the optimizer works as torch's does.
-    """
-
-    def _init_group(self, group: dict, weights: list[Tensor], *others) -> bool:
-        result = super()._init_group(group, weights, *others)
-        alike = [each for each in (weights, *others) if isinstance(each, list) and len(each) == len(weights)]
-        for place, weight in enumerate(weights):
-            if weight.ndim == 4 and weight.is_contiguous(memory_format=torch.channels_last):
-                for each in alike:
-                    if each[place].ndim == 4:  # the count of steps is a number
-                        each[place] = each[place].permute(0, 2, 3, 1)
-        return result
-
-
-class ChannelsLastAdam(_ChannelsLast, Adam):
-    """torch's Adam, faster for networks in the channels-last format."""
-
-
-class ChannelsLastAdamW(_ChannelsLast, AdamW):
-    """torch's AdamW, faster for networks in the channels-last format."""
-
-
 # build: (parameter groups, peak learning rate) -> a torch optimizer
 OPTIMIZERS: dict[str, Choice] = {
-    "adamw": Choice(build=lambda groups, lr: ChannelsLastAdamW(groups, lr, fused=True)),
-    "adam": Choice(build=lambda groups, lr: ChannelsLastAdam(groups, lr, fused=True)),  # decay is part of the gradient
+    "adamw": Choice(build=lambda groups, lr: AdamW(groups, lr, fused=True)),
+    "adam": Choice(build=lambda groups, lr: Adam(groups, lr, fused=True)),  # decay is part of the gradient
     "sgd": Choice(build=lambda groups, lr: SGD(groups, lr, momentum=MOMENTUM, fused=True)),
 }
 

@@ -36,10 +36,7 @@ from models.classifier import build_model  # noqa: E402
 from training.batches import training_batches  # noqa: E402
 from training.loop import train_one_epoch  # noqa: E402
 from training.losses import masked_bce  # noqa: E402
-from training.optimization import (
-    EMA,  # noqa: E402
-    build_optimizer,  # noqa: E402
-)
+from training.optimization import EMA, build_optimizer  # noqa: E402
 from training.precision import choose_precision  # noqa: E402
 
 CASES = ("cnn_e:64", "tf_efficientnet_lite0:64", "tf_efficientnet_lite0:128", "tf_efficientnet_lite0:224",

@@ -30,10 +30,7 @@ from data.pixel_store import PixelStore  # noqa: E402
 from models.classifier import build_model  # noqa: E402
 from training.batches import training_batches  # noqa: E402
 from training.losses import masked_bce  # noqa: E402
-from training.optimization import (
-    EMA,  # noqa: E402
-    weight_groups,  # noqa: E402
-)
+from training.optimization import EMA, weight_groups  # noqa: E402
 
 SIZE, LABELS, BATCH = 64, 14, 64
 

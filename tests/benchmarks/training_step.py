@@ -31,10 +31,7 @@ from models.classifier import build_model  # noqa: E402
 from models.layers import BitDropout, PooledReLU, UnfoldConv2d  # noqa: E402
 from training.batches import training_batches  # noqa: E402
 from training.losses import masked_bce  # noqa: E402
-from training.optimization import (
-    EMA,  # noqa: E402
-    build_optimizer,  # noqa: E402
-)
+from training.optimization import EMA, build_optimizer  # noqa: E402
 from training.precision import autocast, choose_precision  # noqa: E402
 
 

@@ -1,4 +1,4 @@
-"""Heads that are fitted at once: scikit-learn's numbers, inner parts of whole groups, and runs that come back whole."""
+"""Heads that are fitted at once: scikit-learn's numbers, inner folds of whole groups, and runs that come back whole."""
 
 from dataclasses import replace
 
@@ -20,7 +20,7 @@ from models import svm_head
 from models.heads import head_name
 from models.svm_head import SupportVectors
 from training import fitted_heads
-from training.fitted_heads import Examples, check_head_fit, fit_head, fit_logistic, fit_machines, inner_parts
+from training.fitted_heads import Examples, check_head_fit, fit_head, fit_logistic, fit_machines, inner_folds
 from training.loop import predict_logits
 from training.losses import label_weights
 from untrained import save_and_load, with_fitted_head
@@ -50,20 +50,20 @@ def new_features() -> np.ndarray:
     return examples().features[::-1] + np.float32(0.3)
 
 
-# ---- inner parts
+# ---- inner folds
 
 
-def test_inner_parts_never_share_a_group_and_each_has_rows():
+def test_inner_folds_never_share_a_group_and_each_has_rows():
     given = examples()
-    parts = inner_parts(given.targets, given.groups, 0)
+    parts = inner_folds(given.targets, given.groups, 0)
     assert sorted(set(parts)) == [0, 1, 2, 3, 4]
     assert all(len(set(parts[given.groups == group])) == 1 for group in set(given.groups))
-    assert np.array_equal(parts, inner_parts(given.targets, given.groups, 0))
+    assert np.array_equal(parts, inner_folds(given.targets, given.groups, 0))
 
 
 def test_one_group_cannot_be_parted():
     with pytest.raises(ValueError, match="all training images are of one group"):
-        inner_parts(examples().targets, np.full(N, "p"), 0)
+        inner_folds(examples().targets, np.full(N, "p"), 0)
 
 
 # ---- logistic regression
@@ -73,10 +73,10 @@ def regression(strength: float, **options) -> object:
     return make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=1000, **options))
 
 
-def test_logistic_regression_is_scikit_learns_with_the_least_log_loss_on_the_inner_parts(monkeypatch):
+def test_logistic_regression_is_scikit_learns_with_the_least_log_loss_on_the_inner_folds(monkeypatch):
     monkeypatch.setattr(fitted_heads, "LOGISTIC_STRENGTHS", (1e-3, 1e-2, 0.1, 1.0, 10.0))
     given = examples(holes=True)
-    parts = inner_parts(given.targets, given.groups, 0)
+    parts = inner_folds(given.targets, given.groups, 0)
     rows, losses = [np.flatnonzero(~np.isnan(given.targets[:, k])) for k in range(3)], []
     for strength in fitted_heads.LOGISTIC_STRENGTHS:
         probs = [cross_val_predict(regression(strength), given.features[known], given.targets[known, k],
@@ -106,7 +106,7 @@ def test_balanced_weights_are_scikit_learns(monkeypatch):
 def test_logistic_regression_of_classes_is_multinomial(monkeypatch):
     monkeypatch.setattr(fitted_heads, "LOGISTIC_STRENGTHS", (0.1,))
     given = examples("multiclass")
-    head = fit_logistic(given, "multiclass", inner_parts(given.targets, given.groups, 0))
+    head = fit_logistic(given, "multiclass", inner_folds(given.targets, given.groups, 0))
     expected = regression(0.1).fit(given.features, given.targets.argmax(axis=1)).predict_proba(new_features())
     found = torch.from_numpy(logits_of(head, new_features())).softmax(dim=1).numpy()
     np.testing.assert_allclose(found, expected, atol=1e-4)
@@ -116,7 +116,7 @@ def test_a_soft_target_is_part_positive_part_negative(monkeypatch):
     monkeypatch.setattr(fitted_heads, "LOGISTIC_STRENGTHS", (0.1,))
     given = examples()
     soft = np.where(np.arange(N) % 3 == 0, 0.25, given.targets[:, 0]).astype(np.float32)
-    head = fit_logistic(replace(given, targets=soft[:, None]), "binary", inner_parts(given.targets, given.groups, 0))
+    head = fit_logistic(replace(given, targets=soft[:, None]), "binary", inner_folds(given.targets, given.groups, 0))
     scaler = StandardScaler().fit(given.features)
     model = LogisticRegression(C=0.1, max_iter=1000)
     model.fit(scaler.transform(np.repeat(given.features, 2, axis=0)), np.tile([0, 1], N),
@@ -157,7 +157,7 @@ def test_a_machine_decides_as_scikit_learns_svc_does(one_strength):
 
 def test_probabilities_are_those_of_a_sigmoid_on_values_of_groups_that_were_left_out(one_strength):
     given = examples()
-    parts = inner_parts(given.targets, given.groups, 0)
+    parts = inner_folds(given.targets, given.groups, 0)
     found = expit(logits_of(fit_machines(given, "multilabel", parts), new_features()))
     gamma = 1 / (D * given.features.var(dtype=np.float64))
     for k in range(3):
@@ -169,7 +169,7 @@ def test_probabilities_are_those_of_a_sigmoid_on_values_of_groups_that_were_left
 
 def test_classes_are_told_from_all_others_and_share_the_probability(one_strength):
     given = examples("multiclass")
-    parts = inner_parts(given.targets, given.groups, 0)
+    parts = inner_folds(given.targets, given.groups, 0)
     found = torch.from_numpy(logits_of(fit_machines(given, "multiclass", parts), new_features())).softmax(dim=1).numpy()
     gamma = 1 / (D * given.features.var(dtype=np.float64))
     expected = CalibratedClassifierCV(OneVsRestClassifier(SVC(C=1.0, gamma=gamma, class_weight="balanced")),

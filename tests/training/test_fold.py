@@ -74,22 +74,22 @@ STAGED = ["stages=head:2:1e-2,last2:1:1e-3,all:3:1e-3", "epochs=6", "schedule=pl
           "layer_decay=0.8", "accumulate=2", "optimizer=sgd", "mix=mixup:0.4"]
 
 
-def test_the_inner_split_is_of_whole_groups_of_the_training_folds_and_is_not_trained_on(demo, home, table):
-    run = open_run(COMPETITIONS["demo"], "inner", 0, Experiment(val_fraction=0.2, patience=3), "no folds")
+def test_the_validation_split_is_whole_groups_that_are_not_trained_on(demo, home, table):
+    run = open_run(COMPETITIONS["demo"], "split", 0, Experiment(val_fraction=0.2, patience=3), "no folds")
     whole = open_run(COMPETITIONS["demo"], "whole", 0, Experiment(), "no folds")
-    lessons, everything = (prepare_fold_data(each, COMPETITIONS["demo"], table) for each in (run, whole))
+    fold_data, everything = (prepare_fold_data(each, COMPETITIONS["demo"], table) for each in (run, whole))
     group_of = table.set_index("image_id")["group"]
-    inner, taught = (set(group_of[ids]) for ids in (lessons.inner_ids, lessons.image_ids))
+    validation, trained = (set(group_of[ids]) for ids in (fold_data.val_ids, fold_data.image_ids))
     held_out = set(group_of[table.loc[table["fold"] == 0, "image_id"]])
-    assert inner and not inner & taught and not inner & held_out
-    assert 0.1 < len(lessons.inner_ids) / len(everything.image_ids) < 0.3
-    assert set(lessons.image_ids) | set(lessons.inner_ids) >= set(everything.image_ids)
+    assert validation and not validation & trained and not validation & held_out
+    assert 0.1 < len(fold_data.val_ids) / len(everything.image_ids) < 0.3
+    assert set(fold_data.image_ids) | set(fold_data.val_ids) >= set(everything.image_ids)
     changed = table.copy()
     changed.loc[table["fold"] == 0, list(COMPETITIONS["demo"].labels)] = 1.0
-    assert set(prepare_fold_data(run, COMPETITIONS["demo"], changed).inner_ids) == set(lessons.inner_ids)
+    assert set(prepare_fold_data(run, COMPETITIONS["demo"], changed).val_ids) == set(fold_data.val_ids)
 
 
-def test_the_weights_kept_are_those_of_the_best_epoch_by_the_inner_score(demo, home, monkeypatch):
+def test_early_stopping_keeps_the_weights_of_the_best_epoch(demo, home, monkeypatch):
     scores, averages = iter([0.6, 0.9, 0.7, 0.8, 0.5]), []
 
     def score_as_told(training, model):
@@ -98,11 +98,11 @@ def test_the_weights_kept_are_those_of_the_best_epoch_by_the_inner_score(demo, h
 
     monkeypatch.setattr("training.fold._validation_score", score_as_told)
     result = run_tiny(home, "watched", "epochs=9", "val_fraction=0.2", "patience=3")
-    assert result["epochs"] == 5 and result["inner"] > 0
+    assert result["epochs"] == 5 and result["val_images"] > 0
     saved = load_model(read_run(home / "runs" / "demo" / "watched" / "fold0")).state_dict()
     assert all(torch.equal(saved[name], value) for name, value in averages[1].items())
     log = pd.read_csv(home / "runs" / "demo" / "watched" / "fold0" / "log.csv")
-    assert log["inner_score"].tolist() == [0.6, 0.9, 0.7, 0.8, 0.5]
+    assert log["val_score"].tolist() == [0.6, 0.9, 0.7, 0.8, 0.5]
 
 
 def test_each_stage_trains_what_it_names_for_as_long_as_it_says(demo, home, monkeypatch):
@@ -314,11 +314,11 @@ def test_what_is_taught_does_not_depend_on_the_labels_held_out(demo, home, table
     run = open_run(COMPETITIONS["demo"], "spied", 0, experiment, "no folds")
     held_out, changed = table["fold"] == 0, table.copy()
     changed.loc[held_out, list(COMPETITIONS["demo"].labels)] = 1.0
-    lessons, again = (prepare_fold_data(run, COMPETITIONS["demo"], each) for each in (table, changed))
-    assert not set(lessons.image_ids) & set(table.loc[held_out, "image_id"])
+    fold_data, again = (prepare_fold_data(run, COMPETITIONS["demo"], each) for each in (table, changed))
+    assert not set(fold_data.image_ids) & set(table.loc[held_out, "image_id"])
     for name in ("image_ids", "cells", "targets", "expected"):
-        np.testing.assert_array_equal(getattr(again, name), getattr(lessons, name))
-    assert lessons.weights is again.weights or torch.equal(lessons.weights, again.weights)
+        np.testing.assert_array_equal(getattr(again, name), getattr(fold_data, name))
+    assert fold_data.weights is again.weights or torch.equal(fold_data.weights, again.weights)
 
 
 def test_one_black_image_of_each_label_vector_is_trained_on(demo, table):
@@ -394,16 +394,16 @@ def train_again(home: Path, name: str, fold: int) -> None:
 
 
 def test_uncertain_cells_are_taught_by_models_that_did_not_see_them(taught, home, monkeypatch):
-    lessons, real = [], fold.prepare_fold_data
-    monkeypatch.setattr("training.fold.prepare_fold_data", lambda *args: lessons.append(real(*args)) or lessons[-1])
+    fold_data, real = [], fold.prepare_fold_data
+    monkeypatch.setattr("training.fold.prepare_fold_data", lambda *args: fold_data.append(real(*args)) or fold_data[-1])
     result = run_tiny(home, "second", "uncertain=effusion=self:first,ones")
-    cells, ids = lessons[0].cells, lessons[0].image_ids
+    cells, ids = fold_data[0].cells, fold_data[0].image_ids
     folder = home / "runs" / "demo" / "first"
     oof = pd.read_csv(folder / "fold1" / "oof.csv", dtype={"image_id": str}).set_index("image_id")  # trained on fold 0
     doubtful = cells[:, 0] == -1
     assert doubtful.sum() > 3
-    np.testing.assert_allclose(lessons[0].targets[doubtful, 0], oof.loc[ids[doubtful], "effusion"], atol=1e-6)
-    assert (lessons[0].targets[cells[:, 1] == -1, 1] == 1).all()
+    np.testing.assert_allclose(fold_data[0].targets[doubtful, 0], oof.loc[ids[doubtful], "effusion"], atol=1e-6)
+    assert (fold_data[0].targets[cells[:, 1] == -1, 1] == 1).all()
     assert result["teacher_weights"] == {f"first/fold{fold}": weights_hash(home, "first", fold) for fold in (0, 1)}
     assert "teacher_weights" not in read_run(folder / "fold0").result
 
@@ -492,7 +492,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(demo):
                     "--name", "wild"])
 
 
-def lessons_of(targets: np.ndarray, sampler: str = "natural", loss_weights: str = "none",
+def fold_data_of(targets: np.ndarray, sampler: str = "natural", loss_weights: str = "none",
                task: str = "multilabel") -> FoldData:
     count = len(targets)
     names = np.arange(count).astype(str)
@@ -510,16 +510,16 @@ def test_a_network_has_learned_where_its_loss_as_trained_is_below_the_constants(
     rng = np.random.default_rng(0)
     positive = rng.random((2000, 1)) < 0.1
     targets = np.where(positive, 0.75, 0.25) if soft else positive.astype(float)
-    lessons = lessons_of(targets, sampler, loss_weights)
-    best = best_constant(lessons.targets, "multilabel", lessons.weights, lessons.expected)[0]
+    fold_data = fold_data_of(targets, sampler, loss_weights)
+    best = best_constant(fold_data.targets, "multilabel", fold_data.weights, fold_data.expected)[0]
     monkeypatch.setattr("training.fold.ordered_batches", lambda store, rows, size: rows)
     for logits, learned in ((np.log(best / (1 - best)) + 0 * positive, False),  # the best constant itself
                             (np.log(best / (1 - best)) + np.where(positive, 0.5, -0.5), True),
                             (np.log(best / (1 - best)) + np.where(positive, -0.5, 0.5), False)):
         monkeypatch.setattr("training.fold.predict_logits", lambda model, rows, views, logits=logits: torch.from_numpy(
             logits[rows]))
-        loss_fn = make_loss("cross_entropy", "multilabel", lessons.weights)
-        assert beats_constant_baseline(None, None, np.arange(2000), lessons, "multilabel", 0, loss_fn) == learned
+        loss_fn = make_loss("cross_entropy", "multilabel", fold_data.weights)
+        assert beats_constant_baseline(None, None, np.arange(2000), fold_data, "multilabel", 0, loss_fn) == learned
 
 
 @pytest.mark.parametrize("loss, smoothing", [
@@ -527,12 +527,12 @@ def test_a_network_has_learned_where_its_loss_as_trained_is_below_the_constants(
     ("soft_f1", 0)])
 def test_a_network_has_learned_by_whichever_loss_it_was_trained_with(monkeypatch, loss, smoothing):
     positive = np.arange(1000)[:, None] % 10 == 0
-    lessons, loss_fn = lessons_of(positive.astype(float)), make_loss(loss, "binary", None, smoothing)
+    fold_data, loss_fn = fold_data_of(positive.astype(float)), make_loss(loss, "binary", None, smoothing)
     monkeypatch.setattr("training.fold.ordered_batches", lambda store, rows, size: rows)
 
     def learned(logits: np.ndarray) -> bool:
         monkeypatch.setattr("training.fold.predict_logits", lambda model, rows, views: torch.from_numpy(logits[rows]))
-        return beats_constant_baseline(None, None, np.arange(1000), lessons, "binary", 0, loss_fn)
+        return beats_constant_baseline(None, None, np.arange(1000), fold_data, "binary", 0, loss_fn)
 
     for constant in (-9, -2.2, -1, 0, 9):
         assert not learned(np.full((1000, 1), float(constant)))
@@ -543,14 +543,14 @@ def test_a_network_has_learned_by_whichever_loss_it_was_trained_with(monkeypatch
 def test_the_prior_of_black_images_is_as_sampler_and_weights_made_it():
     targets = (np.arange(100) < 20).astype(float)[:, None]
     for sampler, weights in (("balanced", "none"), ("natural", "balanced"), ("natural", "pos_weight")):
-        np.testing.assert_allclose(prior_as_trained(np.array([0.2]), lessons_of(targets, sampler, weights), "binary"),
+        np.testing.assert_allclose(prior_as_trained(np.array([0.2]), fold_data_of(targets, sampler, weights), "binary"),
                                    0.5)
-        other = prior_as_trained(np.array([0.1]), lessons_of(targets, sampler, weights), "binary")
+        other = prior_as_trained(np.array([0.1]), fold_data_of(targets, sampler, weights), "binary")
         np.testing.assert_allclose(other / (1 - other), 4 * (0.1 / 0.9))  # the odds change as 20 : 80 to 50 : 50
-    np.testing.assert_allclose(prior_as_trained(np.array([0.2]), lessons_of(targets), "binary"), 0.2)
+    np.testing.assert_allclose(prior_as_trained(np.array([0.2]), fold_data_of(targets), "binary"), 0.2)
     classes = np.eye(3)[np.repeat([0, 1, 2], (50, 30, 20))]
-    lessons = lessons_of(classes, "balanced", task="multiclass")
-    prior = prior_as_trained(np.array([0.5, 0.3, 0.2]), lessons, "multiclass")
+    fold_data = fold_data_of(classes, "balanced", task="multiclass")
+    prior = prior_as_trained(np.array([0.5, 0.3, 0.2]), fold_data, "multiclass")
     np.testing.assert_allclose(prior, 1 / 3)
 
 
@@ -632,7 +632,7 @@ def test_answers_that_are_not_finite_are_said_to_be_and_nothing_is_written(demo,
 
 
 @pytest.mark.parametrize("settings, message", [
-    (["val_fraction=0.01", "patience=2"], "images held out cannot be scored|too few groups"),
+    (["val_fraction=0.01", "patience=2"], "validation images cannot be scored|too few groups"),
     (["loss=auc_margin:1", "accumulate=2"], "compares the images of a whole batch"),
     (["loss=asymmetric:4:1:1"], "CLIP is subtracted"),
     (["mix=mixup:0"], "ALPHA must be above 0"),

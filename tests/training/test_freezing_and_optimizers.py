@@ -103,20 +103,3 @@ def test_an_optimizer_steps_as_the_librarys_does(kind, libraries):
             model(torch.ones(1, 3)).square().sum().backward()
             optimizer.step()
     torch.testing.assert_close(ours.weight, theirs.weight)
-
-
-@pytest.mark.parametrize("kind, library", [("adamw", torch.optim.AdamW), ("adam", torch.optim.Adam)])
-def test_kernels_as_they_lie_in_memory_learn_to_the_bit_as_the_library_has_them_learn(kind, library):
-    ours, theirs = (build_model("cnn_b", 1, 64, 3).to(memory_format=torch.channels_last) for _ in range(2))
-    theirs.load_state_dict(ours.state_dict())
-    first, second = build_optimizer(ours, kind, 0.01, 0.05), library(weight_groups(theirs, 0.05), 0.01, fused=True)
-    for seed in range(3):
-        for model, optimizer in ((ours, first), (theirs, second)):
-            generator = torch.Generator().manual_seed(seed)
-            for parameter in model.parameters():
-                parameter.grad = torch.empty_like(parameter).copy_(torch.randn(parameter.shape, generator=generator))
-            optimizer.step()
-    assert all(torch.equal(mine, yours) for mine, yours in zip(ours.parameters(), theirs.parameters(), strict=True))
-    states = [optimizer.state_dict()["state"] for optimizer in (first, second)]
-    assert all(torch.equal(states[0][number][name], states[1][number][name])
-               for number in states[1] for name in ("exp_avg", "exp_avg_sq"))

@@ -91,7 +91,7 @@ def test_the_rate_is_lowered_as_torchs_plateau_does():
     assert ours == pytest.approx(theirs)
 
 
-def test_an_undefined_inner_score_is_an_error():
+def test_an_undefined_validation_score_raises():
     with pytest.raises(ValueError, match="cannot be scored.*larger val_fraction"):
         EarlyStopping(greater_is_better=True).update(math.nan)
 
