@@ -173,8 +173,8 @@ VGG_002 = replace(CNN_002, network="vgg19_002", weights="imagenet", head="hidden
 RESNET_004 = replace(SCRATCH, network="resnet101", weights="imagenet", image_size=224, augmentation="warp",
                      stages=("head:20:1e-3",), epochs=20, ema_decay=0.0)
 
-EXPERIMENTS = {
-    # the networks of 003 (see models/architectures.py), each as one multi-label network
+# the networks of 003 (see models/architectures.py), each as one multi-label network
+NETWORKS_003 = {
     "cnn_a": replace(SCRATCH, network="cnn_a"),
     "cnn_b": replace(SCRATCH, network="cnn_b", epochs=15),
     "cnn_c": replace(SCRATCH, network="cnn_c"),
@@ -183,15 +183,12 @@ EXPERIMENTS = {
     "lstm": replace(SCRATCH, network="lstm", epochs=12),
     "mlp_a": replace(SCRATCH, network="mlp_a", epochs=15),
     "mlp_b": replace(SCRATCH, network="mlp_b", epochs=15),
+}
+
+EXPERIMENTS = {
+    **NETWORKS_003,
     # the same, one network a label, as 003 had them; a logit's binary loss is its cross-entropy of two classes
-    "cnn_a_per_task": replace(SCRATCH, network="cnn_a", per_task=True),
-    "cnn_b_per_task": replace(SCRATCH, network="cnn_b", epochs=15, per_task=True),
-    "cnn_c_per_task": replace(SCRATCH, network="cnn_c", per_task=True),
-    "cnn_d_per_task": replace(SCRATCH, network="cnn_d", epochs=15, per_task=True),
-    "cnn_e_per_task": replace(SCRATCH, per_task=True),
-    "lstm_per_task": replace(SCRATCH, network="lstm", epochs=12, per_task=True),
-    "mlp_a_per_task": replace(SCRATCH, network="mlp_a", epochs=15, per_task=True),
-    "mlp_b_per_task": replace(SCRATCH, network="mlp_b", epochs=15, per_task=True),
+    **{f"{name}_per_task": replace(experiment, per_task=True) for name, experiment in NETWORKS_003.items()},
     # its best network trained as there, and what was tried around it: 5 epochs were too few, more than 10 too many, and
     # Adam at 1e-3 best. Corrected: class weights rise with rarity, stopping looks at a validation split
     "cnn_e_003": PLAIN,

@@ -7,7 +7,6 @@ Several GPUs train each fold together:  torchrun --nproc_per_node=4 src/train.py
 
 import multiprocessing
 import os
-import threading
 import time
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -29,7 +28,7 @@ from commandline import (
     run_script,
 )
 from common.commands import command_line
-from common.hardware import count_cores, pick_device, tune_process
+from common.hardware import count_cores, exit_with_parent, pick_device, tune_process
 from data.folds import fold_numbers
 from data.pixel_store import pixel_settings
 from experiment import Experiment
@@ -193,13 +192,7 @@ def _epochs_done(job: Job) -> int:
 def _prepare_process(parent: int, stop: Event) -> None:
     """Sets a training process up; it ends when `stop` is set or the parent process was killed."""
     tune_process()
-
-    def watch() -> None:
-        while os.getppid() == parent and not stop.wait(timeout=1):
-            pass
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
+    exit_with_parent(parent, stop.is_set)
 
 
 def _train_in_process(job: Job, threads: int) -> dict:

@@ -5,6 +5,9 @@ import os
 import platform
 import re
 import sys
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # names and numbers of glibc's malloc.h
@@ -24,6 +27,16 @@ def tune_process() -> None:
         libc = ctypes.CDLL(None)
         for threshold in (M_MMAP_THRESHOLD, M_TRIM_THRESHOLD):
             libc.mallopt(threshold, 1 << 30)
+
+
+def exit_with_parent(parent: int, stop: Callable[[], bool] = lambda: False) -> None:
+    """Ends this process within a second after the process with the id `parent` has ended, or `stop` returns True."""
+    def watch() -> None:
+        while os.getppid() == parent and not stop():
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def count_cores() -> int:

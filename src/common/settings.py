@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
@@ -108,9 +108,7 @@ def for_labels(field: str, entries: Sequence[str], labels: Sequence[str], known:
     found = by_label(field, entries, known)
     for label in found:
         if label and label not in labels:
-            near = difflib.get_close_matches(label, labels, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(labels)}"
-            raise ValueError(f"{field} names the label {label!r}, which does not exist; {hint}")
+            raise ValueError(f"{field} names the label {label!r}, which does not exist; {_suggest(label, labels)}")
     return tuple(found.get(label, found.get("", default)) for label in labels)
 
 
@@ -133,11 +131,14 @@ def override(description: Description, assignments: Sequence[str]) -> Descriptio
         if not equals:
             raise ValueError(f"{assignment!r} is not NAME=VALUE")
         if name not in hints:
-            near = difflib.get_close_matches(name, hints, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(hints)}"
-            raise ValueError(f"no setting {name!r}; {hint}")
+            raise ValueError(f"no setting {name!r}; {_suggest(name, hints)}")
         changes[name] = _parse(name, text, hints[name])
     return replace(description, **changes)
+
+
+def _suggest(name: str, known: Collection[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
 
 
 def _parse(name: str, text: str, kind: Any) -> Any:

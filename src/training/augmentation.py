@@ -2,8 +2,8 @@
 
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import random
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from hashlib import blake2b
@@ -49,11 +49,6 @@ STRONG = Strengths(degrees=15, shear=8, scale=0.2, shift=1 / 8, blur=0.2, cutout
                    offset=0.2, gamma=0.4)
 # 000's (see models/reference_networks.py) without its flip: 224 pixels cut out of 256 are a shift by 16 of 224 at most
 TURN_AND_CROP = Strengths(degrees=7, shear=0, scale=0, shift=1 / 14, blur=0, cutout=0, intensity=0)
-
-
-def none(image_size: int) -> Transform:
-    """The image as it is."""
-    return lambda image, seed: image.copy()
 
 
 class Warp:
@@ -156,21 +151,12 @@ class Solt:
 
     def __call__(self, image: np.ndarray, seed: int) -> np.ndarray:
         container = {"image": image.reshape(*image.shape[:2], -1).copy()}  # (H, W, C): its flip wants three axes
-        with _global_random_seeded(seed):
+        state = random.getstate()  # of Python's global generator, the only one that solt uses
+        random.seed(seed)
+        try:
             return self.stream(container, return_torch=False).data[0].reshape(image.shape)
-
-
-@contextmanager
-def _global_random_seeded(seed: int) -> Iterator[None]:
-    """Python's global random generator, the only one solt uses, seeded for a while and then restored."""
-    import random
-
-    state = random.getstate()
-    random.seed(seed)
-    try:
-        yield
-    finally:
-        random.setstate(state)
+        finally:
+            random.setstate(state)
 
 
 def solt(image_size: int, strengths: Strengths = CHEST) -> Transform:
@@ -285,7 +271,7 @@ class Augmentation(Choice):
 
 
 AUGMENTATIONS: dict[str, Augmentation] = {
-    "none": Augmentation(build=none),
+    "none": Augmentation(build=lambda image_size: lambda image, seed: image.copy()),
     "warp": Augmentation(build=Warp),
     # where left and right look the same
     "warp_flip": Augmentation(build=lambda image_size: Warp(image_size, replace(CHEST, flip=0.5)), mirrors=True),

@@ -1,8 +1,6 @@
 """Batches of images and targets out of the pixel store, the same whatever the number of workers."""
 
 import os
-import threading
-import time
 from functools import partial
 
 import cv2
@@ -11,11 +9,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from common.hardware import exit_with_parent
 from data.pixel_store import PixelStore
 from training.augmentation import augment_batch
 from training.sampling import draw_epoch, occurrences
-
-POLL_SECONDS = 1
 
 
 class Batches(Dataset):
@@ -81,10 +78,4 @@ def _start_worker(worker: int, parent: int) -> None:
     training process was killed while the worker was still starting.
     """
     cv2.setNumThreads(0)
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-
-
-def _end_with(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(POLL_SECONDS)
-    os._exit(1)
+    exit_with_parent(parent)

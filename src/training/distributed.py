@@ -1,10 +1,9 @@
-"""One fold trained by several processes under torchrun: who is who, sums over all, batch norm over the whole batch.
+"""Several processes train one fold under torchrun: ranks, sums over processes, batch norm over the whole batch.
 
     torchrun --nproc_per_node=4 src/train.py --experiment lite0
 
-Every process goes through the same steps with the same weights and takes its slice of every batch; their gradients are
-summed.
-Without torchrun there is one process, and nothing here does anything.
+Every process runs the same steps with the same weights and takes its slice of every batch; the gradients are summed.
+Without torchrun there is one process, and the functions here have no effect.
 """
 
 import os
@@ -13,7 +12,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 from typing import Any
 
-PATIENCE = timedelta(hours=6)  # that processes wait for one another: the first predicts alone
+TIMEOUT = timedelta(hours=6)  # that processes wait for one another: the first predicts alone
 
 
 def rank() -> int:
@@ -27,13 +26,16 @@ def world() -> int:
 
 
 def processes_here() -> int:
-    """How many of them share this machine."""
+    """How many processes on this machine train together."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", 1))
 
 
 @contextmanager
 def processes() -> Iterator[None]:
-    """Joins the processes that torchrun started; a process that fails or dies ends all of them with an error."""
+    """The context in which the processes that torchrun started train together.
+
+    A process that fails or dies ends all of them with an error.
+    """
     if world() == 1:
         yield
         return
@@ -43,31 +45,28 @@ def processes() -> Iterator[None]:
     on_gpu = torch.cuda.is_available()
     if on_gpu:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    distributed.init_process_group("nccl" if on_gpu else "gloo", timeout=PATIENCE)
+    distributed.init_process_group("nccl" if on_gpu else "gloo", timeout=TIMEOUT)
     yield
     distributed.destroy_process_group()  # not after an error: it would wait for processes that wait for this one
 
 
 @contextmanager
 def first_alone() -> Iterator[None]:
-    """The block is gone through by the first process, and then by the others, who find done what it did."""
+    """The first process runs the block, then the others do, who find its results."""
+    if world() == 1:
+        yield
+        return
+    from torch import distributed
+
     if rank() > 0:
-        wait_for_all()
+        distributed.barrier()
     yield
     if rank() == 0:
-        wait_for_all()
-
-
-def wait_for_all() -> None:
-    """Returns when every process has come here."""
-    if world() > 1:
-        from torch import distributed
-
         distributed.barrier()
 
 
 def from_first(value: Any = None) -> Any:
-    """What the first process gave, in all of them. Numbers, texts, lists and dicts of them."""
+    """The first process's value, in all processes. The value is made of numbers, strings, lists and dicts."""
     if world() == 1:
         return value
     from torch import distributed
@@ -87,17 +86,15 @@ def sum_over_all(tensor: "torch.Tensor") -> "torch.Tensor":  # noqa: F821
 
 
 def sum_gradients(model: "torch.nn.Module") -> None:  # noqa: F821
-    """Adds up every process's gradients, in one message for each type of number."""
+    """Adds up every process's gradients, which are float32 as the weights are, in one message."""
     if world() == 1:
         return
     import torch
 
     gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
-    for kind in {gradient.dtype for gradient in gradients}:
-        some = [gradient for gradient in gradients if gradient.dtype == kind]
-        summed = sum_over_all(torch.cat([gradient.flatten() for gradient in some]))
-        for gradient, part in zip(some, summed.split([gradient.numel() for gradient in some]), strict=True):
-            gradient.copy_(part.view_as(gradient))
+    summed = sum_over_all(torch.cat([gradient.flatten() for gradient in gradients]))
+    for gradient, part in zip(gradients, summed.split([gradient.numel() for gradient in gradients]), strict=True):
+        gradient.copy_(part.view_as(gradient))
 
 
 def whole_batch_norm() -> AbstractContextManager:

@@ -100,12 +100,15 @@ def fit_logistic(examples: Examples, task: str, parts: np.ndarray) -> nn.Linear:
     all labels, that with the least log loss on the inner folds, each predicted by a regression on the others: chosen
     for every label by itself it followed the noise of the rare ones.
     """
+    from sklearn.preprocessing import StandardScaler
+
     outputs = examples.targets.shape[1] if task == "multiclass" else 1
+    features = examples.features.astype(np.float64)
     problems = _binary_problems(examples, together=task == "multiclass")
 
     def prepare(inside: np.ndarray) -> Predict:
         # float32 is exact enough to choose by, and nearly twice as fast
-        inputs = _Standard(examples.features[inside]).apply(examples.features).astype(np.float32)
+        inputs = StandardScaler().fit(features[inside]).transform(features).astype(np.float32)
 
         def predict(problem: BinaryProblem, strength: float, rows: np.ndarray) -> np.ndarray:
             weight, bias = _regress(inputs, problem, strength, outputs)
@@ -114,24 +117,12 @@ def fit_logistic(examples: Examples, task: str, parts: np.ndarray) -> nn.Linear:
         return predict
 
     values = _held_out_values(problems, parts, LOGISTIC_STRENGTHS, outputs, prepare)
-    standard = _Standard(examples.features)
-    inputs = standard.apply(examples.features)
+    scaler = StandardScaler()
+    inputs = scaler.fit_transform(features)
     best = LOGISTIC_STRENGTHS[_least(problems, values)]
     fitted = [_regress(inputs, problem, best, outputs) for problem in problems]
     weight, bias = (np.concatenate(each) for each in zip(*fitted, strict=True))
-    return _as_layer(weight / standard.scale, bias - (weight / standard.scale) @ standard.mean)
-
-
-class _Standard:
-    """Means (D,) and standard deviations (D,), 1 where a feature never varies, of some rows."""
-
-    def __init__(self, features: np.ndarray):
-        self.mean = features.mean(axis=0, dtype=np.float64)
-        scale = features.std(axis=0, dtype=np.float64)
-        self.scale = np.where(scale > 1e-7 * np.abs(self.mean), scale, 1.0)
-
-    def apply(self, features: np.ndarray) -> np.ndarray:
-        return (features - self.mean) / self.scale
+    return _as_layer(weight / scaler.scale_, bias - (weight / scaler.scale_) @ scaler.mean_)
 
 
 def _regress(inputs: np.ndarray, problem: BinaryProblem, strength: float,

@@ -102,7 +102,10 @@ def train_fold(run: Run, competition: Competition, table: pd.DataFrame, threads:
         checkpoint["precision"] = "fp32"
     else:
         model = network
-        checkpoint["precision"] = checkpoint["precision"] or pick_precision(experiment, model, device)
+        automatic = experiment.precision == "auto"
+        checkpoint["precision"] = checkpoint["precision"] or (
+            choose_precision(experiment.network, model, experiment.image_size, device) if automatic
+            else experiment.precision)
     if checkpoint["epoch"]:
         model.load_state_dict(checkpoint["model"])
     weights = None if fold_data.weights is None else fold_data.weights.to(device)
@@ -137,13 +140,6 @@ def fit_at_once(training: Training) -> Training:
     training.checkpoint["epoch"] = 1
     training.checkpoint["seconds"] += time.perf_counter() - start
     return replace(training, model=FeatureClassifier(head, 0.0))
-
-
-def pick_precision(experiment: Experiment, model: torch.nn.Module, device: str) -> str:
-    """The number format of a run's training steps: the recipe's, or the table's for the network and the device."""
-    if experiment.precision != "auto":
-        return experiment.precision
-    return choose_precision(experiment.network, model, experiment.image_size, device)
 
 
 def prepare_run(run: Run, competition: Competition, table: pd.DataFrame) -> None:

@@ -90,8 +90,8 @@ def choose_validation_rows(cells: np.ndarray, groups: np.ndarray, experiment: Ex
             raise ValueError(f"val_fraction={experiment.val_fraction:g}: the training folds have too few groups to "
                              f"hold any out; {advice}") from error
         if undefined_labels(scoring_targets(cells[validation])).all():
-            raise ValueError(f"val_fraction={experiment.val_fraction:g}: the {validation.sum()} validation images cannot "
-                             f"be scored, since no label has positives and negatives among them; {advice}")
+            raise ValueError(f"val_fraction={experiment.val_fraction:g}: the {validation.sum()} validation images "
+                             f"cannot be scored, since no label has positives and negatives among them; {advice}")
     return validation
 
 

@@ -19,26 +19,6 @@ class View(Choice):
     mirrors: bool = False
 
 
-def identity(images: Tensor) -> Tensor:
-    """The images as they are."""
-    return images
-
-
-def hflip(images: Tensor) -> Tensor:
-    """Left and right exchanged: only where they mean the same, which in a chest they do not."""
-    return images.flip(3)
-
-
-def vflip(images: Tensor) -> Tensor:
-    """Top and bottom exchanged: for microscopy and skin."""
-    return images.flip(2)
-
-
-def rotate90(images: Tensor) -> Tensor:
-    """A quarter turn to the left: for microscopy and skin."""
-    return images.rot90(1, (2, 3))
-
-
 def zoom_in(images: Tensor) -> Tensor:
     """The central nine tenths, enlarged to the images' size."""
     height, width = images.shape[2:]
@@ -60,10 +40,10 @@ def _resize(images: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 VIEWS: dict[str, View] = {
-    "identity": View(build=identity),
-    "hflip": View(build=hflip, mirrors=True),
-    "vflip": View(build=vflip, mirrors=True),
-    "rotate90": View(build=rotate90, mirrors=True),
+    "identity": View(build=lambda images: images),
+    "hflip": View(build=lambda images: images.flip(3), mirrors=True),  # where left and right look the same
+    "vflip": View(build=lambda images: images.flip(2), mirrors=True),  # microscopy and skin
+    "rotate90": View(build=lambda images: images.rot90(1, (2, 3)), mirrors=True),  # a quarter turn to the left
     "zoom_in": View(build=zoom_in),
     "zoom_out": View(build=zoom_out),
 }

@@ -16,6 +16,7 @@ import pytest
 import torch
 
 import make_folds
+import make_folds
 import train
 from common.files import sha256
 from competition import COMPETITIONS
@@ -283,6 +284,7 @@ EVERYTHING = ("uncertain=uniform:0.5:0.9,effusion=mean", "constant_images=one_pe
 @pytest.fixture
 def table(demo, home) -> pd.DataFrame:
     """The tiny demo's folded table."""
+    make_folds.main([])
     return Workspace(COMPETITIONS["demo"], demo).table
 
 
