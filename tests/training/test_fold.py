@@ -16,7 +16,6 @@ import pytest
 import torch
 
 import make_folds
-import make_folds
 import train
 from common.files import sha256
 from competition import COMPETITIONS
