@@ -188,7 +188,7 @@ def predict_blends(workspace: Workspace, oofs: list[Oof], blends: list[Oof], par
             competition, blended, read_images(competition, blended, part)) | {
             "folds": workspace.folds.hash, part: sha256(np.ascontiguousarray(probs).tobytes())} | adopted_inputs(
             workspace, blended)
-        rule = rule_for(workspace, blended, submitted_kind(competition), submitted=True)
+        rule = rule_for(workspace, blended, submitted_kind(competition))
         if is_written(competition, blended.name, inputs):
             print(f"{submission_path(competition, blended.name)} is there already, made from these very predictions")
         else:

@@ -86,7 +86,7 @@ def make_board(workspace: Workspace) -> pd.DataFrame:
     for name in tqdm(workspace.runs, desc="scoring", unit="run", leave=False, disable=None):
         try:
             oof = workspace.oof(name)
-            rule_for(workspace, oof, METRICS[competition.metric].uses, submitted=True)
+            rule_for(workspace, oof, METRICS[competition.metric].uses)
         except (ValueError, FileNotFoundError) as error:  # one stale run must not hide all others
             rows.append({"run": name, "status": f"not counted: {error}"})
             continue
@@ -153,10 +153,8 @@ def _score_row(workspace: Workspace, oof: Oof, predict: Callable[[str, pd.Series
     for name, by_label in (("auc", roc_auc_by_label), ("ap", average_precision_by_label)):
         values = by_label(workspace.label_targets, probs)
         row |= {f"{name}_{label}": value for label, value in zip(competition.labels, values, strict=True)}
-    reported = _reported_scores(workspace, rule.fit(targets, probs), predict)
-    if is_tuned:  # a rule for the prevalence of the test part is for that part alone
-        rule = rule_for(workspace, oof, metric.uses, submitted=True)
-    return row | _test_scores(workspace, rule.fit(targets, probs), predict) | reported
+    fitted = rule.fit(targets, probs)
+    return row | _test_scores(workspace, fitted, predict) | _reported_scores(workspace, fitted, predict)
 
 
 def _test_scores(workspace: Workspace, rule: FittedRule, predict: Callable) -> dict[str, float]:

@@ -24,7 +24,6 @@ from data.tables import submitted_part
 from results.adopted_rules import read_adopted
 from results.runs import Oof, decisions_path, run_folder, train_command
 from results.workspace import Workspace
-from scoring.decision_rules import RULES
 from submitting.kernel_simulation import simulate
 from training.prediction import refuse_other_weights
 
@@ -156,11 +155,7 @@ def check_complete(workspace: Workspace, oof: Oof) -> Oof:
     if nested := [name for name in oof.members if (run_folder(competition, name) / "blend.json").exists()]:
         raise ValueError(f"{oof.name!r} has the blend {nested[0]!r} as a member, and a kernel blends runs only; run: "
                          f"{command_line('blend', competition, experiment=runs)}")
-    adopted = {each["rule"] for each in read_adopted(workspace, oof).values()}
-    if estimated := [name for name in adopted if RULES[name].for_prevalence]:
-        raise ValueError(f"{oof.name!r} is decided by {estimated[0]}, estimated from the test images that are known "
-                         f"here, but a kernel predicts others; run: "
-                         f"{command_line('decide', competition, experiment=oof.name, adopt='default')}")
+    read_adopted(workspace, oof)  # raises if the adopted rule is out of date
     for run in oof.runs:
         refuse_other_weights(run)
     return oof

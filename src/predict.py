@@ -100,8 +100,7 @@ def predict_run(workspace: Workspace, name: str, wanted: list[int], unreadable: 
     if is_current:
         print(f"{path} exists already, made from these models and images")
         return path
-    # read after predicting: a new prediction invalidates a rule that was fitted to the test part's prevalence
-    rule = rule_for(workspace, oof, submitted_kind(competition), submitted=True) if is_whole else None
+    rule = rule_for(workspace, oof, submitted_kind(competition)) if is_whole else None
     computed = read_computed(competition, oof, submitted) if is_whole else {name: describe_device(device)}
     frame, metadata = fill_submission(workspace, template, image_ids, probs[submitted], oof.probs, rule)
     return write_submission(competition, submission, template, frame, inputs, metadata | {"computed": computed})

@@ -14,7 +14,7 @@ from common.files import home as home_folder
 from common.files import read_json
 from competition import Competition, Part
 from results.adopted_rules import rule_for
-from results.runs import Oof, decisions_path, read_oof, write_predictions
+from results.runs import Oof, decisions_path, read_oof
 from results.workspace import Workspace
 from scoring import label_shift
 from scoring.decision_rules import DecisionRule
@@ -33,9 +33,9 @@ TASKS = {"hard": MINE, "soft": replace(MINE, metric="log_loss", submission="prob
          "binary": replace(MINE, task="binary", labels=("a",), metric="roc_auc", submission="probs")}
 
 
-def rule_of(competition: Competition, oof: Oof, gives: str, submitted: bool = False) -> DecisionRule:
+def rule_of(competition: Competition, oof: Oof, gives: str) -> DecisionRule:
     """The rule of a run as a new process finds it."""
-    return rule_for(Workspace(competition, home_folder() / "data" / "mine"), oof, gives, submitted)
+    return rule_for(Workspace(competition, home_folder() / "data" / "mine"), oof, gives)
 
 
 def decide_mine(*words: str) -> dict:
@@ -78,8 +78,7 @@ def test_looking_changes_nothing_that_is_used(mine, capsys):
     assert said["adopted"] == {} and set(said["label_shift"]["prevalence"]) == set(competition.labels)
     for kind in ("probs", "decisions"):
         assert rule_of(competition, oof, kind).name in ("as_is", "thresholds", "argmax")
-    out = capsys.readouterr().out
-    assert "rows weighted to the estimate" in out and "reported only" in out
+    assert "estimated from its scores" in capsys.readouterr().out
 
 
 def test_what_is_adopted_is_used_by_leaderboard_and_submission_until_the_default_is_back(mine):
@@ -117,41 +116,6 @@ def test_adopted_calibration_is_what_is_scored_and_handed_in(mine):
     assert values.to_numpy().max() > 0.6  # no score is
 
 
-def test_a_policy_for_the_test_parts_prevalence_leaves_the_cross_validation_alone(mine):
-    competition, table, folds, oof = mine
-    before = leaderboard.main(["--competition", "mine"]).set_index("run").loc["one"]
-    said = decide_mine("--label-shift", "--adopt", "label_shift")
-    assert rule_of(competition, oof, "decisions").name == "thresholds"
-    rule = rule_of(competition, oof, "decisions", submitted=True)
-    targets = table[list(LABELS)].to_numpy(float)
-    found = rule.fit(targets, oof.probs).parameters["thresholds"]
-    assert found == list(said["label_shift"]["rules"]["f1_macro"]["thresholds"].values())
-    assert leaderboard.main(["--competition", "mine"]).set_index("run").loc["one", "cv"] == before["cv"]
-    ids = pd.Series([f"i{number}" for number in range(120, 180)])
-    write_predictions(competition, oof, "test", ids, np.full((60, 3), 0.5))
-    with pytest.raises(ValueError, match="estimated from other test predictions"):
-        rule_of(competition, oof, "decisions")
-
-
-def test_each_doubt_about_label_shift_has_its_own_reason():
-    training, fits, misfits = np.array([0.3]), np.array([[0.02, 0.1]]), np.array([[0.2, 0.1]])
-    apart, around = np.array([[0.4, 0.6]]), np.array([[0.2, 0.6]])
-    assert decide.find_doubts(training, np.array([0.5]), apart, fits) == []
-    assert decide.find_doubts(training, np.array([0.5]), apart, misfits) == [
-        "the scores are not what label shift allows"]
-    assert decide.find_doubts(training, np.array([0.4]), around, fits) == ["the interval holds the training prevalence"]
-
-
-def test_a_gain_within_noise_is_not_recommended(mine):
-    competition, table, _, oof = mine
-    run = decide.ScoredOof(filled_workspace(competition, table), oof)
-    rates = run.targets.mean(axis=0)
-    same, other = (decide.rehearse(run, "f1_macro", prevalence, []) for prevalence in (rates, np.full(3, 0.9)))
-    assert same["why"] == "the gain is within noise" and not same["recommended"]
-    assert other["gain_low"] > 0 and other["recommended"] and other["why"] == ""
-    assert decide.rehearse(run, "f1_macro", np.full(3, 0.9), ["doubt"])["recommended"] is False
-
-
 def test_decisions_of_other_models_are_refused_and_the_way_out_is_said(mine, capsys):
     competition, table, folds, oof = mine
     decide_mine("--adopt", "half")
@@ -163,7 +127,7 @@ def test_decisions_of_other_models_are_refused_and_the_way_out_is_said(mine, cap
     board = leaderboard.main(["--competition", "mine"]).set_index("run")
     assert "not counted" in board.loc["one", "status"] and board.loc["two", "status"] == "whole"
     assert decide_mine()["adopted"] == {}
-    assert "no longer in use" in capsys.readouterr().out
+    assert "no longer adopted" in capsys.readouterr().out
     assert rule_of(competition, changed, "decisions").name == "thresholds"
 
 
@@ -171,7 +135,7 @@ def test_what_cannot_be_adopted_is_refused_and_nothing_is_lost(mine):
     competition, *_ = mine
     decide_mine("--adopt", "half")
     before = decisions_path(competition, "one").read_bytes()
-    with pytest.raises(ValueError, match="'platt'; choose one of default, half, label_shift, thresholds"):
+    with pytest.raises(ValueError, match="'platt'; choose one of default, half, thresholds"):
         decide_mine("--adopt", "platt")
     assert decisions_path(competition, "one").read_bytes() == before
     (decisions_path(competition, "one").with_name("test.json")).unlink()
@@ -189,8 +153,8 @@ def test_a_run_that_lacks_a_fold_is_refused(mine):
 def test_ranks_and_tables_without_truth_are_refused(mine):
     competition, table, _, oof = mine
     known = decide.ScoredOof(filled_workspace(competition, table), replace(oof, kind="rank_mean"))
-    with pytest.raises(ValueError, match="ranks, whose distribution is the same"):
-        decide.show_label_shift(known, ["f1_macro"])
+    with pytest.raises(ValueError, match="ranks, whose distribution does not depend"):
+        decide.show_label_shift(known)
     blank = replace(known, workspace=filled_workspace(competition, table, targets=np.full((120, 3), np.nan)))
     with pytest.raises(ValueError, match="no rule can be fitted"):
         decide.decide_run(blank, argparse.Namespace(metric=None, label_shift=False, adopt=None))

@@ -217,9 +217,9 @@ def test_help_and_competitions_know_it(monkeypatch, capsys):
 
 # ---- a decision rule from elsewhere
 
-NEVER = RuleEntry(name="never", about="no label is decided for", gives=("decisions",), tasks=("binary", "multilabel"),
-                  is_fitted=False, fit=lambda targets, probs, setting: FittedRule(
-                      lambda p: np.zeros(p.shape, np.int8), {"thresholds": [2.0] * len(setting.labels)}))
+NEVER = RuleEntry(name="never", about="no label is decided for", gives="decisions", tasks=("binary", "multilabel"),
+                  is_fitted=False, fit=lambda targets, probs, rule: FittedRule(
+                      lambda p: np.zeros(p.shape, np.int8), {"thresholds": [2.0] * len(rule.labels)}))
 
 
 @pytest.mark.parametrize("competition", [("matthews", "multilabel")], indirect=True)

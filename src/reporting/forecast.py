@@ -135,7 +135,7 @@ def _known_scores(workspace: Workspace, run: ScoredRun) -> dict[str, float]:
     if (probs := read_predictions(competition, run.oof, "test", workspace.test_solution["image_id"])) is None:
         return {}
     metric, truth = METRICS[competition.metric], scored_targets(competition, workspace.test_solution)
-    rule = rule_for(workspace, run.oof, metric.uses, submitted=True)
+    rule = rule_for(workspace, run.oof, metric.uses)
     values = rule.fit(workspace.targets, run.oof.probs).apply(probs)
     return {usage.lower() + "_was": metric.score(truth[rows], values[rows], competition.task)
             for usage in ("Public", "Private")

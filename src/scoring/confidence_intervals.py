@@ -33,15 +33,15 @@ def bootstrap_counts(groups: np.ndarray, replicates: int = REPLICATES, seed: int
 
 def bootstrap_scores(
     metric_name: str, targets: np.ndarray, values: np.ndarray, task: str, groups: np.ndarray,
-    replicates: int = REPLICATES, seed: int = 0, class_weights: np.ndarray | None = None,
+    replicates: int = REPLICATES, seed: int = 0,
 ) -> np.ndarray:
     """(replicates,) the metric of values (N, K) in every replicate; NaN where no label is defined there.
 
     values: what the metric takes, probabilities or decisions. The same seed and groups draw the same rows, so the
-    scores of two models can be subtracted. class_weights: see make_scorer.
+    scores of two models can be subtracted.
     Raises ValueError where the metric is unknown or not for this task.
     """
-    scorer = make_scorer(metric_name, targets, values, task, class_weights)
+    scorer = make_scorer(metric_name, targets, values, task)
     return np.concatenate([scorer(weights) for weights in bootstrap_chunks(groups, replicates, seed)])
 
 

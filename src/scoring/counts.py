@@ -20,7 +20,6 @@ class Counts:
 
     cells: np.ndarray  # (N, C)
     score: Callable[[np.ndarray], np.ndarray]  # sums (R, C) -> (R,), NaN where the score is undefined
-    by_label: bool = False  # C is a multiple of K, and column c counts cells of label c % K
 
 
 def label_counts(targets: np.ndarray, decisions: np.ndarray) -> np.ndarray:
@@ -106,7 +105,7 @@ def balanced_accuracy_of(sums: np.ndarray) -> np.ndarray:
 
 def count_labels(score: Callable[[np.ndarray], np.ndarray]) -> Callable[..., Counts]:
     """The counts of a metric whose score is a function of (R, 4 K) sums of `label_counts`."""
-    return lambda targets, decisions, task: Counts(label_counts(targets, decisions), score, by_label=True)
+    return lambda targets, decisions, task: Counts(label_counts(targets, decisions), score)
 
 
 # ---- counts of other shapes
@@ -128,13 +127,13 @@ def count_correct(targets: np.ndarray, decisions: np.ndarray, task: str) -> Coun
     """Correct rows for multiclass, else correct cells."""
     if task == "multiclass":
         return count_correct_rows(targets, decisions, task)
-    return Counts(label_counts(targets, decisions), accuracy_of, by_label=True)
+    return Counts(label_counts(targets, decisions), accuracy_of)
 
 
 def count_recalls(targets: np.ndarray, decisions: np.ndarray, task: str) -> Counts:
     """For multiclass the correct rows and the rows of every class, else the four counts of every label."""
     if task != "multiclass":
-        return Counts(label_counts(targets, decisions), balanced_accuracy_of, by_label=True)
+        return Counts(label_counts(targets, decisions), balanced_accuracy_of)
     truth = (targets == 1) & ~np.isnan(targets).any(axis=1, keepdims=True)
 
     def score(sums: np.ndarray) -> np.ndarray:
@@ -190,4 +189,4 @@ def _mean_over_labels(targets: np.ndarray, losses: np.ndarray) -> Counts:
         defined = (positives > 0) & (negatives > 0)
         return mean_of_defined(np.where(defined, divide(loss, positives + negatives), np.nan))
 
-    return Counts(np.hstack((np.where(known, losses, 0), truth, known & ~truth)), score, by_label=True)
+    return Counts(np.hstack((np.where(known, losses, 0), truth, known & ~truth)), score)

@@ -1,10 +1,8 @@
 """Label shift: the prevalence of each label among images without labels, estimated from their scores.
 
-The assumption is that the labels' shares differ while positives score as positives do in training, and negatives as
-negatives. `misfit` measures how far the scores are from what that allows.
+The assumption is that prevalences differ, while the scores of positives and of negatives are distributed as in
+training. `misfit` tests it.
 """
-
-from collections.abc import Callable
 
 import numpy as np
 from tqdm import tqdm
@@ -21,8 +19,8 @@ MIN_PREVALENCE = 1e-4  # with an estimate of 0 or 1 no threshold would depend on
 def em_prevalence(probs: np.ndarray, prior: np.ndarray, task: str, row_weights: np.ndarray | None = None) -> np.ndarray:
     """(K,) the prevalence under which calibrated probabilities (n, K) are most likely; labels are independent.
 
-    prior: (K,) the prevalence that the probabilities were calibrated for, the mean they have there. Multiclass: sums to
-    one. Expectation: the probabilities as they would be for the prevalence so far; maximisation: their mean.
+    prior: (K,) the prevalence that the probabilities were calibrated for; for multiclass it sums to one. Expectation:
+    the probabilities for the current estimate; maximisation: their mean.
     Source: Saerens, Latinne & Decaestecker 2002, https://doi.org/10.1162/089976602753284446 (equations 2.8, 2.9)
     """
     weights = np.ones(len(probs)) if row_weights is None else row_weights
@@ -37,7 +35,7 @@ def em_prevalence(probs: np.ndarray, prior: np.ndarray, task: str, row_weights: 
 
 
 def reweigh(probs: np.ndarray, prior: np.ndarray, prevalence: np.ndarray, task: str) -> np.ndarray:
-    """(n, K) what probabilities for the prevalence `prior` (K,) become where it is `prevalence` (K,): Bayes' rule."""
+    """(n, K) probabilities for the prevalence `prior` (K,), changed to `prevalence` (K,) by Bayes' rule."""
     for_yes = probs * (prevalence / prior)
     if task == "multiclass":
         return for_yes / for_yes.sum(axis=1, keepdims=True)
@@ -45,28 +43,26 @@ def reweigh(probs: np.ndarray, prior: np.ndarray, prevalence: np.ndarray, task: 
     return for_yes / (for_yes + for_no)
 
 
-def calibrate(targets: np.ndarray, probs: np.ndarray, task: str,
-              row_weights: np.ndarray | None = None) -> Callable[[np.ndarray], np.ndarray]:
-    """A function that calibrates probabilities (n, K): by Platt's line, or for multiclass by one temperature."""
-    if task == "multiclass":
-        temperatures = fit_temperatures(targets, probs, task)
-        return lambda new: apply_temperatures(new, temperatures, task)
-    lines = fit_platt(targets, probs, row_weights)
-    return lambda new: apply_platt(new, lines)
-
-
 def estimate_prevalence(targets: np.ndarray, probs: np.ndarray, new_probs: np.ndarray, task: str,
                         row_weights: np.ndarray | None = None, new_weights: np.ndarray | None = None) -> np.ndarray:
-    """(K,) the prevalence among rows without labels, by expectation maximisation; NaN where no label is known.
+    """(K,) the prevalence among rows without labels, by expectation maximisation; NaN where no cell has a label.
 
-    targets, probs: (N, K) rows with labels and their out-of-fold probabilities;  new_probs: (n, K);
-    row_weights, new_weights: (N,) and (n,) how often a row counts.
+    Probabilities are calibrated first: with Platt scaling, for multiclass with one temperature.
+
+    Parameters
+    ----------
+    targets, probs : (N, K) labels, 0, 1 or NaN, and their out-of-fold probabilities
+    new_probs : (n, K) of the rows without labels
+    row_weights, new_weights : (N,) and (n,) how often a row counts; None: once
     """
-    calibrated = calibrate(targets, probs, task, row_weights)
-    weights = np.ones(len(targets)) if row_weights is None else row_weights
-    known = ~np.isnan(targets)
-    prior = (weights @ np.where(known, calibrated(probs), 0)) / np.maximum(weights @ known, 1e-12)
-    estimate = em_prevalence(calibrated(new_probs), prior, task, new_weights)
+    both = np.concatenate((probs, new_probs))
+    if task == "multiclass":
+        calibrated = apply_temperatures(both, fit_temperatures(targets, probs, task), task)
+    else:
+        calibrated = apply_platt(both, fit_platt(targets, probs, row_weights))
+    known, weights = ~np.isnan(targets), np.ones(len(targets)) if row_weights is None else row_weights
+    prior = (weights @ np.where(known, calibrated[:len(probs)], 0)) / np.maximum(weights @ known, 1e-12)
+    estimate = em_prevalence(calibrated[len(probs):], prior, task, new_weights)
     return np.where(known.any(axis=0), estimate, np.nan)
 
 
@@ -82,7 +78,7 @@ def prevalence_interval(targets: np.ndarray, probs: np.ndarray, new_probs: np.nd
 
 
 def misfit(classes: np.ndarray, probs: np.ndarray, new_probs: np.ndarray, tests: int = 1) -> tuple[float, float]:
-    """How far a label's new scores (n,) are from the best mixture of the classes' known scores (N,).
+    """Distance of a label's new scores (n,) from the best mixture of the classes' known scores (N,).
 
     Parameters
     ----------
@@ -92,9 +88,9 @@ def misfit(classes: np.ndarray, probs: np.ndarray, new_probs: np.ndarray, tests:
 
     Returns
     -------
-    The largest distance of the two distribution functions, with the mixture fitted by least squares, and the limit that
-    no label passes in 95 of 100 cases under label shift, by the law of Kolmogorov and Smirnov for two samples of
-    independent rows; conservative where scores are tied. NaN where a class has no row.
+    The largest distance of the two distribution functions, with the mixture fitted by least squares, and its limit: in
+    95 of 100 cases of label shift no label exceeds it (the Kolmogorov-Smirnov distribution for two samples of
+    independent rows; conservative if scores are tied). Both are NaN if a class has no row.
     Source: Smirnov 1939, as in scipy.stats.ks_2samp
     """
     from scipy.optimize import nnls
@@ -116,19 +112,3 @@ def misfit(classes: np.ndarray, probs: np.ndarray, new_probs: np.ndarray, tests:
 def _distribution(scores: np.ndarray, grid: np.ndarray) -> np.ndarray:
     """The share of scores up to each point of the grid."""
     return np.searchsorted(np.sort(scores), grid, "right") / len(scores)
-
-
-def class_weights(targets: np.ndarray, prevalence: np.ndarray, task: str) -> np.ndarray:
-    """How much rows of each class count for a label to be as common as `prevalence` (K,): (K, 2), or (K,) multiclass.
-
-    (K, 2) is of negatives and positives. 1 where a label has one class only, or its prevalence is NaN.
-    """
-    if task == "multiclass":
-        shares = np.nanmean(targets, axis=0)
-        return np.divide(prevalence, shares, out=np.ones(len(shares)), where=(shares > 0) & ~np.isnan(prevalence))
-    cells = (~np.isnan(targets)).sum(axis=0)
-    share = np.divide((targets == 1).sum(axis=0), cells, out=np.full(len(cells), np.nan), where=cells > 0)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        weights = np.stack([(1 - prevalence) / (1 - share), prevalence / share], axis=1)
-    weights[~np.isfinite(weights).all(axis=1)] = 1
-    return weights

@@ -6,7 +6,7 @@ function once a replicate.
 """
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Literal
 
@@ -268,12 +268,17 @@ METRICS = {
 }
 
 
+def check_name(kind: str, name: str, choices: Collection[str]) -> None:
+    """Raises ValueError if `name` is none of the choices; the message suggests the nearest ones."""
+    if name not in choices:
+        near = difflib.get_close_matches(name, choices, n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(near)}? " if near else ""
+        raise ValueError(f"no {kind} {name!r}; {hint}choose one of {', '.join(choices)}")
+
+
 def check_metric(name: str, task: str | None = None) -> Metric:
     """The metric of this name. Raises ValueError where there is none, or where it does not fit the task."""
-    if name not in METRICS:
-        near = difflib.get_close_matches(name, METRICS, n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(near)}? " if near else ""
-        raise ValueError(f"no metric {name!r}; {hint}choose one of {', '.join(METRICS)}")
+    check_name("metric", name, METRICS)
     if task is not None:
         METRICS[name].check_task(task)
     return METRICS[name]
@@ -299,41 +304,20 @@ def score(
     return metric.score(targets, decide(probs, thresholds, task), task, weights)
 
 
-def make_scorer(metric_name: str, targets: np.ndarray, values: np.ndarray, task: str,
-                class_weights: np.ndarray | None = None) -> Callable[[np.ndarray], np.ndarray]:
+def make_scorer(metric_name: str, targets: np.ndarray, values: np.ndarray,
+                task: str) -> Callable[[np.ndarray], np.ndarray]:
     """A function from row_weights (R, N), not negative, to the metric's scores (R,); NaN where undefined.
 
-    class_weights: how much a cell counts by its truth, as under another prevalence: (K, 2) of 0 and of 1 for binary and
-    multilabel, (K,) by class for multiclass; None: all alike.
-    Raises ValueError where the metric is unknown or does not fit the task, and for class weights of several labels and
-    a metric that does not count label by label.
+    Raises ValueError if the metric is unknown or does not fit the task.
     """
-    metric, of_rows = check_metric(metric_name, task), 1
-    if class_weights is not None and task == "multiclass":
-        of_rows = (np.nan_to_num(targets) * class_weights).sum(axis=1)
-    elif class_weights is not None and targets.shape[1] == 1:
-        of_rows = _cell_weights(targets, class_weights)[:, 0]
-    elif class_weights is not None:
-        if not counts_by_label(metric_name, task):
-            raise ValueError(f"{metric_name} does not count label by label, so single labels cannot be weighted")
-        counts = metric.counts(targets, values, task)
-        cells = counts.cells * np.tile(_cell_weights(targets, class_weights),
-                                       counts.cells.shape[1] // targets.shape[1])
-        return lambda row_weights: counts.score(row_weights @ cells)
+    metric = check_metric(metric_name, task)
     if metric.ranking is not None:
         rankings = rank_labels(targets, values)
-        return lambda row_weights: mean_of_defined(ranked_scores(metric.ranking, rankings, row_weights * of_rows))
+        return lambda row_weights: mean_of_defined(ranked_scores(metric.ranking, rankings, row_weights))
     if metric.counts is None:
-        return lambda row_weights: np.array([metric.score(targets, values, task, each * of_rows)
-                                             for each in row_weights])
+        return lambda row_weights: np.array([metric.score(targets, values, task, each) for each in row_weights])
     counts = metric.counts(targets, values, task)
-    return lambda row_weights: counts.score((row_weights * of_rows) @ counts.cells)
-
-
-def counts_by_label(metric_name: str, task: str) -> bool:
-    """True where a metric's counts are of single labels, so that each label can have class weights of its own."""
-    counts = METRICS[metric_name].counts
-    return counts is not None and counts(np.zeros((1, 2)), np.zeros((1, 2)), task).by_label
+    return lambda row_weights: counts.score(row_weights @ counts.cells)
 
 
 def confusion_scorer(metric_name: str, classes: int) -> Callable[[np.ndarray], np.ndarray]:
@@ -345,11 +329,6 @@ def confusion_scorer(metric_name: str, classes: int) -> Callable[[np.ndarray], n
     one_hot = np.eye(classes)
     return make_scorer(metric_name, one_hot.repeat(classes, axis=0), np.tile(one_hot, (classes, 1)).astype(np.int8),
                        "multiclass")
-
-
-def _cell_weights(targets: np.ndarray, class_weights: np.ndarray) -> np.ndarray:
-    """(N, K) the weight of every cell: class_weights (K, 2) by its truth, 0 where there is none."""
-    return np.where(np.isnan(targets), 0, np.where(targets == 1, class_weights[:, 1], class_weights[:, 0]))
 
 
 def _sum(cells: np.ndarray, weights: np.ndarray | None) -> np.ndarray:

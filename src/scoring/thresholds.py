@@ -12,20 +12,18 @@ PASSES = 50  # over the labels, at most; the search ends long before
 PLAIN_CUTS = 50  # cuts of a label that are tried for a metric without counts, which scores all rows for each
 
 
-def best_threshold(targets: np.ndarray, probs: np.ndarray, quality: Callable[..., np.ndarray] = f1_cuts,
-                   class_weights: np.ndarray | tuple[float, float] = (1, 1)) -> float:
+def best_threshold(targets: np.ndarray, probs: np.ndarray, quality: Callable[..., np.ndarray] = f1_cuts) -> float:
     """The threshold t for which `probs >= t` scores best on one label; every possible cut is tried.
 
-    It lies midway between the two neighbouring scores, so that a small shift of either changes nothing; of equally good
-    cuts it is the one nearest to 0.5. It may lie slightly above 1 where deciding "no" everywhere is best and a score
-    is 1.
+    It is midway between the two neighbouring scores, so that a small change of either changes no decision. Of equally
+    good cuts the one nearest to 0.5 is taken. It can be slightly above 1, if deciding "no" everywhere is best and a
+    score is 1.
 
     Parameters
     ----------
     targets : (N,) 0, 1 or NaN (left out)
     probs : (N,) in [0, 1]
-    quality : what orders the cuts, a metric's `cut_quality`
-    class_weights : how much a negative and a positive count, for another prevalence than this one
+    quality : a metric's `cut_quality`, which orders the cuts
 
     Returns
     -------
@@ -36,58 +34,51 @@ def best_threshold(targets: np.ndarray, probs: np.ndarray, quality: Callable[...
     >>> best_threshold(np.array([0, 0, 1, 1.0]), np.array([0.1, 0.2, 0.3, 0.9]))
     0.25
     """
-    cuts = _cut_label(targets, probs, class_weights)
+    cuts = _cut_label(targets, probs)
     if cuts.positives == 0 or cuts.negatives == 0:
         return DEFAULT_THRESHOLD
     return cuts.best(quality(cuts.true_positives, cuts.false_positives, cuts.positives, cuts.negatives))
 
 
-def fit_thresholds(targets: np.ndarray, probs: np.ndarray, metric: str = "f1_macro",
-                   class_weights: np.ndarray | None = None) -> np.ndarray:
+def fit_thresholds(targets: np.ndarray, probs: np.ndarray, metric: str = "f1_macro") -> np.ndarray:
     """(K,) the thresholds that are best for a metric of decisions, each label over its own cells that are not NaN.
 
-    Exact where each label's own best is the best of all (the entry's threshold_search is "label") and for micro F1.
-    Other metrics judge labels together: their thresholds are moved one at a time, each to its best place given the
-    others, from each label's own best (from 0.5 where the entry has no cut_quality), until none moves. That never ends
-    below its start, but may end below the best of all. For a metric without counts at most PLAIN_CUTS cuts of a label
-    are tried.
+    The search is exact if the labels are independent (the entry's threshold_search is "label") and for micro F1. Other
+    metrics depend on all labels together: their thresholds start at each label's own best (at 0.5 if the entry has no
+    cut_quality) and are moved one at a time, each to its best place given the others, until none moves. The result is
+    never below its start, but can be below the global best. For a metric without counts at most PLAIN_CUTS cuts per
+    label are tried.
 
     Parameters
     ----------
     targets, probs : (N, K)
     metric : the name of a metric of decisions
-    class_weights : (K, 2) how much a label's negatives and positives count, for other prevalences than these; the
-        search over all labels cannot use them, and returns its start
 
     Raises
     ------
-    ValueError : where the metric is unknown, or takes probabilities
+    ValueError : if the metric is unknown, or takes probabilities
     """
     entry = check_metric(metric)
     if entry.uses != "decisions":
         raise ValueError(f"{metric} takes probabilities, which need no threshold; choose one of "
                          f"{', '.join(other.name for other in METRICS.values() if other.uses == 'decisions')}")
-    weights = np.ones((targets.shape[1], 2), int) if class_weights is None else class_weights
     if entry.threshold_search == "micro_f1":
-        return _fit_micro(targets, probs, weights)
+        return _fit_micro(targets, probs)
     thresholds = np.full(targets.shape[1], DEFAULT_THRESHOLD)
     if entry.cut_quality is not None:
-        thresholds = np.array([best_threshold(targets[:, k], probs[:, k], entry.cut_quality, weights[k])
+        thresholds = np.array([best_threshold(targets[:, k], probs[:, k], entry.cut_quality)
                                for k in range(targets.shape[1])])
-    if entry.threshold_search == "joint" and class_weights is None:
-        return _ascend(targets, probs, entry, thresholds)
-    return thresholds
+    return _ascend(targets, probs, entry, thresholds) if entry.threshold_search == "joint" else thresholds
 
 
-def _fit_micro(targets: np.ndarray, probs: np.ndarray, class_weights: np.ndarray) -> np.ndarray:
+def _fit_micro(targets: np.ndarray, probs: np.ndarray) -> np.ndarray:
     """(K,) the thresholds best for micro F1 = 2 TP / (P + TP + FP), whose TP and FP are sums over labels.
 
     For a trial value a / b of F1, the cuts that maximise b 2 TP - a (TP + FP) are found label by label; their own F1 is
-    the next trial value, until it no longer grows. The value then is the best there is. Whole counts stay whole, so
-    this is exact.
+    the next trial value, until it no longer grows. That is the maximum. All counts are integers, so this is exact.
     Source: Dinkelbach 1967, https://doi.org/10.1287/mnsc.13.7.492
     """
-    labels = [_cut_label(targets[:, k], probs[:, k], class_weights[k]) for k in range(targets.shape[1])]
+    labels = [_cut_label(*label) for label in zip(targets.T, probs.T, strict=True)]
     positives = sum(label.positives for label in labels)
     thresholds = np.full(len(labels), DEFAULT_THRESHOLD)
     if positives == 0 or sum(label.negatives for label in labels) == 0:
@@ -109,7 +100,7 @@ def _fit_micro(targets: np.ndarray, probs: np.ndarray, class_weights: np.ndarray
 
 
 def _ascend(targets: np.ndarray, probs: np.ndarray, metric: Metric, thresholds: np.ndarray) -> np.ndarray:
-    """(K,) thresholds moved one at a time to where the metric is best, until none can be moved."""
+    """(K,) thresholds moved one at a time to where the metric is best, until none moves."""
     probs, thresholds = probs.astype(np.float64), thresholds.copy()
     for _ in range(PASSES):
         before = thresholds.copy()
@@ -160,8 +151,8 @@ def crossfit_decisions(
 ) -> np.ndarray:
     """(N, K) decisions, each fold's at thresholds fitted on the other folds only; multiclass: the most probable label.
 
-    Their score is unbiased; that of decisions at thresholds fitted on the same rows is too high.
-    Raises ValueError where there is one fold only.
+    Their score is unbiased, whereas thresholds that are scored on the rows they were fitted on score too high.
+    Raises ValueError if there is only one fold.
     """
     if task == "multiclass":
         return decide(probs, None, task)
@@ -173,7 +164,7 @@ def crossfit_decisions(
 
 
 def held_out_rows(folds: np.ndarray) -> list[np.ndarray]:
-    """(N,) bool for every fold: its rows. Raises ValueError where there are no other folds to fit on."""
+    """For every fold (N,) bool of its rows. Raises ValueError if there is only one fold."""
     numbers = np.unique(folds)
     if len(numbers) < 2:
         raise ValueError("what is tuned is fitted on the other folds, and there is only one fold; predict another fold")
@@ -181,7 +172,7 @@ def held_out_rows(folds: np.ndarray) -> list[np.ndarray]:
 
 
 def criterion(metric_name: str) -> str:
-    """The metric that decisions are made for in a competition: its own where that takes decisions, else macro F1."""
+    """The metric that decisions are fitted for in a competition: its own if that takes decisions, else macro F1."""
     return metric_name if METRICS[metric_name].uses == "decisions" else "f1_macro"
 
 
@@ -208,14 +199,12 @@ class _LabelCuts:
         return _nearest_to_half(self.thresholds, quality == quality.max())
 
 
-def _cut_label(targets: np.ndarray, probs: np.ndarray, class_weights: np.ndarray | tuple[float, float]) -> _LabelCuts:
+def _cut_label(targets: np.ndarray, probs: np.ndarray) -> _LabelCuts:
     known = ~np.isnan(targets)
     targets, probs = targets[known] == 1, probs[known].astype(np.float64)
     scores, place = np.unique(probs, return_inverse=True)  # ascending; equal scores fall on the same side of any cut
-    of_negatives, of_positives = class_weights
-    negatives, positives = (
-        np.concatenate(([0], np.bincount(place[of_class], minlength=len(scores)).cumsum())) * weight
-        for of_class, weight in ((~targets, of_negatives), (targets, of_positives)))
+    negatives, positives = (np.concatenate(([0], np.bincount(place[of_class], minlength=len(scores)).cumsum()))
+                            for of_class in (~targets, targets))
     # cut c says "no" to the c lowest distinct scores
     return _LabelCuts(_cuts(scores), positives[-1] - positives, negatives[-1] - negatives, positives[-1], negatives[-1])
 

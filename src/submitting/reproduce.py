@@ -73,7 +73,7 @@ def reproduce(workspace: Workspace, path: Path) -> Reproduction:
         if inputs.get("adopted") != adopted_inputs(workspace, oof).get("adopted"):
             raise ValueError(f"{path} cannot be reproduced (decisions): other decision rules of {oof.name} are adopted "
                              "now")
-        rule = rule_for(workspace, oof, submitted_kind(competition), submitted=True)
+        rule = rule_for(workspace, oof, submitted_kind(competition))
     probs = _predict(workspace, manifest, inputs["run"], images, device)
     frame, _ = fill_submission(workspace, template, images["image_id"], probs, oof.probs, rule)
     is_same = sha256(frame.to_csv(index=False, lineterminator="\n").encode()) == manifest["sha256"]

@@ -5,7 +5,7 @@ import pytest
 import sklearn.metrics as sk
 
 from scoring.counts import confusion_matrices
-from scoring.metrics import METRICS, Metric, confusion_scorer, counts_by_label, decide, make_scorer
+from scoring.metrics import METRICS, Metric, confusion_scorer, decide, make_scorer
 
 TASKS = ("binary", "multilabel", "multiclass")
 KINDS = [(task, name) for task in TASKS for name, metric in METRICS.items() if task in metric.tasks]
@@ -102,12 +102,10 @@ def test_a_confusion_matrix_scores_as_its_rows(name):
     assert confusion_scorer(name, 4)(counts)[0] == pytest.approx(expected, abs=1e-12)
 
 
-def test_a_metric_of_whole_rows_takes_no_class_weights_of_labels():
-    targets, probs = example("multilabel", 20, seed=0)
-    assert counts_by_label("f1_macro", "multilabel") and not counts_by_label("f1_samples", "multilabel")
-    for name in ("f1_samples", "average_precision"):
-        with pytest.raises(ValueError, match=f"{name} does not count label by label"):
-            make_scorer(name, targets, probs > 0.5, "multilabel", np.ones((4, 2)))
+def test_scores_without_scored_cells_are_nan():
+    empty = np.full((5, 2), np.nan)
+    for name in ("f1_macro", "f1_micro", "f1_samples", "accuracy", "balanced_accuracy", "log_loss", "roc_auc"):
+        assert np.isnan(make_scorer(name, empty, np.zeros((5, 2)), "multilabel")(np.ones((2, 5)))).all()
 
 
 def test_unknown_and_unfit_metrics_have_no_scorer():

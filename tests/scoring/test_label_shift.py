@@ -1,4 +1,4 @@
-"""Label shift: the prevalence is estimated where only it differs, and the misfit tells where more does."""
+"""Label shift: the estimated prevalence, and the test of its assumption."""
 
 import numpy as np
 import pytest
@@ -6,16 +6,7 @@ from scipy.optimize import minimize, minimize_scalar
 from scipy.special import expit
 from scipy.stats import ks_2samp
 
-from scoring.decision_rules import rule_for_prevalence, rules_for
-from scoring.label_shift import (
-    class_weights,
-    em_prevalence,
-    estimate_prevalence,
-    misfit,
-    prevalence_interval,
-    reweigh,
-)
-from scoring.metrics import METRICS, make_scorer
+from scoring.label_shift import em_prevalence, estimate_prevalence, misfit, prevalence_interval, reweigh
 
 
 def binary(n: int, prevalence: float, seed: int, moved: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
@@ -34,20 +25,20 @@ def three_classes(n: int, prevalence: list[float], seed: int) -> tuple[np.ndarra
     return np.eye(3)[truth], likelihoods / likelihoods.sum(axis=1, keepdims=True)
 
 
-def test_another_prevalence_is_found_and_lies_in_its_interval():
+def test_the_interval_contains_the_true_prevalence():
     (targets, probs), (truth, new) = binary(2000, 0.7, 0), binary(800, 0.4, 1)
     low, high = prevalence_interval(targets, probs, new, "binary", np.arange(2000), np.arange(800), replicates=40)[0]
     assert low < estimate_prevalence(targets, probs, new, "binary")[0] < high and low < truth.mean() < high
     assert high - low < 0.15
 
 
-def test_the_shares_of_three_classes_are_found():
+def test_prevalences_of_three_classes_are_estimated():
     (targets, probs), (truth, new) = three_classes(2000, [1 / 3] * 3, 0), three_classes(2000, [0.1, 0.3, 0.6], 1)
     found = estimate_prevalence(targets, probs, new, "multiclass")
     assert found == pytest.approx(truth.mean(axis=0), abs=0.04) and found.sum() == pytest.approx(1)
 
 
-def test_em_ends_where_the_scores_are_most_likely():
+def test_em_maximises_the_likelihood():
     _, new = binary(500, 0.4, 1)
     found = em_prevalence(new, np.array([0.7]), "binary")[0]
     best = minimize_scalar(lambda q: -np.log(new * q / 0.7 + (1 - new) * (1 - q) / 0.3).sum(), bounds=(0, 1),
@@ -59,7 +50,7 @@ def test_em_ends_where_the_scores_are_most_likely():
                                                                                 abs=1e-3)
 
 
-def test_probabilities_for_another_prevalence_are_the_posteriors_there():
+def test_reweighed_probabilities_are_the_posteriors():
     _, probs = binary(50, 0.7, 0)
     scores = (np.log(probs / (1 - probs)) - np.log(0.7 / 0.3)) / 2
     assert reweigh(probs, np.array([0.7]), np.array([0.2]), "binary") == pytest.approx(
@@ -68,46 +59,7 @@ def test_probabilities_for_another_prevalence_are_the_posteriors_there():
         np.array([[0.5, 0.5]]))
 
 
-def test_weighed_rows_have_the_prevalence_asked_for():
-    targets, _ = binary(400, 0.7, 0)
-    targets[:9] = np.nan
-    of_negatives, of_positives = class_weights(targets, np.array([0.25]), "binary")[0]
-    positives, negatives = (targets == 1).sum() * of_positives, (targets == 0).sum() * of_negatives
-    assert positives / (positives + negatives) == pytest.approx(0.25)
-    assert positives + negatives == pytest.approx((~np.isnan(targets)).sum())
-    assert class_weights(np.ones((3, 1)), np.array([0.5]), "binary").tolist() == [[1, 1]]
-    assert class_weights(targets, np.array([np.nan]), "binary").tolist() == [[1, 1]]
-
-
-@pytest.mark.parametrize("metric", ["accuracy", "f1_macro", "log_loss", "brier"])
-def test_under_label_shift_the_rule_for_it_is_better_than_the_default(metric):
-    (targets, probs), (truth, new) = binary(4000, 0.7, 0), binary(4000, 0.15, 1)
-    rules = [next(iter(rules_for("binary", ("a",), metric).values())),
-             rule_for_prevalence("label_shift", "binary", ("a",), metric, np.array([0.15]))]
-    plain, corrected = (METRICS[metric].score(truth, rule.fit(targets, probs).apply(new), "binary")
-                        for rule in rules)
-    assert corrected < plain if metric in ("log_loss", "brier") else corrected > plain
-
-
-def test_the_rehearsal_tells_the_score_there():
-    """Cross-fitted rows weighed to a prevalence score as rows that have it."""
-    (targets, probs), (truth, new) = binary(6000, 0.7, 0), binary(6000, 0.3, 1)
-    decided, new_decided = (probs >= 0.5).astype(int), (new >= 0.5).astype(int)
-    weights = class_weights(targets, truth.mean(axis=0), "binary")
-    for metric in ("accuracy", "f1_macro"):
-        rehearsed = make_scorer(metric, targets, decided, "binary", weights)(np.ones((1, 6000)))[0]
-        assert rehearsed == pytest.approx(METRICS[metric].score(truth, new_decided, "binary"), abs=0.015)
-
-
-def test_three_classes_are_decided_by_probability_times_the_ratio_of_shares():
-    (targets, probs), (truth, new) = three_classes(3000, [1 / 3] * 3, 0), three_classes(3000, [0.05, 0.15, 0.8], 1)
-    rule = rule_for_prevalence("label_shift", "multiclass", tuple("abc"), "accuracy", np.array([0.05, 0.15, 0.8]))
-    fitted = rule.fit(targets, probs)
-    assert fitted.parameters["weights"] == pytest.approx([0.15, 0.45, 2.4], rel=0.1)
-    assert (fitted.apply(new) * truth).sum() > (np.eye(3)[new.argmax(axis=1)] * truth).sum()
-
-
-def test_the_misfit_is_quiet_about_label_shift_and_loud_about_moved_scores():
+def test_misfit_exceeds_its_limit_for_moved_scores_only():
     targets, probs = binary(3000, 0.7, 0)
     classes = np.hstack([targets == 0, targets == 1])
     for seed, share in enumerate((0.1, 0.5, 0.95), 1):
@@ -123,7 +75,7 @@ def test_the_misfit_is_quiet_about_label_shift_and_loud_about_moved_scores():
     assert np.isnan(misfit(np.ones((5, 2), bool) & [True, False], np.full(5, 0.5), np.full(5, 0.5))).all()
 
 
-def test_the_misfits_distance_is_that_of_two_samples_where_there_is_one_class():
+def test_misfit_of_one_class_is_the_kolmogorov_smirnov_distance():
     rng = np.random.default_rng(0)
     old, new = rng.random(300), rng.random(80) ** 1.5
     distance, limit = misfit(np.ones((300, 1), bool), old, new)
@@ -133,18 +85,15 @@ def test_the_misfits_distance_is_that_of_two_samples_where_there_is_one_class():
 
 
 @pytest.mark.parametrize("new", [np.zeros((6, 1)), np.ones((6, 1)), np.full((6, 1), 0.5)])
-def test_scores_that_say_nothing_give_a_prevalence_all_the_same(new):
+def test_constant_scores_give_a_prevalence_between_0_and_1(new):
     targets, probs = np.array([[0, 1, 1, 0, 1, np.nan]]).T, np.array([[0, 1, 1, 0.5, 0.5, 1]]).T
     assert 0 < estimate_prevalence(targets, probs, new, "binary")[0] < 1
 
 
-def test_a_label_that_nobody_knows_has_no_estimate_and_is_left_as_it_is():
+def test_a_label_without_known_cells_has_no_estimate():
     rng = np.random.default_rng(0)
     targets = (rng.random((300, 2)) < 0.3).astype(float)
     probs = 0.3 + 0.3 * targets + 0.2 * rng.random((300, 2))
     targets[:, 1] = np.nan
     estimate = estimate_prevalence(targets, probs, probs, "multilabel")
     assert np.isnan(estimate).tolist() == [False, True]
-    rule = rule_for_prevalence("label_shift", "multilabel", ("a", "b"), "brier", estimate)
-    changed = rule.fit(targets, probs).apply(probs)
-    assert np.isfinite(changed).all() and changed[:, 1] == pytest.approx(probs[:, 1])

@@ -119,12 +119,12 @@ def test_one_fold_has_no_others_to_fit_on():
 # ---- metrics that do not fall apart into labels
 
 
-def every_choice(targets: np.ndarray, probs: np.ndarray, metric: str, class_weights=None) -> float:
+def every_choice(targets: np.ndarray, probs: np.ndarray, metric: str) -> float:
     """The best score of all combinations of cuts."""
     cuts = [[*probs[:, k], 2.0] for k in range(probs.shape[1])]
     choices = [(probs >= np.array(each)).astype(int) for each in product(*cuts)]
     ones, task = np.ones((1, len(probs))), "binary" if probs.shape[1] == 1 else "multilabel"
-    return max(make_scorer(metric, targets, each, task, class_weights)(ones)[0] for each in choices)
+    return max(make_scorer(metric, targets, each, task)(ones)[0] for each in choices)
 
 
 def few_rows(seed: int, rows: int = 7, labels: int = 3) -> tuple[np.ndarray, np.ndarray]:
@@ -142,17 +142,6 @@ def test_no_other_cuts_of_all_labels_are_better(metric, seed):
     decided = decide(probs, fit_thresholds(targets, probs, metric), "multilabel")
     found = METRICS[metric].score(targets, decided, "multilabel")
     assert found == pytest.approx(every_choice(targets, probs, metric), abs=1e-12, nan_ok=True)
-
-
-@pytest.mark.parametrize("metric", ["f1_macro", "f1_micro", "accuracy"])
-def test_weighed_classes_are_fitted_as_they_count(metric):
-    class_weights = np.array([[0.5, 3.0], [2.0, 1.0]])
-    for seed in range(6):
-        targets, probs = few_rows(seed, labels=2)
-        targets[:2] = [[0, 0], [1, 1]]  # a label of one class is not fitted
-        decided = decide(probs, fit_thresholds(targets, probs, metric, class_weights), "multilabel")
-        found = make_scorer(metric, targets, decided, "multilabel", class_weights)(np.ones((1, 7)))[0]
-        assert found == pytest.approx(every_choice(targets, probs, metric, class_weights), abs=1e-12)
 
 
 @pytest.mark.parametrize("metric", ["f1_samples", "subset_accuracy"])
