@@ -50,7 +50,7 @@ def mine(home, monkeypatch, request):
     return competition, *fabricate_two_runs(home, monkeypatch, competition)
 
 
-def test_the_figures_are_those_of_thresholds_fitted_elsewhere(mine):
+def test_scores_are_those_of_cross_fitted_thresholds(mine):
     competition, table, _, oof = mine
     said = decide_mine()
     targets, row = table[list(LABELS)].to_numpy(float), said["rules"]["f1_macro"]["thresholds"]
@@ -69,7 +69,7 @@ def test_the_figures_are_those_of_thresholds_fitted_elsewhere(mine):
 
 
 @pytest.mark.parametrize("mine", TASKS, indirect=True)
-def test_looking_changes_nothing_that_is_used(mine, capsys):
+def test_comparing_rules_adopts_nothing(mine, capsys):
     competition, _, _, oof = mine
     where = ["--competition", "mine"]
     before = leaderboard.main(where)
@@ -81,7 +81,7 @@ def test_looking_changes_nothing_that_is_used(mine, capsys):
     assert "estimated from its scores" in capsys.readouterr().out
 
 
-def test_what_is_adopted_is_used_by_leaderboard_and_submission_until_the_default_is_back(mine):
+def test_leaderboard_and_submission_use_the_adopted_rule(mine):
     competition, *_ = mine
     where = ["--competition", "mine"]
     blend.main([*where, "--experiment", "one", "two"])
@@ -103,7 +103,7 @@ def test_what_is_adopted_is_used_by_leaderboard_and_submission_until_the_default
 
 
 @pytest.mark.parametrize("mine", ["soft"], indirect=True)
-def test_adopted_calibration_is_what_is_scored_and_handed_in(mine):
+def test_leaderboard_and_submission_use_the_adopted_calibration(mine):
     competition, *_ = mine
     where = ["--competition", "mine"]
     blend.main([*where, "--experiment", "one", "two"])
@@ -116,7 +116,7 @@ def test_adopted_calibration_is_what_is_scored_and_handed_in(mine):
     assert values.to_numpy().max() > 0.6  # no score is
 
 
-def test_decisions_of_other_models_are_refused_and_the_way_out_is_said(mine, capsys):
+def test_rules_adopted_for_other_predictions_raise(mine, capsys):
     competition, table, folds, oof = mine
     decide_mine("--adopt", "half")
     path = oof.runs[0].folder / "oof.csv"
@@ -131,7 +131,7 @@ def test_decisions_of_other_models_are_refused_and_the_way_out_is_said(mine, cap
     assert rule_of(competition, changed, "decisions").name == "thresholds"
 
 
-def test_what_cannot_be_adopted_is_refused_and_nothing_is_lost(mine):
+def test_an_unknown_rule_changes_no_file(mine):
     competition, *_ = mine
     decide_mine("--adopt", "half")
     before = decisions_path(competition, "one").read_bytes()
@@ -143,14 +143,14 @@ def test_what_cannot_be_adopted_is_refused_and_nothing_is_lost(mine):
         decide_mine("--label-shift")
 
 
-def test_a_run_that_lacks_a_fold_is_refused(mine):
+def test_a_run_that_lacks_a_fold_raises(mine):
     *_, oof = mine
     (oof.runs[1].folder / "result.json").unlink()
     with pytest.raises(ValueError, match=r"lacks the folds \[1\]; run: "):
         decide_mine()
 
 
-def test_ranks_and_tables_without_truth_are_refused(mine):
+def test_ranks_and_tables_without_truth_raise(mine):
     competition, table, _, oof = mine
     known = decide.ScoredOof(filled_workspace(competition, table), replace(oof, kind="rank_mean"))
     with pytest.raises(ValueError, match="ranks, whose distribution does not depend"):

@@ -69,8 +69,8 @@ def rule_for(workspace: Workspace, oof: Oof, gives: Kind) -> DecisionRule:
     try:
         check_name("decision rule", adopted["rule"], rules)
     except ValueError as error:
-        raise ValueError(f"{decisions_path(competition, oof.name)} adopts a rule that does not fit {adopted['metric']}: "
-                         f"{error}") from None
+        raise ValueError(f"{decisions_path(competition, oof.name)} adopts a rule not known for "
+                         f"{adopted['metric']}: {error}") from None
     return rules[adopted["rule"]]
 
 

@@ -1,4 +1,4 @@
-"""What a way of blending gains over the plain mean: naive, cross-fitted, and how sure that is."""
+"""The gain of each blending method over the plain mean: naive, cross-fitted, and its uncertainty."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from tqdm import tqdm
 
-from scoring.blending import FITTED
+from scoring.blending import METHODS
 from scoring.confidence_intervals import (
     LEVEL,
     MAX_UNDEFINED,
@@ -22,7 +22,7 @@ FIT_ERROR_STRETCH = np.sqrt(2)  # see measure_gains
 
 @dataclass(frozen=True)
 class Gain:
-    """A method's scores and gains; a gain is positive where the method is better, whichever way the metric runs."""
+    """A method's scores and gains; a positive gain is better, also for metrics where less is better."""
 
     method: str
     naive: float  # fitted on all rows, scored on all rows
@@ -30,35 +30,40 @@ class Gain:
     naive_gain: float  # over the mean
     gain: float  # of the cross-fitted score over the mean
     interval: tuple[float, float]  # of the cross-fitted gain alone
-    joint_low: float  # a lower end that holds for the gains of all methods at once; the mean's own is 0
-    over_best: float  # cross-fitted score over the best member
+    joint_low: float  # a simultaneous lower bound for the gains of all methods; the mean's own is 0
+    over_best: float  # gain of the cross-fitted score over the best member
     over_best_interval: tuple[float, float]
 
     @property
     def optimism(self) -> float:
-        """What scoring a fit on its own rows makes of it."""
+        """How much higher the gain is if the method is scored on the rows it was fitted on."""
         return self.naive_gain - self.gain
 
     @property
     def is_credible(self) -> bool:
-        """True where the cross-fitted gain is above 0, though so many methods were tried."""
+        """True if the cross-fitted gain is above 0, corrected for the number of methods."""
         return self.joint_low > 0
 
 
 def measure_gains(metric_name: str, task: str, targets: np.ndarray, groups: np.ndarray, naive: Mapping[str, np.ndarray],
                   crossfitted: Mapping[str, np.ndarray], best_member: np.ndarray,
                   ranked: tuple[np.ndarray, np.ndarray] | None = None, replicates: int = REPLICATES) -> list[Gain]:
-    """One Gain a method, in the order of `naive`, which has the method "mean" as all are compared with it.
+    """One Gain for each method, in the order of `naive`, which contains "mean", the baseline.
 
-    naive, crossfitted: method -> (N, K) what the metric takes, probabilities or decisions; best_member: the same of the
-    best member; ranked: the cross-fitted mean and the best member ranked within folds, with which "rank_mean" is
-    compared where they are given: ranks even out that each fold's model has a scale of its own, which lifts the score
-    of all images together but no image of the test part, where there are no folds.
-    groups: (N,), drawn whole, the same for all methods. The fits are not drawn anew. Instead the errors of fitted
-    methods are stretched by FIT_ERROR_STRETCH: of two folds each is scored by a fit on the other, so that what they
-    have in common by chance counts twice, and where there is nothing to gain the variance is twice what drawing images
-    alone shows. (A sum over pairs (i, j) that is drawn over i with the fits on j held fixed.) Where much is gained the
-    intervals come out too wide. tests/benchmarks/null_blend.py measures both.
+    The fits are not repeated for the replicates. Instead the errors of fitted methods are multiplied by
+    FIT_ERROR_STRETCH: each fold is scored by a fit on the others, so a chance agreement of two folds counts twice, and
+    without any true gain the variance is twice that of drawing images alone (a sum over pairs (i, j) that is drawn over
+    i, with the fits on j fixed). With a large gain the intervals are too wide. tests/benchmarks/null_blend.py measures
+    both.
+
+    Parameters
+    ----------
+    groups : (N,), drawn whole, the same for all methods
+    naive, crossfitted : by method (N, K) what the metric takes, probabilities or decisions
+    best_member : (N, K) the same of the best member
+    ranked : the cross-fitted mean and the best member ranked within folds, the baselines of "rank_mean"; ranks remove
+        differences of scale between the folds' models, which raises the score of all training images together, but not
+        that of the test part, where all models are averaged
     """
     metric = METRICS[metric_name]
     sign = metric.sign
@@ -74,7 +79,7 @@ def measure_gains(metric_name: str, task: str, targets: np.ndarray, groups: np.n
             baseline = ranked if method == "rank_mean" and ranked is not None else plain
             baseline_drawn = bootstrap_scores(metric_name, targets, baseline, task, groups, replicates)
             gains[method] = gain = sign * (scores[method][1] - metric.score(targets, baseline, task))
-            stretch = FIT_ERROR_STRETCH if method in FITTED else 1
+            stretch = FIT_ERROR_STRETCH if METHODS[method].fit else 1
             gain_drawn = gain + stretch * (sign * (drawn[method] - baseline_drawn) - gain)
             gains_drawn[method] = widen_differences(metric_name, targets, crossfitted[method], baseline, groups, gain,
                                                     gain_drawn)
@@ -92,12 +97,12 @@ def measure_gains(metric_name: str, task: str, targets: np.ndarray, groups: np.n
 
 
 def joint_lower_bounds(gains: np.ndarray, drawn: np.ndarray, level: float = LEVEL) -> np.ndarray:
-    """(m,) lower ends that lie below all m true gains at once in (1 + level) / 2 of cases, 97.5 % for the usual 95 %.
+    """(m,) simultaneous lower bounds: all m true gains lie above them in (1 + level) / 2 of cases, 97.5 % for 95 %.
 
-    gains: (m,);  drawn: (m, R) the same in every bootstrap replicate. Each gain less so many of its standard errors as
-    the greatest of the m standardised errors exceeds in 2.5 % of the replicates. The methods' gains go up and down
-    together, so that is fewer than Bonferroni asks for; and his percentiles, 0.4 % for six methods, would rest on the
-    four lowest of 1000 replicates. NaN where a tenth of the replicates have no score.
+    gains: (m,);  drawn: (m, R) the same in every bootstrap replicate. A bound is the gain minus q standard errors, q
+    being the quantile of the largest of the m standardised errors. The gains are correlated, so q is smaller than with
+    Bonferroni's correction, whose percentiles (0.4 % for six methods) would depend on the four lowest of 1000
+    replicates. NaN if more than a tenth of the replicates have no score.
     Source: Romano & Wolf 2005, Stepwise multiple testing as formalized data snooping, section 3 (its first step,
     studentised), https://doi.org/10.1111/j.1468-0262.2005.00615.x
     """

@@ -1,4 +1,6 @@
-"""Several models' probabilities made into one: means, weights that are searched for, stacking.
+"""Blends of several models' probabilities, one entry each in METHODS: means, weights that are searched for, stacking.
+
+To add a method, write one entry. blend.py tries it with the others, and writes it by name or if its gain is credible.
 
 Everywhere in this file:
   members  (M, N, K) probabilities in [0, 1]; rows of multiclass sum to 1
@@ -14,19 +16,28 @@ from scipy.special import expit, softmax
 from scipy.stats import rankdata
 
 from scoring.calibration import logits_of
-from scoring.metrics import METRICS, undefined_labels
+from scoring.metrics import METRICS, check_name, undefined_labels
 
 POWER = 2.0  # of the power mean; 1 is the mean, towards 0 the geometric one
-CLIP = 1e-6  # probabilities of 0 and 1 have no logit: they count as this near to it
+CLIP = 1e-6  # probabilities are clipped to [CLIP, 1 - CLIP], because 0 and 1 have no logit
 BAGS, ROUNDS = 20, 20  # of the greedy selection; 20 bags as in the paper
-STRENGTH = 0.03  # C of the stacking on standardised logits, which nearly all say the same; 0.01 to 0.1 differ little
-FITTED_ROWS = 10_000  # weights are searched on no more rows than that, drawn by chance: they are few numbers
+STRENGTH = 0.03  # C of the stacking on standardised logits, which are highly correlated; 0.01 to 0.1 differ little
+FITTED_ROWS = 10_000  # at most so many rows, drawn by chance, are used to search weights: there are few of them
 STEPS = (0.4, 0.2, 0.1, 0.05, 0.02)  # of the search for weights
 
 
 @dataclass(frozen=True)
+class Method:
+    """One entry of METHODS; it has either `blend`, or `fit`, which returns the fields of a Blend."""
+
+    about: str
+    blend: Callable[[np.ndarray, np.ndarray | None, str], np.ndarray] | None = None  # (members, folds, task) -> (N, K)
+    fit: Callable[[np.ndarray, np.ndarray, str, str], dict] | None = None  # (members, targets, task, metric)
+
+
+@dataclass(frozen=True)
 class Blend:
-    """One of METHODS with what was fitted: weights of members, or coefficients of all members' logits of all labels."""
+    """A method with its fitted parameters: weights of members, or coefficients of all members' logits of all labels."""
 
     method: str
     weights: np.ndarray | None = None  # (M,) not negative, their sum is 1
@@ -34,83 +45,66 @@ class Blend:
     intercepts: np.ndarray | None = None  # (K,)
 
     def apply(self, members: np.ndarray, folds: np.ndarray | None = None, task: str = "multilabel") -> np.ndarray:
-        """(N, K) the blend of members (M, N, K). Only ranks look at `folds`; see `rank_mean_blend`."""
+        """(N, K) the blend of members (M, N, K). Only ranks use `folds`; see `rank_mean_blend`."""
         if self.weights is not None:
             return weighted_mean(self.weights, members)
         if self.coefficients is not None:
-            logits = np.einsum("mnj,kmj->nk", to_logits(members, task), self.coefficients) + self.intercepts
+            logits = np.einsum("mnj,kmj->nk", logits_of(members, task, CLIP), self.coefficients) + self.intercepts
             return from_logits(logits, task)
-        return UNFITTED[self.method](members, folds, task)
+        return METHODS[self.method].blend(members, folds, task)
 
     @property
     def arrays(self) -> tuple[np.ndarray, ...]:
-        """What was fitted; nothing for a method that fits nothing."""
+        """The fitted parameters; none if the method has none."""
         return tuple(array for array in (self.weights, self.coefficients, self.intercepts) if array is not None)
 
     def to_json(self, members: Sequence[str], labels: Sequence[str]) -> dict:
-        """What was fitted, by the names of members and labels; empty where nothing was."""
-        if self.weights is not None:
-            return {"weights": dict(zip(members, self.weights.tolist(), strict=True))}
-        if self.coefficients is None:
-            return {}
-        return {"intercepts": dict(zip(labels, self.intercepts.tolist(), strict=True)), "coefficients": {
-            label: {member: dict(zip(labels, row.tolist(), strict=True))
-                    for member, row in zip(members, rows, strict=True)}
-            for label, rows in zip(labels, self.coefficients, strict=True)}}
+        """The fitted parameters under the names of members and labels."""
+        return {field: _by_name(getattr(self, field), *axes) for field, axes in _axes(members, labels).items()
+                if getattr(self, field) is not None}
 
 
 def from_json(method: str, record: dict, members: Sequence[str], labels: Sequence[str]) -> Blend:
-    """The blend that `to_json` described. Raises ValueError where the record is not of such a blend."""
-    if method not in METHODS:
-        raise ValueError(f"there is no blend called {method!r}, only {', '.join(METHODS)}")
-    if method in UNFITTED:
-        return Blend(method)
-    record = record if isinstance(record, dict) else {}
-    if method == "stacking":
-        by_label = _named(record.get("coefficients"), labels, "coefficients")
-        coefficients = [[_numbers(row, labels, "coefficients") for row in _named(rows, members, "coefficients")]
-                        for rows in by_label]
-        return Blend(method, None, np.array(coefficients), _numbers(record.get("intercepts"), labels, "intercepts"))
-    weights = _numbers(record.get("weights"), members, "weights")
-    if (weights < 0).any() or abs(weights.sum() - 1) > 1e-6:
-        raise ValueError(f"the weights {record['weights']} are not what they must be: none negative, their sum 1")
-    return Blend(method, weights)
+    """The blend that `to_json` wrote. Raises ValueError if the method is unknown, or names are missing or unknown."""
+    check_name("blending method", method, METHODS)
+    return Blend(method, **{field: _to_array(record[field], *axes) for field, axes in _axes(members, labels).items()
+                            if field in record})
 
 
-def _named(record: object, names: Sequence[str], what: str) -> list:
-    """The values of an object that has these names and no others, in their order."""
-    if not isinstance(record, dict) or set(record) != set(names):
-        raise ValueError(f"{what} are wanted for {', '.join(names)}; there "
-                         + (f"are some for {', '.join(record) or 'none'}" if isinstance(record, dict) else "are none"))
-    return [record[name] for name in names]
+def _axes(members: Sequence[str], labels: Sequence[str]) -> dict[str, tuple[Sequence[str], ...]]:
+    """The names along the axes of each fitted array of a Blend."""
+    return {"weights": (members,), "intercepts": (labels,), "coefficients": (labels, members, labels)}
 
 
-def _numbers(record: object, names: Sequence[str], what: str) -> np.ndarray:
-    values = _named(record, names, what)
-    if wrong := [value for value in values if isinstance(value, bool) or not isinstance(value, (int, float))]:
-        raise ValueError(f"{wrong[0]!r} among the {what} is not a number")
-    if not np.isfinite(values).all():
-        raise ValueError(f"the {what} {values} are not all finite")
-    return np.array(values, dtype=np.float64)
+def _by_name(array: np.ndarray, names: Sequence[str], *rest: Sequence[str]) -> dict:
+    return {name: _by_name(part, *rest) if rest else float(part) for name, part in zip(names, array, strict=True)}
 
 
-# ---- nothing is fitted
+def _to_array(record: dict, names: Sequence[str], *rest: Sequence[str]) -> np.ndarray:
+    if set(record) != set(names):
+        raise ValueError(f"parameters are needed for {', '.join(names)}; found {', '.join(map(str, record)) or 'none'}")
+    return np.array([_to_array(record[name], *rest) if rest else record[name] for name in names], dtype=np.float64)
+
+
+# ---- methods without parameters
 
 
 def mean_blend(members: np.ndarray, folds: np.ndarray | None = None, task: str = "multilabel") -> np.ndarray:
-    """(N, K) mean of members (M, N, K). `folds` and `task` change nothing here."""
+    """(N, K) mean of members (M, N, K); `folds` and `task` have no effect."""
     return np.mean(members, axis=0, dtype=np.float64)
 
 
 def rank_mean_blend(members: np.ndarray, folds: np.ndarray | None = None, task: str = "multilabel") -> np.ndarray:
     """(N, K) mean over members (M, N, K) of each one's ranks, in (0, 1]; ties share their mean rank.
 
-    A rank is a share of its column: 1 is the highest score. With `folds` it is taken within the fold, because each
-    fold's model has a scale of its own: (N,) for all members, or (M, N) where they are runs on several splits.
-    Ranks say which image comes before which and nothing else: they are no probabilities, and a threshold for them must
-    be fitted on them.
-    Multiclass: ranks are taken over all K columns together, so that each member still decides for the same class in
-    every row, and every row of the mean is divided by its sum.
+    A rank is divided by the number of rows, so 1 is the highest score. Ranks are no probabilities: a threshold for them
+    must be fitted on them. Multiclass: ranks are taken over all K columns together, so that each member still decides
+    for the same class in every row, and every row of the mean is divided by its sum.
+
+    Parameters
+    ----------
+    folds : ranks are taken within each fold, because each fold's model has its own scale; (N,) for all members, or
+        (M, N) if they are runs on several splits; None: over all rows
     """
     members = np.asarray(members)
     folds = np.broadcast_to(0 if folds is None else folds, members.shape[:2])
@@ -122,32 +116,27 @@ def rank_mean_blend(members: np.ndarray, folds: np.ndarray | None = None, task: 
 
 
 def _ranks(probs: np.ndarray, task: str) -> np.ndarray:
-    """(n, K) ranks divided by how many were ranked, in (0, 1]."""
+    """(n, K) ranks divided by their number, in (0, 1]."""
     if task == "multiclass":
         return rankdata(probs, axis=None).reshape(probs.shape) / probs.size
     return rankdata(probs, axis=0) / len(probs)
 
 
 def power_mean_blend(members: np.ndarray, folds: np.ndarray | None = None, task: str = "multilabel") -> np.ndarray:
-    """(N, K) root of the mean of squares: a member that is sure of a finding counts more than one that sees none."""
+    """(N, K) root of the mean of squares: high probabilities count more than low ones."""
     return _sum_to_one(np.mean(np.power(members, POWER, dtype=np.float64), axis=0) ** (1 / POWER), task)
 
 
 def logit_mean_blend(members: np.ndarray, folds: np.ndarray | None = None, task: str = "multilabel") -> np.ndarray:
-    """(N, K) mean of logits, as a probability: the normalised geometric mean, in which a sure member counts more.
+    """(N, K) mean of logits, as a probability: the normalised geometric mean, in which confident members count more.
 
     Multiclass: the mean of log-probabilities, every row of their exponentials divided by its sum.
     """
-    return from_logits(to_logits(members, task).mean(axis=0), task)
-
-
-def to_logits(probs: np.ndarray, task: str) -> np.ndarray:
-    """Logits of probabilities, of their logarithms for multiclass; finite, because 0 and 1 are clipped by CLIP."""
-    return logits_of(probs, task, CLIP)
+    return from_logits(logits_of(members, task, CLIP).mean(axis=0), task)
 
 
 def from_logits(logits: np.ndarray, task: str) -> np.ndarray:
-    """Probabilities of what `to_logits` gave."""
+    """The probabilities of logits, or for multiclass of log probabilities up to a constant."""
     return softmax(logits, axis=-1) if task == "multiclass" else expit(logits)
 
 
@@ -155,12 +144,14 @@ def _sum_to_one(values: np.ndarray, task: str) -> np.ndarray:
     return values / values.sum(axis=1, keepdims=True) if task == "multiclass" else values
 
 
-# ---- fitted
+# ---- fitted methods
 
 
 def weighted_mean(weights: np.ndarray, members: np.ndarray) -> np.ndarray:
-    """(N, K) sum of weights (M,) times members. Added up one by one: BLAS may give equal rows unequal last bits, which
-    breaks the ties of black images, that all have their fold's prior.
+    """(N, K) sum of weights (M,) times members.
+
+    Members are added one by one: with BLAS equal rows may differ in their last bits, which would rank constant images,
+    whose predictions are tied, by chance.
     """
     total = np.zeros(members.shape[1:])
     for weight, member in zip(weights, members, strict=True):
@@ -171,32 +162,40 @@ def weighted_mean(weights: np.ndarray, members: np.ndarray) -> np.ndarray:
 def fit_blend(method: str, members: np.ndarray, targets: np.ndarray, task: str, metric: str) -> Blend:
     """One of METHODS fitted on these rows; the same rows give the same blend.
 
-    "greedy" and "weights" look for what is best by the competition's metric, by log loss where the metric is of
-    decisions: those would need thresholds too, and move in steps. "stacking" always maximises the likelihood.
-    Where the rows say nothing, because every label lacks positives or negatives, all weights are equal.
+    "greedy" and "weights" optimise the competition's metric, or log loss if the metric takes decisions, which would
+    need thresholds too and change in steps. "stacking" always maximises the likelihood. All weights are equal if every
+    label lacks positives or negatives.
     """
-    if method in UNFITTED:
-        return Blend(method)
-    if method == "stacking":
-        return fit_stacking(members, targets, task)
-    if undefined_labels(targets).all():
-        return Blend(method, np.full(len(members), 1 / len(members)))
-    metric = metric if METRICS[metric].uses == "probs" else "log_loss"
-    return Blend(method, FITTED[method](members, targets, task, metric))
+    entry = METHODS[method]
+    return Blend(method, **entry.fit(members, targets, task, metric)) if entry.fit else Blend(method)
+
+
+def _fit_weights(search: Callable[..., np.ndarray]) -> Callable[..., dict]:
+    """The `fit` of a method that searches the members' weights for a metric of probabilities."""
+    def fit(members: np.ndarray, targets: np.ndarray, task: str, metric: str) -> dict:
+        if undefined_labels(targets).all():
+            return {"weights": np.full(len(members), 1 / len(members))}
+        return {"weights": search(members, targets, task, metric if METRICS[metric].uses == "probs" else "log_loss")}
+    return fit
 
 
 def crossfit_blend(method: str, members: np.ndarray, targets: np.ndarray, folds: np.ndarray, task: str, metric: str,
                    member_folds: np.ndarray | None = None) -> np.ndarray:
-    """(N, K) each fold blended by what was fitted on the other folds only; `member_folds`: those of ranks, if others.
+    """(N, K) the blend of each fold by parameters that were fitted on the other folds only.
 
-    folds: (N,), with every group whole in one of them. Its score has one bias, which all stacking on
-    out-of-fold predictions shares: the members' models that predicted the other folds were trained on this one.
+    The score has one bias, which all stacking on out-of-fold predictions has: the members' models that predicted the
+    other folds were trained on this one.
+
+    Parameters
+    ----------
+    folds : (N,), every group lies in one of them
+    member_folds : (N,) or (M, N) the folds within which ranks are taken, if not `folds`
     """
-    if method in UNFITTED:
+    if METHODS[method].fit is None:
         return Blend(method).apply(members, folds if member_folds is None else member_folds, task)
     numbers = np.unique(folds)
     fits = [fit_blend(method, members[:, folds != fold], targets[folds != fold], task, metric) for fold in numbers]
-    if method == "stacking":
+    if fits[0].coefficients is not None:
         fits = _on_one_level(fits, members, task)
     blended = np.empty(members.shape[1:])
     for fold, fit in zip(numbers, fits, strict=True):
@@ -205,13 +204,13 @@ def crossfit_blend(method: str, members: np.ndarray, targets: np.ndarray, folds:
 
 
 def _on_one_level(fits: list[Blend], members: np.ndarray, task: str) -> list[Blend]:
-    """Stackings with intercepts such that all folds' logits of all rows have the same mean, that of all fits.
+    """Stackings whose intercepts are changed so that the mean logit of all rows is the same for every fold's fit.
 
-    Where a fold has more positives than the others, these have fewer, and so has the intercept that is fitted on them:
-    all images of the fold would be ranked too low beside those of other folds, which costs AUC though no image of the
-    test part, blended by one fit, is ranked so. The level that all share is one number a label and ranks nothing.
+    A fold with more positives than the others leaves fewer for its own fit, whose intercept is lower. All images of the
+    fold would be ranked too low beside those of other folds, which lowers AUC, although all images of the test part are
+    blended by one fit. The common level is one number per label and changes no order within a fold.
     """
-    means = to_logits(members, task).mean(axis=1)
+    means = logits_of(members, task, CLIP).mean(axis=1)
     levels = np.array([np.einsum("mj,kmj->k", means, fit.coefficients) + fit.intercepts for fit in fits])
     return [replace(fit, intercepts=fit.intercepts + levels.mean(axis=0) - level)
             for fit, level in zip(fits, levels, strict=True)]
@@ -220,7 +219,7 @@ def _on_one_level(fits: list[Blend], members: np.ndarray, task: str) -> list[Ble
 def select_greedily(members: np.ndarray, targets: np.ndarray, task: str, metric: str) -> np.ndarray:
     """(M,) weights by greedy selection with replacement, the mean of BAGS selections, each from half of the members.
 
-    Bags look at 2 members at least. Equal draws are selected from once. Source: Caruana, Niculescu-Mizil, Crew & Ksikes
+    A bag has at least 2 members. Equal bags are computed once. Source: Caruana, Niculescu-Mizil, Crew & Ksikes
     2004, Ensemble selection from libraries of models, sections 2.1 to 2.3, https://doi.org/10.1145/1015330.1015432
     """
     members, quality = _searched(members, targets, task, metric)
@@ -236,8 +235,8 @@ def select_greedily(members: np.ndarray, targets: np.ndarray, task: str, metric:
 def greedy_counts(members: np.ndarray, quality: Callable[[np.ndarray], float], rounds: int) -> np.ndarray:
     """(M,) how often each member is in the mean that is best by `quality` (greater is better) on the greedy path.
 
-    The path starts with the best n members, n being what is best (the paper's sorted initialisation); then, `rounds`
-    times, the member that makes the mean best is added, whether it is in already or not. Of equals the first is taken.
+    The path starts with the mean of the best n members for the best n (the paper's sorted initialisation). Then,
+    `rounds` times, the member that improves the mean most is added, also repeatedly. Ties take the first member.
     """
     order = np.argsort([-quality(member) for member in members], kind="stable")
     starts = [quality(members[order[:n]].mean(axis=0)) for n in range(1, len(members) + 1)]
@@ -256,11 +255,11 @@ def greedy_counts(members: np.ndarray, quality: Callable[[np.ndarray], float], r
 
 
 def optimise_weights(members: np.ndarray, targets: np.ndarray, task: str, metric: str) -> np.ndarray:
-    """(M,) weights, none negative, their sum 1, that are best on these rows.
+    """(M,) the weights, not negative and with the sum 1, that are best on these rows.
 
-    Log loss is convex in them: SLSQP finds the one minimum. From there another metric is climbed by moving weight to
-    or from one member at a time, in ever smaller steps (STEPS): AUC is flat between its jumps, so there is no gradient
-    to follow, and a smooth stand-in over all pairs would cost N squared for what log loss comes near to anyway.
+    Log loss is convex in them, so SLSQP finds its minimum. For another metric the search continues from there by
+    coordinate ascent: it moves weight to or from one member at a time, in decreasing STEPS. AUC is piecewise constant
+    and has no gradient; a smooth substitute over all pairs would cost N squared for little gain over log loss.
     """
     weights = _least_log_loss(members, targets, task)
     if metric == "log_loss":
@@ -282,7 +281,7 @@ def optimise_weights(members: np.ndarray, targets: np.ndarray, task: str, metric
 
 def _least_log_loss(members: np.ndarray, targets: np.ndarray, task: str) -> np.ndarray:
     ones, zeros = cell_weights(targets, task)
-    ones_at, zeros_at = (members[:, cells > 0] for cells in (ones, zeros))  # (M, cells): all else counts nothing
+    ones_at, zeros_at = (members[:, cells > 0] for cells in (ones, zeros))  # (M, cells) those with a weight
     ones, zeros = ones[ones > 0], zeros[zeros > 0]
 
     def loss(weights: np.ndarray) -> tuple[float, np.ndarray]:
@@ -300,9 +299,10 @@ def _least_log_loss(members: np.ndarray, targets: np.ndarray, task: str) -> np.n
 
 
 def cell_weights(targets: np.ndarray, task: str) -> tuple[np.ndarray, np.ndarray]:
-    """Twice (N, K): how much a cell counts in the mean log loss where it is 1, and where it is 0; each label alike.
+    """Two arrays (N, K): the weight of a cell in the mean log loss if it is 1, and if it is 0.
 
-    Multiclass: the true classes of complete rows, no zeros. Labels of one class count nothing, as in `metrics`.
+    All labels have equal weight, those of one class none, as in `metrics`. Multiclass: only the true classes of
+    complete rows have a weight.
     """
     known = ~np.isnan(targets)
     if task == "multiclass":
@@ -316,7 +316,7 @@ def cell_weights(targets: np.ndarray, task: str) -> tuple[np.ndarray, np.ndarray
 
 def _searched(members: np.ndarray, targets: np.ndarray, task: str,
               metric: str) -> tuple[np.ndarray, Callable[[np.ndarray], float]]:
-    """The members at the rows that are searched, and what probabilities (n, K) are worth there; greater is better."""
+    """The members at FITTED_ROWS rows at most, and the quality of probabilities (n, K) there; greater is better."""
     if len(targets) > FITTED_ROWS:
         rows = np.sort(np.random.default_rng(0).permutation(len(targets))[:FITTED_ROWS])
         members, targets = members[:, rows], targets[rows]
@@ -324,7 +324,10 @@ def _searched(members: np.ndarray, targets: np.ndarray, task: str,
 
 
 def quality_of(metric: str, targets: np.ndarray, task: str) -> Callable[[np.ndarray], float]:
-    """probs (n, K) -> the metric, or minus it where less is better. AUC and log loss as in `metrics`, but faster."""
+    """A function from probs (n, K) to the metric, or minus it if less is better.
+
+    AUC and log loss are those of `metrics`, computed faster for many trials on the same rows.
+    """
     if metric == "roc_auc":
         return _auc_of(targets)
     if metric == "log_loss":
@@ -352,16 +355,16 @@ def _auc_of(targets: np.ndarray) -> Callable[[np.ndarray], float]:
     return auc
 
 
-def fit_stacking(members: np.ndarray, targets: np.ndarray, task: str) -> Blend:
+def fit_stacking(members: np.ndarray, targets: np.ndarray, task: str, metric: str) -> dict[str, np.ndarray]:
     """Logistic regression of every label on all members' logits of all labels; multinomial for multiclass.
 
-    The logits are standardised for the penalty (STRENGTH) to mean the same for each, and the coefficients are given for
-    the raw ones. A label whose cells are of one class gets the mean of its own logits; so does multiclass altogether
-    where a class does not occur.
+    The logits are standardised, so that the penalty (STRENGTH) is equal for all; the coefficients are those of the raw
+    logits. A label whose cells are of one class gets the mean of its own logits; so do all classes of multiclass if one
+    does not occur.
     """
     from sklearn.linear_model import LogisticRegression
 
-    logits = to_logits(members, task)
+    logits = logits_of(members, task, CLIP)
     count, _, labels = logits.shape
     inputs = logits.transpose(1, 0, 2).reshape(len(targets), count * labels)
     centre, scale = inputs.mean(axis=0), inputs.std(axis=0)
@@ -383,7 +386,7 @@ def fit_stacking(members: np.ndarray, targets: np.ndarray, task: str) -> Blend:
             rows = ~np.isnan(targets[:, k])
             model = LogisticRegression(C=STRENGTH, tol=1e-8, max_iter=1000).fit(inputs[rows], targets[rows, k])
             coefficients[[k]], intercepts[[k]] = _unscaled(model, centre, scale)
-    return Blend("stacking", None, np.ascontiguousarray(coefficients).reshape(labels, count, labels), intercepts)
+    return {"coefficients": np.ascontiguousarray(coefficients).reshape(labels, count, labels), "intercepts": intercepts}
 
 
 def _unscaled(model: object, centre: np.ndarray, scale: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -392,7 +395,12 @@ def _unscaled(model: object, centre: np.ndarray, scale: np.ndarray) -> tuple[np.
     return coefficients, model.intercept_ - coefficients @ centre
 
 
-UNFITTED = {"mean": mean_blend, "rank_mean": rank_mean_blend, "power_mean": power_mean_blend,
-           "logit_mean": logit_mean_blend}
-FITTED = {"greedy": select_greedily, "weights": optimise_weights, "stacking": fit_stacking}
-METHODS = (*UNFITTED, *FITTED)
+METHODS = {
+    "mean": Method("mean of probabilities", blend=mean_blend),
+    "rank_mean": Method("mean of ranks within each fold", blend=rank_mean_blend),
+    "power_mean": Method("root of the mean square", blend=power_mean_blend),
+    "logit_mean": Method("mean of logits", blend=logit_mean_blend),
+    "greedy": Method("greedy selection with replacement, bagged", fit=_fit_weights(select_greedily)),
+    "weights": Method("the best weights, not negative", fit=_fit_weights(optimise_weights)),
+    "stacking": Method("logistic regression on all members' logits", fit=fit_stacking),
+}

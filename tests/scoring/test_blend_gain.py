@@ -5,8 +5,10 @@ import pytest
 from scipy.special import expit
 
 from scoring.blend_gain import joint_lower_bounds, measure_gains
-from scoring.blending import FITTED, METHODS, crossfit_blend, fit_blend, rank_mean_blend
+from scoring.blending import METHODS, crossfit_blend, fit_blend, rank_mean_blend
 from scoring.metrics import METRICS, roc_auc
+
+FITTED = [name for name, method in METHODS.items() if method.fit]
 
 
 def gains_of(members: np.ndarray, targets: np.ndarray, metric: str = "roc_auc", methods=METHODS, replicates: int = 150):
@@ -17,7 +19,7 @@ def gains_of(members: np.ndarray, targets: np.ndarray, metric: str = "roc_auc", 
     return measure_gains(metric, "multilabel", targets, groups, naive, crossfitted, members[0], replicates=replicates)
 
 
-def test_members_that_know_nothing_gain_naively_and_not_cross_fitted():
+def test_members_without_signal_gain_only_naively():
     """12 data sets of 300 images whose labels have nothing to do with 4 members' predictions."""
     rng, sets = np.random.default_rng(0), []
     for _ in range(12):
@@ -33,7 +35,7 @@ def test_members_that_know_nothing_gain_naively_and_not_cross_fitted():
         assert sum(gain.is_credible for gain in gains) <= 1
 
 
-def test_members_that_know_different_things_gain_when_cross_fitted():
+def test_complementary_members_gain_when_cross_fitted():
     """Two know one half each of what makes the label, four nothing: equal weights waste what the two know."""
     rng = np.random.default_rng(0)
     signals = rng.normal(size=(2, 600, 2))
@@ -50,7 +52,7 @@ def test_members_that_know_different_things_gain_when_cross_fitted():
 
 
 @pytest.mark.parametrize("metric", ["brier", "log_loss"])
-def test_a_gain_is_positive_where_less_is_better_too(metric):
+def test_a_lower_loss_is_a_positive_gain(metric):
     rng = np.random.default_rng(0)
     targets = (rng.random((200, 2)) < 0.5).astype(float)
     members = expit(np.stack([3 * targets - 1.5 + rng.normal(size=targets.shape), rng.normal(size=targets.shape) * 2]))
@@ -63,7 +65,7 @@ def test_a_gain_is_positive_where_less_is_better_too(metric):
     assert weights.optimism == pytest.approx(weights.naive_gain - weights.gain)
 
 
-def test_ranks_gain_nothing_by_evening_out_folds():
+def test_ranks_within_folds_do_not_gain_over_a_ranked_baseline():
     """One model whose folds have scales of their own, twice: ranks score higher, and have blended nothing."""
     rng, folds = np.random.default_rng(0), np.arange(200) % 5
     targets = (rng.random((200, 2)) < 0.4).astype(float)
@@ -75,7 +77,7 @@ def test_ranks_gain_nothing_by_evening_out_folds():
     assert rank_mean.gain == rank_mean.over_best == 0 and not rank_mean.is_credible
 
 
-def test_joint_lower_bounds_hold_for_all_at_once():
+def test_joint_lower_bounds_are_simultaneous():
     """Six gains of nothing but noise: independent, or all the same, which is as if one had been tried."""
     rng = np.random.default_rng(0)
     for shared, expected in ((0.0, 2.64), (1.0, 1.96)):  # 97.5 % of the greatest of six, and of one, standard normals

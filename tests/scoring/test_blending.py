@@ -13,7 +13,6 @@ from sklearn.metrics import roc_auc_score
 from scoring.blending import (
     BAGS,
     CLIP,
-    FITTED,
     METHODS,
     ROUNDS,
     STRENGTH,
@@ -32,6 +31,7 @@ from scoring.metrics import METRICS
 from training.loop import predict_logits
 from training.tta import VIEWS
 
+FITTED = [name for name, method in METHODS.items() if method.fit]
 TASKS = {"multilabel": 3, "binary": 1, "multiclass": 3}
 
 
@@ -83,7 +83,7 @@ def test_probabilities_of_0_and_1_have_a_geometric_mean():
     assert np.isfinite(blend).all() and blend[:, 0] == pytest.approx([0, 1, 0.5], abs=1e-5)
 
 
-def test_a_folds_scale_does_not_matter():
+def test_ranks_within_folds_ignore_a_folds_scale():
     folds = np.arange(40) % 4
     probs = members()
     rescaled = probs.copy()
@@ -92,18 +92,18 @@ def test_a_folds_scale_does_not_matter():
     assert not np.allclose(rank_mean_blend(rescaled), rank_mean_blend(probs))
 
 
-def test_a_rank_within_a_fold_is_a_share_of_that_fold():
+def test_a_rank_is_divided_by_the_size_of_its_fold():
     probs = np.array([[[0.1], [0.2], [0.3], [0.9], [0.8]]])
     assert rank_mean_blend(probs, np.array([0, 0, 0, 1, 1]))[:, 0] == pytest.approx([1 / 3, 2 / 3, 1, 1, 1 / 2])
 
 
-def test_each_member_may_have_folds_of_its_own():
+def test_members_can_be_ranked_within_different_folds():
     probs, folds = members(2), np.stack([np.arange(40) % 4, np.arange(40) // 10])
     alone = [rank_mean_blend(probs[[m]], folds[m]) for m in range(2)]
     assert rank_mean_blend(probs, folds) == pytest.approx((alone[0] + alone[1]) / 2)
 
 
-def test_multiclass_rows_sum_to_one_and_one_member_keeps_its_decisions():
+def test_ranked_multiclass_rows_sum_to_one_and_keep_decisions():
     probs = np.random.default_rng(0).dirichlet([5, 1, 0.2], size=60)[None]
     for folds in (None, np.arange(60) % 3):
         blend = rank_mean_blend(probs, folds, "multiclass")
@@ -112,7 +112,7 @@ def test_multiclass_rows_sum_to_one_and_one_member_keeps_its_decisions():
 
 
 @pytest.mark.parametrize("method", [method for method in METHODS if method not in FITTED])
-def test_every_mean_is_a_table_of_values_from_0_to_1_whatever_the_order_of_members(method):
+def test_means_do_not_depend_on_the_order_of_members(method):
     probs, folds = members().astype(np.float32), np.arange(40) % 4
     for arguments in ((None, "multilabel"), (folds, "multilabel"), (folds, "multiclass")):
         blend = Blend(method).apply(probs, *arguments)
@@ -121,7 +121,7 @@ def test_every_mean_is_a_table_of_values_from_0_to_1_whatever_the_order_of_membe
         assert Blend(method).apply(probs[::-1], *arguments) == pytest.approx(blend)
 
 
-def test_views_are_averaged_as_the_geometric_mean_and_folds_as_the_mean():
+def test_views_are_blended_by_logits_and_folds_by_probabilities():
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 2))
     batch = (torch.rand(20, 1, 8, 8), None, None)
@@ -137,7 +137,7 @@ def test_views_are_averaged_as_the_geometric_mean_and_folds_as_the_mean():
 
 @pytest.mark.parametrize("metric", ["roc_auc", "log_loss", "brier", "average_precision"])
 @pytest.mark.parametrize("task", TASKS)
-def test_what_is_searched_for_is_the_metric(task, metric):
+def test_the_quality_of_a_blend_is_the_metric(task, metric):
     probs, targets = labelled(task)
     sign = 1 if METRICS[metric].greater_is_better else -1
     rounded = probs[0].round(1).clip(0.05, 0.95)  # ties
@@ -145,7 +145,7 @@ def test_what_is_searched_for_is_the_metric(task, metric):
     assert quality_of(metric, targets, task)(rounded) == pytest.approx(expected)
 
 
-def test_greedy_selection_is_that_of_brute_force():
+def test_greedy_selection_equals_brute_force():
     """The path written out over lists of members, with scikit-learn's AUC."""
     for seed in range(3):
         probs, targets = labelled("binary", m=5, n=40, seed=seed, nan=0)
@@ -177,7 +177,7 @@ def test_greedy_selection_is_bagged_over_halves_of_the_members():
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_weights_have_the_least_log_loss_of_a_fine_grid(task):
+def test_weights_minimise_log_loss_over_a_fine_grid(task):
     probs, targets = labelled(task, m=3)
 
     def loss(weights):
@@ -211,7 +211,7 @@ def test_a_metric_of_decisions_is_fitted_by_log_loss(metric):
             method, probs, targets, "multilabel", "log_loss").weights.tolist()
 
 
-def test_stacking_is_scikit_learns_logistic_regression_of_each_label_on_all_logits():
+def test_stacking_equals_scikit_learns_logistic_regression():
     probs, targets = labelled()
     inputs = np.concatenate([logit(member) for member in probs], axis=1)
     inputs = (inputs - inputs.mean(axis=0)) / inputs.std(axis=0)
@@ -237,7 +237,7 @@ def test_stacking_of_classes_is_multinomial(classes):
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("task", TASKS)
-def test_a_blend_comes_back_from_json_to_the_bit(task, method):
+def test_a_blend_survives_json_bit_for_bit(task, method):
     probs, targets = labelled(task)
     names, labels = ["a", "b", "c", "d"], list("xyz")[:TASKS[task]]
     fit = fit_blend(method, probs, targets, task, "log_loss")
@@ -249,24 +249,18 @@ def test_a_blend_comes_back_from_json_to_the_bit(task, method):
         assert blend.sum(axis=1) == pytest.approx(1)
 
 
-@pytest.mark.parametrize("method, said, message", [
-    ("median", {}, "no blend called 'median', only mean, rank_mean"),
-    ("weights", {}, "weights are wanted for a, b; there are none"),
-    ("weights", {"weights": {"a": 0.4}}, "weights are wanted for a, b; there are some for a"),
-    ("weights", {"weights": {"a": 0.4, "b": 0.5}}, "none negative, their sum 1"),
-    ("greedy", {"weights": {"a": 1.4, "b": -0.4}}, "none negative, their sum 1"),
-    ("greedy", {"weights": {"a": "0.4", "b": 0.6}}, "'0.4' among the weights is not a number"),
-    ("weights", {"weights": {"a": float("nan"), "b": 0.6}}, "not all finite"),
-    ("stacking", {"weights": {"a": 0.4, "b": 0.6}}, "coefficients are wanted for x; there are none"),
-    ("stacking", {"coefficients": {"x": {"a": {"x": 1}, "b": {"y": 1}}}}, "wanted for x; there are some for y"),
+@pytest.mark.parametrize("method, record, message", [
+    ("median", {}, "no blending method 'median'; did you mean"),
+    ("weights", {"weights": {"a": 0.4}}, "needed for a, b; found a"),
+    ("stacking", {"coefficients": {"x": {"a": {"x": 1}, "b": {"y": 1}}}}, "needed for x; found y"),
 ])
-def test_what_is_no_such_blend_is_refused(method, said, message):
+def test_parameters_with_other_names_raise(method, record, message):
     with pytest.raises(ValueError, match=message):
-        from_json(method, said, ["a", "b"], ["x"])
+        from_json(method, record, ["a", "b"], ["x"])
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_equal_images_stay_equal_to_the_bit(method):
+def test_equal_images_get_equal_blends(method):
     """Black images have one probability; a last bit that tells them apart would rank them by chance."""
     probs, targets = labelled(m=7, n=301)
     probs[:, 5::3] = probs[:, [5]]
@@ -278,7 +272,7 @@ def test_equal_images_stay_equal_to_the_bit(method):
 
 
 @pytest.mark.parametrize("method", FITTED)
-def test_a_folds_labels_change_nothing_in_its_own_blend(method):
+def test_a_cross_fitted_blend_ignores_its_folds_own_labels(method):
     """But for the level of the stacking, one number a label, which ranks nothing."""
     probs, targets = labelled()
     folds = np.arange(150) // 2 % 5
@@ -315,7 +309,7 @@ def test_a_fold_with_more_positives_is_not_ranked_below_the_others():
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("odd", ["one", "equal", "constant", "no positives in a fold", "no positives outside it",
                                  "nothing known"])
-def test_odd_members_and_labels_are_blended(odd, task, method):
+def test_degenerate_members_and_labels_are_blended(odd, task, method):
     probs, targets = labelled(task, n=100)
     folds = np.arange(100) % 4
     if odd == "one":

@@ -25,7 +25,7 @@ def scores(n: int = 400, slope: float = 2.5, offset: float = 0.8) -> tuple[np.nd
     return (rng.random((n, 1)) < expit(logits)).astype(float), expit(logits * slope + offset)
 
 
-def test_platts_line_is_a_logistic_regression_on_his_smoothed_targets():
+def test_platt_scaling_is_a_logistic_regression_on_smoothed_targets():
     targets, probs = scores()
     positives, negatives = (targets == 1).sum(), (targets == 0).sum()
     share = np.where(targets == 1, (positives + 1) / (positives + 2), 1 / (negatives + 2)).ravel()
@@ -35,13 +35,13 @@ def test_platts_line_is_a_logistic_regression_on_his_smoothed_targets():
     assert fit_platt(targets, probs)[0] == pytest.approx([reference.coef_[0, 0], reference.intercept_[0]], abs=1e-4)
 
 
-def test_platts_line_undoes_a_line():
+def test_platt_scaling_inverts_a_linear_change_of_logits():
     targets, probs = scores(20_000)
     slope, offset = fit_platt(targets, probs)[0]
     assert slope == pytest.approx(1 / 2.5, rel=0.05) and offset == pytest.approx(-0.8 / 2.5, abs=0.06)
 
 
-def test_row_weights_are_rows_written_down_so_many_times():
+def test_row_weights_equal_repeated_rows():
     targets, probs = scores(60)
     times = np.random.default_rng(1).integers(0, 3, 60)
     repeated = np.repeat(np.arange(60), times)
@@ -49,7 +49,7 @@ def test_row_weights_are_rows_written_down_so_many_times():
 
 
 @pytest.mark.parametrize("task", ["binary", "multiclass"])
-def test_no_other_temperature_has_less_log_loss(task):
+def test_the_temperature_minimises_log_loss(task):
     targets, probs = scores(slope=2.5, offset=0)
     if task == "multiclass":
         rng = np.random.default_rng(3)
@@ -67,7 +67,7 @@ def test_no_other_temperature_has_less_log_loss(task):
     assert 1.5 < found < 3.5
 
 
-def test_labels_are_calibrated_each_by_itself_over_its_own_cells():
+def test_labels_are_calibrated_independently():
     targets, probs = scores()
     both = np.column_stack([targets, 1 - targets]), np.column_stack([probs, probs**2])
     both[0][::7, 1] = np.nan
@@ -77,13 +77,13 @@ def test_labels_are_calibrated_each_by_itself_over_its_own_cells():
 
 
 @pytest.mark.parametrize("targets", [[0, 0, 0], [1, 1, 1], [np.nan, np.nan, np.nan], [np.nan, 1, np.nan]])
-def test_a_label_of_one_class_is_left_as_it_is(targets):
+def test_a_label_of_one_class_is_not_calibrated(targets):
     targets, probs = np.array(targets)[:, None], np.array([[0.2], [0.5], [0.9]])
     assert apply_platt(probs, fit_platt(targets, probs)) == pytest.approx(probs)
     assert apply_temperatures(probs, fit_temperatures(targets, probs, "binary"), "binary") == pytest.approx(probs)
 
 
-def test_certainties_and_ties_and_perfect_scores_stay_finite_and_in_order():
+def test_calibrated_extreme_scores_are_finite_and_keep_their_order():
     targets = np.array([0, 0, 1, 1, 0, 1.0])[:, None]
     for probs in ([0, 0, 1, 1, 0, 1.0], [0.5] * 6, [0, 0.5, 0.5, 1, 1, 0.0]):
         probs = np.array(probs)[:, None]
@@ -94,12 +94,12 @@ def test_certainties_and_ties_and_perfect_scores_stay_finite_and_in_order():
     assert np.isfinite(logits_of(np.array([[0.0, 1.0]]), "multiclass")).all()
 
 
-def test_scores_that_run_the_wrong_way_become_one_probability_not_reversed():
+def test_platt_scaling_never_reverses_the_order():
     targets, probs = scores()
     assert np.ptp(apply_platt(probs, fit_platt(1 - targets, probs))) < 1e-9
 
 
-def test_the_calibration_error_is_as_by_hand():
+def test_the_calibration_error_by_hand():
     targets, probs = np.array([0, 1, 1, 1.0, np.nan]), np.array([0.1, 0.3, 0.6, 0.8, 0.99])
     predicted, observed, cells = reliability(targets, probs, bins=2)
     assert predicted == pytest.approx([0.2, 0.7]) and observed.tolist() == [0.5, 1] and cells.tolist() == [2, 2]
@@ -111,7 +111,7 @@ def test_equal_probabilities_share_a_bin():
     assert observed.tolist() == [0.5] and cells.tolist() == [40]
 
 
-def test_a_label_without_cells_has_no_error_and_can_be_drawn_beside_others():
+def test_a_label_without_cells_has_no_calibration_error():
     targets, probs = scores(50)
     targets, probs = np.column_stack([targets, np.full(50, np.nan)]), np.column_stack([probs, probs])
     assert np.isnan(calibration_errors(targets, probs)).tolist() == [False, True]

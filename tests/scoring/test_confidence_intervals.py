@@ -57,7 +57,7 @@ def test_the_same_seed_draws_the_same_groups():
     assert (first != other).any()
 
 
-def test_the_interval_of_a_mean_is_the_textbooks():
+def test_the_interval_of_a_mean_equals_the_textbook_formula():
     values = np.random.default_rng(0).normal(size=400)
     low, high = bootstrap_interval(lambda w: np.average(values, weights=w), np.arange(400), replicates=2000)
     half_width = 1.96 * values.std() / np.sqrt(400)
@@ -65,7 +65,7 @@ def test_the_interval_of_a_mean_is_the_textbooks():
     assert high == pytest.approx(values.mean() + half_width, abs=0.1 * half_width)
 
 
-def test_copies_of_a_row_add_no_certainty():
+def test_copies_of_a_row_do_not_narrow_the_interval():
     values = np.random.default_rng(0).normal(size=100)
     copies = values.repeat(9)
     once = bootstrap_interval(lambda w: np.average(values, weights=w), np.arange(100))
@@ -81,12 +81,12 @@ def test_a_wider_level_gives_a_wider_interval():
     assert percentile_interval(scores, 0.5) == pytest.approx((25, 75))
 
 
-def test_an_interval_for_two_tests_is_wider_by_the_quotient_of_the_normals_quantiles():
+def test_bonferroni_widens_by_the_ratio_of_normal_quantiles():
     low, high = widen_for_tests(np.array([-1.0]), np.array([2.0]), np.array([0.0]), tests=2)
     assert (low[0], high[0]) == pytest.approx((-2.2414 / 1.95996, 2 * 2.2414 / 1.95996), abs=1e-4)  # of tables
 
 
-def test_an_interval_that_leaves_out_its_estimate_is_never_made_narrower():
+def test_bonferroni_never_narrows_an_interval():
     assert widen_for_tests(np.array([0.01]), np.array([0.3]), np.array([-0.01]), tests=14)[0] <= 0.01
 
 
@@ -95,7 +95,7 @@ def test_an_interval_for_one_test_is_the_interval():
     assert (low[0], high[0]) == pytest.approx((-1, 2))
 
 
-def test_a_tenth_of_undefined_replicates_is_skipped_and_more_leave_no_interval():
+def test_more_than_a_tenth_of_undefined_replicates_gives_no_interval():
     scores = np.arange(100.0)
     scores[:10] = np.nan
     assert percentile_interval(scores) == percentile_interval(scores[10:])
@@ -104,7 +104,7 @@ def test_a_tenth_of_undefined_replicates_is_skipped_and_more_leave_no_interval()
 
 
 @pytest.mark.parametrize("integers", [True, False])
-def test_the_fast_auc_is_scikit_learns_ties_and_nan_cells_included(integers):
+def test_the_fast_auc_equals_scikit_learns_with_ties_and_nan(integers):
     targets, probs, _ = example()
     rng = np.random.default_rng(1)
     weights = rng.integers(0, 4, size=(7, len(targets))) if integers else rng.random((7, len(targets)))
@@ -123,13 +123,13 @@ def test_a_label_without_one_of_its_classes_has_no_auc():
     assert np.isnan(aucs[1]).all() and np.isnan(aucs[0, 1:]).all()
 
 
-def test_the_fast_replicates_are_the_slow_ones():
+def test_fast_replicates_equal_scikit_learns():
     targets, probs, groups = example()
     slow = [score("roc_auc", targets, probs, "multilabel", weights=each) for each in bootstrap_counts(groups, 40)]
     assert bootstrap_scores("roc_auc", targets, probs, "multilabel", groups, 40) == pytest.approx(slow, abs=1e-12)
 
 
-def test_the_logit_interval_is_students_by_hand():
+def test_the_logit_interval_by_hand():
     draws = np.array([0.7, 0.9] * 50)  # of standard deviation 0.1
     low, high = logit_interval(0.8, draws, cases=11)
     reach = 2.228139 * 0.1 * np.sqrt(11 / 10) / (0.8 * 0.2)  # Student's 97.5 % point of 10 degrees of freedom
@@ -143,7 +143,7 @@ def test_a_score_of_one_patient_has_no_interval():
     assert np.isnan(score_interval("roc_auc", targets, probs, "multilabel", np.zeros(len(targets)), 20)).all()
 
 
-def test_the_patients_of_the_rarer_class_say_how_sure_a_score_can_be_and_the_rarest_labels_most():
+def test_informative_cases_are_those_of_the_rarer_class():
     one, groups = np.repeat([0.0, 1.0], [80, 20])[:, None], np.arange(100)
     assert informative_cases("roc_auc", one, groups) == pytest.approx(20)
     assert informative_cases("roc_auc", 1 - one, groups) == pytest.approx(20)
@@ -157,13 +157,13 @@ def test_the_patients_of_the_rarer_class_say_how_sure_a_score_can_be_and_the_rar
     assert np.isnan(informative_cases("roc_auc", np.full((5, 2), np.nan), np.arange(5)))
 
 
-def test_few_cases_widen_as_student_and_the_sample_variance_say():
+def test_few_cases_widen_the_interval_by_students_quantile():
     assert small_sample(20) == pytest.approx(2.093024 / 1.959964 * np.sqrt(20 / 19), rel=1e-6)
     assert small_sample(1) == small_sample(3) == pytest.approx(4.302653 / 1.959964 * np.sqrt(3 / 2), rel=1e-6)
     assert small_sample(100_000) == pytest.approx(1, abs=1e-4)
 
 
-def test_a_difference_is_as_unsure_as_the_few_patients_that_two_models_tell_apart():
+def test_a_difference_counts_only_patients_on_which_models_differ():
     targets = np.repeat([0.0, 1.0], [50, 50])[:, None]
     values = targets.astype(np.int8)
     other = values.copy()
@@ -176,7 +176,7 @@ def test_a_difference_is_as_unsure_as_the_few_patients_that_two_models_tell_apar
     assert in_pairs.std() > widened.std()
 
 
-def test_the_interval_of_an_accuracy_knows_that_errors_are_few():
+def test_few_errors_widen_the_interval_of_an_accuracy():
     targets = np.repeat([0.0, 1.0], [50, 950])[:, None]
     decisions = np.where(np.arange(1000) < 20, 1 - targets[:, 0], targets[:, 0]).astype(np.int8)[:, None]
     draws = bootstrap_scores("accuracy", targets, decisions, "binary", np.arange(1000), 4000)
@@ -184,7 +184,7 @@ def test_the_interval_of_an_accuracy_knows_that_errors_are_few():
     assert seen == pytest.approx(logit_interval(0.98, draws, cases=20), abs=2e-4)
 
 
-def test_with_many_rows_the_logit_interval_is_the_percentile_interval_and_stays_below_one():
+def test_with_many_rows_logit_and_percentile_intervals_agree():
     targets, probs, groups = example(3000)
     draws = bootstrap_scores("roc_auc", targets, probs, "multilabel", groups, 500)
     assert score_interval("roc_auc", targets, probs, "multilabel", groups, 500) == pytest.approx(
@@ -193,7 +193,7 @@ def test_with_many_rows_the_logit_interval_is_the_percentile_interval_and_stays_
     assert score_interval("roc_auc", few[:, :1], few[:, :1] + high[:, :1] * 1.3, "binary", np.arange(30))[1] <= 1
 
 
-def test_a_perfect_score_is_as_sure_as_so_many_cases_of_the_rarest_class_allow():
+def test_a_perfect_auc_has_a_clopper_pearson_interval():
     low, high = edge_interval(1.0, cases=20)
     assert (low, high) == (pytest.approx(0.8316, abs=1e-4), 1)  # of tables: 20 of 20
     assert edge_interval(0.0, cases=20) == pytest.approx((1 - high, 1 - low))
@@ -204,7 +204,7 @@ def test_a_perfect_score_is_as_sure_as_so_many_cases_of_the_rarest_class_allow()
     assert in_pairs == (pytest.approx(0.6915, abs=1e-4), 1)  # 10 of 10
 
 
-def test_a_perfect_accuracy_is_of_all_rows_and_a_perfect_macro_score_as_sure_as_its_labels_are_on_average():
+def test_perfect_scores_average_the_intervals_of_their_labels():
     targets = np.repeat([[0.0, 0.0], [1.0, 0.0], [1.0, 1.0]], [80, 15, 5], axis=0)
     low, _ = score_interval("accuracy", targets, targets.astype(np.int8), "multilabel", np.arange(100), 50)
     assert low == pytest.approx(0.9638, abs=1e-4)  # 100 of 100
@@ -218,7 +218,7 @@ def test_a_loss_has_the_percentile_interval():
     assert score_interval("log_loss", targets, probs, "multilabel", groups, 50) == percentile_interval(draws)
 
 
-def test_the_size_of_a_chunk_changes_nothing(monkeypatch):
+def test_the_chunk_size_does_not_change_scores(monkeypatch):
     targets, probs, groups = example()
     at_once = bootstrap_scores("roc_auc", targets, probs, "multilabel", groups, 20)
     monkeypatch.setattr(confidence_intervals, "CHUNK_BYTES", 8 * len(targets) * 3)
@@ -232,18 +232,18 @@ def test_a_macro_auc_without_any_defined_label_has_no_interval():
 
 
 @pytest.mark.parametrize("metric_name", ["accuracy", "f1_samples", "f1_micro", "brier"])
-def test_without_any_stated_label_no_score_has_an_interval_and_nothing_warns(metric_name):
+def test_no_interval_without_any_scored_cell(metric_name):
     nothing, values = np.full((20, 2), np.nan), np.zeros((20, 2), np.int8)
     assert np.isnan(score_interval(metric_name, nothing, values, "multilabel", np.arange(20), 20)).all()
     assert np.isnan(difference_draws(metric_name, nothing, values, 1 - values, "multilabel", np.arange(20), 20)).all()
 
 
-def test_equal_predictions_differ_by_nothing():
+def test_equal_predictions_have_a_difference_of_zero():
     targets, probs, groups = example()
     assert paired_roc_auc_interval(targets, probs, probs, groups, 50) == (0, 0)
 
 
-def test_the_fast_paired_interval_is_the_slow_one_and_signed_for_the_first():
+def test_the_paired_interval_equals_a_plain_bootstrap():
     targets, probs, groups = example()
     better = np.where(np.isnan(targets), probs, 0.5 * probs + 0.5 * targets)
 
@@ -257,7 +257,7 @@ def test_the_fast_paired_interval_is_the_slow_one_and_signed_for_the_first():
     assert wider[0] > 0
 
 
-def test_pairing_takes_out_what_the_rows_share():
+def test_pairing_narrows_the_interval_of_a_difference():
     targets, probs, groups = example(600)
     nearly = probs + np.random.default_rng(5).normal(scale=0.01, size=probs.shape)
     width = np.diff(roc_auc_interval(targets, probs, groups, 200))

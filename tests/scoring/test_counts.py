@@ -32,7 +32,7 @@ def values_of(metric: Metric, probs: np.ndarray, task: str) -> np.ndarray:
 
 @pytest.mark.parametrize(("task", "name"), KINDS)
 @pytest.mark.parametrize("rows", [40, 5])
-def test_many_weightings_score_as_each_alone(task, name, rows):
+def test_many_weightings_score_like_single_ones(task, name, rows):
     targets, probs = example(task, rows, seed=1)
     metric = METRICS[name]
     values = values_of(metric, probs, task)
@@ -67,7 +67,7 @@ def scikit_learn(name: str, task: str, targets: np.ndarray, decided: np.ndarray,
 
 
 @pytest.mark.parametrize(("task", "name"), [(task, name) for task, name in KINDS if METRICS[name].uses == "decisions"])
-def test_scores_of_decisions_are_scikit_learns(task, name):
+def test_scores_of_decisions_equal_scikit_learns(task, name):
     for seed in range(4):
         targets, probs = example(task, 120, seed)
         rows = ~np.isnan(targets).any(axis=1)
@@ -79,7 +79,7 @@ def test_scores_of_decisions_are_scikit_learns(task, name):
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_confusion_matrices_are_scikit_learns(task):
+def test_confusion_matrices_equal_scikit_learns(task):
     targets, probs = example(task, 60, seed=3)
     decided = decide(probs, None if task == "multiclass" else 0.5, task)
     found = confusion_matrices(targets, decided, task)
@@ -94,7 +94,7 @@ def test_confusion_matrices_are_scikit_learns(task):
 
 
 @pytest.mark.parametrize("name", [name for name, metric in METRICS.items() if metric.uses == "decisions"])
-def test_a_confusion_matrix_scores_as_its_rows(name):
+def test_a_confusion_matrix_scores_like_its_rows(name):
     targets, probs = example("multiclass", 80, seed=5)
     decided = decide(probs, None, "multiclass")
     counts = confusion_matrices(targets, decided, "multiclass").reshape(1, -1)
@@ -108,7 +108,7 @@ def test_scores_without_scored_cells_are_nan():
         assert np.isnan(make_scorer(name, empty, np.zeros((5, 2)), "multilabel")(np.ones((2, 5)))).all()
 
 
-def test_unknown_and_unfit_metrics_have_no_scorer():
+def test_unknown_metrics_and_wrong_tasks_raise():
     targets, probs = example("multilabel", 20, seed=0)
     with pytest.raises(ValueError, match="no metric 'no_such'"):
         make_scorer("no_such", targets, probs, "multilabel")

@@ -20,7 +20,7 @@ def classes(n: int = 240, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.mark.parametrize("task, metric", [("multiclass", "f1_macro"), ("multiclass", "log_loss"),
                                           ("multilabel", "f1_samples"), ("multilabel", "log_loss")])
-def test_what_becomes_of_a_fold_does_not_depend_on_its_own_targets(task, metric):
+def test_cross_fitted_rules_ignore_a_folds_own_targets(task, metric):
     targets, probs = classes()
     folds = np.arange(len(targets)) % 3
     changed = np.where((folds == 1)[:, None], np.roll(targets, 1, axis=1), targets)
@@ -34,7 +34,7 @@ def test_what_becomes_of_a_fold_does_not_depend_on_its_own_targets(task, metric)
 
 
 @pytest.mark.parametrize("metric", [name for name, metric in METRICS.items() if metric.uses == "decisions"])
-def test_class_weights_are_never_worse_on_their_rows_than_the_most_probable_class(metric):
+def test_class_weights_are_never_worse_than_argmax(metric):
     for seed in range(3):
         targets, probs = classes(seed=seed)
         targets[5] = np.nan
@@ -45,7 +45,7 @@ def test_class_weights_are_never_worse_on_their_rows_than_the_most_probable_clas
     assert scores[0] > scores[1] or metric not in ("f1_macro", "balanced_accuracy")
 
 
-def test_class_weights_of_nothing_to_choose_are_one():
+def test_class_weights_are_one_without_alternatives():
     targets, _ = classes(30)
     assert fit_class_weights(targets, np.full((30, 3), 1 / 3), "accuracy").tolist() != []
     assert fit_class_weights(np.full((4, 3), np.nan), np.full((4, 3), 1 / 3), "f1_macro").tolist() == [1, 1, 1]
@@ -53,7 +53,7 @@ def test_class_weights_of_nothing_to_choose_are_one():
     assert fit_class_weights(perfect, perfect, "f1_macro").tolist() == [1, 1, 1]
 
 
-def test_the_rivals_threshold_is_the_point_nearest_to_perfect_by_hand():
+def test_the_rivals_threshold_by_hand():
     # rows of pneumonia do not count. yes from .8: P 1, R 1/3; from .6: P 1, R 2/3; from .5: 2/3, 2/3; from .3: 3/4, 1
     targets = np.eye(3)[[2, 2, 0, 2, 1, 0]]
     probs = np.zeros((6, 3))
@@ -64,7 +64,7 @@ def test_the_rivals_threshold_is_the_point_nearest_to_perfect_by_hand():
     assert fit_rivals_threshold(np.eye(3)[[1, 0, 0]], probs[:3], positive=2, negative=0) == 0.5
 
 
-def test_the_rivals_policy_is_that_of_the_reference_system():
+def test_the_rivals_rule_equals_the_reference_system():
     targets, probs = classes()
     fitted = rules_for("multiclass", LABELS, "f1_macro")["rivals"].fit(targets, probs)
     threshold = fit_rivals_threshold(targets, probs, positive=2, negative=0)
@@ -74,20 +74,20 @@ def test_the_rivals_policy_is_that_of_the_reference_system():
     assert "tuberculosis" in fitted.describe(0)
 
 
-def test_rivals_are_there_only_where_the_labels_are_known():
+def test_the_rivals_rule_exists_for_known_labels_only():
     assert "rivals" not in rules_for("multiclass", ("a", "b", "c"), "f1_macro")
     known = {frozenset(competition.labels) for competition in COMPETITIONS.values()}
     assert set(RIVALS) <= known
 
 
-def test_the_first_policy_is_the_default():
+def test_the_first_rule_is_the_default():
     first = {(task, metric): next(iter(rules_for(task, LABELS, metric)))
              for task in ("multilabel", "multiclass") for metric in ("roc_auc", "f1_macro")}
     assert first == {("multilabel", "roc_auc"): "as_is", ("multilabel", "f1_macro"): "thresholds",
                      ("multiclass", "roc_auc"): "as_is", ("multiclass", "f1_macro"): "argmax"}
 
 
-def test_odd_rows_make_no_policy_fail():
+def test_rules_accept_degenerate_rows():
     """Certain and equal probabilities, labels without positives, without any certain cell."""
     targets = np.array([[0, 1, np.nan], [0, 1, np.nan], [0, 0, np.nan], [0, 1, np.nan]])
     for probs in (np.zeros((4, 3)), np.ones((4, 3)), np.full((4, 3), 0.5), np.eye(4)[:, :3]):

@@ -46,7 +46,7 @@ BY_LABEL = [
 
 
 @pytest.mark.parametrize(("by_label", "reference", "takes_decisions"), BY_LABEL)
-def test_every_label_is_scikit_learns_score_of_its_own_cells(by_label, reference, takes_decisions):
+def test_each_label_scores_like_scikit_learn_on_its_cells(by_label, reference, takes_decisions):
     targets, values = example("multilabel")
     if takes_decisions:
         values = (values > 0.5).astype(int)
@@ -57,13 +57,13 @@ def test_every_label_is_scikit_learns_score_of_its_own_cells(by_label, reference
 
 
 @pytest.mark.parametrize("average", ["macro", "micro", "weighted", "samples"])
-def test_f1_without_nan_is_scikit_learns(average):
+def test_f1_without_nan_equals_scikit_learns(average):
     targets, probs = example("multilabel", with_nan=False)
     expected = sk.f1_score(targets.astype(int), (probs >= 0.5).astype(int), average=average, zero_division=0)
     assert score(f"f1_{average}", targets, probs, "multilabel") == pytest.approx(expected, abs=1e-12)
 
 
-def test_multiclass_scores_are_scikit_learns_on_class_numbers():
+def test_multiclass_scores_equal_scikit_learns():
     targets, probs = example("multiclass", with_nan=False)
     truth, decided = targets.argmax(axis=1), probs.argmax(axis=1)
     expected = {
@@ -81,7 +81,7 @@ def test_multiclass_scores_are_scikit_learns_on_class_numbers():
 
 
 @pytest.mark.parametrize(("name", "task"), CASES)
-def test_a_weight_is_a_number_of_repetitions(name, task):
+def test_row_weights_equal_repetitions(name, task):
     targets, probs = example(task)
     counts = np.random.default_rng(1).integers(0, 4, size=len(targets))
     repeated = score(name, targets.repeat(counts, axis=0), probs.repeat(counts, axis=0), task)
@@ -89,14 +89,14 @@ def test_a_weight_is_a_number_of_repetitions(name, task):
 
 
 @pytest.mark.parametrize(("name", "task"), CASES)
-def test_what_is_predicted_for_a_nan_cell_changes_nothing(name, task):
+def test_predictions_of_nan_cells_have_no_effect(name, task):
     targets, probs = example(task)
     other = np.where(np.isnan(targets), np.roll(probs, 1, axis=1) if task == "multiclass" else 1 - probs, probs)
     assert score(name, targets, other, task) == score(name, targets, probs, task)
 
 
 @pytest.mark.parametrize(("name", "task"), CASES)
-def test_the_truth_scores_best_and_noise_scores_worse(name, task):
+def test_the_truth_scores_better_than_noise(name, task):
     targets, probs = example(task)
     targets = targets[~np.isnan(targets).any(axis=1)]
     if name == "f1_samples":  # a row without any label scores 0 even when that was decided
@@ -115,7 +115,7 @@ def test_nothing_to_score_is_nan_without_a_warning(name, task):
     assert np.isnan(score(name, targets, probs, task, weights=np.zeros(len(targets))))
 
 
-def test_a_one_class_label_is_nan_and_left_out_of_the_mean():
+def test_a_label_of_one_class_is_left_out_of_the_mean():
     targets, probs = example("multilabel", with_nan=False)
     targets[:, 1] = 0
     targets[:, 2] = np.where(np.arange(len(targets)) < 50, np.nan, 1)
@@ -138,7 +138,7 @@ def test_rows_of_one_class_have_no_score(name):
         assert np.isnan(score(name, targets, targets, "binary"))
 
 
-def test_a_label_that_loses_its_positives_to_weight_zero_is_undefined():
+def test_a_label_whose_positives_have_weight_zero_is_undefined():
     targets = np.array([[1.0], [0.0], [0.0]])
     assert not undefined_labels(targets)[0]
     assert undefined_labels(targets, np.array([0, 1, 2]))[0]
@@ -166,7 +166,7 @@ def test_quadratic_kappa_by_hand():
     assert score("quadratic_kappa", targets, probs, "multiclass") == pytest.approx(1 - (5 / 4) / (28 / 16))
 
 
-def test_a_metric_that_does_not_fit_the_task_names_those_that_do():
+def test_a_wrong_task_names_the_fitting_metrics():
     with pytest.raises(ValueError, match="quadratic_kappa is for binary and multiclass tasks, not for multilabel; "
                                          "choose one of roc_auc"):
         score("quadratic_kappa", *example("multilabel"), "multilabel")
@@ -180,7 +180,7 @@ def test_an_entry_needs_a_function_or_counts():
                threshold_search="label")
 
 
-def test_a_class_that_never_occurs_does_not_disturb_multiclass():
+def test_multiclass_scores_ignore_a_class_that_never_occurs():
     targets, probs = example("multiclass", with_nan=False)
     probs, targets = probs[targets[:, 3] == 0], targets[targets[:, 3] == 0]
     assert (probs.argmax(axis=1) == 3).any()  # decided for, though never true
@@ -197,30 +197,30 @@ def test_rounded_float32_rows_have_a_log_loss():
     assert score("log_loss", targets, rounded, "multiclass") == pytest.approx(expected, abs=1e-3)
 
 
-def test_decisions_are_yes_from_the_threshold_on():
+def test_a_probability_equal_to_the_threshold_is_positive():
     probs = np.array([[0.2, 0.5], [0.3, 0.7]])
     assert decide(probs, 0.5, "multilabel").tolist() == [[0, 1], [0, 1]]
     assert decide(probs, np.array([0.3, 0.6]), "multilabel").tolist() == [[0, 0], [1, 1]]
 
 
-def test_multiclass_decides_once_a_row():
+def test_multiclass_decides_for_one_class_per_row():
     assert decide(np.array([[0.2, 0.5, 0.3], [0.4, 0.4, 0.2]]), None, "multiclass").tolist() == [[0, 1, 0], [1, 0, 0]]
 
 
-def test_thresholds_are_for_the_tasks_that_need_them():
+def test_thresholds_raise_for_multiclass_only():
     with pytest.raises(ValueError, match="leave thresholds None"):
         decide(np.ones((1, 2)), 0.5, "multiclass")
     with pytest.raises(ValueError, match="need thresholds"):
         decide(np.ones((1, 2)), None, "multilabel")
 
 
-def test_thresholds_reach_the_metric():
+def test_score_decides_at_the_given_thresholds():
     targets, probs = np.array([[1.0], [1], [0]]), np.array([[0.3], [0.4], [0.1]])
     assert score("f1_macro", targets, probs, "binary") == 0
     assert score("f1_macro", targets, probs, "binary", thresholds=np.array([0.2])) == 1
 
 
-def test_the_constant_floors_score_as_they_must():
+def test_constant_predictions_score_their_floors():
     targets, _ = example("multilabel")
     rates = prevalence(targets)
     assert rates == pytest.approx(np.nanmean(targets, axis=0))
@@ -235,6 +235,6 @@ def test_prevalence_of_a_blank_label_is_nan_without_a_warning():
     assert np.isnan(prevalence(np.array([[np.nan], [np.nan]]))).all()
 
 
-def test_an_unknown_metric_is_named_with_the_nearest_ones():
+def test_an_unknown_metric_suggests_the_nearest_ones():
     with pytest.raises(ValueError, match="no metric 'auc'; did you mean roc_auc.*choose one of roc_auc, average_pre"):
         score("auc", *example("binary"), "binary")

@@ -13,7 +13,7 @@ def example(rows: int = 400, skill: tuple[float, float] = (1.5, 1.5), seed: int 
     return targets, *models, rng.integers(rows // 2, size=rows)
 
 
-def test_a_better_model_is_found_whichever_is_named_first():
+def test_the_better_model_wins_in_either_order():
     targets, good, bad, groups = example(skill=(3, 0.5))
     one, other = (compare("roc_auc", targets, *pair, "multilabel", groups, 400) for pair in ((good, bad), (bad, good)))
     assert (one.winner, other.winner) == (1, -1)
@@ -27,40 +27,40 @@ def test_a_smaller_loss_is_the_better_one():
     assert verdict.winner == 1 and verdict.difference < 0
 
 
-def test_equal_predictions_are_no_difference():
+def test_equal_predictions_have_no_winner():
     targets, probs, _, groups = example()
     verdict = compare("brier", targets, probs, probs, "multilabel", groups, 100)
     assert (verdict.winner, verdict.p) == (0, 1)
     assert verdict.groups_needed == np.inf
 
 
-def test_noise_is_called_noise():
+def test_two_models_of_equal_quality_have_no_winner():
     targets, probs, other, groups = example()
     verdict = compare("f1_macro", targets, probs > 0.5, other > 0.5, "multilabel", groups, 400)
     assert verdict.winner == 0 and verdict.p > 0.05
 
 
-def test_what_would_have_to_be_seen_follows_from_the_standard_error():
+def test_the_groups_needed_follow_from_the_standard_error():
     verdict = Comparison("roc_auc", 0.81, 0.80, -0.01, 0.03, 0.01, 0.3, groups=100)
     assert DETECTABLE == pytest.approx(1.959964 + 0.841621, abs=1e-5)
     assert verdict.smallest_difference == pytest.approx(0.028016, abs=1e-5)
     assert verdict.groups_needed == pytest.approx(100 * 2.8016**2, rel=1e-3)
 
 
-def test_the_p_value_is_below_a_twentieth_just_where_the_interval_leaves_out_zero():
+def test_the_p_value_agrees_with_the_interval():
     draws = np.arange(1.0, 2000)
     assert bootstrap_p(draws - 40) < 0.05 < bootstrap_p(draws - 60)
     assert bootstrap_p(draws) == bootstrap_p(-draws) == 2 / 2000
     assert bootstrap_p(np.zeros(99)) == 1
 
 
-def test_several_p_values_are_corrected_as_holm_did():
+def test_holms_correction_by_hand():
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert holm([0.5, 0.9]) == pytest.approx([1, 1])
     assert np.isnan(holm([np.nan, 0.01])[0])
 
 
-def test_two_rows_one_group_and_one_class_give_no_verdict_and_no_error():
+def test_degenerate_data_have_no_winner():
     targets, probs, other, _ = example(2)
     for rows in (np.array([[1.0, 0], [0, 1]]), np.ones((2, 2)), np.full((2, 2), np.nan)):
         for groups in (np.zeros(2), np.arange(2)):

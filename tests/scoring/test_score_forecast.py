@@ -18,7 +18,7 @@ def example(rows: int = 600, skills: tuple[float, ...] = (2.0,), seed: int = 0):
     return targets, models, groups
 
 
-def test_a_test_set_has_the_images_asked_for_and_its_groups_are_drawn_whole():
+def test_test_sets_are_drawn_by_whole_groups():
     groups = np.array(["a", "b", "b", "c", "c", "c"])
     for public, private in draw_test_sets(groups, images=40, public=12, replicates=50):
         assert (public.sum(), private.sum()) == (12, 28)
@@ -29,7 +29,7 @@ def test_a_test_set_has_the_images_asked_for_and_its_groups_are_drawn_whole():
     assert shares == pytest.approx(np.full(6, 40 / 6), rel=0.1)
 
 
-def test_the_variances_of_both_parts_add():
+def test_the_variances_of_training_and_test_add():
     targets, values, groups = example()
     seen = forecast("roc_auc", targets, values, "multilabel", groups, images=600, public_share=0.25, replicates=1500)
     oof = bootstrap_scores("roc_auc", targets, values[0], "multilabel", groups, 1500).std()
@@ -41,7 +41,7 @@ def test_the_variances_of_both_parts_add():
     assert seen.images == (150, 450)
 
 
-def test_a_forecast_from_five_positives_is_as_much_wider_as_student_says():
+def test_few_positives_widen_a_forecast_by_students_quantile():
     targets, values, _ = example(200, skills=(1.0,))
     targets[:, 0], targets[:, 1] = np.arange(200) < 5, np.nan
     seen = forecast("roc_auc", targets, values, "multilabel", np.arange(200), images=400, replicates=300)
@@ -51,7 +51,7 @@ def test_a_forecast_from_five_positives_is_as_much_wider_as_student_says():
     assert drawn[0][inside] == pytest.approx(small_sample(5) * drawn[1][inside])
 
 
-def test_the_better_of_two_is_ahead_and_a_copy_is_a_tie():
+def test_the_better_run_is_ahead_and_a_copy_ties():
     targets, (good, bad), groups = example(skills=(2.5, 1.0))
     seen = forecast("roc_auc", targets, [good, bad, good], "multilabel", groups, 300, replicates=300)
     assert seen.chance(0, 1) > 0.95 and seen.chance(1, 0) < 0.05
@@ -67,7 +67,7 @@ def test_a_smaller_loss_wins():
     assert seen.optimism() >= -0.01
 
 
-def test_two_submissions_are_chosen_that_are_good_at_different_times():
+def test_the_two_chosen_submissions_complement_each_other():
     # the second run is the first over again; the third is a little worse, but not at the same time
     draws = np.random.default_rng(0).normal(0, 0.01, (2, 2000))
     private = np.stack((0.8 + draws[0], 0.8 + draws[0] - 1e-6, 0.795 + draws[1]))
@@ -77,7 +77,7 @@ def test_two_submissions_are_chosen_that_are_good_at_different_times():
     assert gain == pytest.approx(np.maximum(private[0], private[2]).mean() - private[0].mean(), abs=1e-4)
 
 
-def test_a_public_part_of_five_images_says_how_often_it_has_no_score():
+def test_a_tiny_public_part_has_undefined_draws():
     targets, values, groups = example()
     targets[:, 1] = np.nan
     seen = forecast("roc_auc", targets, values, "multilabel", groups, images=50, public_share=0.1, replicates=400)
@@ -88,7 +88,7 @@ def test_a_public_part_of_five_images_says_how_often_it_has_no_score():
 
 
 @pytest.mark.parametrize(("rows", "groups"), [(2, [0, 1]), (30, np.zeros(30, int))])
-def test_two_rows_or_one_group_have_a_forecast_that_may_be_empty(rows, groups):
+def test_degenerate_data_have_a_forecast(rows, groups):
     targets, values, _ = example(rows)
     seen = forecast("roc_auc", targets, values, "multilabel", np.array(groups), 20, replicates=30)
     assert seen.private.shape == (1, 30)
@@ -119,7 +119,7 @@ def test_memory_stays_bounded():
 
 
 @pytest.mark.parametrize(("labels", "as_large"), [(3, 0.12), (1, 0.41)])
-def test_the_gap_of_a_reference_system_is_inside_the_noise(labels, as_large):
+def test_the_gap_of_a_reference_system_is_within_the_interval(labels, as_large):
     """003 scored F1 .915 on 1,500 public and .907 on 3,500 private images, and had 3,000 to validate on.
 
     Of a model as good, one gap in eight is as large where the score is the mean over three labels that go wrong
@@ -143,7 +143,7 @@ def made_of(members: int, rows: int, seed: int, noise: float = 2.0) -> tuple[np.
     return targets, np.mean([targets + rng.normal(0, noise, targets.shape) for _ in range(members)], axis=0)
 
 
-def test_what_the_mean_of_five_models_adds_is_told_without_the_test_labels():
+def test_the_gain_of_a_mean_is_estimated_without_test_labels():
     targets, oof = made_of(1, 4000, seed=0)
     test_targets, of_five = made_of(5, 4000, seed=1)
     gain, draws = fold_mean_gain(targets, oof, of_five, np.arange(4000), 4000, 200)
@@ -153,7 +153,7 @@ def test_what_the_mean_of_five_models_adds_is_told_without_the_test_labels():
     assert draws.shape == (200,) and 0 < draws.std() < 0.05
 
 
-def test_where_the_test_has_one_model_too_nothing_is_added():
+def test_a_single_test_model_has_no_gain():
     (targets, oof), (_, test) = made_of(1, 4000, seed=0), made_of(1, 4000, seed=1)
     assert fold_mean_gain(targets, oof, test, np.arange(4000), 4000, 50)[0] == pytest.approx(0, abs=0.02)
     targets[:, 1] = np.nan
@@ -161,7 +161,7 @@ def test_where_the_test_has_one_model_too_nothing_is_added():
     assert np.isnan(fold_mean_gain(np.ones_like(targets), oof, test, np.arange(4000), 4000, 50)[0])
 
 
-def test_a_raised_forecast_is_higher_by_the_gain_which_is_off_by_as_much_for_runs_that_gain_alike():
+def test_a_raised_forecast_is_higher_by_the_gain():
     targets, values, groups = example(skills=(1.0, 0.5))
     seen = forecast("roc_auc", targets, values, "multilabel", groups, 300, replicates=400)
     higher = seen.raised(np.full((2, 400), 0.01))

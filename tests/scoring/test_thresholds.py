@@ -30,7 +30,7 @@ def brute_force(quality: Callable, targets: np.ndarray, probs: np.ndarray) -> fl
 @pytest.mark.parametrize("quality", REFERENCES)
 @settings(max_examples=150, deadline=None, database=None, derandomize=True)
 @given(rows=ROWS)
-def test_no_other_cut_is_better(quality, rows):
+def test_the_threshold_is_the_best_of_all_cuts(quality, rows):
     targets, probs = np.array(rows).T
     found = best_threshold(targets, probs, quality)
     if len(set(targets)) < 2:
@@ -40,11 +40,11 @@ def test_no_other_cut_is_better(quality, rows):
     assert REFERENCES[quality](targets, probs >= found) == pytest.approx(best, abs=1e-12)
 
 
-def test_the_threshold_lies_midway_between_its_neighbours():
+def test_the_threshold_is_midway_between_scores():
     assert best_threshold(np.array([0, 0, 1, 1.0]), np.array([0.1, 0.2, 0.3, 0.9])) == pytest.approx(0.25)
 
 
-def test_of_equally_good_cuts_the_one_nearest_to_a_half_is_taken():
+def test_ties_take_the_cut_nearest_to_a_half():
     # two of three are right at the cuts 0.1 (yes everywhere) and 0.5
     targets, probs = np.array([1, 0, 1.0]), np.array([0.2, 0.4, 0.6])
     assert best_threshold(targets, probs, accuracy_cuts) == pytest.approx(0.5)
@@ -55,13 +55,13 @@ def test_equal_scores_are_never_separated():
     assert 0.1 < best_threshold(targets, probs) <= 0.3
 
 
-def test_deciding_no_everywhere_is_possible_at_a_score_of_one():
+def test_a_threshold_above_one_is_possible():
     targets, probs = np.array([0, 0, 0, 1.0]), np.array([1, 1, 1, 0.5])
     assert not (probs >= best_threshold(targets, probs, accuracy_cuts)).any()
 
 
 @pytest.mark.parametrize("targets", [[0, 0], [1, 1], [np.nan, np.nan]])
-def test_a_label_with_one_class_says_nothing(targets):
+def test_a_label_of_one_class_has_the_default_threshold(targets):
     assert best_threshold(np.array(targets, dtype=float), np.array([0.8, 0.9])) == 0.5
 
 
@@ -76,7 +76,7 @@ def test_every_label_gets_its_own_threshold():
     assert fit_thresholds(targets, probs) == pytest.approx([0.2, 0.7])
 
 
-def test_float32_probabilities_are_decided_as_they_were_fitted():
+def test_thresholds_of_float32_and_float64_agree():
     rng = np.random.default_rng(0)
     targets, probs = (rng.random(500) < 0.2).astype(float), rng.random(500).astype(np.float32)
     found = best_threshold(targets, probs)
@@ -90,7 +90,7 @@ def crossfit_example() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return targets, 0.6 * rng.random((300, 2)) + 0.2 * targets, rng.integers(3, size=300)
 
 
-def test_a_folds_decisions_do_not_depend_on_its_own_targets():
+def test_cross_fitted_decisions_ignore_a_folds_own_targets():
     targets, probs, folds = crossfit_example()
     changed = np.where((folds == 1)[:, None], 1 - targets, targets)
     before, after = (crossfit_decisions(t, probs, folds, "multilabel") for t in (targets, changed))
@@ -98,7 +98,7 @@ def test_a_folds_decisions_do_not_depend_on_its_own_targets():
     assert (before[folds != 1] != after[folds != 1]).any()
 
 
-def test_a_folds_decisions_are_made_at_the_thresholds_of_the_others():
+def test_cross_fitted_decisions_use_thresholds_of_the_other_folds():
     targets, probs, folds = crossfit_example()
     decisions = crossfit_decisions(targets, probs, folds, "multilabel", "accuracy")
     for fold in range(3):
@@ -111,7 +111,7 @@ def test_multiclass_needs_no_thresholds():
     assert crossfit_decisions(np.eye(3)[:2], probs, np.array([0, 0]), "multiclass").tolist() == [[0, 1, 0], [1, 0, 0]]
 
 
-def test_one_fold_has_no_others_to_fit_on():
+def test_a_single_fold_cannot_be_cross_fitted():
     with pytest.raises(ValueError, match="only one fold"):
         crossfit_decisions(np.ones((2, 1)), np.ones((2, 1)), np.zeros(2, dtype=int), "binary")
 
@@ -135,7 +135,7 @@ def few_rows(seed: int, rows: int = 7, labels: int = 3) -> tuple[np.ndarray, np.
 
 @pytest.mark.parametrize("seed", range(12))
 @pytest.mark.parametrize("metric", ["f1_macro", "f1_weighted", "f1_micro", "balanced_accuracy"])
-def test_no_other_cuts_of_all_labels_are_better(metric, seed):
+def test_thresholds_of_all_labels_are_the_best(metric, seed):
     targets, probs = few_rows(seed)
     if metric == "f1_micro":
         targets[seed % 7, seed % 3] = np.nan
@@ -145,7 +145,7 @@ def test_no_other_cuts_of_all_labels_are_better(metric, seed):
 
 
 @pytest.mark.parametrize("metric", ["f1_samples", "subset_accuracy"])
-def test_the_search_over_rows_never_ends_below_its_start_and_nearly_always_at_the_best(metric):
+def test_the_joint_search_nearly_always_finds_the_best(metric):
     reached = []
     for seed in range(12):
         targets, probs = few_rows(seed)
@@ -168,7 +168,7 @@ def test_one_label_is_fitted_exactly_for_every_metric(metric):
         assert found == pytest.approx(every_choice(targets, probs, metric), abs=1e-12)
 
 
-def test_micro_f1_says_no_to_a_label_that_nobody_has():
+def test_micro_f1_never_decides_for_a_label_without_positives():
     targets, probs = few_rows(0)
     targets[:, 1] = 0
     assert not (probs[:, 1] >= fit_thresholds(targets, probs, "f1_micro")[1]).any()
@@ -182,6 +182,6 @@ def test_every_metric_of_decisions_has_thresholds_that_fit_it():
         assert fit_thresholds(targets, probs, criterion(metric.name)).shape == (3,)
 
 
-def test_a_metric_without_thresholds_is_refused():
+def test_a_metric_of_probabilities_has_no_thresholds():
     with pytest.raises(ValueError, match="roc_auc takes probabilities.*choose one of f1_macro"):
         fit_thresholds(*few_rows(0), "roc_auc")
