@@ -8,7 +8,7 @@ from scipy.optimize import minimize, minimize_scalar
 from scipy.special import expit, log_softmax, logit, softmax
 
 EPSILON = 1e-7             # a probability of exactly 0 or 1 has no logit; float32 has no number nearer to 1
-TEMPERATURES = (0.05, 20)  # where the best one is looked for
+TEMPERATURES = (0.05, 20)  # bounds of the search
 BINS = 15
 
 
@@ -19,10 +19,10 @@ def logits_of(probs: np.ndarray, task: str, epsilon: float = EPSILON) -> np.ndar
 
 
 def fit_temperatures(targets: np.ndarray, probs: np.ndarray, task: str) -> np.ndarray:
-    """(K,) what to divide each label's logits by for the least log loss; (1,), the same for all classes, if multiclass.
+    """(K,) the temperature of each label, by which logits are divided for the least log loss; (1,) for multiclass.
 
-    targets: (N, K) 0, 1 or NaN (left out). 1 where a label has one class only. Dividing changes no order, and no
-    multiclass decision.
+    targets: (N, K) 0, 1 or NaN (left out). The temperature is 1 if a label has one class only. Scaling changes neither
+    the order of images nor a multiclass decision.
     Source: Guo et al. 2017, https://arxiv.org/abs/1706.04599 (section 4.2)
     """
     logits = logits_of(probs, task)
@@ -45,11 +45,11 @@ def apply_temperatures(probs: np.ndarray, temperatures: np.ndarray, task: str) -
 
 
 def fit_platt(targets: np.ndarray, probs: np.ndarray, row_weights: np.ndarray | None = None) -> np.ndarray:
-    """(K, 2) slope and offset of every label's logits for the least log loss; (1, 0) where a label has one class only.
+    """(K, 2) slope and offset of every label's logits for the least log loss; (1, 0) if a label has one class only.
 
     targets: (N, K) 0, 1 or NaN (left out);  row_weights: (N,) how often a row counts. Instead of 1 and 0 the targets
-    are (P + 1) / (P + 2) and 1 / (N + 2) for P positives and N negatives, so that no label makes a probability certain.
-    The slope is not negative: calibrating reverses no order.
+    are (P + 1) / (P + 2) and 1 / (N + 2) for P positives and N negatives, so that no probability becomes 0 or 1. The
+    slope is not negative, so calibration never reverses the order.
     Source: Platt 1999, Probabilistic Outputs for Support Vector Machines, in Advances in Large Margin Classifiers
     """
     logits, lines = logits_of(probs, "multilabel"), np.tile([1.0, 0.0], (targets.shape[1], 1))
@@ -61,15 +61,15 @@ def fit_platt(targets: np.ndarray, probs: np.ndarray, row_weights: np.ndarray | 
 
 
 def apply_platt(probs: np.ndarray, lines: np.ndarray) -> np.ndarray:
-    """(N, K) probabilities whose logits are put on the lines (K, 2) of slope and offset."""
+    """(N, K) probabilities whose logits are transformed by the slopes and offsets `lines` (K, 2)."""
     return expit(logits_of(probs, "multilabel") * lines[:, 0] + lines[:, 1])
 
 
 def calibration_errors(targets: np.ndarray, probs: np.ndarray, bins: int = BINS) -> np.ndarray:
-    """(K,) expected calibration error of every label, in [0, 1]; NaN where it has no certain cell.
+    """(K,) expected calibration error of every label, in [0, 1]; NaN if it has no certain cell.
 
     The mean over cells of |share of positives - mean probability| of the cell's bin, in bins of equal numbers of cells.
-    Classes are taken one by one, each against the rest. On few cells it is above 0 for perfect probabilities too.
+    Classes are taken one by one, each against the rest. With few cells even perfect probabilities are above 0.
     Source: Naeini et al. 2015, https://doi.org/10.1609/aaai.v29i1.9602; equal numbers: Nixon et al. 2019,
     https://arxiv.org/abs/1904.01685
     """
@@ -82,9 +82,9 @@ def calibration_errors(targets: np.ndarray, probs: np.ndarray, bins: int = BINS)
 
 
 def reliability(targets: np.ndarray, probs: np.ndarray, bins: int = BINS) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean probability, share of positives and number of cells of each bin that has any, from low to high.
+    """Mean probability, share of positives and number of cells of each bin that is not empty, in ascending order.
 
-    targets: (N,) 0, 1 or NaN (left out). Bins hold as equal numbers as ties allow: equal probabilities stay together.
+    targets: (N,) 0, 1 or NaN (left out). Bins have equal numbers of cells, except that equal probabilities share a bin.
     """
     known = ~np.isnan(targets)
     targets, probs = targets[known], probs[known]
@@ -97,9 +97,9 @@ def reliability(targets: np.ndarray, probs: np.ndarray, bins: int = BINS) -> tup
 
 
 def draw_reliability(targets: np.ndarray, probs: dict[str, np.ndarray], labels: tuple[str, ...], title: str) -> Figure:
-    """A reliability diagram a label: the share of positives over the mean probability, before and after.
+    """A reliability diagram for each label: the share of positives over the mean probability.
 
-    probs: (N, K) by name, the first drawn as before. The bins are those of `calibration_errors`.
+    probs: (N, K) by name, at most three. The bins are those of `calibration_errors`.
     """
     columns = min(4, len(labels))
     lines = -(-len(labels) // columns)
@@ -127,7 +127,7 @@ def draw_reliability(targets: np.ndarray, probs: dict[str, np.ndarray], labels: 
 
 
 def _certain_rows(targets: np.ndarray) -> list[np.ndarray | None]:
-    """The rows of every label that are 0 or 1; None where they are of one class."""
+    """The rows of every label that are 0 or 1; None if they are of one class."""
     return [known if len(np.unique(targets[known, k])) == 2 else None
             for k, known in enumerate((~np.isnan(targets)).T)]
 

@@ -33,19 +33,19 @@ class Comparison:
 
     @property
     def winner(self) -> int:
-        """1 where the first is better beyond noise, -1 where the second is, else 0."""
+        """1 if the first is better and the interval excludes 0, -1 if the second is, else 0."""
         if np.isnan(self.low) or self.low <= 0 <= self.high:
             return 0
         return METRICS[self.metric_name].sign * int(np.sign(self.difference))
 
     @property
     def smallest_difference(self) -> float:
-        """The true difference that is found on data like these with 80 % power at 5 %."""
+        """The true difference that is detected on such data with 80 % power at a level of 5 %."""
         return DETECTABLE * self.error
 
     @property
     def groups_needed(self) -> float:
-        """The number of groups that finds, with 80 % power, a true difference as large as this one; inf for 0."""
+        """The number of groups needed to detect a true difference of this size with 80 % power; inf for 0."""
         return self.groups * (self.smallest_difference / abs(self.difference)) ** 2 if self.difference else np.inf
 
 
@@ -53,7 +53,7 @@ def compare(metric_name: str, targets: np.ndarray, values: np.ndarray, baseline:
             groups: np.ndarray, replicates: int = REPLICATES, seed: int = 0) -> Comparison:
     """The comparison of two models' values (N, K), probabilities or decisions as the metric takes them.
 
-    targets: (N, K) 0, 1 or NaN;  groups: (N,), drawn whole. Raises ValueError where the metric does not fit the task.
+    targets: (N, K) 0, 1 or NaN;  groups: (N,), drawn whole. Raises ValueError if the metric does not fit the task.
     """
     differences = difference_draws(metric_name, targets, values, baseline, task, groups, replicates, seed)
     low, high = percentile_interval(differences)
@@ -67,7 +67,7 @@ def compare(metric_name: str, targets: np.ndarray, values: np.ndarray, baseline:
 
 
 def bootstrap_p(differences: np.ndarray) -> float:
-    """Two-sided p-value: below 0.05 where the 95 % percentile interval of the replicates (R,) leaves out 0.
+    """Two-sided p-value: below 0.05 if the 95 % percentile interval of the replicates (R,) excludes 0.
 
     Source: Davison & Hinkley 1997, Bootstrap Methods and their Application, section 4.4 (the +1) and 5.3
     """

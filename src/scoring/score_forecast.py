@@ -1,21 +1,22 @@
 """Forecast of leaderboard scores from out-of-fold predictions: public and private score, their gap, the best run.
 
-The model: a run has one true score t. Its out-of-fold score is s = t + e, where e comes from which training groups
-there are, and its score on a test set is u = t + d, where d comes from which test groups there are. So u = s - e + d:
-the two errors are of different patients, and their variances add. Bootstrap replicates stand for both: replicate r
-draws training groups, which gives s_r - s in place of e, and a test set of its size, which gives u_r - s in place of d.
+The model: a run has one true score t. Its out-of-fold score is s = t + e, where e depends on the training groups, and
+its score on a test set is u = t + d, where d depends on the test groups. So u = s - e + d: the two errors come from
+different patients, and their variances add. Bootstrap replicates estimate both: replicate r draws training groups,
+which gives s_r - s for e, and a test set of its size, which gives u_r - s for d.
 
     predicted u = s - (s_r - s) + (u_r - s) = s + u_r - s_r
 
-The same e is in the public and in the private score, so it is not in their gap; the same groups are drawn for all runs,
-so what they share is not in the difference of two. Of simulated competitions where all that is so, the 95 % intervals
-held 92 to 95 % of public scores, 94 to 95 % of private ones and 93 % of gaps (tests/benchmarks/shakeup.py).
+The public and the private score have the same e, so their gap does not contain it. The same groups are drawn for all
+runs, so the difference of two runs does not contain their common error. In simulated competitions that follow this
+model the 95 % intervals contained 92 to 95 % of public scores, 94 to 95 % of private scores and 93 % of gaps
+(tests/benchmarks/shakeup.py).
 
-It assumes test images like the training images. And a test image is predicted by the mean of all folds' models, an
-out-of-fold one by a single one, so that test scores are better than forecast: in the same simulations by nothing in AUC
-for a logistic regression, by 0.02 and 0.05 for decision trees of depth 4 and 7, and of eight kinds of models 82 % of
-private scores were held. For the AUC `fold_mean_gain` tells by how much, and with it in (`Forecast.raised`) 95 % were,
-and 96 % of public scores. Gaps need neither: 97.5 % were held.
+The forecast assumes that test images are like training images. A test image is predicted by the mean of all folds'
+models, an out-of-fold one by a single model, so test scores are higher than forecast: in these simulations AUC by
+nothing for a logistic regression, by 0.02 and 0.05 for decision trees of depth 4 and 7, and of eight kinds of models
+the intervals contained 82 % of private scores. `fold_mean_gain` estimates the difference for the AUC; with it
+(`Forecast.raised`) they contained 95 % of private and 96 % of public scores. Gaps do not depend on it: 97.5 %.
 """
 
 from collections.abc import Iterator
@@ -38,13 +39,13 @@ from scoring.counts import mean_of_defined
 from scoring.metrics import METRICS, make_scorer, roc_auc_by_label
 
 REPLICATES = 2000
-GAIN_ERROR = 0.5  # standard deviation of what a gain of means really is, as a share of its estimate
-PUBLIC_SHARE = 0.3  # of the test images, where it is not known
+GAIN_ERROR = 0.5  # standard deviation of the true gain of a mean of models, as a share of its estimate
+PUBLIC_SHARE = 0.3  # of the test images, if it is not known
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """Draws of what M runs will score. NaN where a draw has no score: too few images of a class."""
+    """Draws of the future scores of M runs. NaN if a draw has no score, because a class has too few images."""
 
     metric_name: str
     scores: np.ndarray    # (M,) out-of-fold
@@ -55,9 +56,9 @@ class Forecast:
     images: tuple[int, int]  # public and private
 
     def raised(self, gains: np.ndarray) -> "Forecast":
-        """The forecast where the test is predicted by the mean of all folds' models; gains: (M, R) `fold_mean_gain`.
+        """The forecast if the test part is predicted by the mean of all folds' models; gains: (M, R) `fold_mean_gain`.
 
-        The formula is as far off for all runs in a draw: runs that gain alike are compared as without it.
+        The error of the gain is the same for all runs in a draw, so runs with equal gains compare as before.
         """
         off = np.random.default_rng(0).normal(1, GAIN_ERROR, gains.shape[1])
         public, private = (np.clip(draws + off * gains, 0, 1) for draws in (self.public, self.private))
@@ -68,7 +69,7 @@ class Forecast:
         return METRICS[self.metric_name].sign
 
     def interval(self, draws: np.ndarray, level: float = LEVEL) -> tuple[float, float]:
-        """The middle `level` of draws (R,), those without a score left out; NaN where none has one."""
+        """The middle `level` of draws (R,), without those that have no score; NaN if none has one."""
         defined = draws[~np.isnan(draws)]
         if not len(defined):
             return float("nan"), float("nan")
@@ -76,13 +77,13 @@ class Forecast:
         return float(low), float(high)
 
     def chance(self, a: int, b: int) -> float:
-        """The probability that run a beats run b on the private part; a tie counts half."""
+        """The probability that run a scores better than run b on the private part; a tie counts half."""
         ahead = self.sign * (self.private[a] - self.private[b])
         ahead = ahead[~np.isnan(ahead)]
         return float(((ahead > 0) + 0.5 * (ahead == 0)).mean()) if len(ahead) else float("nan")
 
     def chances_of_first(self) -> np.ndarray:
-        """(M,) the probability of each run to be the best on the private part; ties are shared; NaN without draws."""
+        """(M,) the probability that each run is the best on the private part; ties are shared; NaN without draws."""
         private = self.sign * self.private[:, ~np.isnan(self.private).any(axis=0)]
         if not private.size:
             return np.full(len(private), np.nan)
@@ -102,7 +103,7 @@ class Forecast:
         return a, b, float(pairs[min(a, b), max(a, b)] - private.mean(axis=1).max())
 
     def optimism(self) -> float:
-        """By how much the best run's out-of-fold score is too good for having been chosen as the best, about."""
+        """The estimated optimism of the best run's out-of-fold score, which comes from choosing the best run by it."""
         draws = self.sign * self.oof_draws[:, ~np.isnan(self.oof_draws).any(axis=0)]
         if not draws.size:
             return float("nan")
@@ -110,9 +111,9 @@ class Forecast:
         return float((draws[best, np.arange(draws.shape[1])] - self.sign * self.scores[best]).mean())
 
     def public_weight(self, a: int, b: int | None = None) -> float:
-        """How much a public score counts beside the out-of-fold score, in [0, 1]; with b, the difference of a and b.
+        """The weight of the public score, relative to the out-of-fold score, in [0, 1]; with b, of the difference a - b.
 
-        Both estimate the same number, so each counts by the inverse of its variance.
+        Both estimate the same number, so each is weighted by the inverse of its variance.
         """
         both = self.oof_draws, self.public_draws
         of_oof, of_public = (np.nanvar(draws[a] if b is None else draws[a] - draws[b]) for draws in both)
@@ -123,8 +124,8 @@ def forecast(metric_name: str, targets: np.ndarray, values: list[np.ndarray], ta
              images: int, public_share: float = PUBLIC_SHARE, replicates: int = REPLICATES, seed: int = 0) -> Forecast:
     """The forecast for a test set of `images` images, of which `public_share` are public, drawn image by image.
 
-    values: for each of M runs (N, K) out-of-fold probabilities or decisions, as the metric takes them. Test groups have
-    as many images as training groups. Raises ValueError where a part would have no image, or the metric is unknown.
+    values: for each of M runs (N, K) out-of-fold probabilities or decisions, as the metric takes them. Test groups are
+    as large as training groups. Raises ValueError if a part would have no image, or the metric is unknown.
     """
     public = round(public_share * images)
     if not 0 < public < images:
@@ -143,7 +144,7 @@ def forecast(metric_name: str, targets: np.ndarray, values: list[np.ndarray], ta
     oof_draws, public_draws, private_draws = np.moveaxis(np.concatenate(scores, axis=1), 2, 0)
     oof = np.array([METRICS[metric_name].score(targets, each, task) for each in values])
     lowest, highest = (0, 1) if METRICS[metric_name].bounded else (-np.inf, np.inf)
-    # both errors' spreads are known from the same images, from few cases not well
+    # the spread of both errors is estimated from the same images, so few cases make it uncertain
     wider = small_sample(informative_cases(metric_name, targets, groups))
     predicted = (np.clip(oof[:, None] + wider * (draws - oof_draws), lowest, highest)
                  for draws in (public_draws, private_draws))
@@ -152,9 +153,9 @@ def forecast(metric_name: str, targets: np.ndarray, values: list[np.ndarray], ta
 
 def draw_test_sets(groups: np.ndarray, images: int, public: int, replicates: int,
                    seed: int = 0) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yields, `replicates` times, how often each row (N,) stands in the public and in the private part of a test set.
+    """Yields, `replicates` times, the counts (N,) of each row in the public and in the private part of a test set.
 
-    Whole groups are drawn until there are enough images; then `public` of these are public, whatever their group.
+    Whole groups are drawn until there are enough images; then `public` of these are public, regardless of their group.
     """
     _, number, sizes = np.unique(groups, return_inverse=True, return_counts=True)
     order, starts = np.argsort(number, kind="stable"), np.cumsum(sizes) - sizes
@@ -172,15 +173,21 @@ def draw_test_sets(groups: np.ndarray, images: int, public: int, replicates: int
 
 def fold_mean_gain(targets: np.ndarray, oof_probs: np.ndarray, test_probs: np.ndarray, groups: np.ndarray,
                    images: int, replicates: int = REPLICATES, seed: int = 0) -> tuple[float, np.ndarray]:
-    """How much higher the macro AUC of the mean of all folds' models is than of one; and what it may be, (R,).
+    """The gain in macro AUC of the mean of all folds' models over a single one, and draws of it (R,).
 
-    targets, oof_probs: (N, K), a model each row;  test_probs: (n, K) of the mean of all, whose labels nobody needs:
-    that mean has the same distance between positives and negatives, but varies less within each. The variance within
-    is the whole variance less the one between, which the out-of-fold predictions tell. With two normal distributions
-    AUC = Phi(distance / sqrt(2 x within)), so the AUC becomes Phi(Phi^-1(AUC) x sqrt(within one / within the mean)).
-    The R are the gain less what the same draws as in `forecast`, of as many images, make out of no mean at all: a test
-    set that happens to be easy varies more, so that the gain looks smaller than it is.
-    NaN where no label has an AUC. Source of the AUC of normal scores: Hanley 1988, Medical Decision Making 8(3)
+    The mean has the same distance between positives and negatives as a single model, but varies less within each class.
+    The variance within classes is the total variance minus the one between, which the out-of-fold predictions show. For
+    two normal distributions AUC = Phi(distance / sqrt(2 x within)), so the AUC becomes
+    Phi(Phi^-1(AUC) x sqrt(within of one / within of the mean)). The draws correct for test sets that are easy by chance:
+    these vary more, so that the gain looks too small. They subtract the gain that the draws of `forecast` show without
+    any averaging. NaN if no label has an AUC.
+    Source of the AUC of normal scores: Hanley 1988, Medical Decision Making 8(3)
+
+    Parameters
+    ----------
+    targets, oof_probs : (N, K) labels and predictions of a single model for each row
+    test_probs : (n, K) predictions of the mean of all models; their labels are not needed
+    images : the size of the test set
     """
     known, truth = ~np.isnan(targets), targets == 1
     sides = [np.where(side, 1.0, 0.0) for side in (truth, known & ~truth)]
@@ -194,7 +201,7 @@ def fold_mean_gain(targets: np.ndarray, oof_probs: np.ndarray, test_probs: np.nd
 
 
 def _sums(cells: np.ndarray, groups: np.ndarray, replicates: int, seed: int) -> np.ndarray:
-    """(1 + replicates, M) sums of the columns as they are, and in every replicate."""
+    """(1 + replicates, M) sums of the columns, first over the rows, then in every replicate."""
     drawn = (weights @ cells for weights in bootstrap_chunks(groups, replicates, seed))
     return np.concatenate([cells.sum(axis=0, keepdims=True), *drawn])
 
