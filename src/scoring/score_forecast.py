@@ -111,7 +111,7 @@ class Forecast:
         return float((draws[best, np.arange(draws.shape[1])] - self.sign * self.scores[best]).mean())
 
     def public_weight(self, a: int, b: int | None = None) -> float:
-        """The weight of the public score, relative to the out-of-fold score, in [0, 1]; with b, of the difference a - b.
+        """The weight of the public beside the out-of-fold score, in [0, 1]; with b, of the difference a - b.
 
         Both estimate the same number, so each is weighted by the inverse of its variance.
         """
@@ -178,7 +178,7 @@ def fold_mean_gain(targets: np.ndarray, oof_probs: np.ndarray, test_probs: np.nd
     The mean has the same distance between positives and negatives as a single model, but varies less within each class.
     The variance within classes is the total variance minus the one between, which the out-of-fold predictions show. For
     two normal distributions AUC = Phi(distance / sqrt(2 x within)), so the AUC becomes
-    Phi(Phi^-1(AUC) x sqrt(within of one / within of the mean)). The draws correct for test sets that are easy by chance:
+    Phi(Phi^-1(AUC) x sqrt(within of one / within of the mean)). The draws correct for test sets easy by chance:
     these vary more, so that the gain looks too small. They subtract the gain that the draws of `forecast` show without
     any averaging. NaN if no label has an AUC.
     Source of the AUC of normal scores: Hanley 1988, Medical Decision Making 8(3)
