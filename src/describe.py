@@ -7,7 +7,6 @@ some, since they may be DICOM.
 """
 
 import re
-import shlex
 import textwrap
 from dataclasses import MISSING, fields
 from pathlib import Path
@@ -17,6 +16,7 @@ from rich.table import Table
 
 import competition as competition_module
 from commandline import make_parser, run_script
+from common.commands import command_line
 from common.console import make_console
 from common.files import write_text
 from competition import COMPETITIONS, Competition, Part
@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> tuple[Competition, list[str]]:
     print(f"\nPaste it into src/competition.py, answer the questions there, and name {constant(competition)} in "
           f"COMPETITIONS; then look it over, and split it:")
     for script in ("audit", "make_folds"):
-        print(f"python src/{script}.py --competition {competition.name} --data-dir {shlex.quote(str(args.data_dir))}")
+        print(command_line(script, competition, data_dir=args.data_dir))
     if args.out:
         questions = "\n".join(textwrap.indent(question, "# ") for question in findings.questions)
         print(f"{write_text(args.out, f'{questions}{chr(10) * 2}{text}{chr(10)}')} written")

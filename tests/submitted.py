@@ -1,7 +1,7 @@
-"""Small competitions whose runs are drawn and not trained: what a submission is checked against, without an image.
+"""Generates small competitions with runs that are drawn at random, not trained, to check submissions against.
 
-Tables, folds, oof predictions, test predictions, those of every fold's model, and two submissions with manifests are
-there, written by the project's own functions.
+Each has tables, folds, oof predictions, test predictions of every fold's model, and two submissions with manifests,
+written by the project's own functions.
 """
 
 from dataclasses import dataclass, replace
@@ -40,8 +40,8 @@ RATES = {"multilabel": (0.45, 0.3, 0.12), "classes": (0.55, 0.3, 0.15), "binary"
 
 
 @dataclass(frozen=True)
-class World:
-    """A competition's data folder, which is the home folder too, and the two submissions that were made."""
+class Sample:
+    """A competition, its data folder, which is the home folder too, and its two submissions."""
 
     competition: Competition
     folder: Path
@@ -50,12 +50,12 @@ class World:
 
 
 def image_names(count: int, first: int = 0) -> list[str]:
-    """Ids as organisers have them: digits with leading zeros, and some with a letter."""
+    """Ids like those of real competitions: digits with leading zeros, some with a letter."""
     return [f"x{i:05d}" if i % 3 == 2 else f"{i:06d}" for i in range(first, first + count)]
 
 
 def draw_truth(competition: Competition, rates: tuple[float, ...], count: int, rng: np.random.Generator) -> np.ndarray:
-    """(n, K) of 0 and 1; every label has a row of each kind where there is room."""
+    """(n, K) of 0 and 1; every label has positive and negative rows if there are enough rows."""
     if competition.task == "multiclass":
         truth = np.eye(len(rates))[rng.choice(len(rates), count, p=np.array(rates) / sum(rates))]
         truth[:len(rates)] = np.eye(len(rates))[:count]
@@ -66,26 +66,26 @@ def draw_truth(competition: Competition, rates: tuple[float, ...], count: int, r
     return truth
 
 
-def draw_models(competition: Competition, truth: np.ndarray, look: np.ndarray, rates: tuple[float, ...], models: int,
-                skill: float, rng: np.random.Generator) -> np.ndarray:
-    """(F, n, K) probabilities of a run's models: they see how the images look, as other runs do, and err together.
+def draw_models(competition: Competition, truth: np.ndarray, appearance: np.ndarray, rates: tuple[float, ...],
+                models: int, skill: float, rng: np.random.Generator) -> np.ndarray:
+    """(F, n, K) probabilities of a run's models.
 
-    And each errs a little in its own way.  look: (n, K).
+    appearance: (n, K) errors that all runs share; a run's models share further ones, and each has some of its own.
     """
     shared = rng.normal(0, 0.7, truth.shape)
     each = rng.normal(0, 0.5, (models, *truth.shape))
-    logits = skill * (truth - 0.5) + look + shared + each + np.log(np.array(rates) / (1 - np.array(rates)))
+    logits = skill * (truth - 0.5) + appearance + shared + each + np.log(np.array(rates) / (1 - np.array(rates)))
     probs = 1 / (1 + np.exp(-logits))
     return probs / probs.sum(axis=-1, keepdims=True) if competition.task == "multiclass" else probs
 
 
-def make_world(name: str, folder: Path, images: int = 240, test_images: int = 240, seed: int = 0, skill: float = 2.0,
+def make_sample(name: str, folder: Path, images: int = 240, test_images: int = 240, seed: int = 0, skill: float = 2.0,
                rates: tuple[float, ...] | None = None, test_rates: tuple[float, ...] | None = None,
-               black: float = 0.0) -> World:
-    """Draws a competition and its two runs into a folder that $STARTER_HOME must name.
+               constant: float = 0.0) -> Sample:
+    """Writes a competition and its two runs into a folder that $STARTER_HOME must name.
 
-    test_rates: the prevalence among the test images, where it is another;  black: the share of test and training
-    images that show nothing and get the prior.
+    test_rates: the prevalence among the test images, by default `rates`;  constant: the share of constant images, which
+    get the prior.
     """
     competition, rng = COMPETITIONS[name], np.random.default_rng(seed)
     rates = rates or RATES[name]
@@ -100,11 +100,11 @@ def make_world(name: str, folder: Path, images: int = 240, test_images: int = 24
               "probs": dict.fromkeys(competition.labels, "0.5")}[competition.submission]
     write_csv(folder / "sample.csv", pd.DataFrame({"image_id": test_ids, **places}))
     _write_folds(competition, folder, images)
-    shown = rng.random(images) >= black, rng.random(test_images) >= black
-    looks = rng.normal(0, 0.7, truth.shape), rng.normal(0, 0.7, test_truth.shape)
-    paths = [_write_run(competition, folder, run, (truth, test_truth), looks, rates, skill, shown, rng)
+    shown = rng.random(images) >= constant, rng.random(test_images) >= constant
+    appearances = rng.normal(0, 0.7, truth.shape), rng.normal(0, 0.7, test_truth.shape)
+    paths = [_write_run(competition, folder, run, (truth, test_truth), appearances, rates, skill, shown, rng)
              for run in ("rival", "ours")]
-    return World(competition, folder, paths[1], paths[0])
+    return Sample(competition, folder, paths[1], paths[0])
 
 
 def _write_folds(competition: Competition, folder: Path, images: int) -> None:
@@ -116,13 +116,13 @@ def _write_folds(competition: Competition, folder: Path, images: int) -> None:
 
 
 def _write_run(competition: Competition, folder: Path, name: str, truths: tuple[np.ndarray, np.ndarray],
-               looks: tuple[np.ndarray, np.ndarray], rates: tuple[float, ...], skill: float,
+               appearances: tuple[np.ndarray, np.ndarray], rates: tuple[float, ...], skill: float,
                shown: tuple[np.ndarray, np.ndarray], rng: np.random.Generator) -> Path:
-    """Truths, looks and what shows anything at all: of the training and of the test images."""
+    """truths, appearances, shown: of the training and of the test images;  shown: False for constant images."""
     workspace = Workspace(competition, folder)
     folds, table = workspace.folds, workspace.table
-    oof = draw_models(competition, truths[0], looks[0], rates, 1, skill, rng)[0]
-    models = draw_models(competition, truths[1], looks[1], rates, FOLDS, skill, rng)
+    oof = draw_models(competition, truths[0], appearances[0], rates, 1, skill, rng)[0]
+    models = draw_models(competition, truths[1], appearances[1], rates, FOLDS, skill, rng)
     prior = np.array(rates) / (sum(rates) if competition.task == "multiclass" else 1)
     oof[~shown[0]], models[:, ~shown[1]] = prior, prior
     for fold in range(FOLDS):

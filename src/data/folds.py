@@ -144,8 +144,8 @@ def fold_numbers(table: pd.DataFrame, split: int) -> np.ndarray:
     if split_column(split) not in table:
         splits = sum(split_column(number) in table for number in range(split))
         raise ValueError(f"split={split}: the folds file has the splits 0 to {splits - 1} only. Further ones are drawn "
-                         f"when it is made: delete it, then run: python src/make_folds.py --repeats {split} (runs on "
-                         "the old file become invalid)")
+                         "when it is made: delete it and run make_folds.py for this competition with --repeats "
+                         f"{split}; runs on the old file become invalid")
     return table[split_column(split)].to_numpy()
 
 

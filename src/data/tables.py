@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 from pathlib import Path
 from string import Formatter
 
@@ -241,8 +242,8 @@ def _find_file(competition: Competition, path: Path) -> Path:
     if len(found) > 1:
         raise ValueError(f"{path} could be {' or '.join(file.name for file in found)}; leave one of them there")
     if not found or not found[0].exists():
-        todo = ("make it with: python src/make_demo.py" if competition.name == "demo" else
-                "give the data's folder with --data-dir")
+        command = shlex.join(["python", "src/make_demo.py", "--data-dir", str(path.parent)])
+        todo = f"run: {command}" if competition.name == "demo" else "give the data's folder with --data-dir"
         raise FileNotFoundError(f"there is no {path}; {todo}")
     return found[0]
 

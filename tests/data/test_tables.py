@@ -168,7 +168,7 @@ def test_a_folder_is_no_image(tmp_path):
 def test_a_missing_table_or_folder_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"there is no .*train\.csv; give the data's folder with --data-dir"):
         read_train(COLUMNS, tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"train\.csv; make it with: python src/make_demo\.py"):
+    with pytest.raises(FileNotFoundError, match=r"train\.csv; run: python src/make_demo\.py --data-dir"):
         read_train(COMPETITIONS["demo"], tmp_path)
     with pytest.raises(FileNotFoundError, match="there is no folder .*nowhere; give the data's with --data-dir"):
         read_train(COLUMNS, tmp_path / "nowhere")

@@ -1,4 +1,4 @@
-"""Mutations of submissions: every fault planted into sound submissions is caught, nothing sound is refused."""
+"""Every error planted into a valid submission is found, and no valid submission is rejected."""
 
 import gzip
 import io
@@ -16,9 +16,8 @@ import pytest
 from common.files import read_csv, sha256
 from results.runs import Oof
 from results.workspace import Workspace
-from submitted import COMPETITIONS, RATES, World, make_world
-from submitting import checks as gate_module
-from submitting import prediction_checks
+from submitted import COMPETITIONS, RATES, Sample, make_sample
+from submitting import checks, prediction_checks
 from submitting.checks import check_file
 from submitting.manifest import read_manifest, run_inputs, write_manifest
 from submitting.submission import fill_submission, read_template, template_inputs, write_submission
@@ -33,10 +32,10 @@ SEVERAL = ("multilabel", "classes")     # columns of probabilities
 
 @dataclass(frozen=True)
 class Fault:
-    """How a sound file is spoilt, where that can be, and what is said of it then."""
+    """A change of a valid file, the kinds of submission it applies to, and the expected message."""
 
     kinds: tuple[str, ...]
-    said: str  # a regular expression, found in an error, or in a warning where that is what it deserves
+    message: str  # a regular expression that an error matches, or a warning if not `is_error`
     spoil: Callable[[pd.DataFrame], pd.DataFrame] | None = None  # the table, every cell text
     rewrite: Callable[[str], str | bytes] | None = None          # the file's text
     is_error: bool = True
@@ -237,30 +236,30 @@ CASES = [(name, kind) for name, fault in FAULTS.items() for kind in fault.kinds]
 
 
 @pytest.fixture(scope="module")
-def worlds(tmp_path_factory) -> dict[str, World]:
-    """A sound submission of every kind, and all it is compared with."""
+def samples(tmp_path_factory) -> dict[str, Sample]:
+    """A valid submission of every kind, and all that it is compared with."""
     made = {}
     with pytest.MonkeyPatch.context() as patched:
         for kind in ALL:
             folder = tmp_path_factory.mktemp(kind)
             patched.setenv("STARTER_HOME", str(folder))
-            made[kind] = make_world(kind, folder)
+            made[kind] = make_sample(kind, folder)
     return made
 
 
 @pytest.fixture
-def enter(worlds, tmp_path, monkeypatch) -> Callable[[str], World]:
-    """The world of a kind as the home folder, and a copy of its submission to spoil."""
-    def enter(kind: str, own: bool = False) -> World:
-        world = worlds[kind]
+def enter(samples, tmp_path, monkeypatch) -> Callable[[str], Sample]:
+    """Makes a kind's sample the home folder; its submission is a copy, to be changed."""
+    def enter(kind: str, own: bool = False) -> Sample:
+        sample = samples[kind]
         if own:  # to be changed
-            shutil.copytree(world.folder, tmp_path, dirs_exist_ok=True)
-            world = replace(world, folder=tmp_path, path=tmp_path / world.path.relative_to(world.folder),
-                            rival=tmp_path / world.rival.relative_to(world.folder))
+            shutil.copytree(sample.folder, tmp_path, dirs_exist_ok=True)
+            sample = replace(sample, folder=tmp_path, path=tmp_path / sample.path.relative_to(sample.folder),
+                            rival=tmp_path / sample.rival.relative_to(sample.folder))
         else:
-            world = replace(world, path=Path(shutil.copy(world.path, tmp_path)))
-        monkeypatch.setenv("STARTER_HOME", str(world.folder))
-        return world
+            sample = replace(sample, path=Path(shutil.copy(sample.path, tmp_path)))
+        monkeypatch.setenv("STARTER_HOME", str(sample.folder))
+        return sample
     return enter
 
 
@@ -269,36 +268,36 @@ def plant(fault: Fault, path: Path) -> None:
     if fault.spoil:
         text = fault.spoil(read_csv(path)).to_csv(index=False, lineterminator="\n")
     spoilt = fault.rewrite(text) if fault.rewrite else text
-    assert spoilt != path.read_text(), "the fault changes nothing"
+    assert spoilt != path.read_text(), "the planted error changes nothing"
     path.write_bytes(spoilt if isinstance(spoilt, bytes) else spoilt.encode())
 
 
-def pass_checks(world: World, path: Path | None = None) -> tuple[list[str], list[str]]:
-    return check_file(Workspace(world.competition, world.folder), path or world.path, world.rival)
+def pass_checks(sample: Sample, path: Path | None = None) -> tuple[list[str], list[str]]:
+    return check_file(Workspace(sample.competition, sample.folder), path or sample.path, sample.rival)
 
 
-def says(messages: list[str], pattern: str) -> bool:
+def has_message(messages: list[str], pattern: str) -> bool:
     return any(re.search(pattern, message) for message in messages)
 
 
-# ---- faults
+# ---- planted errors
 
 
 @pytest.mark.parametrize(("name", "kind"), CASES)
-def test_a_planted_fault_is_caught(enter, name, kind):
-    world, fault = enter(kind), FAULTS[name]
-    plant(fault, world.path)
-    errors, warnings = pass_checks(world)
-    assert says(errors if fault.is_error else warnings, fault.said), (errors, warnings)
+def test_a_planted_error_is_found(enter, name, kind):
+    sample, fault = enter(kind), FAULTS[name]
+    plant(fault, sample.path)
+    errors, warnings = pass_checks(sample)
+    assert has_message(errors if fault.is_error else warnings, fault.message), (errors, warnings)
     assert bool(errors) == fault.is_error or not fault.is_error
 
 
-def test_what_was_made_to_be_spoilt_is_sound(enter):
+def test_the_unchanged_samples_are_valid(enter):
     for kind in ALL:
         assert pass_checks(enter(kind)) == ([], [])
 
 
-CHECKS = {  # a check taken away, and the kinds of fault that pass for want of it
+CHECKS = {  # a check, and an error that passes if it is removed
     "_moved_columns": ("two columns swapped", "multilabel"),
     "_upside_down": ("everything upside down", "binary"),
     "_moved_rows": ("values shuffled", "classes"),
@@ -312,20 +311,20 @@ CHECKS = {  # a check taken away, and the kinds of fault that pass for want of i
 
 
 @pytest.mark.parametrize("check", CHECKS)
-def test_without_its_check_a_fault_passes(enter, monkeypatch, check):
+def test_an_error_passes_if_its_check_is_removed(enter, monkeypatch, check):
     name, kind = CHECKS[check]
     nothing = {"_moved_columns": [], "_upside_down": [], "_moved_rows": None, "against_oof": [], "unfilled_rows": [],
                "check_cells": []}.get(check, ([], []))
-    for module in (prediction_checks, gate_module):
+    for module in (prediction_checks, checks):
         if hasattr(module, check):
             monkeypatch.setattr(module, check, lambda *arguments: nothing)
-    world, fault = enter(kind), FAULTS[name]
-    plant(fault, world.path)
-    errors, warnings = pass_checks(world)
-    assert not says(errors if fault.is_error else warnings, fault.said)
+    sample, fault = enter(kind), FAULTS[name]
+    plant(fault, sample.path)
+    errors, warnings = pass_checks(sample)
+    assert not has_message(errors if fault.is_error else warnings, fault.message)
 
 
-# ---- files that nobody here made: only the last submission and its run are known
+# ---- files from elsewhere: only the last submission and its run are known
 
 FOREIGN = {
     "two columns swapped": (numbers(lambda v: v[:, [1, 0, 2]]), ("multilabel", "classes"),
@@ -339,50 +338,50 @@ FOREIGN = {
 
 
 @pytest.mark.parametrize(("name", "kind"), [(name, kind) for name, each in FOREIGN.items() for kind in each[1]])
-def test_a_fault_in_a_foreign_file_is_caught(enter, name, kind):
-    world, (spoil, _, said) = enter(kind), FOREIGN[name]
-    foreign = world.path.with_name("from_a_colleague.csv")
-    frame = spoil(read_csv(world.path))
+def test_an_error_in_a_foreign_file_is_found(enter, name, kind):
+    sample, (spoil, _, message) = enter(kind), FOREIGN[name]
+    foreign = sample.path.with_name("from_a_colleague.csv")
+    frame = spoil(read_csv(sample.path))
     frame.to_csv(foreign, index=False, lineterminator="\n")
-    errors, warnings = pass_checks(world, foreign)
-    assert says(errors + warnings, said), (errors, warnings)
+    errors, warnings = pass_checks(sample, foreign)
+    assert has_message(errors + warnings, message), (errors, warnings)
 
 
 @pytest.mark.parametrize("kind", ALL)
-def test_a_sound_foreign_file_passes(enter, kind):
-    world = enter(kind)
-    (world.path.with_name("from_a_colleague.csv")).write_text(world.path.read_text())
-    assert pass_checks(world, world.path.with_name("from_a_colleague.csv")) == ([], [])
+def test_a_valid_foreign_file_passes(enter, kind):
+    sample = enter(kind)
+    (sample.path.with_name("from_a_colleague.csv")).write_text(sample.path.read_text())
+    assert pass_checks(sample, sample.path.with_name("from_a_colleague.csv")) == ([], [])
 
 
 @pytest.mark.parametrize("kind", ALL)
-def test_the_same_file_as_the_last_is_said_to_be_the_same(enter, kind):
-    world = enter(kind)
-    errors, warnings = check_file(Workspace(world.competition, world.folder), world.path, world.path)
-    assert errors == [] and says(warnings, f"the same as {world.path.name}: every value")
+def test_a_copy_of_the_last_submission_gets_a_warning(enter, kind):
+    sample = enter(kind)
+    errors, warnings = check_file(Workspace(sample.competition, sample.folder), sample.path, sample.path)
+    assert errors == [] and has_message(warnings, f"the same as {sample.path.name}: every value")
 
 
-def test_the_last_submission_is_the_newest_other_one_where_none_is_named(enter):
-    world = enter("multilabel", own=True)
-    shutil.copy(world.rival, world.path.with_name("multilabel-copy.csv"))
-    warnings = check_file(Workspace(world.competition, world.folder), world.rival)[1]
-    assert says(warnings, "the same as multilabel-copy.csv")
+def test_the_newest_other_file_is_the_last_submission_by_default(enter):
+    sample = enter("multilabel", own=True)
+    shutil.copy(sample.rival, sample.path.with_name("multilabel-copy.csv"))
+    warnings = check_file(Workspace(sample.competition, sample.folder), sample.rival)[1]
+    assert has_message(warnings, "the same as multilabel-copy.csv")
 
 
-# ---- what is not in the file
+# ---- models and manifests
 
 
-def read_ours(world: World) -> Oof:
-    return Workspace(world.competition, world.folder).oof("ours")
+def read_ours(sample: Sample) -> Oof:
+    return Workspace(sample.competition, sample.folder).oof("ours")
 
 
-def change_models(world: World, change: Callable[[np.ndarray], None]) -> None:
+def change_models(sample: Sample, change: Callable[[np.ndarray], None]) -> None:
     """Changes what the models of "ours" predicted, and nothing else."""
-    oof = read_ours(world)
-    image_ids = read_template(Workspace(world.competition, world.folder)).frame["image_id"]
-    probs = read_models(world.competition, oof, "test", image_ids)
+    oof = read_ours(sample)
+    image_ids = read_template(Workspace(sample.competition, sample.folder)).frame["image_id"]
+    probs = read_models(sample.competition, oof, "test", image_ids)
     change(probs)
-    write_models(world.competition, oof, "test", image_ids, probs)
+    write_models(sample.competition, oof, "test", image_ids, probs)
 
 
 def noise(probs: np.ndarray) -> None:
@@ -402,95 +401,94 @@ def all_low(probs: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("kind", ALL)
-@pytest.mark.parametrize(("change", "said"), [(noise, "ours/fold2 orders the images unlike the others"),
+@pytest.mark.parametrize(("change", "message"), [(noise, "ours/fold2 orders the images unlike the others"),
                                               (constant, "ours/fold2 orders the images unlike"),
                                               (upside_down, "ours/fold2 orders the images unlike"),
                                               (all_low, "ours/fold2 predicts '.*' at another level")])
-def test_a_broken_fold_is_named(enter, kind, change, said):
-    world = enter(kind, own=True)
-    change_models(world, change)
-    errors, warnings = pass_checks(world)
-    assert errors == [] and says(warnings, said), warnings
-    assert not says(warnings, "fold0|fold1|fold3")
+def test_a_broken_fold_is_named(enter, kind, change, message):
+    sample = enter(kind, own=True)
+    change_models(sample, change)
+    errors, warnings = pass_checks(sample)
+    assert errors == [] and has_message(warnings, message), warnings
+    assert not has_message(warnings, "fold0|fold1|fold3")
 
 
 def test_a_run_that_was_trained_again_is_named(enter):
-    world = enter("binary", own=True)
-    result = world.folder / "runs" / "binary" / "ours" / "fold1" / "result.json"
+    sample = enter("binary", own=True)
+    result = sample.folder / "runs" / "binary" / "ours" / "fold1" / "result.json"
     result.write_text(result.read_text().replace("ours1", "other"))
-    assert says(pass_checks(world)[1], "ours was trained again since this file was made")
+    assert has_message(pass_checks(sample)[1], "ours was trained again since this file was made")
 
 
 def test_a_file_that_was_changed_after_its_manifest_is_named(enter):
-    world = enter("multilabel", own=True)
-    plant(FAULTS["one cell edited"], world.path)
-    assert says(pass_checks(world)[1], "multilabel-ours.json was written for another file")
+    sample = enter("multilabel", own=True)
+    plant(FAULTS["one cell edited"], sample.path)
+    assert has_message(pass_checks(sample)[1], "multilabel-ours.json was written for another file")
 
 
-@pytest.mark.parametrize(("content", "said"), [
+@pytest.mark.parametrize(("content", "message"), [
     ("{", "is not valid JSON"), ("{}", "is not a manifest"), ("[]", "is not a manifest"),
     ('{"sha256": "", "inputs": {}}', "lacks 'submission'"),
 ])
-def test_a_manifest_that_is_none_is_named(enter, content, said):
-    world = enter("binary", own=True)
-    world.path.with_suffix(".json").write_text(content)
-    errors, warnings = pass_checks(world)
-    assert errors == [] and says(warnings, said)
+def test_a_file_that_is_not_a_manifest_is_named(enter, content, message):
+    sample = enter("binary", own=True)
+    sample.path.with_suffix(".json").write_text(content)
+    errors, warnings = pass_checks(sample)
+    assert errors == [] and has_message(warnings, message)
 
 
 @pytest.mark.parametrize("kind", INDEPENDENT)
-def test_a_calibrated_file_is_as_it_was_written(enter, kind):
-    """What was decided about the predictions when the file was written is no fault of it."""
-    world = enter(kind, own=True)
-    frame = numbers(lambda values: values**2 / (values**2 + (1 - values)**2))(read_csv(world.path))
-    frame.to_csv(world.path, index=False, lineterminator="\n")
-    said = read_manifest(world.path.with_suffix(".json"))
-    means = dict(zip(world.competition.labels, frame.iloc[:, 1:].astype(float).mean(), strict=True))
-    write_manifest(world.path.with_suffix(".json"), {**said, "sha256": sha256(world.path.read_bytes()),
-                                                     "oof": {**said["oof"], "means": means}})
-    assert pass_checks(world) == ([], [])
+def test_a_calibrated_file_is_valid(enter, kind):
+    sample = enter(kind, own=True)
+    frame = numbers(lambda values: values**2 / (values**2 + (1 - values)**2))(read_csv(sample.path))
+    frame.to_csv(sample.path, index=False, lineterminator="\n")
+    manifest = read_manifest(sample.path.with_suffix(".json"))
+    means = dict(zip(sample.competition.labels, frame.iloc[:, 1:].astype(float).mean(), strict=True))
+    write_manifest(sample.path.with_suffix(".json"), {**manifest, "sha256": sha256(sample.path.read_bytes()),
+                                                     "oof": {**manifest["oof"], "means": means}})
+    assert pass_checks(sample) == ([], [])
 
 
 def test_a_manifest_changed_by_hand_is_named(enter):
-    world = enter("binary", own=True)
-    manifest = world.path.with_suffix(".json")
+    sample = enter("binary", own=True)
+    manifest = sample.path.with_suffix(".json")
     manifest.write_text(manifest.read_text().replace('"images": 240', '"images": 241'))
-    assert says(pass_checks(world)[1], "was changed after it was written")
+    assert has_message(pass_checks(sample)[1], "was changed after it was written")
 
 
-def test_the_manifest_of_another_competition_is_not_taken_for_its_own(enter):
-    world = enter("binary", own=True)
-    manifest = world.path.with_suffix(".json")
+def test_a_manifest_of_another_competition_is_not_used(enter):
+    sample = enter("binary", own=True)
+    manifest = sample.path.with_suffix(".json")
     write_manifest(manifest, {**read_manifest(manifest), "competition": "other"})
-    assert says(pass_checks(world)[1], "was written for another file")
+    assert has_message(pass_checks(sample)[1], "was written for another file")
 
 
-# ---- what is sound
+# ---- valid files
 
-SOUND = [dict(kind=kind, seed=seed, **settings) for kind in ALL for seed, settings in enumerate([
-    {}, {"test_images": 2}, {"test_images": 20}, {"black": 0.25}, {"skill": 0.7}, {"skill": 6.0},
+VALID = [dict(kind=kind, seed=seed, **settings) for kind in ALL for seed, settings in enumerate([
+    {}, {"test_images": 2}, {"test_images": 20}, {"constant": 0.25}, {"skill": 0.7}, {"skill": 6.0},
     {"images": 60, "test_images": 60}, {"shifted": 0.8}, {"shifted": 1.3}, {"rare": True}])]
 
 
 @pytest.mark.parametrize("kind", ALL)
-def test_nothing_sound_is_refused(kind, tmp_path, monkeypatch):
-    """Other seeds, two and twenty images, black ones, weak and strong models, other prevalences, rare labels."""
+def test_no_valid_file_is_rejected(kind, tmp_path, monkeypatch):
+    """Other seeds, two and twenty images, constant ones, weak and strong models, other prevalences, rare labels."""
     warned = {}
-    for number, settings in enumerate(each for each in SOUND if each["kind"] == kind):
+    for number, settings in enumerate(each for each in VALID if each["kind"] == kind):
         folder = tmp_path / str(number)
         folder.mkdir()
         monkeypatch.setenv("STARTER_HOME", str(folder))
         settings = {name: value for name, value in settings.items() if name != "kind"}
-        world = make_world(kind, folder, **drawn(kind, settings))
-        errors, warnings = pass_checks(world)
+        sample = make_sample(kind, folder, **to_rates(kind, settings))
+        errors, warnings = pass_checks(sample)
         assert errors == [], settings
         if warnings:
             warned[number] = (settings, warnings)
     assert len(warned) <= 2, warned
 
 
-def drawn(kind: str, settings: dict) -> dict:
-    """The settings of `make_world`: prevalences in words made into numbers."""
+def to_rates(kind: str, settings: dict) -> dict:
+    """Settings of `make_sample`, with "rare" and "shifted" as prevalences."""
     rates = RATES[kind]
     if settings.pop("rare", False) and len(rates) > 1:
         settings["rates"] = (*rates[:-1], 0.02)
@@ -499,16 +497,17 @@ def drawn(kind: str, settings: dict) -> dict:
     return settings
 
 
-def test_of_some_folds_only_the_own_predictions_are_known_too(enter):
-    world = enter("multilabel", own=True)
-    oof, template = read_ours(world), read_template(Workspace(world.competition, world.folder))
+def test_a_submission_of_some_folds_is_compared_with_their_predictions(enter):
+    sample = enter("multilabel", own=True)
+    oof, template = read_ours(sample), read_template(Workspace(sample.competition, sample.folder))
     some, image_ids = replace(oof, runs=oof.runs[1:3]), template.frame["image_id"]
-    probs = mean_of_models(read_models(world.competition, oof, "test", image_ids)[1:3].astype(float))
-    frame, metadata = fill_submission(Workspace(world.competition, world.folder), template, image_ids, probs, oof.probs)
-    inputs = template_inputs(world.competition, template) | run_inputs(world.competition, some, {})
-    path = write_submission(world.competition, "ours-fold1-fold2", template, frame, inputs, metadata)
-    assert pass_checks(world, path) == ([], [])
+    probs = mean_of_models(read_models(sample.competition, oof, "test", image_ids)[1:3].astype(float))
+    workspace = Workspace(sample.competition, sample.folder)
+    frame, metadata = fill_submission(workspace, template, image_ids, probs, oof.probs)
+    inputs = template_inputs(sample.competition, template) | run_inputs(sample.competition, some, {})
+    path = write_submission(sample.competition, "ours-fold1-fold2", template, frame, inputs, metadata)
+    assert pass_checks(sample, path) == ([], [])
     plant(FAULTS["a column upside down"], path)
     write_manifest(path.with_suffix(".json"), {**read_manifest(path.with_suffix(".json")),
                                                "sha256": sha256(path.read_bytes())})
-    assert says(pass_checks(world, path)[0], "'mass' is upside down")
+    assert has_message(pass_checks(sample, path)[0], "'mass' is upside down")
