@@ -1,6 +1,6 @@
-"""Submitting: nothing unsound goes up, nothing goes up twice, every refusal says what to do, every score is kept.
+"""Submitting: only checked files are uploaded, each once; errors say what to do next; scores are recorded.
 
-Those with the real client talk to a server of our own on this machine; they are skipped where it is not installed.
+Tests with the real client use a local server in place of Kaggle; they are skipped if the client is not installed.
 """
 
 import socket
@@ -71,15 +71,15 @@ def uploaded(demo, monkeypatch):
     return demo
 
 
-# ---- before anything goes up
+# ---- before the upload
 
 
-def test_a_dry_run_says_what_would_be_sent_without_network_or_trace(uploaded, monkeypatch, capsys):
-    def refuse(*arguments):
-        raise AssertionError("a dry run asks nobody")
+def test_a_dry_run_shows_the_upload_and_writes_nothing(uploaded, monkeypatch, capsys):
+    def fail(*arguments):
+        raise AssertionError("a dry run uses no network")
 
-    monkeypatch.setattr(socket, "create_connection", refuse)
-    monkeypatch.setattr(kaggle_client.subprocess, "run", refuse)
+    monkeypatch.setattr(socket, "create_connection", fail)
+    monkeypatch.setattr(kaggle_client.subprocess, "run", fail)
     entry, = submit.main(["--experiment", "run", "--dry-run", "--message", "a\nb, \"c\" \x1b[31m ünï\udc80"])
     said = capsys.readouterr().out
     assert all(part in said for part in (
@@ -99,24 +99,24 @@ def change(path, old, new):
     path.write_text(path.read_text().replace(old, new, 1))
 
 
-@pytest.mark.parametrize(("spoil", "message"), [
-    (lambda path: path.unlink(), "there is no .*run: python src/predict.py --competition demo --experiment spoilt"),
+@pytest.mark.parametrize(("change_file", "message"), [
+    (lambda path: path.unlink(), "there is no .*run: python src/predict.py --competition demo --experiment changed"),
     (lambda path: path.with_suffix(".json").unlink(), "has no manifest"),
     (lambda path: change(path.with_suffix(".json"), '"python": "', '"python": "9'), "was changed after it was written"),
     (lambda path: change(path, "0.", "0.9"), "was changed afterwards"),
     (lambda path: change(path, "image_id,", "id,"), "was changed afterwards"),
 ])
-def test_a_file_that_is_not_what_its_manifest_says_does_not_go_up(uploaded, spoil, message):
-    path = submission_path(DEMO, "spoilt")
+def test_a_file_that_differs_from_its_manifest_is_not_uploaded(uploaded, change_file, message):
+    path = submission_path(DEMO, "changed")
     for suffix in (".csv", ".json"):
         path.with_suffix(suffix).write_bytes(submission_path(DEMO, "run").with_suffix(suffix).read_bytes())
-    spoil(path)
+    change_file(path)
     with pytest.raises((ValueError, FileNotFoundError), match=message):
-        submit.main(["--experiment", "spoilt"])
+        submit.main(["--experiment", "changed"])
     assert not ledger_path(DEMO).exists()
 
 
-def test_an_unsound_file_does_not_go_up_even_with_a_manifest(uploaded):
+def test_a_file_with_errors_is_not_uploaded_even_with_a_manifest(uploaded):
     path = submission_path(DEMO, "unsound")
     path.write_text(submission_path(DEMO, "run").read_text().replace("0.", "7.", 1))
     said = read_json(submission_path(DEMO, "run").with_suffix(".json"))
@@ -125,7 +125,7 @@ def test_an_unsound_file_does_not_go_up_even_with_a_manifest(uploaded):
         submit.main(["--experiment", "unsound"])
 
 
-def test_a_run_trained_again_is_not_credited_with_the_old_submission(uploaded):
+def test_a_submission_of_earlier_models_is_an_error(uploaded):
     result = run_folder(DEMO, "third") / "fold1" / "result.json"
     before = result.read_text()
     change(result, '"weights_sha256": "', '"weights_sha256": "0')
@@ -136,7 +136,7 @@ def test_a_run_trained_again_is_not_credited_with_the_old_submission(uploaded):
         result.write_text(before)
 
 
-def test_a_competition_without_a_name_on_kaggle_says_where_to_write_it(demo, monkeypatch):
+def test_a_competition_without_a_name_on_kaggle_is_an_error(demo, monkeypatch):
     monkeypatch.setitem(COMPETITIONS, "demo", replace(DEMO, solution=None))
     with pytest.raises(ValueError, match="set kaggle='NAME' in competition.py"):
         submit.main(["--experiment", "run", "--dry-run"])
@@ -148,7 +148,7 @@ def test_a_wrong_kaggle_name_is_an_error(name):
         replace(DEMO, kaggle=name)
 
 
-def test_a_message_that_would_be_cut_off_is_refused(uploaded):
+def test_a_message_that_is_too_long_is_an_error(uploaded):
     with pytest.raises(ValueError, match="--message has 201 characters; 200 are allowed"):
         submit.main(["--experiment", "run", "--message", "x" * 201])
 
@@ -156,7 +156,7 @@ def test_a_message_that_would_be_cut_off_is_refused(uploaded):
 # ---- where the labels are known
 
 
-def test_known_labels_are_scored_here_and_nothing_is_sent(demo, capsys):
+def test_known_labels_are_scored_here_without_an_upload(demo, capsys):
     entry, = submit.main(["--experiment", "run"])
     frame = pd.read_csv(submission_path(DEMO, "run"), dtype={"image_id": str}).set_index("image_id")
     truth = pd.read_csv(demo / "data" / "demo" / "solution.csv", dtype={"image_id": str})
@@ -175,7 +175,7 @@ def test_known_labels_are_scored_here_and_nothing_is_sent(demo, capsys):
 
 @pytest.mark.parametrize(("form", "header", "rows"), [
     ("labels", "image_id,b,a", ("2,1,0", "1,0,1", "3,1,1")), ("text", "image_id,found", ("2,b", "1,a", "3,b a"))])
-def test_hard_labels_are_scored_as_they_stand_in_the_file(home, form, header, rows):
+def test_hard_labels_are_scored_as_written(home, form, header, rows):
     hard = replace(DEMO, name="hard", labels=("a", "b"), metric="f1_macro", submission=form, label_list_column="found",
                    label_separator=" ")
     path = submission_path(hard, "run")
@@ -187,15 +187,15 @@ def test_hard_labels_are_scored_as_they_stand_in_the_file(home, form, header, ro
     assert submit.local_scores(hard, entry, solution) == {"private": pytest.approx((0.5 + 1) / 2)}
 
 
-def test_the_leaderboard_shows_cv_against_what_was_scored(demo, capsys):
+def test_the_leaderboard_shows_cv_against_scores(demo, capsys):
     submit.main(["--experiment", "run", "other", "third"])
     leaderboard.main([])
     said = capsys.readouterr().out
-    assert "ROC AUC of what was submitted" in said and "public: 3 runs; scores lie" in said
+    assert "ROC AUC of submissions" in said and "public: 3 runs; scores lie" in said
     assert (demo / "runs" / "demo" / "cv_lb.png").stat().st_size > 10_000
 
 
-# ---- taken up again
+# ---- interrupted and pending submissions
 
 
 class Scripted:
@@ -209,19 +209,19 @@ class Scripted:
     def answer(self, kind, message):
         self.asked.append(kind)
         self.message = message or getattr(self, "message", "")
-        said = self.answers[kind].pop(0)
-        if isinstance(said, BaseException):
-            raise said
-        return said(self) if callable(said) else said
+        answer = self.answers[kind].pop(0)
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer(self) if callable(answer) else answer
 
 
-def standing(state="complete", **more):
+def listing(state="complete", **more):
     return lambda kaggle: [SubmissionStatus(**{"ref": "77", "state": state, "public": 0.7, "private": None, "error": "",
                                        "description": kaggle.message, **more})]
 
 
 def failure(kind):
-    return KaggleError(kind, f"it was {kind}")
+    return KaggleError(kind, f"error {kind}")
 
 
 def states():
@@ -229,7 +229,7 @@ def states():
 
 
 def test_a_score_that_is_late_is_waited_for(uploaded, monkeypatch):
-    kaggle = Scripted(monkeypatch, ["77"], [[], failure("limit"), standing("pending"), failure("network"), standing()])
+    kaggle = Scripted(monkeypatch, ["77"], [[], failure("limit"), listing("pending"), failure("network"), listing()])
     entry, = submit.main(["--experiment", "run"])
     assert (entry.state, entry.ref, entry.public, entry.private) == ("scored", "77", 0.7, None)
     kept, = read_ledger(DEMO)
@@ -238,12 +238,12 @@ def test_a_score_that_is_late_is_waited_for(uploaded, monkeypatch):
     assert kaggle.asked == ["submit"] + 5 * ["list"]
 
 
-def test_waiting_ends_and_the_same_command_asks_again_without_sending(uploaded, monkeypatch):
+def test_the_same_command_asks_later_without_a_second_upload(uploaded, monkeypatch):
     monkeypatch.setattr(submit, "TOTAL_WAIT", 20.0)
     kaggle = Scripted(monkeypatch, ["77"], [[]] * 3)
     assert submit.main(["--experiment", "run"])[0].state == "pending"
     assert kaggle.asked == ["submit", "list", "list", "list"]
-    kaggle = Scripted(monkeypatch, [], [standing()])
+    kaggle = Scripted(monkeypatch, [], [listing()])
     assert submit.main(["--experiment", "run"])[0].public == 0.7
     assert kaggle.asked == ["list"] and states() == ["sent", "pending", "scored"]
     with pytest.raises(ValueError, match="scored public 0.7"):
@@ -261,7 +261,7 @@ def test_a_kill_after_the_upload_does_not_upload_twice(uploaded, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         submit.main(["--experiment", "run"])
     message = kaggle.message
-    kaggle = Scripted(monkeypatch, [], [standing(description=message)] * 2)
+    kaggle = Scripted(monkeypatch, [], [listing(description=message)] * 2)
     entry, = submit.main(["--experiment", "run"])
     assert entry.state == "scored" and kaggle.asked == ["list", "list"]
 
@@ -270,45 +270,45 @@ def test_a_kill_before_the_upload_uploads(uploaded, monkeypatch):
     Scripted(monkeypatch, [KeyboardInterrupt()])
     with pytest.raises(KeyboardInterrupt):
         submit.main(["--experiment", "run"])
-    kaggle = Scripted(monkeypatch, ["77"], [standing(description="another | 12345678", ref="3"), standing()])
+    kaggle = Scripted(monkeypatch, ["77"], [listing(description="another | 12345678", ref="3"), listing()])
     assert submit.main(["--experiment", "run"])[0].state == "scored"
     assert kaggle.asked == ["list", "submit", "list"] and len(read_ledger(DEMO)) == 1
 
 
 @pytest.mark.parametrize("kind", kaggle_client.TRANSIENT)
-def test_what_may_pass_is_tried_again_but_only_after_a_look(uploaded, monkeypatch, kind):
-    kaggle = Scripted(monkeypatch, [failure(kind), "77"], [[], standing()])
+def test_a_transient_error_is_retried_after_reading_the_list(uploaded, monkeypatch, kind):
+    kaggle = Scripted(monkeypatch, [failure(kind), "77"], [[], listing()])
     assert submit.main(["--experiment", "run"])[0].state == "scored"
     assert kaggle.asked == ["submit", "list", "submit", "list"]
     assert kaggle.asked.count("submit") == 2
 
 
-def test_trying_again_ends_and_leaves_it_open_whether_it_arrived(uploaded, monkeypatch):
+def test_retries_end_and_leave_the_entry_unconfirmed(uploaded, monkeypatch):
     kaggle = Scripted(monkeypatch, [failure("server")] * 3, [[], []])
-    with pytest.raises(KaggleError, match="it was server"):
+    with pytest.raises(KaggleError, match="error server"):
         submit.main(["--experiment", "run"])
     assert kaggle.asked == ["submit", "list", "submit", "list", "submit"] and states() == ["sent"]
 
 
 @pytest.mark.parametrize("kind", ["rules", "credentials", "limit", "not_found", "bad_request", "forbidden", "client"])
-def test_what_does_not_pass_is_not_tried_again_and_may_be_mended(uploaded, monkeypatch, kind):
+def test_other_errors_are_not_retried_but_may_be_corrected(uploaded, monkeypatch, kind):
     kaggle = Scripted(monkeypatch, [failure(kind)])
-    with pytest.raises(KaggleError, match=f"it was {kind}"):
+    with pytest.raises(KaggleError, match=f"error {kind}"):
         submit.main(["--experiment", "run"])
     assert kaggle.asked == ["submit"] and states() == ["sent", "failed"]
-    kaggle = Scripted(monkeypatch, ["77"], [standing()])
+    kaggle = Scripted(monkeypatch, ["77"], [listing()])
     assert submit.main(["--experiment", "run"])[0].state == "scored"
 
 
-def test_a_file_that_kaggle_cannot_score_is_said(uploaded, monkeypatch):
-    Scripted(monkeypatch, ["77"], [standing("error", error="Row 3\nhas no id", public=None)])
+def test_a_file_that_kaggle_cannot_score_is_an_error(uploaded, monkeypatch):
+    Scripted(monkeypatch, ["77"], [listing("error", error="Row 3\nhas no id", public=None)])
     with pytest.raises(ValueError, match="could not score demo-run.csv: Row 3"):
         submit.main(["--experiment", "run"])
     entry, = read_ledger(DEMO)
     assert entry.state == "failed" and entry.message.endswith("| Row 3 has no id")
 
 
-# ---- what the service says, explained
+# ---- errors of the service
 
 
 @pytest.mark.parametrize(("status", "text", "kind", "advice"), [
@@ -322,12 +322,12 @@ def test_a_file_that_kaggle_cannot_score_is_said(uploaded, monkeypatch):
     (500, "", "server", "first checks whether the submission arrived"),
     (418, "teapot", "unknown", "teapot"),
 ])
-def test_every_refusal_is_told_apart_and_says_what_to_do(status, text, kind, advice):
+def test_every_error_has_its_kind_and_advice(status, text, kind, advice):
     error = explain(classify(status, text), "slug", "submit", text)
     assert error.kind == kind and advice in str(error) and text in str(error)
 
 
-def test_a_missing_client_is_said_with_what_to_do_instead(tmp_path, monkeypatch):
+def test_a_missing_client_is_an_error_with_an_alternative(tmp_path, monkeypatch):
     monkeypatch.setattr(kaggle_client, "find_spec", lambda name: None)
     (tmp_path / "a.csv").touch()
     with pytest.raises(KaggleError, match="pip install -r requirements.txt; or upload the file by hand"):
@@ -348,7 +348,7 @@ def service(uploaded, monkeypatch, tmp_path):
 
 
 @NEEDS_CLIENT
-def test_the_real_client_submits_and_the_late_score_comes_back(service):
+def test_the_real_client_submits_and_reads_a_late_score(service):
     service.answers["ListSubmissions"] = [
         (503, "<p>busy</p>"), (200, lambda asked: listed(asked, "PENDING")),
         (200, lambda asked: listed(asked, publicScore="0.81234", privateScore=""))]
@@ -370,7 +370,7 @@ def test_the_real_client_submits_and_the_late_score_comes_back(service):
     ("CreateSubmission", 200, {"code": 403, "message": "accept the rules"}, "rules"),
     ("upload", 403, {}, "upload"),
 ])
-def test_the_real_clients_errors_are_told_apart(service, request_kind, status, content, kind):
+def test_errors_of_the_real_client_have_their_kind(service, request_kind, status, content, kind):
     service.answers[request_kind] = [(status, content)]
     with pytest.raises(KaggleError) as caught:
         submit.main(["--experiment", "run"])
@@ -378,7 +378,7 @@ def test_the_real_clients_errors_are_told_apart(service, request_kind, status, c
 
 
 @NEEDS_CLIENT
-def test_a_submission_that_arrived_although_the_answer_was_an_error_is_taken_up(service):
+def test_a_submission_that_arrived_despite_an_error_is_found(service):
     service.answers["CreateSubmission"] = [(500, {})]
     service.answers["ListSubmissions"] = [(200, lambda asked: listed(asked, publicScore="0.5"))]
     assert submit.main(["--experiment", "run"])[0].public == 0.5
@@ -386,7 +386,7 @@ def test_a_submission_that_arrived_although_the_answer_was_an_error_is_taken_up(
 
 
 @NEEDS_CLIENT
-def test_a_service_that_hangs_is_left_after_a_while(service, monkeypatch):
+def test_a_service_that_hangs_is_a_timeout(service, monkeypatch):
     monkeypatch.setattr(kaggle_client, "ANSWER_SECONDS", 3)
     monkeypatch.setattr(submit, "RETRY_PAUSES", ())
     service.answers["StartSubmissionUpload"] = [(0, {})]
@@ -396,7 +396,7 @@ def test_a_service_that_hangs_is_left_after_a_while(service, monkeypatch):
 
 
 @NEEDS_CLIENT
-def test_without_credentials_the_real_client_neither_prints_nor_ends_us(service, monkeypatch, capfd):
+def test_without_credentials_the_real_client_is_an_error(service, monkeypatch, capfd):
     monkeypatch.delenv("KAGGLE_USERNAME")
     monkeypatch.delenv("KAGGLE_KEY")
     with pytest.raises(KaggleError, match="no Kaggle credentials here.*settings") as caught:
@@ -407,7 +407,7 @@ def test_without_credentials_the_real_client_neither_prints_nor_ends_us(service,
 
 
 @NEEDS_CLIENT
-def test_without_a_network_the_real_client_says_so(service, monkeypatch):
+def test_without_a_network_the_real_client_is_an_error(service, monkeypatch):
     monkeypatch.setattr(submit, "RETRY_PAUSES", ())
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -418,7 +418,7 @@ def test_without_a_network_the_real_client_says_so(service, monkeypatch):
     assert caught.value.kind == "network" and states() == ["sent"]
 
 
-def test_a_file_is_compared_with_what_was_sent_and_not_with_itself_or_the_ledger(demo):
+def test_a_file_is_compared_with_the_last_uploaded_one(demo):
     path = submission_path(DEMO, "run")
     raw, before = path.read_bytes(), submit.main(["--experiment", "run"])[0].sha256
     assert submit.last_submitted(DEMO, path, before) is None

@@ -1,4 +1,4 @@
-"""Where things live, and writing them so that nothing is ever half-written."""
+"""The home folder, and files that are written atomically, read as text and hashed."""
 
 import csv
 import errno
@@ -25,16 +25,16 @@ def home() -> Path:
 
 
 def split_ending(name: str) -> tuple[str, str]:
-    """A name without its ending, and the ending with its dot; a number is none: "1.2.840.113" has no ending."""
+    """A name without its ending, and the ending with its dot; numbers do not count: "1.2.840.113" has no ending."""
     stem, dot, ending = name.rpartition(".")
     return (stem, dot + ending) if stem and re.fullmatch(r"[A-Za-z]\w*", ending) else (name, "")
 
 
 @contextmanager
 def replace_atomically(path: Path) -> Iterator[Path]:
-    """Yields a temporary path beside `path` (for a file or a folder), renamed to `path` when the block ends well.
+    """Yields a temporary path beside `path` (for a file or a folder), renamed to `path` after the block.
 
-    When the block raises, the temporary file is removed and whatever stood at `path` before is still there, whole.
+    If the block raises, the temporary file is removed and `path` is unchanged.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")  # the process id keeps two writers apart
@@ -42,7 +42,7 @@ def replace_atomically(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         if path.is_dir() and temporary.exists():
-            shutil.rmtree(path)  # a folder cannot be renamed over a folder that has something in it
+            shutil.rmtree(path)  # a folder cannot be renamed over one that is not empty
         temporary.replace(path)
     except BaseException:
         _remove(temporary)
@@ -57,7 +57,7 @@ def _remove(path: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> Path:
-    """Writes a text file as a whole; returns its path."""
+    """Writes a text file atomically; returns its path."""
     with replace_atomically(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return path
@@ -66,8 +66,8 @@ def write_text(path: Path, text: str) -> Path:
 def json_ready(value: Any, decimals: int | None = None) -> Any:
     """A copy of nested dicts, sequences, tables, dataclasses and numpy values in types that JSON has.
 
-    Tables become lists of rows; None stands for a number that is not finite.  decimals: floats are rounded to so many;
-    None: not at all.
+    Tables become lists of rows; None replaces a number that is not finite.  decimals: of rounded floats; None: no
+    rounding.
     """
     if is_dataclass(value):
         return json_ready(vars(value), decimals)
@@ -90,7 +90,7 @@ def write_json(path: Path, content: dict) -> Path:
 
 
 def read_json(path: Path) -> dict:
-    """The object in a JSON file. Raises ValueError where the file is not JSON."""
+    """The object in a JSON file. Raises ValueError if the file is not JSON."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -107,10 +107,10 @@ def write_csv(path: Path, frame: pd.DataFrame, float_format: str | None = None) 
 def read_csv(path: Path, header: Sequence[str] = (), separator: str = ",") -> pd.DataFrame:
     """The table in a CSV file, every cell as text, an empty one as "": id 001 stays 001, and nothing is guessed.
 
-    header: the names of the columns, where the file has none;  separator: " " stands for any number of blanks. A file
-    called .gz is unpacked.
-    Raises FileNotFoundError where there is no such file, and ValueError where it is empty or not text, a column stands
-    twice, or a row is longer or shorter than the header, as the last row of a file that was cut off is.
+    header: the names of the columns if the file has no header;  separator: " " means any number of blanks. A file
+    with the ending .gz is unpacked.
+    Raises FileNotFoundError if there is no such file, and ValueError if it is empty or not text, a column name is
+    repeated, or a row is longer or shorter than the header, as the last row of a truncated file is.
     """
     if not path.exists():
         raise FileNotFoundError(f"there is no {path}")
@@ -126,16 +126,16 @@ def read_csv(path: Path, header: Sequence[str] = (), separator: str = ",") -> pd
                     header = row
                     continue
                 if len(row) != len(header):
-                    number = getattr(lines, "line_num", number)  # a quoted cell may go over several lines
+                    number = getattr(lines, "line_num", number)  # a quoted cell may span several lines
                     raise ValueError(f"{path}: line {number} has {len(row)} cells, but the header has "
-                                     f"{len(header)}; the file is cut off or damaged: fetch or make it again")
+                                     f"{len(header)}; the file is cut off or damaged: download or make it again")
                 rows.append(row)
     except (csv.Error, UnicodeDecodeError, EOFError, gzip.BadGzipFile) as error:
         raise ValueError(f"{path} is not a table of comma-separated text in UTF-8 ({error})") from error
     if not header:
-        raise ValueError(f"{path} is empty; fetch or make it again")
+        raise ValueError(f"{path} is empty; download or make it again")
     if len(set(header)) < len(header):
-        raise ValueError(f"{path}: a column stands twice in the header {', '.join(map(repr, header))}")
+        raise ValueError(f"{path}: a column name is repeated in the header {', '.join(map(repr, header))}")
     return pd.DataFrame(rows, columns=header, dtype=str)
 
 

@@ -1,4 +1,4 @@
-"""What the machine offers: device, threads, bf16, the allocator; and torchvision made to import."""
+"""The machine: device, cores, bf16, settings of threads and memory; and an import of torchvision that works."""
 
 import ctypes
 import os
@@ -14,9 +14,9 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # names and numbers of glibc's mall
 
 
 def tune_process() -> None:
-    """Makes this process train faster on a processor; to be called before torch is imported.
+    """Makes this process train faster on a processor; call it before torch is imported.
 
-    Threads that wait sleep instead of spinning: where another program wants a core too, spinning makes a training step
+    Waiting threads sleep instead of spinning: if another program uses a core too, spinning makes a training step
     five to ten times slower. And glibc keeps large buffers between steps: by default it gives every buffer over 32 MB
     back to the system and faults it in again, which costs networks with large activations a fifth to a half of
     their time.
@@ -56,7 +56,7 @@ def pick_device() -> str:
 
 
 def has_bf16(device: str) -> bool:
-    """True where bfloat16 multiplies faster than float32: recent NVIDIA cards, processors with AVX512-BF16 or AMX."""
+    """True if bfloat16 multiplies faster than float32: recent NVIDIA cards, processors with AVX512-BF16 or AMX."""
     import torch
 
     if device == "cuda":
@@ -65,7 +65,7 @@ def has_bf16(device: str) -> bool:
 
 
 def device_name(device: str) -> str:
-    """What a machine's GPU or processor calls itself; two that are named alike compute alike fast."""
+    """The name of the GPU or processor; two of the same name are equally fast."""
     import torch
 
     if device == "cuda":
@@ -76,7 +76,7 @@ def device_name(device: str) -> str:
 
 
 def import_torchvision() -> None:
-    """Imports torchvision, also where it was built for another kind of torch than the one installed.
+    """Imports torchvision, also if it was built for another build of torch than the installed one.
 
     A CPU build of torch beside torchvision built for CUDA fails to import with "operator torchvision::nms does not
     exist", and timm and solt fail with it. No classifier needs those operators, so declaring them is enough.
@@ -95,4 +95,4 @@ def import_torchvision() -> None:
             library.define(name + "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
         import torchvision  # noqa: F401
 
-        torchvision.declared_operators = library  # they go when the library object does
+        torchvision.declared_operators = library  # the declarations last as long as this object

@@ -1,4 +1,4 @@
-"""What was submitted and what it scored: submissions/<competition>-ledger.csv, one line per event."""
+"""The ledger of submissions and their scores: submissions/<competition>-ledger.csv, one line per event."""
 
 import csv
 import io
@@ -12,13 +12,13 @@ from filelock import FileLock
 from common.files import home, read_csv, replace_atomically
 from competition import Competition
 
-STATES = ("sent", "pending", "scored", "failed")  # sent: uploaded, but no answer has confirmed it yet
-CONTROL = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029\ud800-\udfff]+")  # would end the line, or are no text in UTF-8
+STATES = ("sent", "pending", "scored", "failed")  # sent: uploaded, without an answer that confirms it
+CONTROL = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029\ud800-\udfff]+")  # ends a line, or cannot be encoded in UTF-8
 
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """One line: the state of a submission at a moment. A later line with the same `id` says what came of it."""
+    """One line: the state of a submission at a date. A later line with the same `id` replaces it."""
 
     id: str                    # of the submission
     date: str = field(default_factory=lambda: time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime()))  # UTC
@@ -30,11 +30,11 @@ class Entry:
     high: float | None = None
     public: float | None = None
     private: float | None = None
-    ref: str = ""              # the number that the service gave it; "local": scored here
+    ref: str = ""              # the service's number for it; "local": scored here
     message: str = ""
     submission: str = ""       # the file's name
     manifest_sha256: str = ""
-    sha256: str = ""           # of the file, as the manifest has it
+    sha256: str = ""           # of the file, as in the manifest
 
     def __post_init__(self):
         if self.state not in STATES:
@@ -55,14 +55,14 @@ def ledger_path(competition: Competition) -> Path:
 def append_entry(competition: Competition, entry: Entry) -> Path:
     """Adds one line and changes no other; returns the ledger's path.
 
-    Writers wait for one another, and the file is written beside its place and renamed, so that it is whole at any time.
-    Raises OSError if the disk is full; the ledger is then as it was.
+    A lock makes writers wait, and the file is replaced atomically. Raises OSError if the disk is full; the ledger is
+    then unchanged.
     """
     path = ledger_path(competition)
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_name(f".{path.name}.lock")):
         lines = path.read_bytes() if path.exists() else _line(COLUMNS)
-        if not lines.endswith(b"\n"):  # an editor may have left it out
+        if not lines.endswith(b"\n"):  # an editor may have removed it
             lines += b"\n"
         with replace_atomically(path) as temporary:
             temporary.write_bytes(lines + _line([_cell(getattr(entry, name)) for name in COLUMNS]))
@@ -70,9 +70,9 @@ def append_entry(competition: Competition, entry: Entry) -> Path:
 
 
 def read_ledger(competition: Competition) -> list[Entry]:
-    """The newest line of every submission, in the order in which they were first sent; [] if there is no ledger.
+    """The newest line of every submission, in the order of their first lines; [] if there is no ledger.
 
-    Raises ValueError with the line that is not one of ours.
+    Raises ValueError with the line that is not valid.
     """
     path = ledger_path(competition)
     if not path.exists():
@@ -80,14 +80,14 @@ def read_ledger(competition: Competition) -> list[Entry]:
     table = read_csv(path)
     if tuple(table) != COLUMNS:
         raise ValueError(f"{path} has the columns {', '.join(table)}, but a ledger has {', '.join(COLUMNS)}; move it "
-                         "away, and a new one is begun")
+                         "away to start a new one")
     newest = {}
     for number, cells in enumerate(table.to_dict("records"), start=2):
         try:
             entry = Entry(**cells | {name: float(cells[name]) if cells[name] else None for name in NUMBERS})
         except ValueError as error:
-            raise ValueError(f"{path}: line {number} is wrong ({error}); correct it, or move the file away, and a new "
-                             "one is begun") from error
+            raise ValueError(f"{path}: line {number} is wrong ({error}); correct it, or move the file away to start a "
+                             "new one") from error
         newest[entry.id] = entry
     return list(newest.values())
 

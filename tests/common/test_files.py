@@ -1,4 +1,4 @@
-"""Files: written as a whole or not at all, read as the text that stands in them, and hashed without ambiguity."""
+"""Files: written atomically, read as text, and hashed without ambiguity."""
 
 import json
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ def names_in(folder: Path) -> list[str]:
 @pytest.mark.parametrize(("name", "parts"), [
     ("a.png", ("a", ".png")), ("a.b.JPG", ("a.b", ".JPG")), ("IM-0001", ("IM-0001", "")), (".hidden", (".hidden", "")),
     ("1.2.840.113619.5", ("1.2.840.113619.5", "")), ("scan.jp2", ("scan", ".jp2")), ("a.", ("a.", ""))])
-def test_a_number_is_no_ending(name, parts):
+def test_a_number_is_not_an_ending(name, parts):
     assert split_ending(name) == parts
 
 
@@ -41,7 +41,7 @@ def test_home_is_the_environments_folder_or_the_repository(tmp_path, monkeypatch
         assert home() == Path(__file__).resolve().parents[2]
 
 
-def test_nothing_stands_at_the_place_until_the_block_ends(tmp_path):
+def test_the_file_appears_after_the_block(tmp_path):
     path = tmp_path / "new" / "file.txt"
     with replace_atomically(path) as temporary:
         temporary.write_text("half")
@@ -50,7 +50,7 @@ def test_nothing_stands_at_the_place_until_the_block_ends(tmp_path):
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
-def test_a_block_that_raises_leaves_the_old_file_and_no_trace(tmp_path, error):
+def test_a_block_that_raises_leaves_the_old_file_only(tmp_path, error):
     path = write_text(tmp_path / "file.txt", "old")
     with pytest.raises(error), replace_atomically(path) as temporary:
         temporary.write_text("half")
@@ -67,7 +67,7 @@ def test_a_folder_replaces_a_folder_that_is_not_empty(tmp_path):
     assert names_in(tmp_path) == ["folder"] and names_in(path) == ["new"]
 
 
-def test_a_block_that_raises_leaves_the_old_folder_and_no_trace(tmp_path):
+def test_a_block_that_raises_leaves_the_old_folder_only(tmp_path):
     path = tmp_path / "folder"
     path.mkdir()
     (path / "old").touch()
@@ -78,7 +78,7 @@ def test_a_block_that_raises_leaves_the_old_folder_and_no_trace(tmp_path):
     assert names_in(tmp_path) == ["folder"] and names_in(path) == ["old"]
 
 
-def test_a_block_that_writes_nothing_loses_nothing(tmp_path):
+def test_a_block_that_writes_nothing_keeps_the_old_folder(tmp_path):
     path = tmp_path / "folder"
     path.mkdir()
     (path / "old").touch()
@@ -87,7 +87,7 @@ def test_a_block_that_writes_nothing_loses_nothing(tmp_path):
     assert names_in(path) == ["old"]
 
 
-def test_what_a_killed_process_left_is_removed(tmp_path):
+def test_a_leftover_of_a_killed_process_is_removed(tmp_path):
     path = tmp_path / "file.txt"
     with replace_atomically(path) as temporary:
         temporary.touch()
@@ -121,7 +121,7 @@ def test_csv_has_unix_line_ends_and_no_index(tmp_path):
     b"\xef\xbb\xbfid,x\n001,\nNA,1.0",
     b'"id","x"\n\n"001",""\nNA,"1.0"\n\n',
 ], ids=["unix", "windows", "byte order mark, no last line end", "quotes and blank lines"])
-def test_csv_cells_are_the_text_that_stands_there(tmp_path, raw):
+def test_csv_cells_are_read_as_text(tmp_path, raw):
     (tmp_path / "a.csv").write_bytes(raw)
     frame = read_csv(tmp_path / "a.csv")
     assert list(frame.columns) == ["id", "x"]
@@ -141,7 +141,7 @@ def test_a_csv_without_rows_has_its_columns(tmp_path):
     (b'id,x\n1,"0\n2,1\n', "not a table of comma-separated text"),
     (b"id,x\n1,caf\xe9\n", "not a table of comma-separated text in UTF-8"),
     (b"\x89PNG\r\n\x1a\n\x00\x00", "not a table of comma-separated text"),
-    (b"id,x,x\n1,0,1\n", "a column stands twice in the header 'id', 'x', 'x'"),
+    (b"id,x,x\n1,0,1\n", "a column name is repeated in the header 'id', 'x', 'x'"),
 ], ids=["empty", "blank", "cut off", "more cells than header", "open quote", "latin-1", "picture", "column twice"])
 def test_a_damaged_csv_is_named_with_the_place(tmp_path, raw, message):
     (tmp_path / "a.csv").write_bytes(raw)

@@ -1,4 +1,4 @@
-"""CV against the leaderboard: slopes worked out by hand, planted outliers found, and chance that is not called one."""
+"""CV against the leaderboard: slopes computed by hand, planted outliers, and the rate of false ones."""
 
 from dataclasses import replace
 
@@ -30,7 +30,7 @@ def test_the_slope_is_the_median_of_all_pairs_slopes():
     assert compare(*around([0.1, 0.2, 0.4]), np.array([0.3, 0.1, 0.2]), 9, 9).rank_correlation == pytest.approx(-0.5)
 
 
-def test_what_is_allowed_is_both_samplings_together():
+def test_the_limit_combines_both_sampling_errors():
     agreement = compare(*around([0.8, 0.8]), np.array([0.8, 0.8]), 900, 100)
     assert agreement.allowed == pytest.approx(0.02 * np.sqrt(1 + 9))
     assert compare(*around([0.8]), np.array([0.8]), 900, float("nan")).allowed == pytest.approx(0.02)
@@ -41,7 +41,7 @@ def test_a_planted_outlier_is_found_and_no_other():
     assert compare(*around([0.70, 0.75, 0.80, 0.85, 0.90]), scores, 500, 500).outliers.tolist() == 4 * [False] + [True]
 
 
-def test_chance_alone_is_called_an_outlier_no_more_often_than_said():
+def test_false_outliers_are_about_five_percent():
     rng, found = np.random.default_rng(0), 0
     for _ in range(400):  # ten runs, each scored on samples of its own: the worst case for the limit
         truth, error = rng.uniform(0.7, 0.9, 10), 0.01
@@ -68,7 +68,7 @@ def entries(count, **more):
             for i in range(count)]
 
 
-def test_only_scored_runs_with_a_cv_of_this_metric_are_compared_the_newest_of_each(home):
+def test_only_the_newest_scored_entry_of_a_run_is_compared(home):
     good, *others = entries(4)
     for entry in (good, replace(others[0], state="pending"), replace(others[1], cv=None),
                   replace(others[2], metric="accuracy"), replace(good, id="later", public=0.6)):
@@ -76,9 +76,9 @@ def test_only_scored_runs_with_a_cv_of_this_metric_are_compared_the_newest_of_ea
     assert [(entry.run, entry.public) for entry in scored_entries(DEMO)] == [("run0", 0.6)]
 
 
-def test_without_a_score_nothing_is_shown_and_one_is_enough(home, capsys):
+def test_one_score_is_enough_and_none_shows_nothing(home, capsys):
     assert report_agreement(DEMO, 100, {}) is None and capsys.readouterr().out == ""
     append_entry(DEMO, entries(1)[0])
     assert report_agreement(DEMO, 100, {}).stat().st_size > 1000
-    said = capsys.readouterr().out
-    assert "slope and correlation take 3 runs" in said and "how many images it counts is not known" in said
+    text = capsys.readouterr().out
+    assert "slope and correlation need 3 runs" in text and "the number of its images is not known" in text

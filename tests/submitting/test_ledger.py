@@ -1,4 +1,4 @@
-"""The ledger: no line is lost, whoever else writes and wherever a writer is killed."""
+"""The ledger: no line is lost, with other writers or a failed write."""
 
 import csv
 import errno
@@ -30,7 +30,7 @@ def test_an_entry_comes_back_as_it_was(home):
     assert read_ledger(DEMO) == [sent]
 
 
-def test_the_newest_line_of_a_submission_counts_and_no_line_is_ever_changed(home):
+def test_the_newest_line_counts_and_earlier_ones_stay(home):
     first, other = entry(), entry(run="mlp_a")
     append_entry(DEMO, first)
     before = ledger_path(DEMO).read_bytes()
@@ -45,7 +45,7 @@ def test_no_ledger_is_an_empty_one(home):
     assert read_ledger(DEMO) == [] and not ledger_path(DEMO).exists()
 
 
-def test_an_odd_message_stays_on_its_line(home):
+def test_a_message_with_line_breaks_stays_on_one_line(home):
     append_entry(DEMO, entry(message='a\r\nb\x00c\u2028d\udc80e\n"f",=g'))
     assert read_ledger(DEMO)[0].message == one_line('a\r\nb\x00c\u2028d\udc80e\n"f",=g') == 'a b c d e "f",=g'
     assert ledger_path(DEMO).read_bytes().count(b"\n") == 2

@@ -113,7 +113,7 @@ FAULTS = {
     "every row twice": Fault(ALL, "240 ids occur more than once", lambda f: pd.concat([f, f])),
     "an id in place of another": Fault(ALL, "more than once", cell("003000", 7, 0)),
     "rows sorted by id": Fault(ALL, "not in the sample's order", lambda f: f.sort_values("image_id")),
-    "rows upside down": Fault(ALL, "not in the sample's order", lambda f: f.iloc[::-1]),
+    "rows reversed": Fault(ALL, "not in the sample's order", lambda f: f.iloc[::-1]),
     "rows shuffled": Fault(ALL, "not in the sample's order", lambda f: f.sample(frac=1, random_state=0)),
     "two rows exchanged": Fault(ALL, "not in the sample's order", lambda f: f.iloc[[1, 0, *range(2, 240)]]),
     "ids without their zeros": Fault(ALL, "'003000' lost its leading zeros", ids(lambda i: i.lstrip("0"))),
@@ -134,8 +134,8 @@ FAULTS = {
     "a column of another name": Fault(ALL, "the columns are Id", lambda f: f.rename(columns={"image_id": "Id"})),
     "capitals in the header": Fault(ALL, "upper and lower case differ", lambda f: f.rename(columns=str.upper)),
     "blanks in the header": Fault(ALL, "blanks around the names", lambda f: f.rename(columns="{} ".format)),
-    "no header": Fault(ALL, "the header is missing|stands twice in the header", rewrite=lambda t: t.partition("\n")[2]),
-    "two columns of one name": Fault(NUMBERS, "stands twice|the columns are", lambda f: f.assign(again="0.5").rename(
+    "no header": Fault(ALL, "the header is missing|repeated in the header", rewrite=lambda t: t.partition("\n")[2]),
+    "two columns of one name": Fault(NUMBERS, "is repeated|the columns are", lambda f: f.assign(again="0.5").rename(
         columns={"again": "mass"})),
     "a second header line": Fault(ALL, "a second header line", rewrite=lambda t: t.split("\n")[0] + "\n" + t),
     "two files in one": Fault(ALL, "more than once|second header", rewrite=lambda t: t + t),
@@ -202,16 +202,16 @@ FAULTS = {
                                  numbers(lambda v: v.round(4)[:, [0, 2, 1]])),
     "a column in two places": Fault(("multilabel", "hard"), "'nodule' holds what the run predicted for 'mass'",
                                     numbers(lambda v: v[:, [0, 0, 2]])),
-    "a column upside down": Fault((*INDEPENDENT, "hard"), "'mass' is upside down", first_column(lambda v: 1 - v)),
-    "everything upside down": Fault((*INDEPENDENT, "hard"), "'mass' is upside down", numbers(lambda v: 1 - v)),
-    "a column upside down and squeezed": Fault(INDEPENDENT, "'mass' is upside down",
+    "a column inverted": Fault((*INDEPENDENT, "hard"), "'mass' is inverted", first_column(lambda v: 1 - v)),
+    "everything inverted": Fault((*INDEPENDENT, "hard"), "'mass' is inverted", numbers(lambda v: 1 - v)),
+    "a column inverted and squared": Fault(INDEPENDENT, "'mass' is inverted",
                                                first_column(lambda v: (1 - v) ** 2)),
     "values one row too low": Fault(ALL, "1 row too low", contents(lambda f: f.iloc[[-1, *range(239)]])),
     "values one row too high": Fault(ALL, "1 row too high", contents(lambda f: f.iloc[[*range(1, 240), 0]])),
     "values two rows too low": Fault(ALL, "2 rows too low", contents(lambda f: f.iloc[[-2, -1, *range(238)]])),
     "the first row lost, the last one twice": Fault(ALL, "1 row too high", contents(
         lambda f: f.iloc[[*range(1, 240), 239]])),
-    "values upside down": Fault(PROBS, "at other ids", contents(lambda f: f.iloc[::-1])),
+    "values reversed": Fault(PROBS, "at other ids", contents(lambda f: f.iloc[::-1])),
     "values shuffled": Fault(PROBS, "at other ids", contents(lambda f: f.sample(frac=1, random_state=0))),
     "decisions shuffled": Fault(("hard", "text"), "does not follow the run's own", contents(
         lambda f: f.sample(frac=1, random_state=0)), is_error=False),
@@ -219,7 +219,7 @@ FAULTS = {
     "two decimals": Fault(PROBS, "has 2 decimals", numbers(two_decimals), is_error=False),
     "one decimal": Fault(INDEPENDENT, "has 1 decimal:", numbers(lambda v: v.round(1)), is_error=False),
     "decisions for probabilities": Fault(PROBS, "all values are 0 or 1", numbers(one_hot)),
-    "rows that were never filled": Fault(INDEPENDENT, "140 of 240 rows are still as the sample", half_filled,
+    "rows that were never filled": Fault(INDEPENDENT, "140 of 240 rows still have the sample's values", half_filled,
                                          is_error=False),
     "a column copied onto another": Fault(("multilabel",), "'hernia' is the same as 'mass' in every row",
                                           numbers(lambda v: v[:, [0, 1, 0]]), is_error=False),
@@ -299,7 +299,7 @@ def test_the_unchanged_samples_are_valid(enter):
 
 CHECKS = {  # a check, and an error that passes if it is removed
     "_moved_columns": ("two columns swapped", "multilabel"),
-    "_upside_down": ("everything upside down", "binary"),
+    "_inverted_columns": ("everything inverted", "binary"),
     "_moved_rows": ("values shuffled", "classes"),
     "against_own": ("one cell edited", "multilabel"),
     "against_oof": ("probabilities squeezed", "multilabel"),
@@ -313,8 +313,8 @@ CHECKS = {  # a check, and an error that passes if it is removed
 @pytest.mark.parametrize("check", CHECKS)
 def test_an_error_passes_if_its_check_is_removed(enter, monkeypatch, check):
     name, kind = CHECKS[check]
-    nothing = {"_moved_columns": [], "_upside_down": [], "_moved_rows": None, "against_oof": [], "unfilled_rows": [],
-               "check_cells": []}.get(check, ([], []))
+    nothing = {"_moved_columns": [], "_inverted_columns": [], "_moved_rows": None, "against_oof": [],
+               "unfilled_rows": [], "check_cells": []}.get(check, ([], []))
     for module in (prediction_checks, checks):
         if hasattr(module, check):
             monkeypatch.setattr(module, check, lambda *arguments: nothing)
@@ -328,10 +328,10 @@ def test_an_error_passes_if_its_check_is_removed(enter, monkeypatch, check):
 
 FOREIGN = {
     "two columns swapped": (numbers(lambda v: v[:, [1, 0, 2]]), ("multilabel", "classes"),
-                            "'mass' goes with 'nodule' of .*-rival.csv"),
-    "a column upside down": (first_column(lambda v: 1 - v), INDEPENDENT, "'mass' is the other way round than in"),
+                            "'mass' agrees with 'nodule' of .*-rival.csv"),
+    "a column inverted": (first_column(lambda v: 1 - v), INDEPENDENT, "'mass' is inverted compared with"),
     "values one row too low": (contents(lambda f: f.iloc[[-1, *range(239)]]), ALL, "moved by 1 row"),
-    "noise": (first_column(lambda v: np.random.default_rng(1).random(240)), INDEPENDENT, "has nothing to do with that"),
+    "noise": (first_column(lambda v: np.random.default_rng(1).random(240)), INDEPENDENT, "does not agree with that"),
     "all from another population": (first_column(lambda v: 0.9 + v / 10), INDEPENDENT, "the mean is 0.9.* on held-out"),
     "decisions for probabilities": (numbers(one_hot), PROBS, "all values are 0 or 1"),
 }
@@ -392,7 +392,7 @@ def constant(probs: np.ndarray) -> None:
     probs[2] = 0.5
 
 
-def upside_down(probs: np.ndarray) -> None:
+def invert(probs: np.ndarray) -> None:
     probs[2] = 1 - probs[2]
 
 
@@ -403,7 +403,7 @@ def all_low(probs: np.ndarray) -> None:
 @pytest.mark.parametrize("kind", ALL)
 @pytest.mark.parametrize(("change", "message"), [(noise, "ours/fold2 orders the images unlike the others"),
                                               (constant, "ours/fold2 orders the images unlike"),
-                                              (upside_down, "ours/fold2 orders the images unlike"),
+                                              (invert, "ours/fold2 orders the images unlike"),
                                               (all_low, "ours/fold2 predicts '.*' at another level")])
 def test_a_broken_fold_is_named(enter, kind, change, message):
     sample = enter(kind, own=True)
@@ -507,7 +507,7 @@ def test_a_submission_of_some_folds_is_compared_with_their_predictions(enter):
     inputs = template_inputs(sample.competition, template) | run_inputs(sample.competition, some, {})
     path = write_submission(sample.competition, "ours-fold1-fold2", template, frame, inputs, metadata)
     assert pass_checks(sample, path) == ([], [])
-    plant(FAULTS["a column upside down"], path)
+    plant(FAULTS["a column inverted"], path)
     write_manifest(path.with_suffix(".json"), {**read_manifest(path.with_suffix(".json")),
                                                "sha256": sha256(path.read_bytes())})
-    assert has_message(pass_checks(sample, path)[0], "'mass' is upside down")
+    assert has_message(pass_checks(sample, path)[0], "'mass' is inverted")

@@ -66,7 +66,7 @@ def test_two_rows_say_little_and_that_little_is_right(rng):
     own = np.array([[0.2, 0.7], [0.6, 0.1]])
     assert against_own(COLUMNS, own, own) == ([], [])
     assert "swapped" in against_own(COLUMNS, own[:, ::-1], own)[0][0]
-    assert "upside down" in against_own(COLUMNS, 1 - own, own)[0][0]
+    assert "inverted" in against_own(COLUMNS, 1 - own, own)[0][0]
     assert "at other ids" in against_own(COLUMNS, own[::-1], own)[0][0]
     assert against_other(COLUMNS, own, own, "last") == [] and check_values(COLUMNS, own, None) == ([], [])
     assert against_oof(COLUMNS, own, rng.random((500, 2))) == []
@@ -94,4 +94,4 @@ def test_one_value_may_be_the_samples_by_chance():
     values[5] = 0.5
     assert unfilled_rows(values, sample) == []
     assert unfilled_rows(np.tile(values, 2), np.tile(sample, 2)) == [
-        "1 of 100000 rows are still as the sample has them: were they predicted at all?"]
+        "1 of 100000 rows still have the sample's values: were they predicted?"]

@@ -1,4 +1,4 @@
-"""A submission comes out again byte for byte, or the first thing that differs is named before anything is predicted."""
+"""A submission is reproduced byte for byte, or the first difference is named before anything is predicted."""
 
 import errno
 import shutil
@@ -41,7 +41,7 @@ def made_once(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def made(made_once, home) -> Path:
-    """The same, for each test to do with as it likes; files keep their times, so that no image looks new."""
+    """The same, copied for each test; files keep their times, so that no image looks new."""
     shutil.copytree(made_once, home, dirs_exist_ok=True)
     return home
 
@@ -51,7 +51,7 @@ def again(home: Path, name: str = "one") -> list[Path]:
 
 
 @pytest.mark.parametrize("name", ["one", "one-fold1", "blend_mean", "blend_rank_mean"])
-def test_the_same_bytes_come_out_without_any_earlier_prediction(made, capsys, name):
+def test_a_submission_is_reproduced_without_earlier_predictions(made, capsys, name):
     for kept in made.glob("runs/demo/*/test*"):
         kept.unlink()
     (made / "submissions" / f"demo-{name}.csv").unlink()
@@ -69,7 +69,7 @@ def test_predictions_just_made_and_predictions_read_again_give_the_same_bytes(ma
     assert path.read_bytes() == fresh
 
 
-# ---- what differs is named
+# ---- differences
 
 
 def flip_bit(path: Path, at: int = -5) -> None:
@@ -123,7 +123,7 @@ CHANGES = {
 
 @pytest.mark.parametrize("name", ["one", "blend_mean"])
 @pytest.mark.parametrize("change", CHANGES)
-def test_what_differs_is_named_before_anything_is_predicted(made, monkeypatch, change, name):
+def test_a_changed_input_is_named_before_predicting(made, monkeypatch, change, name):
     spoil, said = CHANGES[change]
     spoil(made)
     monkeypatch.setattr(reproduce, "predict_models", None)
@@ -151,7 +151,7 @@ def test_a_blend_of_other_weights_or_members_is_named(made):
     ("computed", {"one": {"device": "cuda", "name": "a card", "threads": 1, "number_format": "fp32"}},
      "different device: one: device cuda then, cpu now, name a card then, "),
 ])
-def test_other_code_version_or_device_is_named_and_the_bytes_are_compared(made, capsys, where, there, said):
+def test_different_code_version_or_device_is_a_warning(made, capsys, where, there, said):
     path = made / "submissions" / "demo-one.json"
     told = read_manifest(path)
     write_manifest(path, {**told, where: {**told[where], **there}})
@@ -160,7 +160,7 @@ def test_other_code_version_or_device_is_named_and_the_bytes_are_compared(made, 
     assert said in out and "byte for byte" in out
 
 
-def test_other_bytes_are_an_error_that_names_what_differs_and_how_much(made, monkeypatch):
+def test_different_bytes_are_an_error_with_the_first_difference(made, monkeypatch):
     path = made / "submissions" / "demo-one.json"
     told = read_manifest(path)
     write_manifest(path, {**told, "versions": {**told["versions"], "torch": "1.0"}})
@@ -175,10 +175,10 @@ def test_other_bytes_are_an_error_that_names_what_differs_and_how_much(made, mon
         again(made)
 
 
-# ---- manifests that are none
+# ---- wrong manifests
 
 
-def test_a_manifest_changed_by_hand_is_refused(made):
+def test_a_manifest_changed_by_hand_is_an_error(made):
     edit(made / "submissions" / "demo-one.json", '"images": 40', '"images": 41')
     with pytest.raises(ValueError, match="was changed after it was written"):
         again(made)
@@ -208,7 +208,7 @@ def test_weights_changed_since_training_predict_nothing(made):
 # ---- written
 
 
-def test_a_manifest_is_sorted_and_says_what_went_in(made):
+def test_a_manifest_is_sorted_and_records_all_inputs(made):
     path = made / "submissions" / "demo-blend_mean.json"
     said = read_manifest(path)
     names = [line.strip().partition('"')[2].partition('"')[0] for line in path.read_text().splitlines()
@@ -224,7 +224,7 @@ def test_a_manifest_is_sorted_and_says_what_went_in(made):
     assert {"python", "torch", "timm", "numpy", "pandas", "safetensors"} <= set(said["versions"])
 
 
-def test_the_hash_of_the_images_is_theirs_and_not_of_where_they_lie(made):
+def test_the_hash_of_images_does_not_depend_on_their_files(made):
     from competition import DEMO
     from data.pixel_store import PixelSettings
     from data.tables import read_part
@@ -263,14 +263,14 @@ def test_a_full_disk_leaves_the_earlier_submission_and_its_manifest(made, monkey
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
-def test_check_passes_every_submission_that_was_made(made, capsys):
+def test_every_written_submission_passes_the_checks(made, capsys):
     for path in sorted((made / "submissions").glob("*.csv")):
         submit.main(["--check", str(path)])
     out = capsys.readouterr().out
     assert out.count("has the form of sample_submission.csv") == 5
 
 
-def test_what_counted_an_unreadable_image_as_black_comes_out_again(made, capsys):
+def test_a_submission_with_an_unreadable_image_is_reproduced(made, capsys):
     image = next((made / "data" / "demo" / "test").glob("*.png"))
     image.write_bytes(image.read_bytes()[:60])
     predict.main(["--experiment", "one", "--unreadable", "black"])

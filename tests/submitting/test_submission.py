@@ -1,4 +1,4 @@
-"""Submissions: every planted fault is found and named, nothing sound is refused, and the file looks as the sample."""
+"""Submissions: planted errors are found, valid files pass, and the file has the form of the sample."""
 
 import re
 from dataclasses import replace
@@ -104,23 +104,23 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_planted_fault_is_found_and_named(data, fault):
+def test_a_planted_error_is_found(data, fault):
     name, edit, message = FAULTS[fault]
     errors, _ = check(name, data, edit(sound(name, data)))
     assert any(message in error for error in errors), errors
 
 
-def test_all_faults_are_named_at_once(data):
+def test_all_errors_are_named_at_once(data):
     frame = at(1, "a", "")(at(2, "b", "7")(sound("probs", data))).drop(5)
     errors, _ = check("probs", data, frame)
     assert len(errors) == 3 and "'x,y'" in errors[0]
 
 
-# ---- what is sound
+# ---- valid submissions
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_a_sound_submission_has_no_errors_and_no_warnings(data, name):
+def test_a_valid_submission_has_no_errors_and_no_warnings(data, name):
     assert check(name, data, sound(name, data), list(VALUES[name].mean(axis=0))) == ([], [])
 
 
@@ -132,11 +132,11 @@ def test_a_sound_submission_has_no_errors_and_no_warnings(data, name):
     ("hard", lambda f: f.assign(a="0.0", b=["0.0"] * 5 + ["1.0"])),
     ("classes", at(3, "a", "0.6004")),
 ], ids=["exponent", "0", "1", "other type", "a rare label found nowhere", "rounded"])
-def test_what_is_unusual_but_sound_is_not_refused(data, name, edit):
+def test_unusual_but_valid_cells_are_no_error(data, name, edit):
     assert check(name, data, edit(sound(name, data)))[0] == []
 
 
-def test_a_hard_label_found_nowhere_is_worth_a_warning(data):
+def test_a_hard_label_found_nowhere_gets_a_warning(data):
     assert check("hard", data, sound("hard", data).assign(a="0.0"))[1] == ["column 'a' is 0 for every image"]
 
 
@@ -146,7 +146,7 @@ def test_one_image_or_two_make_a_submission(data, count):
     assert check("probs", data, sound("probs", data)) == ([], [])
 
 
-def test_rates_swapped_between_columns_are_worth_a_warning():
+def test_rates_swapped_between_columns_get_a_warning():
     ids = pd.Series([str(number) for number in range(400)])
     template = Template(pd.DataFrame({"image_id": ids, "a": "0", "b": "0"}), "image_id", ("a", "b"))
     values = np.random.default_rng(0).uniform(0, 1, (400, 2)) * [0.2, 1.0]  # means 0.1 and 0.5
@@ -182,7 +182,7 @@ def test_values_are_joined_by_id_and_columns_by_name(data):
     ("0", False, ["1.000000", "0.000000"]),
     ("0.5", False, ["1.000000", "0.000000"]),
 ])
-def test_numbers_are_written_as_the_samples(data, placeholder, hard, expected):
+def test_numbers_are_written_as_in_the_sample(data, placeholder, hard, expected):
     (data / "sample.csv").write_text(f"image_id,b,a\n007,{placeholder},{placeholder}\n10,{placeholder},{placeholder}\n")
     template = read_template(Workspace(PROBS, data))
     frame = fill_template(HARD if hard else PROBS, template, pd.Series(["10", "007"]), np.array([[0, 0], [1, 1]]))
@@ -231,7 +231,7 @@ def text_template(competition: Competition, data: Path) -> Template:
     (PROTEINS, [[1, 1], [0, 1], [0, 0]], ["0 16", "16", ""]),
     (replace(PROTEINS, ignored_labels=("none",)), [[1, 1], [0, 1], [0, 0]], ["0 16", "16", "none"]),
 ])
-def test_labels_are_said_in_the_organisers_own_words(data, competition, decided, expected):
+def test_labels_are_written_as_the_competitions_texts(data, competition, decided, expected):
     template = text_template(competition, data)
     frame = fill_template(competition, template, pd.Series(["007", "001", "10"]), np.array(decided))
     assert frame[template.columns[0]].tolist() == expected
@@ -244,7 +244,7 @@ def test_labels_are_said_in_the_organisers_own_words(data, competition, decided,
     (["0", "0 1", "1"], "image '001' has the unknown label '0 1'"),
     (["0", "nan", "1"], "image '001' has the unknown label 'nan'"),
 ])
-def test_a_text_that_is_no_class_must_not_go_up(data, texts, said):
+def test_a_text_that_is_not_a_class_is_an_error(data, texts, said):
     template = text_template(GRADES, data)
     errors, _ = check_submission(GRADES, template, template.frame.assign(grade=texts))
     assert len(errors) == 1 and said in errors[0]
@@ -253,7 +253,7 @@ def test_a_text_that_is_no_class_must_not_go_up(data, texts, said):
 # ---- written
 
 
-def test_what_is_written_is_read_back_as_it_was_and_passes_its_own_check(data, home):
+def test_a_written_submission_is_read_back_and_passes_the_check(data, home):
     template = read_template(Workspace(PROBS, data))
     path = write_submission(PROBS, "run", template, sound("probs", data), {"weights": "w"}, {})
     assert path == home / "submissions" / "probs-run.csv"
@@ -262,7 +262,7 @@ def test_what_is_written_is_read_back_as_it_was_and_passes_its_own_check(data, h
     assert check("probs", data, read_submission(path)) == ([], [])
 
 
-def test_a_refused_submission_leaves_the_earlier_one_as_it_is(data):
+def test_a_submission_with_errors_keeps_the_earlier_one(data):
     template = read_template(Workspace(PROBS, data))
     path = write_submission(PROBS, "run", template, sound("probs", data), {}, {})
     before = path.read_bytes()
@@ -271,7 +271,7 @@ def test_a_refused_submission_leaves_the_earlier_one_as_it_is(data):
     assert path.read_bytes() == before and is_written(PROBS, "run", {})
 
 
-def test_a_submission_counts_as_written_only_while_it_and_its_inputs_are_the_same(data):
+def test_is_written_is_false_after_a_change(data):
     template, inputs = read_template(Workspace(PROBS, data)), {"weights": {"fold0": "abc"}}
     assert not is_written(PROBS, "run", inputs)
     path = write_submission(PROBS, "run", template, sound("probs", data), inputs, {})
@@ -289,7 +289,7 @@ def test_a_submission_counts_as_written_only_while_it_and_its_inputs_are_the_sam
     (b"image_id,b,a\n007,0.1,0.2\n001,0.", ValueError, "line 3 has 2 cells, but the header has 3"),
     (b"PK\x03\x04\xff", ValueError, "not a table of comma-separated text"),
 ])
-def test_a_file_that_is_no_submission_is_named(tmp_path, raw, error, message):
+def test_a_file_that_is_not_a_table_is_named(tmp_path, raw, error, message):
     if raw is not None:
         (tmp_path / "file.csv").write_bytes(raw)
     with pytest.raises(error, match=message):
@@ -310,7 +310,7 @@ def oof_of(competition: Competition, count: int = 60) -> tuple[pd.DataFrame, np.
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_probabilities_become_a_submission_with_its_account(data, name, capsys):
+def test_probabilities_become_a_submission_with_its_manifest(data, name, capsys):
     competition = TASKS[name]
     table, oof = oof_of(competition)
     test = oof[:6]
@@ -326,7 +326,7 @@ def test_probabilities_become_a_submission_with_its_account(data, name, capsys):
     assert f"wrote {path}: 6 rows, checked" in capsys.readouterr().out
 
 
-def test_rows_no_fold_has_predicted_yet_are_left_out_of_the_account(data):
+def test_rows_without_a_prediction_are_left_out_of_the_metadata(data):
     table, oof = oof_of(PROBS)
     oof[::3] = np.nan
     oof[1, 0], oof[2, 0] = oof[2, 0], oof[1, 0]
