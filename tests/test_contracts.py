@@ -71,7 +71,7 @@ def shared_home(tmp_path_factory):
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] if "combined" in network else [])
                                   for (network, *_), name in MODELS.items()])
-def test_an_experiments_network_learns_predicts_an_image_alike_in_any_company_and_comes_back_from_disk(
+def test_an_experiments_network_learns_and_predicts_the_same_after_loading(
         name, channels, shared_home, monkeypatch):
     monkeypatch.setenv("STARTER_HOME", str(shared_home))
     experiment = in_small(name)
@@ -108,7 +108,7 @@ def test_an_experiments_network_learns_predicts_an_image_alike_in_any_company_an
 
 
 @pytest.mark.parametrize("name", MODELS.values())
-def test_an_experiments_parameters_all_stand_in_one_layer_and_its_heads_come_last(name):
+def test_each_parameter_is_in_one_layer_and_heads_are_last(name):
     """At the recipe's own size; as layer-wise rates and stages of training need it."""
     experiment = EXPERIMENTS[name]
     model = on_meta(Run(Path(), {"channels": 1, "labels": LABELS}, experiment))
@@ -176,7 +176,7 @@ def test_every_network_of_ours_has_an_experiment():
 
 
 @pytest.mark.parametrize("name", COMPETITIONS)
-def test_a_competition_is_called_by_its_name_and_names_things_that_are_there(name):
+def test_a_competition_has_its_key_as_name_and_existing_references(name):
     competition = COMPETITIONS[name]
     assert competition.name == name and replace(competition) == competition
     assert competition.metric in METRICS
@@ -230,7 +230,7 @@ def can_score(name: str, task: str) -> bool:
 PAIRS = [(name, task) for name in METRICS for task in TASKS if can_score(name, task)]
 
 
-def test_every_metric_scores_some_task_and_every_task_has_metrics_of_both_kinds():
+def test_every_metric_has_a_task_and_every_task_metrics():
     assert {name for name, _ in PAIRS} == set(METRICS)
     for task in TASKS:
         assert {METRICS[name].uses for name, each in PAIRS if each == task} == {"probs", "decisions"}
@@ -299,7 +299,7 @@ def test_decisions_of_every_task_are_zeros_and_ones():
 
 @pytest.mark.parametrize("shape", [(64, 64), (64, 64, 3), (33, 33)])
 @pytest.mark.parametrize("name", AUGMENTATIONS)
-def test_an_augmentation_keeps_shape_and_type_and_its_input_and_repeats_itself(name, shape):
+def test_an_augmentation_is_pure_and_keeps_shape_and_type(name, shape):
     image = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     before = image.copy()
     image.setflags(write=False)

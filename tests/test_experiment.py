@@ -37,7 +37,7 @@ def test_a_value_is_read_as_its_fields_type(assignment, name, value):
     assert changed == value and type(changed) is type(value)
 
 
-def test_values_are_read_with_the_fields_own_type_where_that_is_numbers_in_a_tuple_or_a_choice():
+def test_values_are_read_as_the_fields_type():
     @dataclass(frozen=True)
     class Description:
         sizes: tuple[int, ...] = ()
@@ -136,13 +136,13 @@ def test_overriding_changes_only_what_is_named_and_the_last_word_counts():
     ("label_repeats=Hernia=-1", "label_repeats: there is no '-1'"),
     ("label_repeats=Hernia=1.5", "label_repeats: there is no '1.5'"),
 ])
-def test_a_wrong_value_is_refused_with_the_way_out(assignment, message):
+def test_a_wrong_value_raises_with_advice(assignment, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         check_values(override(Experiment(), [assignment]))
 
 
 @pytest.mark.parametrize("name", [field.name for field in fields(Experiment) if "Literal" in str(field.type)])
-def test_a_choice_that_is_not_offered_is_refused_in_experiment_py_too(name):
+def test_experiment_py_checks_choices_too(name):
     with pytest.raises(ValueError, match=f"{name} must be one of .* not 'imagnet'"):
         replace(Experiment(), **{name: "imagnet"})
 
@@ -158,7 +158,7 @@ def test_a_changed_recipe_comes_back_through_json_as_it_was():
     assert from_recipe(json.loads(json.dumps(to_recipe(changed)))) == changed
 
 
-def test_a_recipe_with_a_field_that_is_not_known_is_refused():
+def test_a_recipe_with_an_unknown_field_raises():
     with pytest.raises(ValueError, match=re.escape("has the fields ['teacher']")):
         from_recipe({**to_recipe(Experiment()), "teacher": "uniform"})
 
@@ -182,7 +182,7 @@ def test_an_entry_is_a_value_or_a_label_with_its_value(entry, label, value):
     assert by_label("uncertain", [entry], patterns(UNCERTAIN_POLICIES)) == {label: value}
 
 
-def test_a_label_has_its_own_value_or_the_common_one_or_the_default():
+def test_a_label_has_its_own_the_common_or_the_default_value():
     labels, known = ("Edema", "Mass", "Lung Lesion"), patterns(UNCERTAIN_POLICIES)
     assert for_labels("uncertain", ("Mass=ones", "zeros"), labels, known, "ignore") == ("zeros", "ones", "zeros")
     assert for_labels("uncertain", ("Lung Lesion=mean",), labels, known, "ignore") == ("ignore", "ignore", "mean")
@@ -192,7 +192,7 @@ def test_a_label_has_its_own_value_or_the_common_one_or_the_default():
 @pytest.mark.parametrize("name, known, value", [
     ("uncertain", patterns(UNCERTAIN_POLICIES), "zeros"), ("missing_labels", patterns(MISSING_POLICIES), "zeros"),
     ("label_repeats", REPEATS, "3")])
-def test_a_label_that_does_not_exist_is_refused_with_the_nearest(name, known, value):
+def test_an_unknown_label_raises_with_the_nearest(name, known, value):
     message = f"{name} names the label 'Edma', which does not exist; did you mean 'Edema'?"
     with pytest.raises(ValueError, match=re.escape(message)):
         for_labels(name, (f"Edma={value}",), ("Edema", "Mass"), known, "")

@@ -143,7 +143,7 @@ def test_every_field_is_described():
 @pytest.mark.parametrize("change, found", [
     (lambda image, seed: image / 255, "float64 \\(64, 64\\)"),
     (lambda image, seed: image[:32], "uint8 \\(32, 64\\)")])
-def test_an_augmentation_of_another_type_or_size_is_refused_by_name(demo, monkeypatch, change, found):
+def test_an_augmentation_of_another_type_or_size_raises(demo, monkeypatch, change, found):
     monkeypatch.setitem(AUGMENTATIONS, "own", Augmentation(build=lambda image_size: change))
     make_augmentation.cache_clear()
     for script in (preview, train):

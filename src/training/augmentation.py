@@ -72,24 +72,13 @@ class Warp:
         image = cv2.warpAffine(image, matrix, (width, height), flags=cv2.INTER_LINEAR,
                                borderMode=cv2.BORDER_REFLECT_101)
         if blurred:
-            image = _median(image, self.kernel)
+            image = cv2.medianBlur(image, self.kernel)
         if table is not None:
             image = cv2.LUT(image, table)
         if draw.random() < strengths.cutout:
             top, left = draw.randint(0, height - self.hole), draw.randint(0, width - self.hole)
             image[top : top + self.hole, left : left + self.hole] = 0
         return image
-
-
-def _median(image: np.ndarray, kernel: int) -> np.ndarray:
-    """OpenCV's median; rows shorter than the processor's vectors, where it is many times slower, are made longer first.
-
-    The result is the same: the longer row repeats the edge, as OpenCV does in any case.
-    """
-    if image.ndim == 3 or image.shape[1] > 64:
-        return cv2.medianBlur(image, kernel)
-    longer = cv2.copyMakeBorder(image, 0, 0, 0, 64, cv2.BORDER_REPLICATE)
-    return np.ascontiguousarray(cv2.medianBlur(longer, kernel)[:, :image.shape[1]])
 
 
 class DropBlock:

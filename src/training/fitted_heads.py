@@ -168,9 +168,9 @@ def fit_machines(examples: Examples, task: str, parts: np.ndarray) -> SupportVec
 
     problems = _binary_problems(examples, together=False)
     gamma = 1 / (examples.features.shape[1] * examples.features.var(dtype=np.float64))
-    centred = examples.features - examples.features.mean(axis=0, dtype=np.float64)
-    # once for all labels, parts and strengths
-    kernel = rbf_kernel(centred, gamma=gamma) if len(centred) <= KERNEL_ROWS else None
+    kernel = None  # or computed once for all labels, inner folds and strengths
+    if len(examples.features) <= KERNEL_ROWS:
+        kernel = rbf_kernel(examples.features - examples.features.mean(axis=0, dtype=np.float64), gamma=gamma)
 
     def between(rows: np.ndarray, others: np.ndarray) -> np.ndarray:
         return examples.features[rows] if kernel is None else kernel[np.ix_(rows, others)]
@@ -217,7 +217,7 @@ def fit_sigmoid(values: np.ndarray, problem: BinaryProblem) -> tuple[float, floa
     targets = np.where(classes == 1, (present + 1) / (present + 2), 1 / (absent + 2))
     scale = np.abs(values).max()  # so that one step is as large in either direction
     weights = np.concatenate([weights * (1 - targets), weights * targets])
-    model = LogisticRegression(C=np.inf, tol=1e-8, max_iter=MAX_ITERATIONS)
+    model = LogisticRegression(C=np.inf, solver="newton-cholesky", tol=1e-10)
     model.fit(np.tile(values / scale, 2)[:, None], np.repeat([0, 1], len(values)), weights)
     if model.coef_[0, 0] > 0:
         return float(model.coef_[0, 0] / scale), float(model.intercept_[0])

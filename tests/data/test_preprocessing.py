@@ -31,7 +31,7 @@ def framed(height: int, width: int, top: int, left: int, inside: np.ndarray, bor
 # ---- grey values
 
 
-def test_clahe_is_opencvs_with_clip_limit_2_in_8_by_8_tiles():
+def test_clahe_is_opencvs_with_clip_limit_2():
     image = cv2.GaussianBlur(noise(64, 64), (9, 9), 0)
     expected = cv2.createCLAHE(clipLimit=2.0, tileGridSize=(8, 8)).apply(image)
     assert np.array_equal(PREPROCESSING["clahe"](image), expected) and not np.array_equal(expected, image)
@@ -113,7 +113,7 @@ def test_noise_of_film_and_of_jpeg_does_not_keep_a_border(quality):
     assert 240 <= height <= 256 and 300 <= width <= 316  # a block of JPEG more on each side at most
 
 
-def test_a_letter_in_the_border_and_specks_of_dust_go_with_it():
+def test_letters_and_specks_in_the_border_are_cut_off():
     image = framed(400, 500, 80, 100, picture(240, 300))
     clean = CROP(image)
     cv2.putText(image, "R", (20, 60), cv2.FONT_HERSHEY_SIMPLEX, 1.5, 255, 4)
@@ -129,7 +129,7 @@ def test_a_neck_that_reaches_the_edge_is_kept_whole():
     assert np.array_equal(CROP(image), image[:, 50:250])
 
 
-def test_dark_places_inside_stay_and_so_do_two_pieces_of_some_size():
+def test_dark_regions_inside_and_large_pieces_stay():
     inside = picture(200, 200)
     inside[50:150, 60:140] = 0
     assert np.array_equal(CROP(framed(260, 280, 30, 40, inside)), inside)
@@ -154,7 +154,7 @@ def test_what_would_leave_next_to_nothing_is_not_believed():
     assert CROP(image).shape == (50, 50)
 
 
-def test_a_large_image_loses_its_border_but_for_a_rim_and_nothing_else():
+def test_a_large_image_loses_its_border_alone():
     inside = picture(1400, 1000)
     image = framed(2000, 3000, 301, 703, inside)
     cropped = CROP(image)
@@ -164,7 +164,7 @@ def test_a_large_image_loses_its_border_but_for_a_rim_and_nothing_else():
 
 
 @needs("nih1000")
-def test_of_real_radiographs_with_a_frame_around_them_only_the_frame_goes():
+def test_crop_borders_cuts_only_the_frame_of_real_radiographs():
     paths = sorted(NIH.iterdir())[::50]
     shrunk = 0
     for path in paths:
@@ -179,7 +179,7 @@ def test_of_real_radiographs_with_a_frame_around_them_only_the_frame_goes():
 # ---- steps
 
 
-def test_steps_run_in_their_order_and_on_their_side_of_the_fitting():
+def test_steps_run_in_order_before_and_after_fitting():
     image = framed(60, 60, 10, 10, picture(40, 40))
     steps = ("clahe", "crop_borders", "blur")
     assert apply_steps(image, steps, before_fitting=True).shape == (40, 40)
@@ -192,7 +192,7 @@ def test_every_setting_of_a_step_is_in_its_description():
     assert repr(PREPROCESSING["clahe"]) == "Clahe(clip_limit=2.0, tiles=8)"
 
 
-def test_unknown_and_repeated_steps_are_refused():
+def test_unknown_and_repeated_steps_raise():
     check_steps(("clahe", "blur"))
     with pytest.raises(ValueError, match="there is no 'claha'; did you mean 'clahe'"):
         check_steps(("claha",))

@@ -77,7 +77,7 @@ def test_global_random_numbers_are_neither_used_nor_drawn(name):
     assert seen[0] == seen[1]
 
 
-def test_global_random_numbers_are_put_back_where_the_image_cannot_be_augmented():
+def test_the_global_random_state_is_restored_after_an_error():
     before = random.getstate()
     with pytest.raises(Exception):  # noqa: B017 - whatever solt says of an image without pixels
         make_augmentation("solt", 64)(np.empty((0, 0), np.uint8), 0)
@@ -105,7 +105,7 @@ def test_every_seed_of_64_bits_is_taken_whole(name, seed):
 
 @pytest.mark.parametrize("size", [64, 96])
 @pytest.mark.parametrize("name", AUGMENTATIONS)
-def test_a_grey_image_in_three_channels_is_changed_as_the_grey_one(name, size):
+def test_three_equal_channels_change_as_one(name, size):
     grey, augment = random_image(size, size), make_augmentation(name, size)
     for seed in range(20):
         colour = augment(np.stack([grey] * 3, axis=2), seed)
@@ -114,7 +114,7 @@ def test_a_grey_image_in_three_channels_is_changed_as_the_grey_one(name, size):
         assert np.abs(colour[..., 0].astype(int) - augment(grey, seed)).max() <= 1
 
 
-def test_a_stream_of_solt_that_writes_into_its_input_is_given_a_copy():
+def test_a_solt_stream_does_not_change_its_input():
     stream = type(solt(64).stream)  # made once before the import, which needs torchvision put right
     from solt.transforms import CutOut
 
@@ -130,7 +130,7 @@ def test_none_changes_nothing():
     np.testing.assert_array_equal(make_augmentation("none", 64)(image, 5), image)
 
 
-def test_an_unknown_augmentation_is_refused_with_the_names_there_are():
+def test_an_unknown_augmentation_raises_with_the_known_names():
     with pytest.raises(ValueError, match="there is no 'wrap'; did you mean 'warp'"):
         make_augmentation("wrap", 64)
 
@@ -198,7 +198,7 @@ def test_workers_do_not_matter_and_no_image_is_augmented_twice_alike(name):
 
 @pytest.mark.parametrize("shape", [(6, 64, 64), (6, 96, 96, 3)])
 @pytest.mark.parametrize("name", AUGMENTATIONS)
-def test_an_image_is_augmented_alike_in_whatever_batch_it_stands(name, shape):
+def test_augmentation_does_not_depend_on_the_batch(name, shape):
     images = random_image(*shape)
     images.setflags(write=False)
     together = augment_batch(name, images, IDS[:6], 5, 2)
@@ -327,7 +327,7 @@ def test_all_movements_together_are_distributed_as_the_warps(library):
 
 @pytest.mark.parametrize("library", LIBRARIES)
 @pytest.mark.parametrize("strengths", [CHEST, STRONG])
-def test_all_geometry_together_moves_a_corner_no_further_than_its_parts_would(library, strengths):
+def test_corners_move_no_further_than_all_limits_together(library, strengths):
     matrices, shifts = geometries(library, replace(strengths, blur=0, cutout=0, intensity=0), count=100)
     corner = np.array([31.5, 31.5])
     moved = np.linalg.norm(matrices @ corner + shifts - corner, axis=1)
@@ -475,6 +475,6 @@ def test_the_libraries_change_a_picture_equally_much(pictures):
     assert max(changes) < 1.2 * min(changes), changes
 
 
-def test_augmentation_for_chests_is_weaker_than_the_strong_one_and_that_than_the_references(pictures):
+def test_augmentations_rank_by_strength(pictures):
     chest, strong, reference = (mean_change(name, pictures) for name in ("warp", "warp_strong", "solt003"))
     assert 5 < chest < 0.8 * strong < 0.8 * reference

@@ -73,7 +73,7 @@ def regression(strength: float, **options) -> object:
     return make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=1000, **options))
 
 
-def test_logistic_regression_is_scikit_learns_with_the_least_log_loss_on_the_inner_folds(monkeypatch):
+def test_logistic_regression_has_the_least_log_loss_on_inner_folds(monkeypatch):
     monkeypatch.setattr(fitted_heads, "LOGISTIC_STRENGTHS", (1e-3, 1e-2, 0.1, 1.0, 10.0))
     given = examples(holes=True)
     parts = inner_folds(given.targets, given.groups, 0)
@@ -155,7 +155,7 @@ def test_a_machine_decides_as_scikit_learns_svc_does(one_strength):
         np.testing.assert_allclose(found[:, k], machine.decision_function(new_features()), atol=1e-4)
 
 
-def test_probabilities_are_those_of_a_sigmoid_on_values_of_groups_that_were_left_out(one_strength):
+def test_the_sigmoid_is_fitted_to_values_of_held_out_groups(one_strength):
     given = examples()
     parts = inner_folds(given.targets, given.groups, 0)
     found = expit(logits_of(fit_machines(given, "multilabel", parts), new_features()))
@@ -167,7 +167,7 @@ def test_probabilities_are_those_of_a_sigmoid_on_values_of_groups_that_were_left
         np.testing.assert_allclose(found[:, k], expected.predict_proba(new_features())[:, 1], atol=1e-3)
 
 
-def test_classes_are_told_from_all_others_and_share_the_probability(one_strength):
+def test_class_machines_share_the_probability(one_strength):
     given = examples("multiclass")
     parts = inner_folds(given.targets, given.groups, 0)
     found = torch.from_numpy(logits_of(fit_machines(given, "multiclass", parts), new_features())).softmax(dim=1).numpy()
@@ -209,7 +209,7 @@ def test_a_label_of_one_group_alone_is_not_believed_in():
 
 
 @pytest.mark.parametrize("task", ["multilabel", "multiclass"])
-def test_a_run_with_machines_comes_back_from_disk_and_predicts_the_same_images_alike(home, task):
+def test_support_vector_machines_predict_the_same_after_loading(home, task):
     run, model, images = with_fitted_head("svc", task, examples(task))
     place, features = head_name(model), model.normalise(images).flatten(1).numpy()
     before = predict_logits(model, [(images, None, None)], ("identity",))
@@ -227,7 +227,7 @@ def test_a_run_with_machines_comes_back_from_disk_and_predicts_the_same_images_a
     ({"loss": "focal:2"}, "set loss=cross_entropy"),
     ({"loss_weights": "balanced"}, "set loss_weights=none"),
 ])
-def test_a_recipe_that_asks_for_what_cannot_be_is_refused(changes, message):
+def test_a_recipe_of_impossible_fields_raises(changes, message):
     check_head_fit(Experiment(head_fit="svc"))
     check_head_fit(Experiment(head_fit="logistic", loss_weights="balanced"))
     check_head_fit(Experiment(**changes))

@@ -105,7 +105,7 @@ def test_early_stopping_keeps_the_weights_of_the_best_epoch(demo, home, monkeypa
     assert log["val_score"].tolist() == [0.6, 0.9, 0.7, 0.8, 0.5]
 
 
-def test_each_stage_trains_what_it_names_for_as_long_as_it_says(demo, home, monkeypatch):
+def test_each_stage_trains_its_layers_for_its_epochs(demo, home, monkeypatch):
     learning, real = [], fold.train_one_epoch
 
     def spy(model, *args):
@@ -150,7 +150,7 @@ def test_a_run_stopped_after_any_epoch_ends_with_the_same_weights(demo, home, mo
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers, epochs_done", [(0, 1), (2, 4), (4, 9)])
-def test_a_killed_process_goes_on_to_the_same_weights_whatever_the_workers(demo, home, workers, epochs_done):
+def test_a_killed_process_resumes_to_the_same_weights(demo, home, workers, epochs_done):
     recipe = ["--experiment", "cnn_b", "--fold", "0", "--set", "epochs=12", "batch_size=16", "augmentation=warp",
               "mix=cutmix:1"]
     train.main([*recipe, "--name", "whole"])
@@ -182,7 +182,7 @@ def test_a_broken_checkpoint_is_named(demo, home):
 FROZEN = ["network=test_resnet", "stages=head:3:1e-2", "precision=fp32"]
 
 
-def test_a_frozen_backbones_features_are_computed_once_and_give_what_running_it_each_epoch_gives(demo, home,
+def test_features_computed_once_train_the_head_as_the_backbone_does(demo, home,
                                                                                                  monkeypatch):
     run_tiny(home, "once", *FROZEN)
     assert len(list((home / "data" / "features").glob("*.npy"))) == 1
@@ -195,7 +195,7 @@ def test_a_frozen_backbones_features_are_computed_once_and_give_what_running_it_
 
 
 @pytest.mark.parametrize("head_fit, network", [("logistic", "test_resnet"), ("svc", "pixels")])
-def test_a_head_fitted_at_once_is_saved_and_predicts_as_any_other(demo, home, head_fit, network, table):
+def test_a_fitted_head_is_saved_and_predicts(demo, home, head_fit, network, table):
     result = run_tiny(home, head_fit, f"head_fit={head_fit}", f"network={network}", "epochs=1")
     run = read_run(home / "runs" / "demo" / head_fit / "fold0")
     store = open_store("demo-train", table, PixelSettings(size=64, channels=1))
@@ -231,7 +231,7 @@ def test_a_finished_fold_is_not_trained_again(demo, home, capsys):
     assert "1 of 1 folds are trained already" in capsys.readouterr().out
 
 
-def test_another_recipe_under_the_same_name_is_refused(demo):
+def test_another_recipe_under_the_same_name_raises(demo):
     train.main(["--experiment", "cnn_d", "--fold", "0", *TINY])
     with pytest.raises(ValueError, match="lr: 0.001 there, 0.002 now"):
         train.main(["--experiment", "cnn_d", "--fold", "0", "--set", "epochs=3", "batch_size=16", "lr=0.002",
@@ -290,7 +290,7 @@ def table(demo, home) -> pd.DataFrame:
 @pytest.mark.parametrize("settings", [
     ["sampler=natural"], ["sampler=square_root"], ["sampler=balanced", *EVERYTHING],
     ["sampler=label_repeats", "label_repeats=effusion=3,cardiomegaly=5", *EVERYTHING]])
-def test_no_image_of_the_held_out_fold_is_ever_shown_in_training(demo, home, table, monkeypatch, settings):
+def test_training_shows_no_image_of_the_held_out_fold(demo, home, table, monkeypatch, settings):
     shown, real = [], fold.train_one_epoch
 
     def spy(model, loader, *args):
@@ -340,7 +340,7 @@ def test_one_black_image_of_each_label_vector_is_trained_on(demo, table):
         assert (used & black).sum() == count
 
 
-def test_black_images_are_predicted_by_the_network_only_where_they_are_kept(demo, home, table):
+def test_the_network_predicts_constant_images_only_where_kept(demo, home, table):
     for name, rule, by_prior in (("one", "one_per_label_vector", True), ("keep", "keep", False)):
         result = run_tiny(home, name, f"constant_images={rule}")
         oof = pd.read_csv(home / "runs" / "demo" / name / "fold0" / "oof.csv", dtype={"image_id": str})
@@ -409,7 +409,7 @@ def test_uncertain_cells_are_taught_by_models_that_did_not_see_them(taught, home
     assert "teacher_weights" not in read_run(folder / "fold0").result
 
 
-def test_a_teacher_must_be_another_run_whole_and_of_the_same_split(taught, home):
+def test_a_teacher_is_another_finished_run_of_the_same_split(taught, home):
     competition = COMPETITIONS["demo"]
     own, other = (open_run(competition, name, 0, Experiment(uncertain=("self:first",), split=split),
                            read_folds(competition).hash) for name, split in (("first0", 0), ("other", 1)))
@@ -461,7 +461,7 @@ def test_a_run_is_not_gone_on_with_under_another_teacher(taught, home, monkeypat
     (["sampler=label_repeats", "label_repeats=Effusion=2"], "label_repeats names the label 'Effusion'"),
     (["preprocessing=clahee"], "preprocessing: there is no 'clahee'"),
 ])
-def test_a_name_that_means_nothing_is_refused_before_training(demo, home, settings, message):
+def test_an_unknown_name_raises_before_training(demo, home, settings, message):
     with pytest.raises(ValueError, match=message):
         run_tiny(home, "wrong", *settings)
     assert not (home / "runs").exists()
@@ -506,7 +506,7 @@ def fold_data_of(targets: np.ndarray, sampler: str = "natural", loss_weights: st
     ("natural", "none"), ("natural", "balanced"), ("natural", "pos_weight"), ("balanced", "none"),
     ("square_root", "none"), ("balanced", "pos_weight")])
 @pytest.mark.parametrize("soft", [False, True])
-def test_a_network_has_learned_where_its_loss_as_trained_is_below_the_constants(monkeypatch, sampler, loss_weights,
+def test_learned_means_a_lower_loss_than_the_best_constant(monkeypatch, sampler, loss_weights,
                                                                                 soft):
     rng = np.random.default_rng(0)
     positive = rng.random((2000, 1)) < 0.1
@@ -526,7 +526,7 @@ def test_a_network_has_learned_where_its_loss_as_trained_is_below_the_constants(
 @pytest.mark.parametrize("loss, smoothing", [
     ("cross_entropy", 0.2), ("focal:2", 0), ("focal:2", 0.2), ("asymmetric:4:1:0.05", 0), ("auc_margin:1", 0),
     ("soft_f1", 0)])
-def test_a_network_has_learned_by_whichever_loss_it_was_trained_with(monkeypatch, loss, smoothing):
+def test_learned_is_judged_by_the_loss_of_training(monkeypatch, loss, smoothing):
     positive = np.arange(1000)[:, None] % 10 == 0
     fold_data, loss_fn = fold_data_of(positive.astype(float)), make_loss(loss, "binary", None, smoothing)
     monkeypatch.setattr("training.fold.ordered_batches", lambda store, rows, size: rows)
@@ -541,7 +541,7 @@ def test_a_network_has_learned_by_whichever_loss_it_was_trained_with(monkeypatch
     assert not learned(np.where(positive, -1.0, 1.0))
 
 
-def test_the_prior_of_black_images_is_as_sampler_and_weights_made_it():
+def test_sampler_and_weights_shift_the_prior_of_constant_images():
     targets = (np.arange(100) < 20).astype(float)[:, None]
     for sampler, weights in (("balanced", "none"), ("natural", "balanced"), ("natural", "pos_weight")):
         np.testing.assert_allclose(prior_as_trained(np.array([0.2]), fold_data_of(targets, sampler, weights), "binary"),
@@ -586,7 +586,7 @@ def test_a_network_learns_sixteen_images(home):
     assert ((logits.numpy() > 0) == (targets > 0)).all()
 
 
-def test_weights_that_another_fold_has_learned_are_refused_as_a_file_wherever_it_stands(demo, home):
+def test_a_file_with_another_folds_weights_raises(demo, home):
     train.main(["--experiment", "cnn_d", "--fold", "1", *TINY])
     path = home / "runs" / "demo" / "tiny" / "fold1" / "weights.safetensors"
     copied = home / "data" / "copied.safetensors"
@@ -597,13 +597,13 @@ def test_weights_that_another_fold_has_learned_are_refused_as_a_file_wherever_it
     assert not (home / "runs" / "demo" / "leaking").exists()
 
 
-def test_a_stage_that_the_network_has_not_is_refused_before_the_first_is_trained(demo, home):
+def test_a_stage_without_such_layers_raises_before_training(demo, home):
     with pytest.raises(ValueError, match="stages=last9: this network's backbone has 3 layers with weights"):
         run_tiny(home, "staged", "stages=head:1:1e-3,last9:2:1e-3", "epochs=3")
     assert not (home / "runs" / "demo" / "staged" / "fold0" / "log.csv").exists()
 
 
-def test_a_fold_begun_by_several_processes_is_not_taken_up_by_one(demo, home, monkeypatch):
+def test_one_process_does_not_resume_a_fold_of_several(demo, home, monkeypatch):
     real = save_checkpoint
 
     def save_then_die(run: Run, state: dict) -> None:
@@ -618,7 +618,7 @@ def test_a_fold_begun_by_several_processes_is_not_taken_up_by_one(demo, home, mo
         run_tiny(home, "parallel")
 
 
-def test_answers_that_are_not_finite_are_said_to_be_and_nothing_is_written(demo, home, monkeypatch):
+def test_predictions_that_are_not_finite_raise_before_writing(demo, home, monkeypatch):
     real = fold.train_one_epoch
 
     def spoil_the_average(model, loader, loss_fn, optimizer, scheduler, ema, *others):
@@ -639,7 +639,7 @@ def test_answers_that_are_not_finite_are_said_to_be_and_nothing_is_written(demo,
     (["mix=mixup:0"], "ALPHA must be above 0"),
     (["head_fit=svc", "augmentation=warp"], "set augmentation=none, or head_fit=gradient"),
 ])
-def test_a_recipe_that_cannot_be_is_refused_before_an_epoch(demo, home, settings, message):
+def test_an_invalid_recipe_raises_before_training(demo, home, settings, message):
     with pytest.raises(ValueError, match=message):
         run_tiny(home, "odd", *settings)
     assert not (home / "runs" / "demo" / "odd" / "fold0" / "log.csv").exists()

@@ -21,7 +21,7 @@ def one_step(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
 
 
 @pytest.mark.parametrize("network", ["cnn_b", "mlp_b", "test_resnet", "test_vit", "test_efficientnet"])
-def test_a_frozen_backbone_stays_to_the_bit_and_its_batch_norm_too(network):
+def test_a_frozen_backbone_and_its_batch_norm_do_not_change(network):
     torch.manual_seed(0)
     model = build_model(network, 1, 64, 3, dropout=0.2)
     set_trainable(model, "head")
@@ -45,7 +45,7 @@ def test_a_frozen_backbone_gives_the_features_it_gives_in_evaluation():
     torch.testing.assert_close(training, model.eval()(images))
 
 
-def test_a_frozen_part_of_our_own_networks_drops_nothing_and_the_rest_does():
+def test_dropout_is_off_in_frozen_parts_alone():
     model = build_model("cnn_e", 1, 64, 3)
     for what, dropping in (("head", 0), ("last2", 2), ("all", 5)):
         set_trainable(model, what)
@@ -70,7 +70,7 @@ def test_more_layers_than_there_are_is_an_error():
         set_trainable(build_model("cnn_b", 1, 64, 3), "last6")
 
 
-def test_layers_nearer_to_the_image_learn_more_slowly_and_biases_do_not_decay():
+def test_layer_decay_slows_early_layers_and_spares_biases():
     model = build_model("mlp_a", 1, 64, 3)
     optimizer = build_optimizer(model, "adamw", 0.1, 0.05, layer_decay=0.5)
     names = {id(parameter): name for name, parameter in model.named_parameters()}

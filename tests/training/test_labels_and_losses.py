@@ -79,7 +79,7 @@ def test_every_label_has_its_own_policy():
     np.testing.assert_allclose(targets[0], [NAN, 0, 1, 0.6, NAN, 0], rtol=1e-6)
 
 
-def test_the_mean_is_that_of_the_certain_cells_in_the_training_rows_alone():
+def test_mean_targets_use_certain_cells_of_training_rows_alone():
     cells = np.array([[1, 1], [0, 0], [0, -1], [-1, NAN], [1, 1], [1, 1]])
     training = np.array([True, True, True, True, False, False])
     targets = make_targets(cells, ["mean", "mean"], ["ignore", "ignore"], training)
@@ -89,7 +89,7 @@ def test_the_mean_is_that_of_the_certain_cells_in_the_training_rows_alone():
     np.testing.assert_array_equal(make_targets(changed, ["mean"] * 2, ["ignore"] * 2, training)[:4], targets[:4])
 
 
-def test_a_label_without_a_certain_cell_has_no_mean_and_teaches_nothing():
+def test_a_label_without_certain_cells_has_no_targets():
     targets = make_targets(np.array([[-1.0], [-1.0]]), ["mean"], ["ignore"], np.ones(2, bool))
     assert np.isnan(targets).all()
 
@@ -101,7 +101,7 @@ def test_a_first_run_teaches_uncertain_cells_alone():
     np.testing.assert_allclose(targets, [[1, 1], [0.4, NAN], [0, 1]], rtol=1e-6)
 
 
-def test_of_classes_an_uncertain_row_is_left_out_or_predicted_as_a_whole():
+def test_uncertain_rows_of_classes_are_ignored_or_predicted_whole():
     cells = np.array([[1, -1, 0], [0, 1, 0], [1, NAN, NAN], [NAN, NAN, NAN]])
     predictions = np.tile([0.2, 0.3, 0.5], (4, 1))
     rest = [[0, 1, 0], [1, 0, 0], [NAN, NAN, NAN]]
@@ -130,7 +130,7 @@ def test_drawn_targets_lie_in_their_labels_range_and_certain_cells_stay():
     assert ((0.1 <= targets[[0, 1], 1]) & (targets[[0, 1], 1] < 0.2)).all()
 
 
-def test_drawn_targets_change_with_epoch_seed_image_and_label_and_with_nothing_else():
+def test_drawn_targets_depend_on_epoch_seed_image_and_label_alone():
     first = drawn(0)
     np.testing.assert_array_equal(drawn(0), first)
     for other in (drawn(1), drawn(0, seed=1), drawn(0, ids="efgh")):
@@ -262,7 +262,7 @@ def test_balanced_class_weights_are_scikit_learns():
     assert (weights[classes].mean()) == pytest.approx(1, rel=1e-5)
 
 
-def test_label_weights_are_scikit_learns_on_the_stated_cells_of_each_label():
+def test_label_weights_are_scikit_learns_balanced_weights():
     rng = np.random.default_rng(0)
     targets = (rng.random((200, 3)) < (0.1, 0.5, 0.8)).astype(np.float32)
     targets[rng.random((200, 3)) < 0.2] = NAN
@@ -327,7 +327,7 @@ def test_no_weights_and_weights_of_1_are_the_same_loss(logits):
         torch.testing.assert_close(CROSS_ENTROPY[task](logits, targets, ones), CROSS_ENTROPY[task](logits, targets))
 
 
-def test_pos_weight_of_classes_is_refused():
+def test_pos_weight_of_classes_raises():
     with pytest.raises(ValueError, match="for classes there is balanced"):
         label_weights("pos_weight", np.eye(3), "multiclass")
 
@@ -358,7 +358,7 @@ def test_no_constant_has_a_lower_loss_than_the_best_one(task, kind):
                 assert loss_of(np.minimum(other, 1 - 1e-9)) > loss_of(best)
 
 
-def test_the_best_constant_counts_an_image_as_often_as_it_is_seen():
+def test_the_best_constant_weights_images_by_their_counts():
     targets = np.array([[1.0, 0.0], [0.0, NAN]])
     np.testing.assert_allclose(best_constant(targets, "multilabel", counts=np.array([3.0, 1.0])), [0.75, 0])
     np.testing.assert_allclose(best_constant(np.eye(2), "multiclass", counts=np.array([3.0, 1.0])), [0.75, 0.25])

@@ -28,7 +28,7 @@ def train_once(batches: list, accumulate: int = 1, **options) -> tuple[float, di
 
 
 @pytest.mark.parametrize("accumulate", [2, 3, 5])
-def test_parts_of_a_batch_add_up_to_the_batch_whatever_is_stated_in_them(accumulate):
+def test_losses_of_parts_add_up_to_the_batchs_loss(accumulate):
     whole, weights = train_once([(IMAGES, TARGETS, ROWS)] * 2)
     parts, others = train_once([(IMAGES, TARGETS, ROWS)] * 2, accumulate)
     assert parts == pytest.approx(whole, rel=1e-5)
@@ -48,7 +48,7 @@ def test_a_mixed_batch_is_drawn_from_seed_epoch_and_step():
     assert one != train_once([(IMAGES, TARGETS, ROWS)] * 2, mix=make_mix("mixup:1"), seed=(0, 4))[0]
 
 
-def test_the_step_and_the_images_of_a_loss_that_is_not_finite_are_named():
+def test_a_loss_that_is_not_finite_names_step_and_images():
     bad = IMAGES.float()
     bad[2, 0, 0, 0] = NAN
     with pytest.raises(LossNotFinite, match="loss of step 2 is not finite") as caught:

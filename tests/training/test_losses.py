@@ -262,7 +262,7 @@ def test_asymmetric_loss_with_equal_exponents_and_no_clip_is_focal_loss():
 
 @pytest.mark.parametrize("margin", [0.3, 1])
 @pytest.mark.parametrize("soft", [False, True])
-def test_auc_margin_loss_is_the_papers_min_max_objective_at_its_inner_optimum(margin, soft):
+def test_auc_margin_loss_is_the_papers_objective_at_its_optimum(margin, soft):
     rng = np.random.default_rng(0)
     for share in (0.5, 0.1, 0.9):
         logits = rng.normal(size=40)
@@ -288,7 +288,7 @@ def test_auc_margin_loss_is_the_papers_min_max_objective_at_its_inner_optimum(ma
         assert ours.item() == pytest.approx(of_paper / (p * (1 - p)), rel=1e-5, abs=1e-7)
 
 
-def test_while_the_margin_is_not_kept_auc_margin_loss_is_the_mean_of_squares_over_pairs():
+def test_within_the_margin_auc_margin_loss_is_the_pairwise_square():
     scores, targets = np.array([0.9, 0.6, 0.2, 0.5, 0.7]), np.array([1, 1, 0, 0, 0])
     pairs = [(1 - positive + negative) ** 2 for positive in scores[:2] for negative in scores[2:]]
     logits = torch.logit(torch.from_numpy(scores))[:, None]
@@ -296,14 +296,14 @@ def test_while_the_margin_is_not_kept_auc_margin_loss_is_the_mean_of_squares_ove
     assert ours.item() == pytest.approx(np.mean(pairs), rel=1e-6)
 
 
-def test_where_the_margin_is_kept_auc_margin_loss_is_what_scores_of_a_kind_vary():
+def test_beyond_the_margin_auc_margin_loss_is_the_variance():
     scores, targets = torch.tensor([[0.9], [0.8], [0.1], [0.2], [0.3]]), torch.tensor([[1.0], [1], [0], [0], [0]])
     ours = make_loss("auc_margin:0.3", "binary")(torch.logit(scores), targets)
     assert ours.item() == pytest.approx(0.05**2 + 0.02 / 3, rel=1e-5)
 
 
 @pytest.mark.parametrize("task", ["multilabel", "multiclass"])
-def test_auc_margin_loss_is_the_mean_over_labels_that_have_both_kinds(task):
+def test_auc_margin_loss_averages_labels_with_both_classes(task):
     logits, targets = draw_logits(), draw_targets(task)
     if task == "multiclass":
         targets = F.one_hot(torch.arange(16) % 3, 5).float()  # classes 3 and 4 do not occur
@@ -344,7 +344,7 @@ def test_soft_f1_counts_probabilities():
     assert make_loss("soft_f1", "binary")(logits, targets).item() == pytest.approx(1 - (present + absent) / 2)
 
 
-def test_a_batch_without_a_positive_teaches_soft_f1_that_there_is_none():
+def test_soft_f1_falls_with_the_score_in_a_batch_without_positives():
     logits, targets = torch.zeros(4, 1), torch.zeros(4, 1)
     assert make_loss("soft_f1", "binary")(logits, targets).item() == pytest.approx(1 - 2 * 2 / (2 + 4))
     assert (gradient_of("soft_f1", "binary", logits.requires_grad_(), targets) > 0).all()
@@ -394,7 +394,7 @@ def test_the_best_constants_loss_is_the_entropy_of_the_prevalence():
     assert best_constant_loss(loss_fn, one_hot, "multiclass") == pytest.approx(np.log(3), rel=1e-6)
 
 
-def test_the_best_constants_loss_with_balanced_weights_is_that_of_a_coin():
+def test_balanced_weights_make_the_best_constant_loss_log_2():
     for task, targets in (("binary", [[1.0], [0], [0], [0]]), ("multiclass", np.eye(3)[[0, 0, 0, 0, 1, 2]])):
         targets = np.array(targets, np.float32)
         loss_fn = make_loss("cross_entropy", task, label_weights("balanced", targets, task))
@@ -403,7 +403,7 @@ def test_the_best_constants_loss_with_balanced_weights_is_that_of_a_coin():
 
 
 @pytest.mark.parametrize("soft", [False, True])
-def test_losses_that_compare_have_a_best_constant_whatever_the_prevalence(soft):
+def test_whole_batch_losses_have_a_best_constant(soft):
     for task, of_f1 in (("multilabel", 1 / 2), ("multiclass", 1 - 1 / 3)):
         targets = uneven_targets(task, soft)
         assert best_constant_loss(make_loss("soft_f1", task), targets, task) == pytest.approx(of_f1, abs=1e-6)

@@ -79,7 +79,7 @@ def test_mixup_draws_its_share_from_a_beta_distribution(alpha):
     assert stats.kstest(shares, stats.beta(alpha, alpha).cdf).pvalue > 0.01
 
 
-def test_mixup_is_the_weighted_mean_of_two_images_and_keeps_the_batchs_mean():
+def test_mixup_is_the_weighted_mean_of_two_images():
     images, targets = torch.randint(0, 256, (8, 1, 5, 5), dtype=torch.uint8), batch()[1]
     mixed, ((_, share), (partners, _)) = mix(images, targets, "mixup:1", (3, 1, 4))
     assert mixed.dtype == torch.float32 and 0.05 < share < 0.95
@@ -96,7 +96,7 @@ def test_the_images_that_came_stay_as_they_were():
     torch.testing.assert_close((images, targets), before, atol=0, rtol=0)
 
 
-def test_cutmix_cuts_one_box_and_its_share_is_the_area_that_is_left():
+def test_cutmix_share_is_the_area_outside_the_box():
     images, targets = batch()
     for step in range(100):
         mixed, ((_, share), (partners, _)) = mix(images, targets, "cutmix:1", (0, 0, step))
@@ -111,7 +111,7 @@ def test_cutmix_cuts_one_box_and_its_share_is_the_area_that_is_left():
             assert side.int().diff().abs().sum() <= 2, "not one box"
 
 
-def test_a_box_has_the_images_form_and_the_area_asked_for_unless_the_border_cuts_it():
+def test_a_box_inside_the_image_has_the_given_area():
     rng, whole, cut = np.random.default_rng(0), 0, 0
     for _ in range(500):
         (top, bottom), (left, right) = draw_box(100, 200, 0.25, rng)
@@ -128,14 +128,14 @@ def test_a_box_has_the_images_form_and_the_area_asked_for_unless_the_border_cuts
     assert np.mean(areas) == pytest.approx(0.25 * (7 / 8) ** 2, rel=0.01)
 
 
-def test_a_box_of_no_area_is_empty_and_one_of_all_can_fill_the_image():
+def test_boxes_of_area_0_and_1_are_empty_and_full():
     for seed in range(20):
         (top, bottom), (left, right) = draw_box(7, 9, 0.0, np.random.default_rng(seed))
         assert top == bottom and left == right
     assert draw_box(1, 1, 1.0, np.random.default_rng(0)) == ((0, 1), (0, 1))
 
 
-def test_where_targets_are_whole_mixed_losses_are_the_loss_of_mixed_targets():
+def test_mixed_losses_of_hard_targets_are_losses_of_mixed_targets():
     images, targets = torch.rand(6, 1, 4, 4), (torch.rand(6, 3) < 0.5).float()
     _, parts = mix(images, targets, "mixup:1", (0, 0, 1))
     loss_fn, logits = make_loss("cross_entropy", "multilabel"), torch.randn(6, 3)
@@ -144,7 +144,7 @@ def test_where_targets_are_whole_mixed_losses_are_the_loss_of_mixed_targets():
                                loss_fn(logits, mixed_targets))
 
 
-def test_a_cell_that_is_stated_for_one_of_two_images_teaches_by_that_ones_share():
+def test_a_cell_of_one_image_counts_by_that_images_share():
     images, targets = torch.rand(2, 1, 4, 4), torch.tensor([[1.0, NAN], [0.0, 1.0]])
     _, parts = mix(images, targets, "mixup:1", (0, 0, 1))
     (_, share), _ = parts
@@ -159,6 +159,6 @@ def test_a_cell_that_is_stated_for_one_of_two_images_teaches_by_that_ones_share(
 @pytest.mark.parametrize("mixing, message", [
     ("mixup:0", "ALPHA must be above 0"), ("cutmix:0", "ALPHA must be above 0"), ("mixup", "there is no 'mixup'"),
     ("mixupp:1", "did you mean 'mixup:ALPHA'?")])
-def test_an_unknown_mix_is_refused(mixing, message):
+def test_an_unknown_mix_raises(mixing, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         make_mix(mixing)

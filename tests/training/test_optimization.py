@@ -11,7 +11,7 @@ from training.optimization import EMA, SCHEDULES, EarlyStopping, warmup_cosine
 
 
 @pytest.mark.parametrize("steps, warmup", [(1, 0.1), (1, 0.0), (2, 0.5), (10, 0.0), (100, 0.1), (97, 0.3), (10, 0.99)])
-def test_every_step_has_a_factor_above_0_and_one_step_has_factor_1(steps, warmup):
+def test_schedule_factors_are_positive_and_reach_1(steps, warmup):
     factors = [warmup_cosine(step, steps, 1, warmup) for step in range(steps)]
     assert all(0 < factor <= 1 for factor in factors) and max(factors) == 1
     peak = factors.index(1)
@@ -63,7 +63,7 @@ def test_constant_is_constant_after_the_climb(text):
     assert factors == [0.5] + [1.0] * 9
 
 
-def test_the_best_epoch_is_the_first_of_the_best_and_training_ends_so_many_later():
+def test_training_ends_patience_epochs_after_the_best():
     stopping = EarlyStopping(greater_is_better=True)
     seen = []
     for score in (0.5, 0.7, 0.7, 0.6):
@@ -130,7 +130,7 @@ def test_the_average_is_what_the_recursion_says():
     assert follow(0.2, [1.0, 2.0, 3.0, 4.0]) == pytest.approx(expected)
 
 
-def test_a_short_run_leaves_its_start_behind_whatever_the_decay():
+def test_the_moving_average_leaves_the_start_in_short_runs():
     assert follow(0.9999, [1.0] * 20)[-1] > 0.99999  # a fixed decay would give 0.002
 
 
@@ -158,7 +158,7 @@ def test_the_average_is_a_copy_that_is_not_trained():
     assert model.training and model.weight.requires_grad
 
 
-def test_an_average_taken_up_again_goes_on_as_if_never_stopped(tmp_path):
+def test_a_resumed_moving_average_equals_an_uninterrupted_one(tmp_path):
     model = one_weight(1)
     ema = EMA(model, 0.9)
     for value in (3.0, 5.0):

@@ -43,7 +43,7 @@ def test_a_processor_gets_the_format_that_was_measured(monkeypatch, network, exp
     assert choose_precision(network, build_model(network, 1, 64, 3), 64, "cpu") == expected
 
 
-def test_small_images_train_in_fp32_on_a_processor_and_in_bf16_on_a_gpu(monkeypatch):
+def test_small_images_train_in_fp32_on_processors_alone(monkeypatch):
     monkeypatch.setattr(precision, "has_bf16", lambda device: True)
     model = build_model("test_resnet", 1, 32, 3)
     assert [choose_precision("test_resnet", model, size, "cpu") for size in (32, 63, 64)] == ["fp32", "fp32", "bf16"]

@@ -33,7 +33,7 @@ def test_balanced_shows_the_positives_and_negatives_of_one_label_equally_often()
     assert expected[:5].sum() == pytest.approx(25) and expected[5:].sum() == pytest.approx(25)
 
 
-def test_balanced_weighs_an_image_by_its_rarest_label_and_those_without_one_as_a_class_more():
+def test_balanced_weights_an_image_by_its_rarest_class():
     targets = np.array([[1, 1], [1, 0], [1, NAN], [1, 0], [0, 0], [NAN, 0]])  # 4 and 1 positives, 2 without any
     expected = expected_counts("balanced", targets, "multilabel")
     weights = np.array([1, 1 / 4, 1 / 4, 1 / 4, 1 / 2, 1 / 2])
@@ -42,7 +42,7 @@ def test_balanced_weighs_an_image_by_its_rarest_label_and_those_without_one_as_a
 
 @pytest.mark.parametrize("task, targets", [
     ("multiclass", CLASSES), ("multilabel", CLASSES), ("binary", CLASSES[:, :1])])
-def test_square_root_goes_in_proportion_to_the_root_of_the_balanced_weight(task, targets):
+def test_square_root_is_the_root_of_the_balanced_weight(task, targets):
     balanced, root = (expected_counts(name, targets, task) for name in ("balanced", "square_root"))
     np.testing.assert_allclose(root / root[0], np.sqrt(balanced / balanced[0]))
     assert root.sum() == pytest.approx(100)
@@ -63,7 +63,7 @@ def test_labels_without_positives_and_a_single_image_can_be_sampled(task, sample
         np.testing.assert_allclose(expected_counts(sampler, targets, task), 1)
 
 
-def test_an_unknown_sampler_is_refused():
+def test_an_unknown_sampler_raises():
     with pytest.raises(ValueError, match="there is no 'balance'; did you mean 'balanced'"):
         expected_counts("balance", CLASSES, "multiclass")
 
@@ -92,7 +92,7 @@ def test_two_images_beside_each_other_are_drawn_independently_enough():
     assert together == pytest.approx(0.25, abs=0.06)
 
 
-def test_an_epoch_is_drawn_from_seed_and_epoch_and_is_in_no_order():
+def test_an_epoch_is_shuffled_by_seed_and_epoch():
     expected = expected_counts("balanced", CLASSES, "multiclass")
     first = draw_epoch(expected, 0, 0)
     np.testing.assert_array_equal(draw_epoch(expected, 0, 0), first)
@@ -150,7 +150,7 @@ def test_the_copies_of_001_make_its_497398_images():
     np.testing.assert_array_equal(np.bincount(drawn, minlength=len(targets)), counts)
 
 
-def test_copies_add_up_over_an_images_labels_and_no_image_is_lost():
+def test_repeats_add_up_over_labels_and_are_at_least_1():
     targets = np.array([[1, 1, 0], [0, 1, 0], [0, 0, 1], [0, 0, 0], [NAN, 1, 0]])
     np.testing.assert_array_equal(expected_counts("label_repeats", targets, "multilabel", [4, 9, 0]), [13, 9, 1, 1, 9])
     counts = expected_counts("label_repeats", CLASSES, "multiclass", [1, 2, 3])

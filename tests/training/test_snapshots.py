@@ -34,7 +34,7 @@ def weights_hash(name: str) -> str:
     return sha256((run_folder(DEMO, name) / "fold0" / "weights.safetensors").read_bytes())
 
 
-def test_a_snapshot_has_the_weights_and_predictions_of_a_run_that_ended_there(demo):
+def test_a_snapshot_equals_a_run_that_ended_there(demo):
     run_tiny("long", "epochs=3", "snapshots=1,2")
     run_tiny("short", "epochs=2")
     assert weights_hash("long_epoch2") == weights_hash("short")
@@ -70,7 +70,7 @@ def test_a_kill_around_a_snapshot_loses_nothing(demo, monkeypatch, when):
     assert weights_hash("killed") == weights_hash("whole")
 
 
-def test_a_snapshot_that_was_deleted_is_made_again_by_the_same_command(demo):
+def test_the_same_command_restores_a_deleted_snapshot(demo):
     run_tiny("run", "epochs=2", "snapshots=1")
     kept = weights_hash("run_epoch1")
     (run_folder(DEMO, "run_epoch1") / "fold0" / "result.json").unlink()
@@ -89,7 +89,7 @@ def test_snapshots_are_runs_to_load_and_to_blend(demo):
     np.testing.assert_allclose(mean, np.mean([oof.probs for oof in oofs], axis=0), atol=1e-6)
 
 
-def test_another_run_in_a_snapshots_place_is_said_before_anything_is_trained(demo, monkeypatch):
+def test_another_run_in_a_snapshots_folder_raises_before_training(demo, monkeypatch):
     run_tiny("run_epoch1", "epochs=1")
     monkeypatch.setattr(fold, "_train_epoch", None)
     with pytest.raises(ValueError, match="run_epoch1.fold0 holds something else than epoch 1 of run as it is trained"):
@@ -101,12 +101,12 @@ def test_another_run_in_a_snapshots_place_is_said_before_anything_is_trained(dem
     ({"snapshots": (10,)}, "the last epoch, 10, is the run itself"),
     ({"snapshots": (1,), "patience": 2, "val_fraction": 0.1}, "snapshots=1 with patience=2"),
 ])
-def test_snapshots_that_would_not_come_are_refused(fields, message):
+def test_snapshots_that_may_not_be_reached_raise(fields, message):
     with pytest.raises(ValueError, match=message):
         Experiment(**fields)
 
 
-def test_snapshots_of_heads_on_frozen_features_are_refused():
+def test_snapshots_of_heads_on_frozen_features_raise():
     frozen = Experiment(network="tf_efficientnet_lite0", stages=("head:10:1e-3",), snapshots=(5,))
     with pytest.raises(ValueError, match="snapshots are of whole networks"):
         check_experiment(frozen, DEMO)
