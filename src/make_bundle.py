@@ -25,7 +25,7 @@ from results.adopted_rules import read_adopted
 from results.runs import Oof, decisions_path, run_folder, train_command
 from results.workspace import Workspace
 from submitting.kernel_simulation import simulate
-from training.prediction import refuse_other_weights
+from training.prediction import check_weights
 
 # What a prediction imports and Kaggle's image is not known to hold; a wheel is installed there only where the module is
 # missing. By Kaggle/docker-python's kaggle_requirements.txt (commit 01d659bb) the image adds pydicom, ImageHash,
@@ -157,7 +157,7 @@ def check_complete(workspace: Workspace, oof: Oof) -> Oof:
                          f"{command_line('blend', competition, experiment=runs)}")
     read_adopted(workspace, oof)  # raises if the adopted rule is out of date
     for run in oof.runs:
-        refuse_other_weights(run)
+        check_weights(run)
     return oof
 
 

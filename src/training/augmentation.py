@@ -82,7 +82,7 @@ class Warp:
 
 
 class DropBlock:
-    """Black boxes wherever they fall, a tenth of the image on average where none overlap.
+    """Black boxes at random places, a tenth of the image on average where none overlap.
 
     As 002 drew them over the image, because one of its classes alone came with such boxes. Their
     number is Poisson's, the limit of a box starting at every place with the same small probability.
@@ -172,7 +172,7 @@ def solt(image_size: int, strengths: Strengths = CHEST) -> Transform:
 def solt003(image_size: int) -> Transform:
     """The stream of 003 (models/architectures.py) as it was, for comparison: it blackens half of the pixels.
 
-    Squares of 40, 50 and 10 pixels are cut out of 64, three of five branches at a time: half of all pixels are gone on
+    Squares of 40, 50 and 10 pixels are cut out of 64, three of five branches at a time: half of all pixels are black on
     average, and six images in ten lose more than 60 %. With turns up to 90 degrees and both flips on top. Squares of
     other sizes of image are in proportion.
     """
@@ -204,7 +204,7 @@ def _import_solt():
 class Albumentations:
     """An albumentations Compose as a pure function: seeded a call.
 
-    Without that, version 2.0.8 hands every worker of a DataLoader the same random numbers.
+    Without the seed, version 2.0.8 gives every worker of a DataLoader the same random numbers.
     """
 
     def __init__(self, compose: Callable):
@@ -300,7 +300,7 @@ def augmentation_seed(seed: int, epoch: int, key: str) -> int:
 
 
 def augment_batch(name: str, images: np.ndarray, keys: Sequence[str], seed: int, epoch: int) -> np.ndarray:
-    """New images (n, H, W) or (n, H, W, 3) uint8, each changed by its own seed, whatever batch it is in.
+    """New images (n, H, W) or (n, H, W, 3) uint8, each changed by a seed of its own, in any batch the same.
 
     keys: (n,) from which, with seed and epoch, the seeds are made: ids of the images.
     """

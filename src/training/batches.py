@@ -1,4 +1,4 @@
-"""Batches of images and targets out of the pixel store, the same whatever the number of workers."""
+"""Batches of images and targets out of the pixel store, the same for any number of workers."""
 
 import os
 from functools import partial

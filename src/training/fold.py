@@ -86,9 +86,9 @@ def train_fold(run: Run, competition: Competition, table: pd.DataFrame, threads:
     torch.manual_seed(experiment.seed)
     device = pick_device()
     network = build_network(run)
-    for epoch in experiment.snapshots if rank() == 0 else ():  # a folder that holds something else is an error now
+    for epoch in experiment.snapshots if rank() == 0 else ():  # raises an error where the folder holds another run
         open_snapshot(run, epoch)
-    for stage in experiment.plan:  # a layer that the network lacks is an error now
+    for stage in experiment.plan:  # raises an error where the network lacks the layers
         set_trainable(network, stage.what)
     network.requires_grad_(True)
     _note_start(checkpoint, load_start(run, competition, network), run)
@@ -272,7 +272,7 @@ def _open_checkpoint(run: Run, threads: int, teacher_weights: dict[str, str]) ->
                                           "best": {}, "threads": threads, "precision": "",
                                           "teacher_weights": teacher_weights, "processes": world()}
     if checkpoint["teacher_weights"] != teacher_weights:
-        raise ValueError(f"the run whose predictions are targets of {run.folder} has been trained again since; delete "
+        raise ValueError(f"the run whose predictions are targets of {run.folder} has been trained anew; delete "
                          f"{run.folder} to train this fold from the start")
     if checkpoint["processes"] != world():
         raise ValueError(f"{run.folder} was begun by {checkpoint['processes']} processes, now there are {world()}, "

@@ -144,7 +144,7 @@ def choose_training_rows(competition: Competition, table: pd.DataFrame, experime
     missing = read_for_labels("missing_labels", experiment.missing_labels, labels, MISSING_POLICIES)
     targets = training_targets(cells, read_uncertain(experiment, labels), missing, outside, predictions,
                                competition.task == "multiclass")
-    used = outside & ~np.isnan(targets).all(axis=1)  # without a stated label an image teaches nothing
+    used = outside & ~np.isnan(targets).all(axis=1)  # an image without a label has no loss
     constant = table["constant"].to_numpy()
     if experiment.constant_images == "one_per_label_vector":
         some = np.flatnonzero(used & constant)

@@ -32,7 +32,7 @@ class Loss(Choice):
 
 def make_loss(loss: str, task: str, weights: Tensor | None = None,
               label_smoothing: float = 0.0) -> Callable[[Tensor, Tensor], Tensor]:
-    """A function of logits (B, K) and targets (B, K) that returns a scalar, float32 whatever the logits are.
+    """A function of logits (B, K) and targets (B, K) that returns a scalar, in float32.
 
     loss: a name in LOSSES with its arguments, "focal:2";  weights: see `label_weights`, on the device of the logits.
     Targets are in [0, 1] or NaN, which is left out; in a multiclass task a row sums to one, and is left out if it holds
@@ -162,7 +162,7 @@ def auc_margin(logits: Tensor, targets: Tensor, task: str, weights: None, margin
 def soft_f1(logits: Tensor, targets: Tensor, task: str, weights: None = None) -> Tensor:
     """1 - the mean of the F1 of classes, with probabilities in place of decisions: 2 sum(p t) / (sum(p) + sum(t)).
 
-    A label is the two classes present and absent: otherwise a batch without a positive would teach nothing, and the
+    A label is the two classes present and absent: otherwise a batch without a positive would have no gradient, and the
     best constant would be to call everything positive. Classes that do not occur in the batch are left out.
     The best constant is the share of positives; its loss is 1 / 2 for labels and 1 - 1 / K for classes that all occur.
     """

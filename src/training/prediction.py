@@ -20,7 +20,7 @@ def predict_models(competition: Competition, oof: Oof, images: dict[str, pd.Seri
 
     probs = {part: [] for part in images}
     for run in oof.runs if images else ():
-        refuse_other_weights(run)
+        check_weights(run)
         model, prior = load_model(run, device), np.array(run.result["prior"])
         for part, image_ids in images.items():
             probs[part].append(predict_probs(model, stores[part], stores[part].rows(image_ids), competition.task,
@@ -42,7 +42,7 @@ def round_trip(probs: np.ndarray) -> np.ndarray:
     return np.array(kept, np.float64).reshape(probs.shape)
 
 
-def refuse_other_weights(run: Run) -> None:
+def check_weights(run: Run) -> None:
     """Raises ValueError where the weights on disk are not those that result.json says were trained."""
     path = run.folder / "weights.safetensors"
     if not path.exists():

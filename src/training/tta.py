@@ -27,7 +27,7 @@ def zoom_in(images: Tensor) -> Tensor:
 
 
 def zoom_out(images: Tensor) -> Tensor:
-    """The whole image at nine tenths of its size, its edge repeated around it."""
+    """The whole image at nine tenths of its size, with its edge repeated around it."""
     height, width = images.shape[2:]
     top, left = round(0.05 * height), round(0.05 * width)
     small = _resize(images, (height - 2 * top, width - 2 * left))

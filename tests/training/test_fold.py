@@ -448,7 +448,7 @@ def test_a_run_is_not_gone_on_with_under_another_teacher(taught, home, monkeypat
         with pytest.raises(Killed):
             run_tiny(home, "second", "uncertain=self:first")
     train_again(home, "first", 1)
-    with pytest.raises(ValueError, match="has been trained again since; delete"):
+    with pytest.raises(ValueError, match="has been trained anew; delete"):
         run_tiny(home, "second", "uncertain=self:first")
 
 
