@@ -4,7 +4,7 @@ Prints a table that fits the terminal and writes all columns to runs/<competitio
 official validation part and the holdout are only reported: nothing is chosen by them. Once submit.py has written a
 ledger, a second table and the plot runs/<competition>/cv_lb.png compare CV with the scores of submissions.
 --compare lite0 cnn_e tests whether a run is better beyond noise. --forecast prints the public and private scores to
-expect, which two submissions to select, and how much a public score tells.
+expect, which two submissions to select, and how much weight a public score deserves.
 """
 
 from collections.abc import Callable
@@ -51,9 +51,10 @@ def main(argv: list[str] | None = None) -> pd.DataFrame:
     With --compare or --forecast, prints and returns that table instead.
     """
     parser = make_parser(__doc__)
-    parser.add_argument("--compare", nargs="+", metavar="RUN", help="is the first run or blend better than each other?")
-    parser.add_argument("--forecast", nargs="*", type=float, metavar="N", help="public and private scores to expect; "
-                        "N: test images, and the public share of them; default: as the competition has it, else 0.3")
+    parser.add_argument("--compare", nargs="+", metavar="RUN", help="test whether the first run or blend is "
+                        "better than each of the others")
+    parser.add_argument("--forecast", nargs="*", type=float, metavar="N", help="expected public and private scores; N: "
+                        "number of test images, and their public share; default: those of the competition, else 0.3")
     args = parser.parse_args(argv)
     workspace = load_workspace(args)
     competition = workspace.competition
@@ -75,7 +76,7 @@ def main(argv: list[str] | None = None) -> pd.DataFrame:
 
 
 def make_board(workspace: Workspace) -> pd.DataFrame:
-    """One row a run, a blend or a floor, best first; runs with missing folds come last and have no rank."""
+    """One row for each run, blend and constant prediction, best first; incomplete runs come last and have no rank."""
     competition, rows = workspace.competition, []
     rates = prevalence(workspace.label_targets)
     floors = {"floor: prevalence": np.nan_to_num(rates, nan=0.5), "floor: all negative": np.zeros_like(rates)}
@@ -94,7 +95,7 @@ def make_board(workspace: Workspace) -> pd.DataFrame:
             rows.append({"run": name, "status": f"lacks folds {', '.join(map(str, oof.folds_missing))}"})
             continue
         row = _score_row(workspace, oof, lambda part, ids, oof=oof: read_predictions(competition, oof, part, ids))
-        if oof.kind == "rank_mean":  # ranks are no probabilities
+        if oof.kind == "rank_mean":  # ranks are not probabilities
             row |= {"brier": np.nan, "f1_at_half": np.nan}
         rows.append(row | _training_columns(oof, workspace.folds.count))
     board = pd.DataFrame(rows)
@@ -118,9 +119,9 @@ def _score_row(workspace: Workspace, oof: Oof, predict: Callable[[str, pd.Series
                is_tuned: bool = True) -> dict:
     """The scores of a run's out-of-fold probabilities (N, K), and of the parts that it has predicted.
 
-    All but those by label are of the labels that the competition scores.
-    predict: probabilities (n, K) of a part's images, None where there are none;  is_tuned: decisions are made by the
-    run's rule, fitted on the other folds of its split; else at 0.5.
+    All scores but those by label use only the labels that the competition scores.
+    predict: returns probabilities (n, K) for a part and its ids, or None;  is_tuned: the run's rule makes decisions,
+    fitted on the other folds of its split; else thresholds of 0.5.
     """
     competition, probs = workspace.competition, oof.probs
     task, metric = competition.task, METRICS[competition.metric]
@@ -184,7 +185,7 @@ def _reported_scores(workspace: Workspace, rule: FittedRule, predict: Callable) 
 
 
 def _ceiling(workspace: Workspace) -> pd.DataFrame:
-    """The best scores that the demo allows: those of every label's posterior probability given what was drawn."""
+    """The best possible scores on the demo: those of each label's true posterior probability."""
     from data.demo import read_truth
 
     truth = read_truth(workspace.data_dir).set_index("image_id")
@@ -194,7 +195,7 @@ def _ceiling(workspace: Workspace) -> pd.DataFrame:
 
 
 def show_board(competition: Competition, board: pd.DataFrame, counts: np.ndarray) -> None:
-    """Prints two tables: the ranking, and AUC and average precision by label. Narrow terminals see fewer columns.
+    """Prints two tables: the ranking, and AUC and average precision by label. Narrow terminals show fewer columns.
 
     counts: (K, 2) certain cells and positives of every label.
     """
@@ -232,7 +233,7 @@ def show_board(competition: Competition, board: pd.DataFrame, counts: np.ndarray
 
 
 def _show_labels(competition: Competition, rows: list[dict], counts: np.ndarray) -> None:
-    """Prints a line a label and a column a run, best first, as many as fit."""
+    """Prints one line for each label and one column for each run, best first, as many as fit."""
     console = make_console()
     table = Table("label", "positive", "certain", *(row["run"] for row in rows), title="AUC / AP by label")
     for label, (certain, positive) in zip(competition.labels, counts, strict=True):
@@ -255,7 +256,7 @@ def _footnotes(workspace: Workspace) -> None:
     if unscored := int((~np.isin(workspace.cells, (0, 1))).sum()):
         notes.append(f"{unscored} uncertain or empty cells are left out of the scores.")
     if constant := int(table["constant"].sum()):
-        notes.append(f"{constant} images of one grey value are scored, predicted by the prior.")
+        notes.append(f"{constant} constant images are scored; their prediction is the prior.")
     print(" ".join(notes))
     if competition.scored_labels:
         print(f"{len(competition.scored_labels)} of {len(labels)} labels are scored: "
@@ -267,7 +268,7 @@ def _footnotes(workspace: Workspace) -> None:
               + ", ".join(f"{label} {n}" for label, n in zip(labels[is_scored], positives, strict=True)))
     undefined = undefined_labels(workspace.label_targets)
     if undefined.any():
-        print(f"undefined, one class only: {', '.join(labels[undefined])}")
+        print(f"no score, one class only: {', '.join(labels[undefined])}")
     solution = workspace.test_solution
     for usage in [] if solution is None else sorted(solution["usage"].unique()):
         rows = (solution["usage"] == usage).to_numpy()

@@ -1,10 +1,10 @@
-"""One page about a competition, to open, print and hand on:  python src/report.py --competition demo
+"""Write one HTML page about a competition:  python src/report.py --competition demo
 
-Everything that the other scripts have found out, as runs/<competition>/report.html: data, folds, leaderboard, curves,
-confusion, calibration, thresholds, ensembles, explanations, shortcuts, maps, anomalies, forecast, submissions. One file
-that needs no network and nothing beside it. A part is there if what it shows has been made; what is missing is named
-with its command, and what is damaged or out of date is said in its place. Curves are drawn for the runs named, else the
-best.
+Collects the results of the other scripts in runs/<competition>/report.html: data, folds, leaderboard, curves,
+confusion, calibration, thresholds, ensembles, explanations, shortcuts, similar images, anomalies, forecast,
+submissions. The page is a single file and needs no network. A section appears if its results exist; a table lists the
+missing ones with their commands, and a note marks results that are damaged or out of date. Curves are drawn for the
+named runs, else for the best.
 """
 
 import shlex
@@ -28,7 +28,7 @@ from reporting.submission_sections import forecast_section, submissions_section
 from results.workspace import Workspace
 from scoring.metrics import METRICS
 
-# title, what makes it, and the command that it is made by; the order of the page
+# title, function, script and flags that create its results; in the order of the page
 SECTIONS: tuple[tuple[str, Callable[[ReportContext], Section | None], str, str], ...] = (
     ("Folds", folds_section, "make_folds", ""),
     ("Leaderboard", board_section, "leaderboard", ""),
@@ -38,10 +38,10 @@ SECTIONS: tuple[tuple[str, Callable[[ReportContext], Section | None], str, str],
     ("Calibration", calibration_section, "train", ""),
     ("Thresholds", thresholds_section, "decide", ""),
     ("Ensemble gains", gains_section, "blend", ""),
-    ("Spot checks", explain_section, "explain", ""),
-    ("Shortcut alarm", shortcuts_section, "find_shortcuts", ""),
-    ("Map of neighbours", map_section, "show_neighbours", ""),
-    ("Labels to look at again", errors_section, "find_label_errors", ""),
+    ("Explanations", explain_section, "explain", ""),
+    ("Shortcut signals", shortcuts_section, "find_shortcuts", ""),
+    ("Similar images", map_section, "show_neighbours", ""),
+    ("Possible label errors", errors_section, "find_label_errors", ""),
     ("Anomalies", anomalies_section, "find_anomalies", ""),
     ("Shake-up forecast", forecast_section, "leaderboard", "--forecast"),
     ("Submissions", submissions_section, "predict", ""),
@@ -57,15 +57,15 @@ def main(argv: list[str] | None = None) -> Path:
     text, notes = make_report(workspace, args)
     path = write_text(home() / "runs" / workspace.competition.name / "report.html", text)
     for note in notes:
-        print(f"on it is said: {note}")
+        print(f"note: {note}")
     print(f"open {path} ({path.stat().st_size / 1e6:.1f} MB)")
     return path
 
 
 def make_report(workspace: Workspace, args: Namespace) -> tuple[str, list[str]]:
-    """The page, and what it says of files that are damaged, missing or out of date.
+    """The page as HTML, and its notes on files that are damaged, missing or out of date.
 
-    Raises ValueError where a run is named that is not there, and what reading the labels raises.
+    Raises ValueError if a named run does not exist, and the errors of reading the labels.
     """
     competition = workspace.competition
     where = f"--competition {competition.name}" + (
@@ -75,9 +75,9 @@ def make_report(workspace: Workspace, args: Namespace) -> tuple[str, list[str]]:
     made = [("Data audit", audit_section(competition, f"python src/audit.py {where}"), f"python src/audit.py {where}")]
     tiles, warnings = [], []
     try:
-        workspace.table  # noqa: B018 - whether it can be read
+        workspace.table  # noqa: B018 - read here to catch its errors
     except (ValueError, OSError) as error:
-        workspace.train  # noqa: B018 - where it is the labels that cannot be read, there is nothing to report
+        workspace.train  # noqa: B018 - without labels there is nothing to report: raise
         warnings.append(f"Nothing about runs can be shown: {error}")
     else:
         shown, unread = read_runs(workspace, where, names)
@@ -90,13 +90,13 @@ def make_report(workspace: Workspace, args: Namespace) -> tuple[str, list[str]]:
     warnings += [join([link(f"#{section.name}", section.title), f": {section.notes[0]}"
                        + (f" (and {len(section.notes) - 1} more)" if len(section.notes) > 1 else "")])
                  for section in parts if section.notes]
-    missing = missing_table([(title, again) for title, section, again in made if section is None])
+    missing = missing_table([(title, command) for title, section, command in made if section is None])
     return (render(f"{competition.name}: report", describe(competition, command), tiles, warnings, parts, missing),
             [note for section in parts for note in section.notes])
 
 
 def read_runs(workspace: Workspace, where: str, names: list[str] | None) -> tuple[ReportContext, list[str]]:
-    """The leaderboard and the runs to show, and what there is to say of a leaderboard that cannot be read."""
+    """The leaderboard and the runs to show, and notes on a leaderboard that cannot be read."""
     board, unread = None, []
     try:
         board = read_board(workspace.competition)
@@ -107,22 +107,22 @@ def read_runs(workspace: Workspace, where: str, names: list[str] | None) -> tupl
 
 
 def make_sections(context: ReportContext) -> list[tuple[str, Section | None, str]]:
-    """Title, part and command of all SECTIONS; None where what it shows has not been made."""
+    """Title, section and command of all SECTIONS; the section is None if its results do not exist."""
     made = []
     for title, make, script, flags in tqdm(SECTIONS, desc="report", unit="part", leave=False, disable=None):
         try:
             section = make(context)
         except BROKEN as error:  # one damaged file must not hide all others
             section = Section(make.__name__.removesuffix("_section"), title, notes=[
-                f"This part could not be made: {type(error).__name__}: {error}"])
+                f"This section could not be created: {type(error).__name__}: {error}"])
         made.append((title, section, context.command(script, flags)))
     return made
 
 
 def describe(competition: Competition, command: str) -> Markup:
-    """What the competition is, and how this page was made."""
+    """The competition's description, and the command that creates the page."""
     counted = f"{len(competition.labels)} labels" if len(competition.labels) > 1 else "one label"
-    scored = f", of which {len(competition.scored_labels)} count" if competition.scored_labels else ""
+    scored = f", of which {len(competition.scored_labels)} are scored" if competition.scored_labels else ""
     return join([
         paragraph(competition.about, style="about"),
         paragraph(f"A {competition.task} task with {counted}{scored}: {', '.join(competition.labels)}. Scored by "
@@ -131,7 +131,7 @@ def describe(competition: Competition, command: str) -> Markup:
 
 
 def summarise(context: ReportContext) -> list[SummaryTile]:
-    """The figures that one wants first."""
+    """The most important figures, for the top of the page."""
     tiles, groups = [], context.table["group"].nunique()
     if context.oofs:
         best = next(iter(context.oofs))
@@ -160,23 +160,23 @@ def summarise(context: ReportContext) -> list[SummaryTile]:
 
 
 def warn(context: ReportContext) -> list[str]:
-    """What to know before believing the figures."""
+    """Warnings about the figures, for the top of the page."""
     warnings = []
     if not context.oofs:
         warnings.append(f"No run has all its folds yet; run: {context.command('train')}")
     failed = {name: [run.recipe["fold"] for run in runs if not run.result.get("learned", True)]
               for name, runs in context.folds_of.items()}
-    warnings += [f"{name} did not learn in the folds {', '.join(map(str, folds))}" for name, folds in failed.items()
-                 if folds]
+    warnings += [f"{name} did not beat constant predictions in the folds {', '.join(map(str, folds))}"
+                 for name, folds in failed.items() if folds]
     among = len(context.ranked) if context.is_best else len(context.oofs)
     if among > 1 and context.oofs:
-        warnings.append(f"The best of {among} is chosen by the very score that it is shown with, which is "
-                        "a little too good by that; test scores are reported and choose nothing.")
+        warnings.append(f"The best of {among} runs is selected by the score shown, which is therefore slightly "
+                        "optimistic; test scores are only reported.")
     return warnings
 
 
 def missing_table(missing: list[tuple[str, str]]) -> Markup | str:
-    """Sections that could not be made, each with its command; "" where there is none."""
+    """The missing sections, each with the command that creates it; "" if there is none."""
     return table(["section", "command"], [[title, commands(command)] for title, command in missing]) if missing else ""
 
 

@@ -159,7 +159,7 @@ def test_other_images_are_blended_by_the_fit_on_all_folds(table):
     (lambda said: said["fit"]["weights"].pop("first"), "needed for first, second; found second"),
     (lambda said: said.pop("fit"), "is not what its predictions were blended with"),
     (lambda said: said.update(kind="median"), "no blending method 'median'"),
-    (lambda said: said.pop("members"), "does not say 'members'"),
+    (lambda said: said.pop("members"), "has no entry 'members'"),
     (lambda said: said.update(fit=[1]), "is not what its predictions were blended with"),
 ])
 def test_an_edited_record_raises(table, edit, message):

@@ -66,22 +66,23 @@ def test_from_images_to_a_checked_submission(trained, capsys):
     assert board.set_index("run").loc["blend_mean", "cv"] == pytest.approx(scores["blend_mean"])
     assert board["public"].notna().sum() >= 6 and board["private"].notna().sum() >= 6
     assert sheets and all(Path(sheet).stat().st_size > 10_000 for sheet in sheets)
-    assert "mlp" in capsys.readouterr().out  # said to have no convolution
+    assert "mlp" in capsys.readouterr().out  # listed as without a convolution
 
 
-def test_every_image_is_predicted_by_the_model_that_did_not_see_it(trained):
+def test_every_image_is_predicted_by_its_held_out_model(trained):
     folds = pd.read_csv(trained / "folds" / "demo.csv", dtype={"image_id": str})
     for fold in range(3):
         oof = pd.read_csv(trained / "runs" / "demo" / "cnn" / f"fold{fold}" / "oof.csv", dtype={"image_id": str})
         assert set(oof["image_id"]) == set(folds.loc[folds["fold"] == fold, "image_id"])
 
 
-def test_a_recipe_of_its_own_in_everything_goes_all_the_way(trained):
-    """Labels of a first run, one network a label, sampled, weighted, black images, colour, shape, preprocessing."""
+def test_a_recipe_without_defaults_runs_from_training_to_submission(trained):
+    """Labels of a first run, one network for each label, sampled, weighted, constant images, colour, shape, preprocessing."""
     train_quickly("mlp_a", "own", settings=(
         "uncertain=self:cnn,effusion=uniform:0.5:0.9", "missing_labels=zeros,effusion=ignore",
         "constant_images=one_per_label_vector", "sampler=label_repeats", "label_repeats=cardiomegaly=3,effusion=2",
-        "loss_weights=pos_weight", "per_task=true", "colour=rgb", "resize_mode=letterbox", "preprocessing=clahe", "augmentation=warp"))
+        "loss_weights=pos_weight", "per_task=true", "colour=rgb", "resize_mode=letterbox", "preprocessing=clahe",
+        "augmentation=warp"))
     run = read_run(trained / "runs" / "demo" / "own" / "fold2")
     assert run.recipe["channels"] == 3 and load_model(run).classifiers[0].mean.shape == (3, 1, 1)
     teachers = {f"cnn/fold{fold}": read_run(trained / "runs" / "demo" / "cnn" / f"fold{fold}") for fold in range(3)}
@@ -91,7 +92,7 @@ def test_a_recipe_of_its_own_in_everything_goes_all_the_way(trained):
     assert leaderboard.main([]).set_index("run")["cv"].notna().loc[["own", "cnn"]].all()
 
 
-def test_a_missing_fold_is_an_error_that_names_the_command(trained):
+def test_a_missing_fold_raises_with_the_command(trained):
     (trained / "runs" / "demo" / "cnn" / "fold1" / "result.json").unlink()
     with pytest.raises(FileNotFoundError, match=r"lacks the folds \[1\].*train.py.*--fold 1"):
         predict.main(["--experiment", "cnn"])
@@ -108,13 +109,13 @@ def test_a_run_with_missing_folds_is_listed_and_not_ranked(trained):
     assert board.loc["mlp", "rank"] == 1
 
 
-def test_some_folds_only_predict_where_they_are_asked_for_by_number(trained):
+def test_an_incomplete_run_predicts_only_with_explicit_folds(trained):
     whole = pd.read_csv(predict.main(["--experiment", "cnn"])[0])
     part = pd.read_csv(predict.main(["--experiment", "cnn", "--fold", "0"])[0])
     assert not np.allclose(whole[LABELS], part[LABELS])
 
 
-def test_a_second_prediction_is_skipped_and_says_so(trained, capsys):
+def test_a_second_prediction_is_skipped(trained, capsys):
     path = predict.main(["--experiment", "cnn"])[0]
     before = path.stat().st_mtime_ns
     predict.main(["--experiment", "cnn"])
@@ -122,19 +123,19 @@ def test_a_second_prediction_is_skipped_and_says_so(trained, capsys):
     assert "exists already" in capsys.readouterr().out
 
 
-def test_another_competition_without_folds_is_an_error_that_names_the_command(home, monkeypatch):
+def test_a_competition_without_folds_raises_with_the_command(home, monkeypatch):
     data = make_demo.main(["--images", "20", "--set", "test_images=4"])
     monkeypatch.setitem(COMPETITIONS, "mine", replace(COMPETITIONS["demo"], name="mine"))
     with pytest.raises(FileNotFoundError, match=r"python src/make_folds.py --competition mine --data-dir"):
         train.main(["--competition", "mine", "--data-dir", str(data), "--experiment", "mlp_a"])
 
 
-def test_a_missing_data_folder_is_an_error_that_names_the_flag(home):
+def test_a_missing_data_folder_raises_with_the_flag(home):
     with pytest.raises(FileNotFoundError, match="--data-dir"):
         train.main(["--competition", "nih3", "--experiment", "mlp_a"])
 
 
-def test_a_changed_folds_file_is_refused_until_it_is_checked(trained):
+def test_a_changed_folds_file_raises_until_it_is_checked(trained):
     path = trained / "folds" / "demo.csv"
     lines = path.read_text().splitlines()
     path.write_text("\n".join([lines[0], *reversed(lines[1:])]) + "\n")
@@ -142,7 +143,7 @@ def test_a_changed_folds_file_is_refused_until_it_is_checked(trained):
         leaderboard.main([])
 
 
-def test_the_best_reachable_score_stands_above_every_run(trained):
+def test_the_ceiling_is_above_every_run(trained):
     board = leaderboard.main([]).set_index("run")
     assert (board.loc["ceiling: the posterior", "cv"] > board["cv"].drop("ceiling: the posterior").dropna()).all()
 

@@ -196,7 +196,7 @@ MADE = {"audit", "explanations", "map", "label-errors", "anomalies", "forecast",
 # ---- the page
 
 
-def test_a_part_is_there_if_its_inputs_are_and_else_its_command_is(small):
+def test_a_section_without_results_is_listed_with_its_command(small):
     page, _ = read_page()
     assert page.parts() == ALWAYS
     for command in ("audit.py", "explain.py", "show_neighbours.py", "find_anomalies.py",
@@ -204,7 +204,7 @@ def test_a_part_is_there_if_its_inputs_are_and_else_its_command_is(small):
         assert f"python src/{command}" in page.text
 
 
-def test_everything_that_was_made_is_on_the_page(full):
+def test_all_results_are_on_the_page(full):
     page, text = read_page()
     assert page.parts() >= (ALWAYS - {"missing"}) | MADE
     images = [attributes for tag, attributes in page.tags if tag == "img"]
@@ -215,7 +215,7 @@ def test_everything_that_was_made_is_on_the_page(full):
     assert "one: 1 of 2 signals raises an alarm" in page.text
 
 
-def test_the_page_asks_for_nothing_outside_itself(full):
+def test_the_page_loads_nothing_from_outside(full):
     page, text = read_page()
     for _, attributes in page.tags:
         for name in ("src", "href", "action", "data", "poster", "srcset"):
@@ -224,7 +224,7 @@ def test_the_page_asks_for_nothing_outside_itself(full):
     assert "default-src 'none'" in text
 
 
-def test_what_others_wrote_is_text_and_never_markup(full):
+def test_text_from_files_is_escaped(full):
     page, text = read_page()
     assert "<script>alert" not in text and "alert(1)" in page.text
     assert [tag for tag, _ in page.tags].count("script") == 1
@@ -240,7 +240,7 @@ def test_template_syntax_in_a_label_stays_text():
     assert Page(page).text.count("{") == 8 and page.count("{{ title }}") == 2
 
 
-def test_the_summary_has_the_best_run_its_score_and_interval(small):
+def test_the_summary_has_score_and_interval_of_the_best_run(small):
     page, _ = read_page()
     board = pd.read_csv(small / "runs" / "demo" / "leaderboard.csv")
     best = board[board["rank"] == 1].iloc[0]
@@ -248,7 +248,7 @@ def test_the_summary_has_the_best_run_its_score_and_interval(small):
     assert f"{best['cv']:.4f}" in page.text and f"{best['low']:.4f} to {best['high']:.4f}" in page.text
 
 
-def test_runs_that_are_named_are_the_ones_shown(small):
+def test_named_runs_are_shown(small):
     page, text = read_page("--experiment", "two")
     assert "python src/report.py --competition demo --experiment two" in page.text
     assert '<i class="c0"></i>two' in text and '<i class="c1"></i>one' not in text
@@ -256,7 +256,7 @@ def test_runs_that_are_named_are_the_ones_shown(small):
         report.main(["--experiment", "three"])
 
 
-def test_without_a_leaderboard_the_best_are_found_by_their_predictions(small):
+def test_the_best_runs_are_found_without_a_leaderboard(small):
     by_board, _ = read_page()
     (small / "runs" / "demo" / "leaderboard.csv").unlink()
     without, _ = read_page()
@@ -264,19 +264,19 @@ def test_without_a_leaderboard_the_best_are_found_by_their_predictions(small):
     assert f"best run {best}" in without.text and "There is no leaderboard.csv yet" in without.text
 
 
-def test_without_runs_there_are_the_folds_and_what_to_do(small):
+def test_the_page_without_runs_has_folds_and_commands(small):
     shutil.rmtree(small / "runs" / "demo")
     page, _ = read_page()
     assert page.parts() == {"folds", "leaderboard", "missing"} and "No run has all its folds yet" in page.text
 
 
-def test_without_folds_the_audit_is_shown_all_the_same(full):
+def test_the_audit_is_shown_without_folds(full):
     (full / "folds" / "demo.csv").write_text("image_id,fold\n")
     page, _ = read_page()
     assert page.parts() == {"audit"} and "Nothing about runs can be shown" in page.text
 
 
-def test_a_wrong_data_folder_is_an_error_and_the_report_before_stays(full, tmp_path):
+def test_a_wrong_data_folder_raises_and_keeps_the_previous_report(full, tmp_path):
     path = report.main([])
     before = path.read_bytes()
     with pytest.raises((ValueError, FileNotFoundError)):
@@ -284,14 +284,14 @@ def test_a_wrong_data_folder_is_an_error_and_the_report_before_stays(full, tmp_p
     assert path.read_bytes() == before
 
 
-def test_what_is_broken_is_printed_too(full, capsys):
+def test_notes_are_printed_too(full, capsys):
     (full / "runs" / "demo" / "forecast.png").write_bytes(b"no picture")
     report.main([])
-    said = capsys.readouterr().out
-    assert "on it is said: " in said and "forecast.png is no picture" in said and "report.html" in said
+    printed = capsys.readouterr().out
+    assert "note: " in printed and "forecast.png is not an image" in printed and "report.html" in printed
 
 
-def test_the_ledger_and_its_picture_are_with_the_submissions(full):
+def test_the_submissions_section_shows_the_ledger_and_its_plot(full):
     entry = Entry(id="1", date="2020-01-02 03:04:05", state="scored", run="one", metric="roc_auc", cv=0.5, low=0.4,
                   high=0.6, public=0.51, private=0.52, message=HOSTILE, sha256="0" * 64)
     append_entry(DEMO, entry)
@@ -301,16 +301,16 @@ def test_the_ledger_and_its_picture_are_with_the_submissions(full):
     assert "<script>alert" not in text
 
 
-def test_pictures_of_the_same_name_that_changed_are_read_anew(full):
+def test_a_changed_picture_is_read_anew(full):
     first = read_page()[1]
     noise(full / "runs" / "demo" / "forecast.png", seed=9)
     assert read_page()[1] != first
 
 
-# ---- what is broken is said
+# ---- damaged and outdated files
 
 
-INPUTS = [  # each list is damaged at once; a file and the part that is to say so
+INPUTS = [  # each list is damaged at once; a file and the section that must name it
     [("audit/audit.json", "audit"), ("one/gradcam.json", "explanations"),
      ("one/measures.csv", "explanations"), ("one/neighbours.png", "map"), ("one/label_errors.csv", "label-errors"),
      ("anomaly/detection.json", "anomalies"), ("forecast.csv", "forecast"), ("blend_gains.png", "ensembles"),
@@ -324,7 +324,7 @@ INPUTS = [  # each list is damaged at once; a file and the part that is to say s
 
 @pytest.mark.parametrize("files", INPUTS, ids=["first", "second"])
 @pytest.mark.parametrize("damage", ["cut off", "of another shape"])
-def test_a_damaged_file_becomes_a_note_in_its_part_and_kills_nothing(full, files, damage):
+def test_a_damaged_file_becomes_a_note_in_its_section(full, files, damage):
     for file, _ in files:
         path = full / "runs" / "demo" / file
         raw = path.read_bytes()
@@ -341,7 +341,7 @@ def test_a_damaged_file_becomes_a_note_in_its_part_and_kills_nothing(full, files
 
 @pytest.mark.parametrize("damage", ['{"a": 1}', '{"use": {"deci'])
 @pytest.mark.parametrize("file", ["two/decisions.json", "two/fold0/result.json"])
-def test_a_run_whose_own_files_are_damaged_is_named_and_the_others_are_shown(small, file, damage):
+def test_a_damaged_run_does_not_hide_the_others(small, file, damage):
     (small / "runs" / "demo" / file).write_text(damage)
     page, text = read_page("--experiment", "one", "two")
     notes = " ".join(re.findall(r'<p class="note">(.*?)</p>', text))
@@ -358,33 +358,33 @@ def test_every_missing_picture_is_named(full):
     assert all(Path(file).name in notes for file in files)
 
 
-def test_a_run_on_other_folds_is_named_and_the_others_are_shown(small):
+def test_a_run_on_other_folds_does_not_hide_the_others(small):
     path = small / "runs" / "demo" / "two" / "fold1" / "recipe.json"
     write_json(path, json.loads(path.read_text()) | {"folds_sha256": "0" * 64})
     page, _ = read_page("--experiment", "one", "two")
     assert "two is not shown" in page.text and "another folds file" in page.text and "run one as named" in page.text
 
 
-def test_an_old_leaderboard_is_told_from_the_predictions(small):
+def test_an_outdated_leaderboard_is_noted(small):
     path = small / "runs" / "demo" / "leaderboard.csv"
     board = pd.read_csv(path)
     board.loc[board["run"] == "two", "cv"] = 0.9
     board[board["run"] != "blend_mean"].to_csv(path, index=False)
     page, _ = read_page()
-    assert "does not know blend_mean" in page.text
-    assert "leaderboard.csv says 0.9000 of two, whose predictions now score" in page.text
+    assert "leaderboard.csv lacks blend_mean" in page.text
+    assert "leaderboard.csv has 0.9000 for two, whose predictions now score" in page.text
 
 
-def test_decisions_and_sheets_of_other_weights_are_said_to_be_old(full):
+def test_results_of_other_weights_are_noted(full):
     path = full / "runs" / "demo" / "one" / "fold0" / "result.json"
     write_json(path, json.loads(path.read_text()) | {"weights_sha256": "1" * 64})
     shutil.rmtree(full / "runs" / "demo" / "blend_mean")
     page, _ = read_page()
-    assert "decisions.json is about other predictions" in page.text
-    assert "Grad-CAM sheets are of other models" in page.text and "made from other weights" in page.text
+    assert "decisions.json is from other predictions" in page.text
+    assert "Grad-CAM sheets are from other models" in page.text and "made from other weights" in page.text
 
 
-def test_a_submission_that_was_changed_is_said_to_be(full):
+def test_a_changed_submission_is_noted(full):
     (full / "submissions" / "demo-one.csv").write_text("image_id,effusion\nx,1\n")
     assert "changed since it was made" in read_page()[0].text
 
@@ -410,7 +410,7 @@ def a_large_one(labels: int = 14, images: int = 1000, runs: int = 200) -> Report
     return ReportContext(filled_workspace(competition, table, folds=folds), "--competition large", board, oofs)
 
 
-def test_fourteen_labels_and_two_hundred_runs_fit_well_below_the_limit(home, monkeypatch):
+def test_a_large_report_stays_below_the_size_limit(home, monkeypatch):
     draw_few(monkeypatch)
     shown = a_large_one()
     parts = [part for _, part, _ in report.make_sections(shown) if part is not None]
@@ -419,12 +419,12 @@ def test_fourteen_labels_and_two_hundred_runs_fit_well_below_the_limit(home, mon
     assert len(text.encode()) < 2_000_000 and "<script>alert" not in text
     page = Page(text)
     assert page.parts() >= {"folds", "leaderboard", "curves", "confusion", "calibration", "thresholds"}
-    assert not any("could not be made" in note for part in parts for note in part.notes)
+    assert not any("could not be created" in note for part in parts for note in part.notes)
     assert [tag for tag, _ in page.tags].count("svg") == 200 + 14 + 4 * 14
 
 
 @pytest.mark.parametrize("side", [40, 700])
-def test_large_pictures_shrink_and_are_named_if_even_that_is_too_much(tmp_path, monkeypatch, side):
+def test_large_pictures_shrink_or_are_left_out(tmp_path, monkeypatch, side):
     paths = [noise(tmp_path / f"{number}.png", side, number) for number in range(2)]
     part = Section("p", "P", blocks=[ReportFigure(check_picture(path), "read it so", ("make it",)) for path in paths])
     whole = render("t", Markup(""), [], [], [part])
@@ -438,7 +438,7 @@ def test_large_pictures_shrink_and_are_named_if_even_that_is_too_much(tmp_path, 
         assert all(f"left out, the page would be too large: {path}" in less for path in paths)
 
 
-def test_a_multiclass_competition_has_one_matrix_a_run(home):
+def test_a_multiclass_competition_has_one_matrix_for_each_run(home):
     shown = a_large_one(labels=4, images=400, runs=3)
     competition = Competition(name="classes", about="", task="multiclass", labels=("a", "b", "c", "d"),
                               metric="accuracy", train=Part(table="t.csv", images="{image_id}.png"))
@@ -452,24 +452,24 @@ def test_a_multiclass_competition_has_one_matrix_a_run(home):
     parts = [part for _, part, _ in parts if part]
     confusion = next(part for part in parts if part.name == "confusion")
     assert confusion.blocks[0].content.count("<table") == 3 and not confusion.notes
-    assert not any(note for part in parts for note in part.notes if "could not be made" in note)
+    assert not any(note for part in parts for note in part.notes if "could not be created" in note)
 
 
 @pytest.mark.parametrize("cells", [np.zeros((6, 1)), np.full((6, 1), np.nan)])
-def test_labels_of_one_class_or_none_are_said_and_not_drawn(home, cells):
+def test_labels_with_one_class_have_no_curve_in_the_report(home, cells):
     shown = a_large_one(labels=2, images=6, runs=1)
     table = shown.table.assign(**{shown.competition.labels[0]: cells[:, 0],
                                   shown.competition.labels[1]: [0, 1, 0, 1, 1, 0.0]})
     workspace = filled_workspace(shown.competition, table, folds=shown.folds)
     parts = [part for _, part, _ in report.make_sections(ReportContext(workspace, "", shown.board, shown.oofs)) if part]
-    assert not any("could not be made" in note for part in parts for note in part.notes)
+    assert not any("could not be created" in note for part in parts for note in part.notes)
     assert "one class only: no curve" in next(part for part in parts if part.name == "curves").blocks[2].content
 
 
 # ---- pieces
 
 
-def test_tables_escape_cells_and_put_numbers_to_the_right():
+def test_tables_escape_cells_and_align_numbers_right():
     text = table(["run", "CV", "interval"], [["<b>", "0.8123", "0.79 to 0.83"], ["x", "-", "-"]])
     assert "&lt;b&gt;" in text and text.count('<td class="n">') == 4 and text.count("<td>") == 2
     assert matrix("", ["<", "b"], [[1, 3], [0, 2]]).count("75%") == 1 and "&lt;" in matrix("", ["<"], [[1]])
@@ -481,13 +481,13 @@ def test_large_counts_are_in_thousands_or_millions():
 
 
 @pytest.mark.parametrize(("low", "high"), [(0, 1), (0.0, 0.731), (1, 20), (-0.02, 0.03), (0, 5000)])
-def test_ticks_are_few_round_and_inside(low, high):
+def test_ticks_are_few_round_and_within_the_axis(low, high):
     ticks = nice_ticks(low, high)
     assert 2 <= len(ticks) <= 6 and low <= min(ticks) and max(ticks) <= high + 1e-9
     assert len({round(float(step), 9) for step in np.diff(ticks)}) == 1
 
 
-def test_charts_break_at_what_is_unknown_and_keep_inside_their_axes():
+def test_lines_break_at_nan_and_are_clipped_to_the_axes():
     chart = Chart((0, 1), (0, 1), 100, 100)
     chart.line(np.arange(6) / 5, np.array([0, 0.5, np.nan, 0.5, 2, -1]), "c0")
     chart.dots(np.array([0.5, np.nan]), np.array([0.5, 0.5]), "c0")
@@ -498,7 +498,7 @@ def test_charts_break_at_what_is_unknown_and_keep_inside_their_axes():
     assert "nan" not in interval_bar(float("nan"), float("nan"), float("nan"), (0, 1), [(float("nan"), "c1")])
 
 
-def test_a_long_line_keeps_its_ends_and_few_points():
+def test_a_long_line_is_reduced_and_keeps_its_ends():
     chart = Chart((0, 1), (0, 1), 1000, 1000)
     chart.line(np.linspace(0, 1, 5000), np.linspace(0, 1, 5000) ** 2, "c0")
     points = re.search(r'points="([^"]*)"', chart.shapes[0])[1].split()
@@ -517,7 +517,7 @@ def some_scores(count: int = 120, seed: int = 0, ties: bool = False):
 
 
 @pytest.mark.parametrize("ties", [False, True])
-def test_curves_and_areas_are_scikit_learns(ties, monkeypatch):
+def test_curves_and_areas_equal_scikit_learn(ties, monkeypatch):
     draw_few(monkeypatch)
     targets, probs, groups = some_scores(ties=ties)
     for k, (roc, pr) in enumerate(zip(roc_curves(targets, probs, groups),
@@ -529,11 +529,11 @@ def test_curves_and_areas_are_scikit_learns(ties, monkeypatch):
         assert roc.area == pytest.approx(roc_auc_score(truth, scores)) and roc.area_low < roc.area < roc.area_high
         assert pr.area == pytest.approx(average_precision_score(truth, scores))
         steps = np.trapezoid(pr.y, pr.x) if hasattr(np, "trapezoid") else np.trapz(pr.y, pr.x)
-        assert steps == pytest.approx(pr.area), "the area under the steps drawn is the average precision said"
+        assert steps == pytest.approx(pr.area), "the area under the steps is the average precision"
 
 
 @pytest.mark.parametrize("ties", [False, True])
-def test_bands_are_the_quantiles_of_scikit_learns_curves_on_groups_drawn_whole(ties, monkeypatch):
+def test_bands_equal_bootstrap_quantiles_of_scikit_learn_curves(ties, monkeypatch):
     draw_few(monkeypatch)
     targets, probs, groups = some_scores(ties=ties)
     targets, probs = targets[:, :1], probs[:, :1]
@@ -552,7 +552,7 @@ def test_bands_are_the_quantiles_of_scikit_learns_curves_on_groups_drawn_whole(t
         np.testing.assert_allclose(curve.high[1:], high[1:], atol=1e-9)
 
 
-def test_bands_of_many_images_follow_few_cuts_and_hold_the_curve(monkeypatch):
+def test_bands_of_many_images_contain_the_curve(monkeypatch):
     draw_few(monkeypatch)
     targets, probs, groups = some_scores(20_000, seed=3)
     curve = roc_curves(targets, probs, groups)[0]
@@ -561,7 +561,7 @@ def test_bands_of_many_images_follow_few_cuts_and_hold_the_curve(monkeypatch):
     assert np.nanmax(curve.high - curve.low) < 0.05
 
 
-def test_f1_over_the_threshold_is_scikit_learns():
+def test_f1_by_threshold_equals_scikit_learn():
     targets, probs, _ = some_scores(ties=True)
     cuts = np.array([0, 0.1, 0.25, 0.5, 0.9, 1.0])
     for k in range(2):
@@ -578,7 +578,7 @@ def test_a_label_of_one_class_has_no_curve():
         assert np.isnan(first.area) and np.isnan(first.low).all() and not np.isnan(second.area)
 
 
-def test_the_best_are_picked_and_one_of_them_is_no_blend(small):
+def test_the_best_runs_include_a_single_run(small):
     _, images, _ = write_untrained(DEMO, "three", 7)
     for name in ("x_mean", "y_mean", "z_mean"):
         shutil.copytree(small / "runs" / "demo" / "blend_mean", small / "runs" / "demo" / name)
@@ -586,8 +586,8 @@ def test_the_best_are_picked_and_one_of_them_is_no_blend(small):
         for label in DEMO.labels:
             frame[label] = (images.set_index("image_id")[label].reindex(frame.index) == 1) * 0.5 + 0.25
         frame.reset_index().to_csv(small / "runs" / "demo" / name / "oof.csv", index=False)
-        said = json.loads((small / "runs" / "demo" / name / "blend.json").read_text())
-        write_json(small / "runs" / "demo" / name / "blend.json", said | {
+        record = json.loads((small / "runs" / "demo" / name / "blend.json").read_text())
+        write_json(small / "runs" / "demo" / name / "blend.json", record | {
             "oof_sha256": sha256((small / "runs" / "demo" / name / "oof.csv").read_bytes())})
     oofs, failed = pick_runs(Workspace(DEMO, small / "data" / "demo"), None, None)
     assert len(oofs) == 3 and not failed
@@ -609,7 +609,7 @@ def chromium(playwright):
 
 @pytest.mark.skipif(importlib.util.find_spec("playwright") is None, reason="playwright is not installed")
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_a_browser_shows_the_page_without_an_error_a_request_or_a_broken_image(full, scheme, tmp_path):
+def test_a_browser_shows_the_page_without_errors_or_requests(full, scheme, tmp_path):
     from playwright.sync_api import sync_playwright
 
     path = report.main([])
@@ -617,13 +617,13 @@ def test_a_browser_shows_the_page_without_an_error_a_request_or_a_broken_image(f
         browser = chromium(playwright)
         for width in (400, 1400):
             page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
-            said, asked = [], []
-            page.on("console", lambda message, said=said: said.append(message.text))
-            page.on("pageerror", lambda error, said=said: said.append(str(error)))
+            messages, requests = [], []
+            page.on("console", lambda message, messages=messages: messages.append(message.text))
+            page.on("pageerror", lambda error, messages=messages: messages.append(str(error)))
             page.on("request", lambda request, asked=asked: asked.append(request.url))
             page.goto(path.as_uri())
             page.evaluate("document.querySelectorAll('details').forEach(each => { each.open = true })")
-            assert said == [] and {address for address in asked if not address.startswith("data:")} == {path.as_uri()}
+            assert messages == [] and {address for address in requests if not address.startswith("data:")} == {path.as_uri()}
             sizes = page.evaluate("[...document.images].map(image => image.complete && image.naturalWidth)")
             assert len(sizes) == 11 and all(sizes)
             assert page.evaluate("document.documentElement.scrollWidth") == width, "the page is wider than the screen"

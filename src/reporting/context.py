@@ -1,4 +1,4 @@
-"""What a report is about: a competition, its runs from the best on, and which of them are shown."""
+"""The input of a report: a competition, its runs sorted by score, and which of them are shown."""
 
 import shlex
 from collections.abc import Iterator, Sequence
@@ -21,18 +21,19 @@ from results.runs import Oof, Run, run_folder
 from results.workspace import Workspace
 from scoring.metrics import METRICS
 
-SAME = 1e-5      # by which a score may differ from the same in a CSV, which has six digits
+SAME = 1e-5      # tolerance between a score and its copy in a CSV, which has six digits
 SHA_SHOWN = 12   # digits
-BEST = 3         # runs that are shown where none is named
-# what reading a file raises that is cut off, of another program, or of another version of this one
+BEST = 3         # number of runs shown if none is named
+# errors of reading a truncated file, or a file of another program or version
 BROKEN = (ValueError, OSError, KeyError, IndexError, TypeError, AttributeError)
 
 
 @dataclass(frozen=True)
 class ReportContext:
-    """What the sections of a report are made of. board: leaderboard.csv as text, None where there is none.
+    """The input of all sections of a report.
 
-    oofs: the whole runs and blends shown, the best first;  failed: those asked for that cannot be shown, and why.
+    board: leaderboard.csv as text, None if there is none;  oofs: the complete runs and blends shown, best first;
+    failed: the reason for each run that cannot be shown;  is_best: the runs are the best ones, not named by the user.
     """
 
     workspace: Workspace
@@ -40,7 +41,7 @@ class ReportContext:
     board: pd.DataFrame | None
     oofs: dict[str, Oof] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
-    is_best: bool = True  # False: they are those that were named
+    is_best: bool = True
 
     @property
     def competition(self) -> Competition:
@@ -64,7 +65,7 @@ class ReportContext:
 
     @property
     def groups(self) -> np.ndarray:
-        """(N,) str."""
+        """(N,) str, the group of every training image."""
         return self.workspace.groups
 
     @cached_property
@@ -74,17 +75,17 @@ class ReportContext:
 
     @property
     def metric(self) -> str:
-        """The metric's name for people."""
+        """The metric's title."""
         return METRICS[self.competition.metric].title
 
     @property
     def colours(self) -> dict[str, str]:
-        """The style of each run shown, the same in all parts; of the first ones where they are more than colours."""
+        """The colour class of each run shown, the same in all sections; only as many runs as there are colours."""
         return dict(zip(self.oofs, COLOURS, strict=False))
 
     @cached_property
     def folds_of(self) -> dict[str, tuple[Run, ...]]:
-        """The folds of every run shown and of every member of a blend shown, each once, without the blends."""
+        """The folds of every run shown and of every member of a blend shown, without the blends themselves."""
         found = {}
         for name, oof in self.oofs.items():
             for member in oof.members or (name,):
@@ -92,7 +93,7 @@ class ReportContext:
         return found
 
     def read(self, name: str) -> Oof:
-        """Any run or blend as it is now. Raises ValueError where it cannot be read."""
+        """The out-of-fold predictions of any run or blend. Raises ValueError if they cannot be read."""
         return self.workspace.oof(name)
 
     def folder(self, name: str = "") -> Path:
@@ -104,7 +105,7 @@ class ReportContext:
         return f"python src/{script}.py {self.where} {more}".rstrip()
 
     def commands_of(self, names: Sequence[str]) -> tuple[str, ...]:
-        """The commands that make runs or blends, and the one that makes this page of them."""
+        """The commands that create runs or blends, and the one that creates this page from them."""
         commands = []
         for name in names:
             oof = self.oofs.get(name)
@@ -119,8 +120,9 @@ class ReportContext:
         return (*dict.fromkeys(commands), self.command("report", f"--experiment {' '.join(map(shlex.quote, names))}"))
 
     def runs_with(self, pattern: str) -> tuple[list[str], list[str]]:
-        """Runs that have such a file: those to show, and others. Shown are the runs that the report is about and their
-        members; where none of them has it, the best run that has.
+        """Runs that have a file of this pattern, as two lists: those to show, and the others.
+
+        Shown are the report's runs and their members; if none of them has the file, the best run that has it.
         """
         have = [name for name in self.ranked if any(self.folder(name).glob(pattern))]
         mine = [name for name in (*self.oofs, *self.folds_of) if name in have]
@@ -129,23 +131,24 @@ class ReportContext:
 
     @cached_property
     def ranked(self) -> list[str]:
-        """All runs and blends on the disk in the order of the leaderboard, those that are not on it last."""
+        """All runs and blends on disk in the order of the leaderboard; those not on it come last."""
         return rank_names(self.workspace, self.board)
 
 
 def rank_names(workspace: Workspace, board: pd.DataFrame | None) -> list[str]:
-    """All runs and blends on the disk in the order of the leaderboard, those that are not on it last."""
-    there = workspace.runs
-    known = [] if board is None else [name for name in board["run"] if name in there]
-    return list(dict.fromkeys([*known, *there]))
+    """All runs and blends on disk in the order of the leaderboard; those not on it come last."""
+    runs = workspace.runs
+    known = [] if board is None else [name for name in board["run"] if name in runs]
+    return list(dict.fromkeys([*known, *runs]))
 
 
 def pick_runs(workspace: Workspace, board: pd.DataFrame | None,
               names: Sequence[str] | None) -> tuple[dict[str, Oof], dict[str, str]]:
-    """The whole runs and blends to show, best first, and why others are not shown.
+    """The complete runs and blends to show, best first, and the reason for each one that is not shown.
 
-    names: None for the BEST, by the leaderboard or, without one, by their scores; the last of them is a run where all
-    would be blends. Raises ValueError where a name is no run's.
+    names: None for the BEST by the leaderboard or, without one, by their scores. At least one of these is a single run,
+    not a blend, if there is one.
+    Raises ValueError if a name is unknown.
     """
     competition = workspace.competition
     ranked, oofs, scores, failed = rank_names(workspace, board), {}, {}, {}
@@ -169,11 +172,11 @@ def pick_runs(workspace: Workspace, board: pd.DataFrame | None,
             score = metric.score(targets, values, competition.task)
             if np.isnan(score):
                 failed[name] = "has no score: one class only"
-            elif oof.made_of:  # reads every result, which others rely on
+            elif oof.made_of:  # reads every result.json here, so that a damaged one is noted once
                 oofs[name], scores[name] = oof, score
         except BROKEN as error:
             failed[name] = str(error) if isinstance(error, (ValueError, OSError)) else (
-                f"a file of it is not as this program writes it ({type(error).__name__} {error})")
+                f"one of its files has an unexpected format ({type(error).__name__} {error})")
     ordered = sorted(oofs, key=scores.get, reverse=metric.greater_is_better)
     if not names:
         best = ordered[:BEST]
@@ -185,37 +188,39 @@ def pick_runs(workspace: Workspace, board: pd.DataFrame | None,
 
 @contextmanager
 def note_errors(section: Section, path: Path, command: str = "") -> Iterator[None]:
-    """Turns an error on reading `path` into a note of the section. command: makes the file anew."""
+    """Turns an error on reading `path` into a note of the section. command: creates the file anew."""
     try:
         yield
     except BROKEN as error:
         message = str(error) if isinstance(error, (ValueError, OSError)) else (
-            f"it is not as this program writes it: {type(error).__name__} {error}")
+            f"the file has an unexpected format: {type(error).__name__} {error}")
         named = message if path.name in message else f"{shorten(path)}: {message}"
-        section.notes.append(named + (f". Make it anew: {command}" if command and command not in named else ""))
+        section.notes.append(named + (f". To recreate it: {command}" if command and command not in named else ""))
 
 
 def read_rows(path: Path, columns: Sequence[str], may_be_empty: bool = False) -> list[dict]:
-    """The rows of a CSV, cells as text. Raises ValueError where a column, every row or the last line's end is lacking.
+    """The rows of a CSV, cells as text.
+
+    Raises ValueError if a column is missing, there is no row, or the last line has no end.
     """
     frame = read_csv(path)
     if not path.read_bytes().endswith(b"\n"):
-        raise ValueError(f"{path} ends within a line; it is cut off")
+        raise ValueError(f"{path} ends within a line; the file is truncated")
     if missing := [column for column in columns if column not in frame]:
-        raise ValueError(f"{path} has no column {missing[0]!r}; it is cut off or another program's")
+        raise ValueError(f"{path} has no column {missing[0]!r}; the file is truncated or has another format")
     if frame.empty and not may_be_empty:
-        raise ValueError(f"{path} has no row; it is cut off")
+        raise ValueError(f"{path} has no row; the file is truncated")
     return frame.to_dict("records")
 
 
 def add_picture(section: Section, path: Path, caption: str, command: str) -> None:
-    """Adds a PNG to a part; a missing or damaged one becomes a note."""
+    """Adds a PNG to a section; a missing or damaged file becomes a note."""
     with note_errors(section, path, command):
         section.blocks.append(ReportFigure(check_picture(path), caption, (command,)))
 
 
 def shorten(path: Path) -> str:
-    """A path below the home folder, as a person would say it."""
+    """A path relative to the home folder, if it is in it."""
     return str(path.relative_to(home())) if path.is_relative_to(home()) else str(path)
 
 
@@ -230,8 +235,8 @@ def compact(value: float | str | None) -> str:
 
 
 def other_runs(names: Sequence[str], context: ReportContext) -> list[Markup]:
-    """A sentence on runs that have the same and are not shown."""
+    """A paragraph that names further runs with the same results, which are not shown."""
     if not names:
         return []
     command = context.command("report", f"--experiment {' '.join(map(shlex.quote, names[:BEST]))}")
-    return [paragraph(f"Also made for {', '.join(names)}: ", code(command), style="lead")]
+    return [paragraph(f"Also available for {', '.join(names)}: ", code(command), style="lead")]

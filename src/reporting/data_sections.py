@@ -1,4 +1,4 @@
-"""Parts of a report about the data: what the audit found, and how the folds came out."""
+"""Sections of a report on the data: findings of the audit, and the distribution of labels over folds."""
 
 from collections import Counter
 from pathlib import Path
@@ -15,20 +15,20 @@ from reporting.html import Folded, Markup, ReportFigure, Section, findings, para
 from reporting.svg import interval_bar
 
 SEVERITIES = ("error", "warning", "note")
-FIRST_PLOTS = ("label_prevalence.png", "images.png", "mean_images.png", "suspicious.png")  # the others are folded
+FIRST_PLOTS = ("label_prevalence.png", "images.png", "mean_images.png", "suspicious.png")  # the others are collapsed
 
 
 def audit_section(competition: Competition, command: str) -> Section | None:
-    """What audit.py found. command: the one that audits."""
+    """The findings and plots of audit.py; None if there is no audit. command: runs the audit."""
     folder = home() / "runs" / competition.name / "audit"
     if not folder.exists():
         return None
-    section = Section("audit", "Data audit", "What is wrong with images and labels, before a network sees them: the "
-                      "worst first.")
+    section = Section("audit", "Data audit", "Problems of images and labels that were found before training, the "
+                      "most severe first.")
     path = folder / "audit.json"
     with note_errors(section, path, command):
-        account = read_json(path)
-        found = sorted(account["findings"], key=lambda finding: SEVERITIES.index(finding["severity"]))
+        record = read_json(path)
+        found = sorted(record["findings"], key=lambda finding: SEVERITIES.index(finding["severity"]))
         entries = [{"severity": finding["severity"], "what": finding["what"],
                     "details": [each for each in ("; ".join(map(str, finding["examples"])), finding["todo"]) if each]}
                    for finding in found]
@@ -36,9 +36,9 @@ def audit_section(competition: Competition, command: str) -> Section | None:
         counted = Counter(finding["severity"] for finding in found)
         section.warning = ", ".join(plural(counted[severity], severity) for severity in SEVERITIES[:2]
                                     if counted[severity])
-        rows = [[name, f"{each['images']:,}"] for name, each in account["inputs"]["parts"].items()]
+        rows = [[name, f"{each['images']:,}"] for name, each in record["inputs"]["parts"].items()]
         section.blocks.append(table(["part", "images"], rows))
-        plots = [str(name) for name in account["plots"]]
+        plots = [str(name) for name in record["plots"]]
         _add_plots(section, folder, plots, command)
     return section
 
@@ -57,32 +57,32 @@ def _add_plots(section: Section, folder: Path, plots: list[str], command: str) -
 
 
 PLOTS = {
-    "images": "Brightness, contrast, size and shape of the images by part: parts that differ here come from elsewhere.",
-    "label_cells": "What the cells say of each label: present, absent, uncertain, not stated.",
-    "label_prevalence": "How common each label is, by part: where parts differ, thresholds that fit one do not fit the "
+    "images": "Brightness, contrast, size and shape of the images by part. Differences suggest another source.",
+    "label_cells": "Values of the cells of each label: present, absent, uncertain, not stated.",
+    "label_prevalence": "Prevalence of each label by part: if it differs, thresholds for one part do not fit the "
                         "other.",
-    "labels_by_file": "How common each label is in each of the training part's files.",
-    "label_samplers": "What an epoch shows of each label under each `sampler` of an experiment: balance changes what a "
-                      "probability means.",
-    "images_per_patient": "How many images a patient has: the longer the tail, the more folds by image would leak.",
-    "mean_images": "The mean image of each label, and by how much it differs from the mean of the others.",
-    "label_findings": "How many labels an image has.",
-    "label_combinations": "Which labels come together most often.",
-    "label_correlation": "Correlation (phi) of each pair of labels: near 1 they say the same.",
+    "labels_by_file": "Prevalence of each label in each file of the training part.",
+    "label_samplers": "Share of each label in an epoch for each `sampler` of an experiment: balancing changes the "
+                      "calibration of probabilities.",
+    "images_per_patient": "Number of images per patient: the longer the tail, the more would folds by image leak.",
+    "mean_images": "Mean image of each label, and its difference from the mean of all other images.",
+    "label_findings": "Number of labels per image.",
+    "label_combinations": "The most frequent combinations of labels.",
+    "label_correlation": "Correlation (phi) of each pair of labels: near 1 the two labels are redundant.",
     "suspicious": "Images to check first: constant, identical with different labels, of unusual size.",
-    "near_duplicates": "Pairs that show nearly the same picture: in two folds they would leak.",
-    "probe_metadata": "AUC of telling each label from other columns alone, without the picture: right of the line is "
-                      "more than chance.",
-    "probe_order": "AUC of telling each label from the order of the files alone.",
-    "probe_border": "AUC of telling each label from the picture's border and corners alone: a network may learn this.",
-    "probe_test": "AUC of telling test from training images: away from 0.5 they are others.",
-    "leakage_folds": "What random folds instead of folds of whole patients would add to a score.",
-    "leakage_oversampling": "What oversampling rare labels before the split would add to a score.",
+    "near_duplicates": "Pairs of nearly identical images: in two different folds they would leak.",
+    "probe_metadata": "AUC of predicting each label from other columns alone, without the image: right of the line is "
+                      "better than chance.",
+    "probe_order": "AUC of predicting each label from the order of the files alone.",
+    "probe_border": "AUC of predicting each label from the image's border and corners alone: a network may learn this.",
+    "probe_test": "AUC of distinguishing test from training images: far from 0.5 the two parts differ.",
+    "leakage_folds": "By how much random folds, instead of folds by patient, would overestimate a score.",
+    "leakage_oversampling": "By how much oversampling rare labels before the split would overestimate a score.",
 }
 
 AGES = {
-    "_decades": "Images by ten years of age, and how many images patients of that age have.",
-    "_by_sex": "Age in the images with each label, by sex.",
+    "_decades": "Number of images by decade of age, and images per patient of that age.",
+    "_by_sex": "Age distribution of each label, by sex.",
 }
 
 
@@ -95,37 +95,38 @@ def _plot_caption(name: str) -> str:
             return caption
     kind, _, words = stem.replace("_", " ").partition(" ")
     if kind == "near":
-        return f"Pictures of {words} that training images nearly show too: its score is too good."
-    return f"How common each label is by {words}." if kind == "column" else f"{kind} {words}."
+        return f"Images of {words} that nearly equal a training image: the score there is too optimistic."
+    return f"Prevalence of each label by {words}." if kind == "column" else f"{kind} {words}."
 
 
 def folds_section(context: ReportContext) -> Section:
-    """How images, groups and labels lie in the folds, and how these came about."""
-    account = context.folds.metadata
-    made = account.get("made_by", "given")  # or how they were dealt
-    section = Section("folds", "Folds", "Each fold is predicted by a model trained on the others. All images of a "
-                      "patient or group, exact twins among them, lie in one fold.")
-    section.blocks.append(ReportFigure(_fold_table(context), "Positives of the cells that are certain. Each dot is a "
-                                       "fold, the line their range: the closer the dots, the more alike the folds. A "
-                                       "label that is missing in a fold has no score "
-                                       "there.", (context.command("make_folds"),)))
-    facts = [["rule", made, "not drawn here"]]
+    """Images, groups and labels in each fold, and the rule that created the folds."""
+    metadata = context.folds.metadata
+    made = metadata.get("made_by", "given")  # a dict with rule and seed, or "given"
+    section = Section("folds", "Folds", "Each fold is predicted by a model trained on the other folds. All images "
+                      "of a patient or group, including exact duplicates, are in the same fold.")
+    section.blocks.append(ReportFigure(_fold_table(context), "Positives among the certain cells. Each dot is a fold, "
+                                       "the line their range: the closer the dots, the more similar the folds. A label "
+                                       "without positives in a fold has no score there.",
+                                       (context.command("make_folds"),)))
+    facts = [["rule", made, "not created by make_folds.py"]]
     if isinstance(made, dict):
-        facts = [["rule", made["rule"], "even in " + ", ".join(["labels", *made.get("stratify", [])])],
+        facts = [["rule", made["rule"], "stratified by " + ", ".join(["labels", *made.get("stratify", [])])],
                  ["seed", made["seed"], ""]]
-    facts += [["splits", context.folds.splits, "of the same images, folds drawn anew"],
-              ["held out altogether", f"{context.folds.held_out:,}", "images, never trained on"],
-              ["sets of equal images", f"{len(account.get('duplicates', [])):,}", "each in one fold"],
-              ["black images", f"{len(account.get('constant', [])):,}", "of one colour, predicted by the prior"],
-              ["hash", context.folds.hash[:SHA_SHOWN], "of folds, labels and images; stands on every run"]]
-    if account.get("split_groups_allowed"):
-        section.notes.append("Groups that lie in several folds were allowed: scores may be too good.")
+    facts += [["splits", context.folds.splits, "independent assignments of the same images to folds"],
+              ["holdout", f"{context.folds.held_out:,}", "images that are never trained on"],
+              ["sets of identical images", f"{len(metadata.get('duplicates', [])):,}", "each set is in one fold"],
+              ["constant images", f"{len(metadata.get('constant', [])):,}",
+               "of a single colour; their prediction is the prior"],
+              ["hash", context.folds.hash[:SHA_SHOWN], "of folds, labels and images; stored with every run"]]
+    if metadata.get("split_groups_allowed"):
+        section.notes.append("Groups were allowed to be in several folds: scores may be too optimistic.")
     section.blocks.append(table(["", "", ""], facts))
     return section
 
 
 def _fold_table(context: ReportContext) -> Markup:
-    """Images, groups and positives by fold, a line a label, since folds are few and labels may be many."""
+    """Images, groups and positives by fold. Labels are rows, because there may be many of them and folds are few."""
     cells, folds = label_cells(context.competition, context.table), context.table["fold"].to_numpy()
     of_fold = {fold: folds == fold for fold in sorted(set(folds.tolist()))} | {"all": np.ones(len(folds), bool)}
     counts = np.stack([scored_counts(cells[rows]) for rows in of_fold.values()])  # (folds and all, K, 2)

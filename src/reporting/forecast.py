@@ -1,4 +1,4 @@
-"""The public and private scores to expect of the best runs: a table, forecast.csv, a plot and advice."""
+"""Expected public and private scores of the best runs: a table, forecast.csv, a plot and advice."""
 
 from pathlib import Path
 
@@ -29,10 +29,11 @@ ORANGE, BLUE, GREEN, BLACK = "#E69F00", "#0072B2", "#009E73", "#000000"
 
 
 def show_forecast(workspace: Workspace, numbers: list[float]) -> pd.DataFrame:
-    """Prints, writes and draws what the best runs' public and private scores will be; returns it, a row a run.
+    """Prints, writes and plots the expected public and private scores of the best runs; returns one row for each run.
 
-    numbers: as given with --forecast. Writes forecast.csv and forecast.png beside the runs. A solution is reported
-    beside the forecast and changes nothing in it. Raises ValueError where no run has all folds.
+    numbers: the values of --forecast. Writes forecast.csv and forecast.png to the folder of the runs. If the solution
+    is known, its scores are reported too and do not change the forecast.
+    Raises ValueError if no run has all folds.
     """
     competition = workspace.competition
     ids = _test_ids(workspace)
@@ -43,7 +44,7 @@ def show_forecast(workspace: Workspace, numbers: list[float]) -> pd.DataFrame:
                     competition.task, groups, images, share)
     gains = _read_gains(workspace, runs, ids, images)
     if not np.isnan(gains).all():
-        least = gains[np.nanargmin(gains.mean(axis=1))]  # so that no run is ahead for being less known
+        least = gains[np.nanargmin(gains.mean(axis=1))]  # so that a run without an estimate gets no advantage
         seen = seen.raised(np.where(np.isnan(gains), least, gains))
     rows = [{"run": run.oof.name, "cv": run.score, "fold_mean": gains[m].mean(), **_intervals(seen, m),
              "beats_first": seen.chance(m, 0), "is_best": best, **_known_scores(workspace, run)}
@@ -53,12 +54,12 @@ def show_forecast(workspace: Workspace, numbers: list[float]) -> pd.DataFrame:
     folder = run_folder(competition, "")
     write_csv(folder / "forecast.csv", frame, float_format="%.6g")
     plot_forecast(folder / "forecast.png", frame, seen, METRICS[competition.metric].title)
-    print(f"all columns: {folder / 'forecast.csv'}; a picture: {folder / 'forecast.png'}")
+    print(f"all columns: {folder / 'forecast.csv'}; plot: {folder / 'forecast.png'}")
     return frame
 
 
 def _test_ids(workspace: Workspace) -> pd.Series | None:
-    """The images that are submitted; None where there is no such part."""
+    """The ids of the submitted images; None if there is no such part."""
     competition = workspace.competition
     if workspace.test_solution is not None:
         return workspace.test_solution["image_id"]
@@ -69,16 +70,16 @@ def _test_ids(workspace: Workspace) -> pd.Series | None:
 
 
 def _sizes(workspace: Workspace, ids: pd.Series | None, numbers: list[float]) -> tuple[int, float]:
-    """Test images and the public share: as asked for, else as the competition has it."""
+    """The number of test images and the public share: from the command line, else from the competition."""
     if len(numbers) > 2:
         raise ValueError("--forecast takes the number of test images and the public share: --forecast 5000 0.3")
     if not numbers and ids is None:
-        raise ValueError(f"competition {workspace.competition.name!r} has no test part; say how many images: "
+        raise ValueError(f"competition {workspace.competition.name!r} has no test part; give the number of images: "
                          "--forecast 5000 0.3")
     images = numbers[0] if numbers else len(ids)
     if not 2 <= images < np.inf or images != int(images):
-        raise ValueError(f"--forecast {images:g}: the first number counts test images, 2 or more; the second is the "
-                         "public share of them, between 0 and 1")
+        raise ValueError(f"--forecast {images:g}: the first number is the number of test images, 2 or more; the "
+                         "second is their public share, between 0 and 1")
     share = PUBLIC_SHARE
     if len(numbers) == 2:
         share = numbers[1]
@@ -88,9 +89,9 @@ def _sizes(workspace: Workspace, ids: pd.Series | None, numbers: list[float]) ->
 
 
 def _read_gains(workspace: Workspace, runs: list[ScoredRun], ids: pd.Series | None, images: int) -> np.ndarray:
-    """(M, R) what the mean of all folds' models adds to each AUC; NaN where that cannot be told.
+    """(M, R) gain in AUC from averaging the models of all folds; NaN if it cannot be estimated.
 
-    That is for other metrics, for runs that have predicted no test images, and for ranks, whose spread says nothing.
+    There is no estimate for other metrics, for runs without test predictions, and for blends of ranks.
     """
     competition = workspace.competition
     gains = np.full((len(runs), REPLICATES), np.nan)
@@ -103,7 +104,7 @@ def _read_gains(workspace: Workspace, runs: list[ScoredRun], ids: pd.Series | No
 
 
 def _read_best(workspace: Workspace) -> list[ScoredRun]:
-    """The best whole runs and blends by their out-of-fold scores, best first; stale and unfinished ones are named."""
+    """The best complete runs and blends by out-of-fold score, best first; prints the reason for each one left out."""
     competition = workspace.competition
     runs = []
     for name in tqdm(workspace.runs, desc="reading", unit="run", leave=False, disable=None):
@@ -128,7 +129,7 @@ def _intervals(seen: Forecast, m: int) -> dict[str, float]:
 
 
 def _known_scores(workspace: Workspace, run: ScoredRun) -> dict[str, float]:
-    """What the run scored on the parts of the solution, for reporting; empty without one or without predictions."""
+    """The run's public and private scores, for reporting; {} without a solution or predictions."""
     competition = workspace.competition
     if workspace.test_solution is None or {*workspace.test_solution["usage"]} != {"Public", "Private"}:
         return {}
@@ -163,41 +164,41 @@ def _show_forecast(competition: Competition, frame: pd.DataFrame, seen: Forecast
 
 
 def forecast_lines(names: list[str], seen: Forecast) -> list[str]:
-    """What follows from a forecast, in sentences; names: the runs, best first."""
+    """Advice that follows from a forecast, one sentence or more a line. names: the runs, best first."""
     first, lines = names[0], []
     if (undefined := float(np.isnan(seen.public[0]).mean())) > 0:
-        lines.append(f"In {undefined:.0%} of the draws the {seen.images[0]} public images lack a class and have no "
-                     "score: that part is too small to say anything.")
+        lines.append(f"In {undefined:.0%} of the replicates the {seen.images[0]} public images lack a class and have "
+                     "no score: that part is too small.")
     low, high = seen.interval(seen.private[0] - seen.public[0])
-    lines.append(f"By noise alone {first} may score {low:+.4f} to {high:+.4f} on private beside public: a gap inside "
-                 "that is no shake-up.")
+    lines.append(f"By noise alone, private minus public of {first} is between {low:+.4f} and {high:+.4f}: a gap inside "
+                 "this interval is not a shake-up.")
     weight, (middle, _) = seen.public_weight(0), seen.interval(seen.private[0], 0)
-    lines.append(f"A public score counts {weight:.2f} beside {1 - weight:.2f} for CV: for {first} guess {middle:.4f} + "
-                 f"{weight:.2f} x (public - {middle:.4f}) on private. One outside its interval above says that the "
-                 "test images are others than these: believe it then for the level, but not for the order of runs.")
+    lines.append(f"A public score has the weight {weight:.2f}, CV {1 - weight:.2f}: for {first} expect {middle:.4f} + "
+                 f"{weight:.2f} x (public - {middle:.4f}) on private. A public score outside its interval above means "
+                 "that the test images differ from these: then trust its level, but not the order of runs.")
     if len(names) > 1:
         weight = seen.public_weight(0, 1)
         noise = 1.96 * float(np.nanstd(seen.public_draws[0] - seen.public_draws[1]))
-        lines.append(f"Between {first} and {names[1]} the public difference counts {weight:.2f} beside "
-                     f"{1 - weight:.2f} for CV's; one below {noise:.4f} is noise.")
-        lines.append(f"{first} was chosen for its CV among {len(names)}: by that alone its CV is about "
-                     f"{max(0.0, seen.optimism()):.4f} too good.")
+        lines.append(f"Between {first} and {names[1]}, the public difference has the weight {weight:.2f}, that of CV "
+                     f"{1 - weight:.2f}; a public difference below {noise:.4f} is noise.")
+        lines.append(f"{first} was selected by CV among {len(names)} runs: this selection alone makes its CV about "
+                     f"{max(0.0, seen.optimism()):.4f} too optimistic.")
     if len(names) > 1 and not np.isnan(seen.private).any(axis=0).all():
         a, b, gain = seen.choose_two()
-        lines.append(f"Select {names[a]} and {names[b]}: of all pairs, the better one of these two has the best "
-                     f"expected private score, by {gain:.4f} better than the best run alone.")
-    lines.append("All this assumes test images like the training images. And the mean of all folds' models predicts "
-                 "test images, better than the one model that CV has, most of all where models are unstable. What that "
-                 "adds is told by the spread of the test predictions. Where it is told above, it is in the forecast; "
-                 "where not, the least of the others' is; if none is, expect more, and take chances between runs of "
-                 "different kinds as rough.")
+        lines.append(f"Select {names[a]} and {names[b]}: the better of these two has the highest expected private "
+                     f"score of all pairs, {gain:.4f} better than the best run alone.")
+    lines.append("The forecast assumes that test images are like the training images. Test predictions are the mean of "
+                 "all folds' models, which scores better than the single models of CV, most of all if they are "
+                 "unstable. This gain is estimated from the variance of the test predictions and included in the "
+                 "forecast (last column). A run without an estimate gets the smallest of the others; if there is none, "
+                 "expect higher scores, and take the chances between runs of different kinds as rough.")
     return lines
 
 
 def plot_forecast(path: Path, frame: pd.DataFrame, seen: Forecast, title: str) -> Path:
-    """Writes a PNG of two panels, a row a run: scores, and private minus public; returns the path.
+    """Writes a PNG of two panels, one row for each run: scores, and private minus public; returns the path.
 
-    frame: `run`, and where known `public_was` and `private_was`;  title: the metric's.
+    frame: has `run` and, if known, `public_was` and `private_was`;  title: the metric's title.
     """
     names, (public, private) = frame["run"].tolist(), seen.images
     figure = Figure(figsize=(11, 1.9 + 0.5 * len(names)), layout="constrained")
@@ -222,12 +223,12 @@ def plot_forecast(path: Path, frame: pd.DataFrame, seen: Forecast, title: str) -
     right.grid(axis="x", alpha=0.3)
     handles = [Line2D([], [], color=ORANGE, linewidth=5, label=f"public, {public:,} images"),
                Line2D([], [], color=BLUE, linewidth=5, label=f"private, {private:,} images"),
-               Line2D([], [], color=GREEN, linewidth=5, label="their gap"),
+               Line2D([], [], color=GREEN, linewidth=5, label="difference"),
                Line2D([], [], color=BLACK, marker="|", linestyle="", markersize=12, label="CV")]
     if known:
-        handles.append(Line2D([], [], color="white", marker="o", markeredgecolor=BLACK, label="what it then was"))
+        handles.append(Line2D([], [], color="white", marker="o", markeredgecolor=BLACK, label="actual score"))
     figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), frameon=False,
-                  title="Forecast: 50 % (thick) and 95 % (thin) of what is likely")
+                  title="Forecast: 50 % (thick) and 95 % (thin) intervals")
     return save_figure(figure, path)
 
 

@@ -85,7 +85,7 @@ class SummaryTile:
 
 
 def join(pieces: Iterable[object], separator: str = "") -> Markup:
-    """Pieces one after the other; those that are not Markup are escaped."""
+    """Concatenates pieces; those that are not Markup are escaped."""
     return escape(separator).join(pieces)
 
 
@@ -125,7 +125,7 @@ def _are_numbers(cells: Sequence[object]) -> bool:
 
 
 def panels(boxes: Sequence[tuple[str, str, Markup]], size: str = "") -> Markup:
-    """Small multiples: title, a few words below it, and a chart or table each.
+    """Small multiples, each with a title, a few words and a chart or table.
 
     size: "wide" for broader ones, "tight" for small tables; default: "small" where there are many.
     """
@@ -153,16 +153,16 @@ def findings(entries: Sequence[dict]) -> Markup:
 
 
 def check_picture(path: Path) -> Picture:
-    """The picture in a file. Raises FileNotFoundError where there is none, ValueError where it is damaged."""
+    """Checks that a picture can be decoded. Raises FileNotFoundError if it is missing, ValueError if it is damaged."""
     try:
         with Image.open(path) as image:
             image.load()
     except (UnidentifiedImageError, SyntaxError, Image.DecompressionBombError) as error:  # Pillow's for broken chunks
-        raise ValueError(f"{path} is no picture: {error}") from error
+        raise ValueError(f"{path} is not an image: {error}") from error
     except FileNotFoundError:
         raise
     except OSError as error:
-        raise ValueError(f"{path} is cut off or damaged: {error}") from error
+        raise ValueError(f"{path} is truncated or damaged: {error}") from error
     return Picture(path, path.name)
 
 
@@ -170,7 +170,7 @@ def render(title: str, lead: Markup, tiles: Sequence[SummaryTile], warnings: Seq
            missing: Markup | str = "") -> str:
     """The page. Pictures shrink until it has at most MOST_BYTES; as a last resort only their names are printed.
 
-    warnings: what to know first;  missing: the table of sections that could not be made.
+    warnings: for the top of the page;  missing: the table of sections that could not be made.
     """
     style, script = ((FOLDER / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     script_hash = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

@@ -18,7 +18,7 @@ from scoring.model_comparison import Comparison, compare, holm
 
 @dataclass(frozen=True)
 class ScoredRun:
-    """A run with what the competition's metric takes of it, (N, K) in the order of the table."""
+    """A run with its score and the values that the metric scores, (N, K) in the order of the table."""
 
     oof: Oof
     values: np.ndarray
@@ -26,14 +26,14 @@ class ScoredRun:
 
 
 def show_comparison(workspace: Workspace, names: list[str]) -> pd.DataFrame:
-    """Prints the first run against each other one; returns the comparisons, one row a run.
+    """Compares the first run with each of the others, prints the results and returns them, one row for each run.
 
-    Raises ValueError where fewer than two runs are named or one lacks folds.
+    Raises ValueError if fewer than two runs are named or one lacks folds.
     """
     competition = workspace.competition
     names = list(dict.fromkeys(names))
     if len(names) < 2:
-        raise ValueError("a comparison needs two runs or more: --compare lite0 cnn_e")
+        raise ValueError("a comparison needs at least two runs: --compare lite0 cnn_e")
     first, *others = (score_run(workspace, name) for name in names)
     comparisons = [compare(competition.metric, workspace.targets, first.values, other.values, competition.task,
                            workspace.groups)
@@ -48,7 +48,7 @@ def show_comparison(workspace: Workspace, names: list[str]) -> pd.DataFrame:
 
 
 def score_run(workspace: Workspace, name: str) -> ScoredRun:
-    """A whole run or blend with its score. Raises ValueError where there is none of that name, or it lacks folds."""
+    """A complete run or blend with its score. Raises ValueError if the name is unknown or folds are missing."""
     competition, known = workspace.competition, workspace.runs
     if name not in known:
         raise ValueError(f"there is no run {name!r} in {run_folder(competition, '')}; there are {', '.join(known)}")
@@ -62,8 +62,8 @@ def score_run(workspace: Workspace, name: str) -> ScoredRun:
 
 def _show_comparisons(competition: Competition, names: list[str], comparisons: list[Comparison]) -> None:
     metric, several = METRICS[competition.metric], len(comparisons) > 1
-    shown = Table("against", f"{names[0]}\nminus it", "95 % interval", "p", *(["p (Holm)"] * several), "verdict",
-                  metric.title, "smallest difference\nthese patients show",
+    shown = Table("against", f"{names[0]}\nminus this", "95 % interval", "p", *(["p (Holm)"] * several), "verdict",
+                  metric.title, "smallest detectable\ndifference",
                   title=f"{competition.name}: {names[0]}, {metric.title} {comparisons[0].score:.4f}, against others")
     corrected = holm([each.p for each in comparisons])
     for name, each, holms in zip(names[1:], comparisons, corrected, strict=True):
@@ -75,11 +75,11 @@ def _show_comparisons(competition: Competition, names: list[str], comparisons: l
     console.print(shown)
     for name, each in zip(names[1:], comparisons, strict=True):
         if each.winner == 0 and np.isfinite(each.groups_needed):
-            print(f"{names[0]} against {name}: were the true difference the {abs(each.difference):.4f} seen here, "
-                  f"{max(0, each.groups_needed - each.groups):,.0f} more patients beside these {each.groups:,} would "
-                  f"show it (80 % power at 5 %)")
-    print(f"Paired over {comparisons[0].groups:,} groups: both runs are scored on the same patients, resampled whole. "
-          "The test does not know how much a run's score changes with its seed: train with another --set seed=1.")
+            print(f"{names[0]} against {name}: if the true difference is {abs(each.difference):.4f}, as observed, "
+                  f"about {max(0, each.groups_needed - each.groups):,.0f} more patients in addition to these {each.groups:,} "
+                  f"are needed to detect it (80 % power at 5 %)")
+    print(f"Paired over {comparisons[0].groups:,} groups: both runs are scored on the same resampled patients. The "
+          "test does not include the variation over seeds of training: train with another seed to see it (--set seed=1).")
 
 
 def _format_p(p: float) -> str:

@@ -1,4 +1,4 @@
-"""Parts of a report about runs: the leaderboard, learning curves, and what blending gains."""
+"""Sections of a report on runs: leaderboard, learning curves, gains of blending."""
 
 import numpy as np
 import pandas as pd
@@ -13,7 +13,7 @@ from scoring.metrics import METRICS
 
 
 def read_board(competition: Competition) -> pd.DataFrame | None:
-    """leaderboard.csv, every cell as text; None where there is none. Raises ValueError where it is damaged."""
+    """leaderboard.csv, every cell as text; None if there is none. Raises ValueError if it is damaged."""
     path = home() / "runs" / competition.name / "leaderboard.csv"
     if not path.exists():
         return None
@@ -23,15 +23,15 @@ def read_board(competition: Competition) -> pd.DataFrame | None:
 def board_section(context: ReportContext) -> Section:
     """The leaderboard with intervals, read from leaderboard.csv and checked against the predictions."""
     section = Section("leaderboard", "Leaderboard", "Out-of-fold scores of all runs and blends, with 95 % intervals "
-                      "that draw whole groups. Two runs whose intervals overlap may still differ: both err on the same "
-                      "patients.")
+                      "from a bootstrap over groups. Two runs with overlapping intervals may still differ "
+                      "significantly, because both are scored on the same patients.")
     command = context.command("leaderboard")
     section.notes += [f"{name} is not shown: {why}" for name, why in context.failed.items()]
     if context.board is None:
         if context.scores:
             rows = [[name, number(cv), interval(low, high)] for name, (cv, low, high) in context.scores.items()]
             section.blocks.append(table(["run", f"CV {context.metric}", "95 % interval"], rows))
-        section.blocks.append(paragraph("There is no leaderboard.csv yet; it has all runs and more columns: ",
+        section.blocks.append(paragraph("There is no leaderboard.csv yet, which lists all runs with more columns: ",
                                         code(command)))
         return section
     section.notes += _check_board(context, command)
@@ -40,7 +40,7 @@ def board_section(context: ReportContext) -> Section:
     if whole:
         section.blocks += _board_table(context, whole, command)
     if incomplete := [row for row in board if row["status"] != "whole"]:
-        section.blocks += [heading("Not counted"), table(["run", "why"], [[row["run"], row["status"]]
+        section.blocks += [heading("Not ranked"), table(["run", "reason"], [[row["run"], row["status"]]
                                                                           for row in incomplete])]
     return section
 
@@ -75,39 +75,39 @@ def _board_table(context: ReportContext, rows: list[dict], command: str) -> list
         legend([("c0", "CV and its 95 % interval"), *((colours[usage], usage) for usage in usages)]),
         ReportFigure(table(["", "run", f"CV {metric.title}", f"{low:.3f} to {high:.3f}", "95 % interval", *usages,
                             "mean of folds", "F1 cross-fitted", "Brier", "s a fold", "parameters"], lines, styles),
-                     f"{better}; bold runs are those that this page is about; grey lines are no runs but "
-                     f"bounds.{usage_text}",
+                     f"{better}. Bold: the runs shown on this page. Grey: lower and upper bounds, not "
+                     f"runs.{usage_text}",
                      (command,))]
 
 
 def _check_board(context: ReportContext, command: str) -> list[str]:
-    """What shows that leaderboard.csv is older than the runs."""
+    """Notes on differences between leaderboard.csv and the current runs."""
     known = dict(zip(context.board["run"], context.board["cv"], strict=True))
     notes = []
     if missing := [name for name in context.ranked if name not in known]:
-        notes.append(f"leaderboard.csv does not know {', '.join(missing[:5])}{' and more' * (len(missing) > 5)}. Make "
-                     f"it again: {command}")
+        notes.append(f"leaderboard.csv lacks {', '.join(missing[:5])}{' and more' * (len(missing) > 5)}. To "
+                     f"recreate it: {command}")
     if gone := [name for name in known if name not in context.ranked and not name.startswith(("floor: ", "ceiling: "))]:
-        notes.append(f"leaderboard.csv has {', '.join(gone[:5])}, which are no longer there. Make it anew: {command}")
+        notes.append(f"leaderboard.csv has {', '.join(gone[:5])}, which no longer exist. To recreate it: {command}")
     for name, (cv, _, _) in context.scores.items():
         if known.get(name) and not abs(float(known[name]) - cv) <= SAME * max(1, abs(cv)):
-            notes.append(f"leaderboard.csv says {number(known[name])} of {name}, whose predictions now score "
-                         f"{number(cv)}. Make it anew: {command}")
+            notes.append(f"leaderboard.csv has {number(known[name])} for {name}, whose predictions now score "
+                         f"{number(cv)}. To recreate it: {command}")
     return notes
 
 
 def learning_section(context: ReportContext) -> Section | None:
-    """The losses of every fold of the runs shown, and of the blends' members."""
+    """Training losses of each fold of the runs shown and of the blends' members; None without runs."""
     if not context.folds_of:
         return None
-    section = Section("learning", "Learning curves", "Training loss by epoch, a line a fold.")
+    section = Section("learning", "Learning curves", "Training loss by epoch, one line for each fold.")
     boxes, rows, drawn = [], [], []
     for name, runs in context.folds_of.items():
         logs = []
         for run in runs:
             path = run.folder / "log.csv"
             if path.exists():
-                with note_errors(section, path, "train this fold again"):
+                with note_errors(section, path, "delete the fold and retrain it"):
                     log = pd.DataFrame(read_rows(path, ("loss", "val_score")))[["loss", "val_score"]]
                     logs.append(log.replace("", "nan").astype(float))
         with note_errors(section, context.folder(name)):
@@ -125,9 +125,8 @@ def learning_section(context: ReportContext) -> Section | None:
             drawn.append(name)
     if boxes:
         has_validation = any('thin validation"' in content for _, _, content in boxes)
-        section.blocks.append(ReportFigure(panels(boxes, "wide"), "A line that is still falling at the right asks for "
-                                           "more epochs; one that lies apart from the others is a fold that learned "
-                                           "otherwise."
+        section.blocks.append(ReportFigure(panels(boxes, "wide"), "If a line still falls at the right, more epochs may "
+                                           "help; a line far from the others is a fold that trained differently."
                                            + (" Orange: the score on the validation split of the training folds, on "
                                               "the same axis." if has_validation else ""),
                                            context.commands_of(drawn)))
@@ -152,28 +151,28 @@ def _learning_chart(name: str, logs: list[pd.DataFrame]) -> str:
 
 
 def gains_section(context: ReportContext) -> Section | None:
-    """What blending gains: the drawings of blend.py, and every blend beside its best member."""
+    """Gains of blending: the plots of blend.py, and each blend next to its best member; None without blends."""
     pictures = sorted(context.folder().glob("*_gains.png"))
     blends = [name for name in context.ranked if (context.folder(name) / "blend.json").exists()]
     if not pictures and not blends:
         return None
-    section = Section("ensembles", "Ensemble gains", "Whether runs made into one are better than the plain mean of "
-                      "them and than the best of them, on images that the blend was not fitted on.")
+    section = Section("ensembles", "Ensemble gains", "Whether a blend is better than the plain mean of its members and "
+                      "than the best member, on images that the blend was not fitted on.")
     read = {}
     for name in blends:
         path = context.folder(name) / "blend.json"
-        with note_errors(section, path, "delete that folder and blend again"):
+        with note_errors(section, path, "delete that folder and blend the runs anew"):
             record = read_json(path)
             if record["folds_sha256"] != context.folds.hash:
-                section.notes.append(f"{name} was blended on another folds file than the one that is there now")
+                section.notes.append(f"{name} was blended on another folds file than the current one")
             read[name] = record["kind"], [str(member) for member in record["members"]]
     for path in pictures:
         stem = path.name.removesuffix("_gains.png")
         members = next((members for name, (kind, members) in read.items() if name == f"{stem}_{kind}"), [])
         flags = ([f"--experiment {' '.join(members)}"] if members else []) + (
             [] if stem == "blend" else [f"--name {stem}"])
-        add_picture(section, path, "Filled: the gain on folds that were not fitted on, with its 95 % interval; red "
-                    "diamond: the gain on the images fitted on, which is too good. Only a green one is credible.",
+        add_picture(section, path, "Filled: the gain on held-out folds, with its 95 % interval. Red diamond: the gain "
+                    "on the images used for fitting, which is optimistic. Only a green gain is credible.",
                     context.command("blend", " ".join(flags)))
     cv = {} if context.board is None else {row["run"]: float(row["cv"]) for row in context.board.to_dict("records")
                                            if row["cv"]}

@@ -1,4 +1,4 @@
-"""Parts of a report that are computed from out-of-fold predictions: curves, confusion, calibration, thresholds."""
+"""Sections of a report from out-of-fold predictions: curves, confusion, calibration, thresholds."""
 
 from collections.abc import Callable
 
@@ -31,21 +31,22 @@ from scoring.metrics import METRICS, prevalence, undefined_labels
 from scoring.thresholds import criterion, fit_thresholds, held_out_rows
 
 TENTHS, FIFTHS = [0, 0.5, 1], [0, 0.25, 0.5, 0.75, 1]
-LEAST_TO_READ = 20  # positives below which a label's curve is said to be rough
+FEW_POSITIVES = 20  # with fewer positives, a label's curve is too uncertain
 
 
 def curves_section(context: ReportContext) -> Section | None:
-    """ROC and precision-recall curves of every label; the best run with its band, the others as lines."""
+    """ROC and precision-recall curves of every label; the best run with its 95 % band, the others as lines."""
     if not context.oofs:
         return None
-    section = Section("curves", "ROC and precision-recall curves", "Out-of-fold predictions: every image is judged by "
-                      "the one model that never saw its patient or group.")
+    section = Section("curves", "ROC and precision-recall curves", "Out-of-fold predictions: each image is predicted "
+                      "by the model that was trained without its patient or group.")
     names, colours = list(context.oofs), context.colours
     side = _side(context)
     rates, positives = prevalence(context.targets), (context.targets == 1).sum(axis=0)
     section.blocks.append(legend([(colours[name], name) for name in colours]))
     if more := names[len(colours):]:
-        section.blocks.append(paragraph(f"Not drawn, colours being few: {', '.join(more)}.", style="lead"))
+        section.blocks.append(paragraph(f"Not drawn, because there are too few colours: {', '.join(more)}.",
+                                        style="lead"))
     for title, make, area, chance in (("ROC", roc_curves, "AUC", None),
                                       ("Precision and recall", precision_recall_curves, "AP", rates)):
         curves = {name: make(context.targets, context.oofs[name].probs, context.groups if name == names[0] else None)
@@ -60,22 +61,22 @@ def curves_section(context: ReportContext) -> Section | None:
             words = f"{area} {best.area:.3f}{ends}\n{positives[k]:,} positives"
             boxes.append((label, words, _curve_chart(label, [(colours[name], curves[name][k]) for name in colours],
                                                      None if chance is None else chance[k], side)))
-        more = ("A curve near the upper left corner is good; the dashed diagonal is guessing. "
+        more = ("A curve near the upper left corner is good; the dashed diagonal is chance. "
                 if chance is None else
-                "A curve near the upper right corner is good; the dashed line is guessing, at the label's prevalence. ")
+                "A curve near the upper right corner is good; the dashed line is chance, the label's prevalence. ")
         section.blocks += [heading(title), ReportFigure(
-            panels(boxes), f"{more}Shaded: 95 % of the curves of {names[0]} when whole groups are drawn again, at each "
-            f"place by itself; {area} with its 95 % interval. Where bands overlap, runs are not told apart by this "
-            "label.", context.commands_of(list(colours)))]
+            panels(boxes), f"{more}Shaded: pointwise 95 % bootstrap band of {names[0]} over groups; {area} with its "
+            "95 % interval. The difference of a curve inside the band may be noise.",
+            context.commands_of(list(colours)))]
     if len(few := [label for label, count in zip(context.competition.labels, positives, strict=True)
-                   if 0 < count < LEAST_TO_READ]):
-        section.blocks.append(paragraph(f"Fewer than {LEAST_TO_READ} positives, read with care: {', '.join(few)}.",
-                                        style="lead"))
+                   if 0 < count < FEW_POSITIVES]):
+        section.blocks.append(paragraph(f"Fewer than {FEW_POSITIVES} positives, so the curves are uncertain: "
+                                        f"{', '.join(few)}.", style="lead"))
     return section
 
 
 def _side(context: ReportContext) -> int:
-    """Units of a chart's side: many panels are small, and their text is not to be smaller."""
+    """The side of a chart in its own units: fewer units in small panels keep the text readable."""
     return 180 if len(context.competition.labels) > MANY_PANELS else 260
 
 
@@ -91,12 +92,12 @@ def _curve_chart(label: str, curves: list[tuple[str, Curve]], rate: float | None
 
 
 def confusion_section(context: ReportContext) -> Section | None:
-    """What is taken for what, decided by each run's rule fitted on the other folds."""
+    """Confusion matrices of each run shown, decided by its rule fitted on the other folds."""
     if not context.oofs:
         return None
     competition = context.competition
     section = Section("confusion", "Confusion matrices", "Decisions on out-of-fold predictions, by rules that were "
-                      "fitted on the other folds. Rows: what is labelled; shares are of the row.")
+                      "fitted on the other folds. Rows: the given labels; percentages are of the row.")
     counted = {}
     for name, oof in context.oofs.items():
         with note_errors(section, decisions_path(competition, name), context.command("decide", f"--experiment {name}")):
@@ -106,36 +107,36 @@ def confusion_section(context: ReportContext) -> Section | None:
     if competition.task == "multiclass":
         boxes = [(name, "", matrix("labelled", competition.labels, counts[0].tolist()))
                  for name, counts in counted.items()]
-        section.blocks.append(ReportFigure(panels(boxes, "wide"), "Columns: what was decided. The diagonal is right; "
-                                           "the darker a cell beside it, the more of the row's class is lost to that "
-                                           "column's.",
+        section.blocks.append(ReportFigure(panels(boxes, "wide"), "Columns: decisions. The diagonal is correct; the "
+                                           "darker another cell, the more images of the row's class are assigned to "
+                                           "the column's class.",
                                            context.commands_of(list(counted))))
         return section
     for name, counts in counted.items():
         boxes = [(label, _rates(each), matrix("", ("absent", "present"), each.tolist()))
                  for label, each in zip(competition.labels, counts, strict=True)]
-        figure = ReportFigure(panels(boxes, "tight"), f"{name}. Columns: what was decided. Upper right: false alarms; "
-                              "lower left: findings that are missed. Which of them cost more is for the use to say, "
-                              "and thresholds can trade one for the other.", context.commands_of([name]))
+        figure = ReportFigure(panels(boxes, "tight"), f"{name}. Columns: decisions. Upper right: false positives; "
+                              "lower left: false negatives. Thresholds trade one for the other; the best ones depend "
+                              "on their costs.", context.commands_of([name]))
         section.blocks += [heading(name), figure] if name == next(iter(counted)) else [Folded(name, [figure])]
     return section
 
 
 def _rates(counts: np.ndarray) -> str:
-    (passes, alarms), (misses, hits) = counts.tolist()
-    rates = {"sensitivity": (hits, hits + misses), "specificity": (passes, passes + alarms)}
+    (tn, fp), (fn, tp) = counts.tolist()
+    rates = {"sensitivity": (tp, tp + fn), "specificity": (tn, tn + fp)}
     return "\n".join(f"{name} {above / below:.2f}" if below else f"{name} -" for name, (above, below) in rates.items())
 
 
 def calibration_section(context: ReportContext) -> Section | None:
-    """How often a label is there where its probability is so much, and what calibrating would change."""
+    """Reliability diagrams of the runs shown, and the effect of each calibration method."""
     known = {name: oof for name, oof in context.oofs.items() if oof.kind != "rank_mean"}
     if not context.oofs:
         return None
-    section = Section("calibration", "Calibration", "Does a probability of 0.8 mean that the label is there in eight "
-                      "of ten images? Out-of-fold predictions, in 15 bins of equal numbers of images.")
+    section = Section("calibration", "Calibration", "Whether a label with a probability of 0.8 is present in eight of "
+                      "ten images. Out-of-fold predictions, in 15 bins of equal numbers of images.")
     if ranks := [name for name in context.oofs if name not in known]:
-        section.blocks.append(paragraph(f"{', '.join(ranks)}: a mean of ranks, which are no probabilities.",
+        section.blocks.append(paragraph(f"{', '.join(ranks)}: a mean of ranks, which are not probabilities.",
                                         style="lead"))
     if not known:
         return section
@@ -157,12 +158,12 @@ def calibration_section(context: ReportContext) -> Section | None:
                       chart.svg(f"share of positives over mean probability, {label}", "mean probability of a bin",
                                 "share of positives", nice_ticks(0, top, 4), nice_ticks(0, top, 5))))
     section.blocks += [legend([(colours[name], name) for name in colours]), ReportFigure(
-        panels(boxes), "On the dashed diagonal a probability means what it says; below it the run is too sure that the "
-        "label is there, above it not sure enough. ECE: the mean distance from it, in the order of the colours; a few "
-        "hundredths are noise.", context.commands_of(list(colours)))]
+        panels(boxes), "On the dashed diagonal, probabilities are calibrated; below it they are too high, above it too "
+        "low. ECE: the mean distance from the diagonal, in the order of the colours; a few hundredths are noise.",
+        context.commands_of(list(colours)))]
     section.blocks += _read_decisions(context, section, _calibration_rows, (
-        "run", "probabilities", "log loss", "Brier", "ECE"), "What calibrating would change, fitted on the other "
-        "folds: less is better in all three. `as_is` are the probabilities that the run gives.")
+        "run", "probabilities", "log loss", "Brier", "ECE"), "Calibration methods fitted on the other folds: "
+        "lower is better in all three columns. `as_is`: the run's own probabilities.")
     return section
 
 
@@ -172,18 +173,18 @@ def _calibration_rows(name: str, record: dict) -> list[list]:
 
 
 def thresholds_section(context: ReportContext) -> Section | None:
-    """F1 over the threshold with the fitted ones, and what the rules that decide.py tried are worth."""
+    """F1 as a function of the threshold, and the scores of the decision rules that decide.py evaluated."""
     if not context.oofs:
         return None
     competition, (name, oof) = context.competition, next(iter(context.oofs.items()))
-    section = Section("thresholds", "Thresholds", "From which probability on a label is said to be there, and what "
-                      "choosing it by these very images is worth on others.")
+    section = Section("thresholds", "Thresholds", "The probability from which a label counts as present, and how well "
+                      "thresholds fitted on these images work on new ones.")
     if competition.task != "multiclass" and oof.kind != "rank_mean":
         section.blocks.append(_threshold_figure(context, name, oof))
     section.blocks += _read_decisions(context, section, _rule_rows, (
         "run", "metric", "rule", "naive", "cross-fitted", "optimism", "gain over the first", "95 % interval"),
-        "Naive: fitted and scored on the same images. Cross-fitted: on the other folds, which is what to expect on new "
-        "images. Optimism: the difference. A gain counts where its interval leaves out 0.")
+        "Naive: fitted and scored on the same images. Cross-fitted: on the other folds, which estimates the score on "
+        "new images. Optimism: the difference. A gain is significant if its interval excludes 0.")
     return section if section.blocks or section.notes else None
 
 
@@ -207,9 +208,9 @@ def _threshold_figure(context: ReportContext, name: str, oof: Oof) -> ReportFigu
         chart.dots(fitted[[k]], f1_at(fitted[[k]], truth, probs), "c1", 3.5)
         boxes.append((label, f"{fitted[k]:.3f}, by fold {interval(by_fold[:, k].min(), by_fold[:, k].max(), 3)}",
                       chart.svg(f"F1 over threshold, {label}", "threshold", "F1", TENTHS, TENTHS)))
-    return ReportFigure(panels(boxes), f"{name}: F1 of each label over its threshold. Dot: the threshold that is best "
-                        f"for {METRICS[metric].title} on all folds; dashed: the same without one fold each. Where the "
-                        "dashed lines lie apart and the curve is steep, the threshold is a guess.",
+    return ReportFigure(panels(boxes), f"{name}: F1 of each label over its threshold. Dot: the best threshold for "
+                        f"{METRICS[metric].title} on all folds; dashed: the best one without each fold. If the dashed "
+                        "lines are far apart and the curve is steep, the threshold is unreliable.",
                         context.commands_of([name]))
 
 
@@ -225,19 +226,18 @@ def _rule_rows(name: str, record: dict) -> list[list]:
 
 
 def _read_decisions(context: ReportContext, section: Section, rows_of: Callable[[str, dict], list[list]],
-                    headers: tuple,
-                    caption: str) -> list[Markup | ReportFigure]:
-    """A table of the decisions.json of the runs shown; one that is damaged or of other predictions becomes a note."""
+                    headers: tuple, caption: str) -> list[Markup | ReportFigure]:
+    """A table from the decisions.json of the runs shown; damaged or outdated files become notes."""
     names, others = context.runs_with("decisions.json")
     rows, read = [], []
     for name in names:
-        path, again = decisions_path(context.competition, name), context.command("decide", f"--experiment {name}")
-        with note_errors(section, path, again):
+        path, command = decisions_path(context.competition, name), context.command("decide", f"--experiment {name}")
+        with note_errors(section, path, command):
             record = read_json(path)
             found = rows_of(name, record)
             if record["made_from"] != made_from(context.competition, context.read(name)):
-                section.notes.append(f"{path.parent.name}/{path.name} is about other predictions than {name} has now. "
-                                     f"Make it anew: {again}")
+                section.notes.append(f"{path.parent.name}/{path.name} is from other predictions than {name} has now. "
+                                     f"To recreate it: {command}")
             rows += found
             read.append(name)
     if not rows:

@@ -1,4 +1,4 @@
-"""Parts of a report about what is submitted: the scores to expect, the files with their manifests, the ledger."""
+"""Sections of a report on submissions: expected scores, files with their manifests, the ledger."""
 
 from pathlib import Path
 
@@ -11,16 +11,15 @@ from submitting.ledger import ledger_path, read_ledger
 
 
 def forecast_section(context: ReportContext) -> Section | None:
-    """The public and private scores to expect."""
+    """The expected public and private scores; None if there is no forecast."""
     path = context.folder() / "forecast.csv"
     if not path.exists() and not path.with_suffix(".png").exists():
         return None
-    section, command = Section("forecast", "Shake-up forecast", "Which public and private scores to expect by the "
-                               "noise of sampling alone, were the test images like the training images."), (
+    section, command = Section("forecast", "Shake-up forecast", "Expected public and private scores from sampling "
+                               "noise alone, if the test images are like the training images."), (
         context.command("leaderboard", "--forecast"))
-    add_picture(section, path.with_suffix(".png"), "Left: where public and private scores will lie, thick in half, "
-                "thin in 95 % of all cases. Right: private minus public; a gap inside the line is no "
-                "shake-up.", command)
+    add_picture(section, path.with_suffix(".png"), "Left: 50 % (thick) and 95 % (thin) intervals of public and private "
+                "scores. Right: private minus public; a gap inside the line is noise, not a shake-up.", command)
     with note_errors(section, path, command):
         forecast = read_rows(path, ("run", "cv", "public_low", "private_low", "gap_low", "is_best"))
         known = [column for column in ("public_was", "private_was") if column in forecast[0]]
@@ -33,20 +32,20 @@ def forecast_section(context: ReportContext) -> Section | None:
         old = [row["run"] for row in forecast if row["run"] in context.scores
                and not abs(float(row["cv"]) - context.scores[row["run"]][0]) <= SAME]
         if old:
-            section.notes.append(f"The forecast is about older predictions of {', '.join(old)}. Make it anew: "
+            section.notes.append(f"The forecast is from older predictions of {', '.join(old)}. To recreate it: "
                                  f"{command}")
     return section
 
 
 def submissions_section(context: ReportContext) -> Section | None:
-    """Every submission with its manifest, checked against its file, and what was scored."""
+    """Every submission with its manifest, checked against its file, and the ledger; None if there are none."""
     folder, competition = home() / "submissions", context.competition
     manifests = sorted(folder.glob(f"{competition.name}-*.json"))
     ledger = ledger_path(competition)
     if not manifests and not ledger.exists():
         return None
-    section = Section("submissions", "Submissions", "What lies in submissions/ for this competition, and what each "
-                      "file was made from. Each manifest beside a file names all its inputs by hash.")
+    section = Section("submissions", "Submissions", "The files in submissions/ for this competition and their "
+                      "inputs, which each file's manifest lists by hash.")
     rows, styles = [], []
     for path in manifests:
         name = path.stem.removeprefix(f"{competition.name}-")
@@ -64,15 +63,12 @@ def submissions_section(context: ReportContext) -> Section | None:
             styles.append("" if state == "as made" else "bad")
     if rows:
         section.blocks.append(ReportFigure(table(["submission", f"CV {context.metric}", "kind", "members", "models",
-                                                  "SHA-256",
-                                                  "file", "warnings"], rows, styles),
-                                           "File: whether it is still the one that the manifest describes, made from "
-                                           "the weights that the runs have now.", (context.command("predict",
-                                                                                               "--experiment "
-                                                                            + " ".join(context.folds_of)),)))
-        if odd := [row[0] for row, style in zip(rows, styles, strict=True) if style]:
-            section.notes.append(f"Not as their manifests say: {', '.join(odd)}. See the table; predict or blend "
-                                 "again.")
+                                                  "SHA-256", "file", "warnings"], rows, styles),
+                                           "File: whether it still agrees with its manifest and the runs' weights.",
+                                           (context.command("predict", "--experiment " + " ".join(context.folds_of)),)))
+        if changed := [row[0] for row, style in zip(rows, styles, strict=True) if style]:
+            section.notes.append(f"Different from their manifests: {', '.join(changed)}. See the table; repeat "
+                                 "predict.py or blend.py.")
     if ledger.exists():
         with note_errors(section, ledger):
             section.blocks += _ledger_blocks(context)
@@ -82,7 +78,7 @@ def submissions_section(context: ReportContext) -> Section | None:
 def _submission_state(context: ReportContext, path: Path, record: dict) -> str:
     file = path.with_suffix(".csv")
     if not file.exists():
-        return "the file is gone"
+        return "the file is missing"
     if sha256(file.read_bytes()) != record["sha256"]:
         return "changed since it was made"
     if record["inputs"].get("folds") not in (None, context.folds.hash):
@@ -98,12 +94,12 @@ def _ledger_blocks(context: ReportContext) -> list[Markup | ReportFigure]:
     entries = read_ledger(context.competition)
     rows = [[each.date, each.run, each.state, number(each.cv), interval(each.low, each.high), number(each.public),
              number(each.private), each.message] for each in entries]
-    blocks = [heading("What was submitted"), ReportFigure(
+    blocks = [heading("Ledger"), ReportFigure(
         table(["UTC", "run", "state", "CV", "95 % interval", "public", "private", "message"], rows),
-        "Every submission, in the order in which they were sent.", (context.command("submit", "--help"),))]
+        "Every submission, in chronological order.", (context.command("submit", "--help"),))]
     picture = context.folder() / "cv_lb.png"
     if picture.exists() and scored_entries(context.competition):
-        blocks.append(ReportFigure(check_picture(picture), "Does the leaderboard follow cross-validation? Points far "
-                                   "from the line did better or worse than CV "
-                                   "said.", (context.command("leaderboard"),)))
+        blocks.append(ReportFigure(check_picture(picture), "Agreement of cross-validation and leaderboard. Points far "
+                                   "from the line scored better or worse than in cross-validation.",
+                                   (context.command("leaderboard"),)))
     return blocks

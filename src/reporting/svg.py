@@ -6,7 +6,7 @@ import numpy as np
 from markupsafe import Markup, escape
 
 LEFT, RIGHT, TOP, BOTTOM = 34, 8, 8, 30  # units around the plot for ticks and the axis' name
-MOST_POINTS = 150                        # of a line; more would be invisible and megabytes together
+MOST_POINTS = 150                        # of a line; more are invisible and make the page megabytes larger
 
 
 class Chart:
@@ -26,7 +26,7 @@ class Chart:
             self.shapes.append(f'<polyline class="line {style}" points="{_points(points)}"/>')
 
     def band(self, x: np.ndarray, low: np.ndarray, high: np.ndarray, style: str) -> None:
-        """What lies between two lines (n,)."""
+        """The area between two lines (n,)."""
         known = ~(np.isnan(low) | np.isnan(high))
         if known.any():
             there, back = (np.column_stack(self._place(x[known], ends[known])) for ends in (low, high))
@@ -34,7 +34,7 @@ class Chart:
                                f'points="{_points(np.concatenate([_thin(there), _thin(back)[::-1]]))}"/>')
 
     def dots(self, x: np.ndarray, y: np.ndarray, style: str, radius: float = 2.2) -> None:
-        """Dots at points (n,), those that are not NaN."""
+        """Dots at points (n,); NaN draws nothing."""
         for left, top in zip(*self._place(np.asarray(x, float), np.asarray(y, float)), strict=True):
             if np.isfinite([left, top]).all():
                 self.shapes.append(f'<circle class="dot {style}" cx="{left:.1f}" cy="{top:.1f}" r="{radius}"/>')
@@ -64,7 +64,7 @@ class Chart:
                       f'{"".join(marks)}{names}{"".join(self.shapes)}</svg>')
 
     def _place(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Units from the left and from the top; what lies beyond an axis' ends is put on its end."""
+        """Units from the left and from the top; values beyond the end of an axis are clipped to it."""
         left, top = ((np.clip(values, *sorted(ends)) - ends[0]) / ((ends[1] - ends[0]) or 1)
                      for values, ends in ((x, self.x), (y, self.y)))
         return LEFT + self.width * left, TOP + self.height * (1 - top)
@@ -74,7 +74,7 @@ def interval_bar(low: float, value: float, high: float, ends: tuple[float, float
                  dots: Sequence[tuple[float, str]] = (), style: str = "c0") -> Markup:
     """A score and its interval as one line of a table, all lines on the same scale from ends[0] to ends[1].
 
-    dots: further scores and their style, those of the test. NaN draws nothing.
+    dots: further scores and their style, for example test scores. NaN draws nothing.
     """
     def place(number: float) -> str:
         return f"{4 + 192 * (min(max(number, ends[0]), ends[1]) - ends[0]) / ((ends[1] - ends[0]) or 1):.1f}"
@@ -90,7 +90,7 @@ def interval_bar(low: float, value: float, high: float, ends: tuple[float, float
 
 
 def nice_ticks(low: float, high: float, most: int = 5) -> list[float]:
-    """At most so many round numbers between two values."""
+    """At most `most` round numbers between two values."""
     if not (high > low and np.isfinite(high - low)):
         return [low]
     raw = (high - low) / most
@@ -104,17 +104,17 @@ def _tick(value: float) -> str:
 
 
 def _unbroken(x: np.ndarray, y: np.ndarray) -> list[np.ndarray]:
-    """The stretches of rows without NaN, two points or more."""
+    """Indices of each run of at least two points without NaN."""
     known = np.flatnonzero(~(np.isnan(x) | np.isnan(y)))
     return [run for run in np.split(known, np.flatnonzero(np.diff(known) > 1) + 1) if len(run) > 1]
 
 
 def _thin(points: np.ndarray) -> np.ndarray:
-    """The first and last point and others evenly between them by the way along the line."""
+    """Reduces a line to MOST_POINTS points, evenly spaced along its length; both ends are kept."""
     if len(points) <= MOST_POINTS:
         return points
-    way = np.concatenate([[0], np.cumsum(np.hypot(*np.diff(points, axis=0).T))])
-    chosen = np.searchsorted(way, np.linspace(0, way[-1], MOST_POINTS))
+    length = np.concatenate([[0], np.cumsum(np.hypot(*np.diff(points, axis=0).T))])
+    chosen = np.searchsorted(length, np.linspace(0, length[-1], MOST_POINTS))
     return points[np.unique(np.concatenate([[0], np.minimum(chosen, len(points) - 1), [len(points) - 1]]))]
 
 

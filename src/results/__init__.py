@@ -1,1 +1,1 @@
-"""What runs leave behind: recipes, weights, out-of-fold predictions and adopted rules."""
+"""The files of runs: recipes, weights, out-of-fold predictions and adopted rules."""

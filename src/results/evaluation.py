@@ -8,9 +8,10 @@ from scoring.metrics import METRICS
 
 
 def cross_validated(workspace: Workspace, oof: Oof) -> tuple[float, float, float]:
-    """The competition's metric on the out-of-fold predictions of a whole run, and its 95 % interval over groups.
+    """The competition's metric on the out-of-fold predictions of a complete run, and its 95 % interval over groups.
 
-    Decisions, where the metric wants them, are made by the run's policy, fitted on the other folds.
+    Returns score, lower and upper end. If the metric scores decisions, the run's rule makes them, fitted on the other
+    folds.
     """
     competition, values = workspace.competition, metric_values(workspace, oof)
     cv = METRICS[competition.metric].score(workspace.targets, values, competition.task)

@@ -41,7 +41,7 @@ class Run:
 
 
 def run_folder(competition: Competition, name: str) -> Path:
-    """Where the folds of a run stand: runs/<competition>/<name>."""
+    """The folder of a run's folds: runs/<competition>/<name>."""
     return home() / "runs" / competition.name / name
 
 
@@ -52,14 +52,15 @@ def decisions_path(competition: Competition, name: str) -> Path:
 
 def open_run(competition: Competition, name: str, fold: int, experiment: Experiment, folds_hash: str,
              command: str = "") -> Run:
-    """The run's folder, new or taken up again. `command`: what trains it, for whoever finds the folder.
+    """Opens the folder of one fold of a run, and writes its recipe if it is new.
 
-    Raises ValueError where it cannot be called so, or this fold or another one of the run has another recipe or folds.
+    command: the command that trains the fold; it is stored in the recipe.
+    Raises ValueError if the name is not a valid folder name, or if a fold of the run has another recipe or folds file.
     """
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.=-]*", name):
         raise ValueError(f"a run cannot be called {name!r}: it names a folder, so use letters, digits and _ . = -")
     if name == "ledger":
-        raise ValueError("a run cannot be called 'ledger': its submission would stand where the ledger does")
+        raise ValueError("a run cannot be called 'ledger': its submission would overwrite the ledger")
     folder, found = run_folder(competition, name) / f"fold{fold}", {}
     wanted = {**_described(competition, experiment), "folds_sha256": folds_hash, "experiment": to_recipe(experiment)}
     for path in sorted(folder.parent.glob("fold*/recipe.json")):
@@ -68,7 +69,6 @@ def open_run(competition: Competition, name: str, fold: int, experiment: Experim
             raise ValueError(f"{path.parent} holds a run with another {_difference(recipe, wanted, differs[0])}; give "
                              f"the new one a --name of its own, or delete {folder.parent}")
         found[path.parent] = recipe
-        found[path.parent] = recipe
     if folder not in found:
         found[folder] = {**wanted, "fold": fold, "command": command}
         write_json(folder / "recipe.json", found[folder])
@@ -76,29 +76,29 @@ def open_run(competition: Competition, name: str, fold: int, experiment: Experim
 
 
 def open_snapshot(run: Run, epoch: int) -> Run:
-    """Where what the run knows after an epoch is kept: the same fold of a run of its own, NAME_epoch8.
+    """Opens the folder of a snapshot after `epoch`: the same fold of a separate run, for example NAME_epoch8.
 
-    Raises ValueError where something else is called so.
+    Raises ValueError if that folder holds something else.
     """
     name = run.folder.parent.name
     folder = run.folder.parent.with_name(f"{name}_epoch{epoch}") / run.folder.name
     path, experiment = folder / "recipe.json", replace(run.experiment, snapshots=())
     wanted = {**run.recipe, "experiment": to_recipe(experiment), "snapshot": {"of": name, "epoch": epoch}}
     if path.exists() and _read_recipe(path) | {"command": wanted["command"]} != wanted:
-        raise ValueError(f"{folder} holds something else than epoch {epoch} of {name} as it is trained now; delete "
+        raise ValueError(f"{folder} holds something other than epoch {epoch} of {name} as it is trained now; delete "
                          f"{folder.parent}, or give this run a --name of its own")
     write_json(path, wanted)
     return Run(folder, wanted, experiment)
 
 
 def _read_recipe(path: Path) -> dict:
-    """A recipe.json; a field of Experiment that was added after it was written has its default."""
+    """Reads recipe.json; fields of Experiment that were added after it was written get their defaults."""
     recipe = read_json(path)
     return {**recipe, "experiment": {**DEFAULTS, **recipe["experiment"]}}
 
 
 def _described(competition: Competition, experiment: Experiment) -> dict:
-    """What a network is made for."""
+    """The part of a recipe that the competition and its images determine."""
     return {"competition": competition.name, "task": competition.task, "labels": list(competition.labels),
             "channels": image_channels(competition, experiment)}
 
@@ -114,7 +114,7 @@ def _difference(recipe: dict, wanted: dict, key: str) -> str:
 
 
 def read_run(folder: Path) -> Run:
-    """The run in a folder. Raises FileNotFoundError where there is none."""
+    """Reads the run in a folder. Raises FileNotFoundError if there is none."""
     if not (folder / "recipe.json").exists():
         raise FileNotFoundError(f"there is no run in {folder}")
     recipe = _read_recipe(folder / "recipe.json")
@@ -122,38 +122,39 @@ def read_run(folder: Path) -> Run:
 
 
 def probs_frame(competition: Competition, image_ids: pd.Series, probs: np.ndarray) -> pd.DataFrame:
-    """`image_id` and one column a label."""
+    """Predictions (N, K) as a table with the columns `image_id` and one for each label."""
     frame = pd.DataFrame(probs, columns=list(competition.labels))
     frame.insert(0, "image_id", image_ids.to_numpy())
     return frame
 
 
 def write_probs(path: Path, frame: pd.DataFrame) -> Path:
-    """Writes what `probs_frame` gave; returns the path."""
+    """Writes the result of `probs_frame` as CSV; returns the path."""
     return write_csv(path, frame, float_format=PROBS_FORMAT)
 
 
 def read_probs(path: Path, competition: Competition, image_ids: pd.Series, subset: bool = False) -> np.ndarray:
-    """Probabilities (N, K) of `image_ids`, joined by id; `subset`: the file may hold others too.
+    """Reads probabilities (N, K) in the order of `image_ids`.
 
-    Raises ValueError where the ids or columns are not the same, an id stands twice or a cell is not a probability.
+    subset: the file may also hold other images.
+    Raises ValueError if ids or columns differ, an id occurs twice or a cell is not a probability.
     """
     frame = read_csv(path)
-    again = f"delete {path.parent if path.name == 'oof.csv' else path} and make it again"
+    hint = f"delete {path.parent if path.name == 'oof.csv' else path} and create it anew"
     if missing := [label for label in ("image_id", *competition.labels) if label not in frame]:
-        raise ValueError(f"{path} has no column {missing[0]!r}; {again}")
+        raise ValueError(f"{path} has no column {missing[0]!r}; {hint}")
     frame = frame.set_index("image_id")
-    odd = set(image_ids) - set(frame.index) if subset else set(frame.index) ^ set(image_ids)
-    if odd:
-        raise ValueError(f"{path} is not about the same images: {len(odd)} ids differ, for example {sorted(odd)[:3]}; "
-                         f"{again}")
+    differing = set(image_ids) - set(frame.index) if subset else set(frame.index) ^ set(image_ids)
+    if differing:
+        raise ValueError(f"{path} does not hold the same images: {len(differing)} ids differ, for example "
+                         f"{sorted(differing)[:3]}; {hint}")
     if not frame.index.is_unique:
-        raise ValueError(f"{path} has the image {frame.index[frame.index.duplicated()][0]!r} more than once; {again}")
+        raise ValueError(f"{path} has the image {frame.index[frame.index.duplicated()][0]!r} more than once; {hint}")
     cells = frame.loc[image_ids, list(competition.labels)]
     probs = np.column_stack([pd.to_numeric(cells[label], errors="coerce") for label in cells]).astype(np.float64)
     if (wrong := ~((probs >= 0) & (probs <= 1))).any():
         row, k = np.argwhere(wrong)[0]
-        raise ValueError(f"{path}: {cells.iloc[row, k]!r} for image {cells.index[row]!r} is not a probability; {again}")
+        raise ValueError(f"{path}: {cells.iloc[row, k]!r} for image {cells.index[row]!r} is not a probability; {hint}")
     return probs
 
 
@@ -161,13 +162,13 @@ def read_probs(path: Path, competition: Competition, image_ids: pd.Series, subse
 class Oof:
     """Out-of-fold predictions of a run or a blend: probs (N, K) in the table's order, NaN where the fold is missing.
 
-    Those of a fitted blend are cross-fitted, every fold blended by what was fitted on the others; `fit` is fitted on
-    all rows, and is what the members' predictions of other images are blended with.
+    The predictions of a fitted blend are cross-fitted: the weights for a fold are fitted on the other folds. `fit` is
+    fitted on all rows and blends the members' predictions of other images.
     """
 
     name: str
     probs: np.ndarray
-    runs: tuple[Run, ...]  # the folds that are there; of a blend: those of all its members
+    runs: tuple[Run, ...]  # the finished folds; of a blend: those of all its members
     folds_missing: tuple[int, ...]
     members: tuple[str, ...] = ()  # of a blend
     kind: str = ""  # of a blend, one of METHODS
@@ -185,9 +186,9 @@ class Oof:
 
     @cached_property
     def made_of(self) -> dict[str, str]:
-        """Hashes of the weights that predicted, by run and fold: what is made from other weights is out of date.
+        """Hashes of the weights by run and fold, and of a fitted blend's parameters as "fit".
 
-        Of a fitted blend also that of what was fitted, as "fit".
+        A result that was computed from other hashes is out of date.
         """
         weights = {f"{run.folder.parent.name}/{run.folder.name}": run.result["weights_sha256"] for run in self.runs}
         fitted = self.fit.arrays if self.fit else ()
@@ -196,12 +197,13 @@ class Oof:
 
 def read_oof(competition: Competition, name: str, table: pd.DataFrame, folds_hash: str,
              read_member: Callable[[str], Oof] | None = None) -> Oof:
-    """All held-out predictions of a run or a blend. read_member: reads a blend's members; default: this function.
+    """Reads the out-of-fold predictions of a run or a blend.
 
-    Every image was predicted by a model that saw neither it nor its group, in the split that the run was trained on.
-    So was it in a blend of runs on several splits; only, which model that was differs from member to member.
-    Raises ValueError where they come from another split or description, or the folds from different recipes, and
-    FileNotFoundError if there is neither a run nor an experiment of that name.
+    Each image is predicted by the model that was trained without its group, in the split of the run. In a blend of
+    runs on several splits this holds for every member.
+    read_member: reads a blend's members; default: this function.
+    Raises ValueError if the folds file, the competition or the recipes of the folds differ, and FileNotFoundError if
+    there is neither a run nor an experiment of that name.
     """
     if not run_folder(competition, name).exists() and name not in EXPERIMENTS:
         runs = ", ".join(list_runs(competition)) or "none yet"
@@ -216,12 +218,12 @@ def read_oof(competition: Competition, name: str, table: pd.DataFrame, folds_has
         folder, first = run.folder, next(iter(runs.values()))
         if run.recipe["folds_sha256"] != folds_hash:
             raise ValueError(f"{folder} was trained on another folds file than folds/{competition.name}.csv; delete "
-                             f"{folder.parent} and train it again")
+                             f"{folder.parent} and retrain it")
         wanted = {**_described(competition, run.experiment),
                   "experiment": first.recipe["experiment"]}
         if differs := [key for key in wanted if run.recipe.get(key) != wanted[key]]:
             raise ValueError(f"{folder} was trained with another {_difference(run.recipe, wanted, differs[0])}; delete "
-                             f"{folder} and train it again")
+                             f"{folder} and retrain it")
         held_out = fold_numbers(table, run.experiment.split) == fold
         probs[held_out] = read_probs(folder / "oof.csv", competition, table.loc[held_out, "image_id"])
     return Oof(name, probs, tuple(runs.values()), tuple(fold for fold in folder_of if fold not in runs))
@@ -229,27 +231,27 @@ def read_oof(competition: Competition, name: str, table: pd.DataFrame, folds_has
 
 def _read_blend(competition: Competition, path: Path, table: pd.DataFrame, folds_hash: str,
                 read_member: Callable[[str], Oof]) -> Oof:
-    said, again = read_json(path), "delete that folder and blend again"
-    if missing := [key for key in ("kind", "members", "folds_sha256", "made_of", "oof_sha256") if key not in said]:
-        raise ValueError(f"{path} does not say {missing[0]!r}; {again}")
-    if said["folds_sha256"] != folds_hash:
-        raise ValueError(f"{path.parent} was blended on another folds file than folds/{competition.name}.csv; {again}")
+    record, hint = read_json(path), "delete that folder and blend the runs anew"
+    if missing := [key for key in ("kind", "members", "folds_sha256", "made_of", "oof_sha256") if key not in record]:
+        raise ValueError(f"{path} has no entry {missing[0]!r}; {hint}")
+    if record["folds_sha256"] != folds_hash:
+        raise ValueError(f"{path.parent} was blended on another folds file than folds/{competition.name}.csv; {hint}")
     try:
-        fit = from_json(said["kind"], said.get("fit", {}), said["members"], competition.labels)
+        fit = from_json(record["kind"], record.get("fit", {}), record["members"], competition.labels)
     except ValueError as error:
-        raise ValueError(f"{path}: {error}; {again}") from error
-    runs = [run for member in said["members"] for run in read_member(member).runs]
+        raise ValueError(f"{path}: {error}; {hint}") from error
+    runs = [run for member in record["members"] for run in read_member(member).runs]
     blend = Oof(path.parent.name, read_probs(path.parent / "oof.csv", competition, table["image_id"]), tuple(runs), (),
-                tuple(said["members"]), said["kind"], fit)
-    if said["made_of"].get("fit") != blend.made_of.get("fit"):
-        raise ValueError(f"{path}: what it says was fitted is not what its predictions were blended with; {again}")
-    if said["made_of"] != blend.made_of or said["oof_sha256"] != sha256((path.parent / "oof.csv").read_bytes()):
-        raise ValueError(f"{path.parent} was blended from other models than its members have now; {again}")
+                tuple(record["members"]), record["kind"], fit)
+    if record["made_of"].get("fit") != blend.made_of.get("fit"):
+        raise ValueError(f"{path}: its fit is not what its predictions were blended with; {hint}")
+    if record["made_of"] != blend.made_of or record["oof_sha256"] != sha256((path.parent / "oof.csv").read_bytes()):
+        raise ValueError(f"{path.parent} was blended from other models than its members have now; {hint}")
     return blend
 
 
 def write_blend(competition: Competition, blend: Oof, image_ids: pd.Series, folds_hash: str) -> None:
-    """Writes a blend's oof.csv and blend.json, from which `read_oof` reads it."""
+    """Writes a blend's oof.csv and blend.json, which `read_oof` reads."""
     folder = run_folder(competition, blend.name)
     path = write_probs(folder / "oof.csv", probs_frame(competition, image_ids, blend.probs))
     fit = blend.fit.to_json(blend.members, competition.labels) if blend.fit else {}
@@ -261,7 +263,7 @@ def write_blend(competition: Competition, blend: Oof, image_ids: pd.Series, fold
 
 
 def train_command(competition: Competition, name: str, folds: Sequence[int] = ()) -> str:
-    """The command that trains a run, or the folds that it lacks: the one that began it, with its --set and --name."""
+    """The command that trains a run, or only `folds`: the recorded one if there is one, with its --set and --name."""
     first = next(iter(sorted(run_folder(competition, name).glob("fold*/recipe.json"))), None)
     recorded = "" if first is None else read_json(first).get("command", "")
     if not recorded:
@@ -270,25 +272,26 @@ def train_command(competition: Competition, name: str, folds: Sequence[int] = ()
 
 
 def write_predictions(competition: Competition, oof: Oof, part: str, image_ids: pd.Series, probs: np.ndarray,
-                      images: str = "", account: dict | None = None) -> None:
+                      images: str = "", metadata: dict | None = None) -> None:
     """Writes a run's or blend's predictions of a part ("test", "official_validation", "holdout") and their inputs.
 
-    images: what tells these images from others with the same ids, the name of their pixel store;  account: what else
-    is to be known about them.
+    images: the name of the pixel store, which distinguishes these images from others with the same ids;  metadata:
+    further entries of the JSON file.
     """
     folder = run_folder(competition, oof.name)
     write_probs(folder / f"{part}.csv", probs_frame(competition, image_ids, probs))
-    write_json(folder / f"{part}.json", {"made_of": oof.made_of, "images": images, **(account or {})})
+    write_json(folder / f"{part}.json", {"made_of": oof.made_of, "images": images, **(metadata or {})})
 
 
 def read_predictions(competition: Competition, oof: Oof, part: str, image_ids: pd.Series,
                      images: str | None = None) -> np.ndarray | None:
-    """Probabilities (n, K) of `image_ids`; None where there are none of the models, and images, as they are now."""
+    """Reads probabilities (n, K) of `image_ids`; None if there are none from the current models and images.
+
+    images: the name of the pixel store; None: any.
+    """
     path = run_folder(competition, oof.name) / f"{part}.json"
-    said = read_json(path) if path.exists() else {}
-    if said.get("made_of", said) != oof.made_of:  # once the file said nothing else
-        return None
-    if images is not None and said.get("images", images) != images:
+    record = read_json(path) if path.exists() else {}
+    if record.get("made_of") != oof.made_of or images not in (None, record["images"]):
         return None
     return read_probs(path.with_suffix(".csv"), competition, image_ids, subset=True)
 

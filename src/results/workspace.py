@@ -16,16 +16,14 @@ from data.tables import headline_targets, label_cells, read_part, read_sample, r
 from experiment import Experiment
 from results.runs import Oof, decisions_path, list_runs, read_oof
 
-REPORTED = ("official_validation", "holdout")  # parts that choose nothing
-
 
 @dataclass(frozen=True, eq=False)
 class Workspace:
-    """A competition and its data folder, and what is read of them, when it is first asked for.
+    """A competition with its data folder. Attributes are read on first use and then kept.
 
-    What was read stays as it was, also when a file changes: a script makes one workspace and passes it down. Pickling
-    keeps what was read, so that a training process reads nothing a second time.
-    Every attribute and method raises FileNotFoundError or ValueError where what it reads is missing or damaged.
+    A later change of a file has no effect: a script creates one workspace and passes it to everything. Pickling keeps
+    what was read, so that a training process reads nothing a second time.
+    Every attribute and method raises FileNotFoundError or ValueError if its file is missing or damaged.
     """
 
     competition: Competition
@@ -38,7 +36,7 @@ class Workspace:
 
     @cached_property
     def train(self) -> pd.DataFrame:
-        """The training table as the files have it, without the rows whose group is in another part."""
+        """The training table without the rows whose group is also in another part."""
         return read_train(self.competition, self.data_dir)[0]
 
     @cached_property
@@ -48,12 +46,12 @@ class Workspace:
 
     @cached_property
     def table(self) -> pd.DataFrame:
-        """The training table with folds, joined groups and `constant`, without what is held out."""
+        """The training table with folds, joined groups and `constant`, without the holdout."""
         return self._rows(is_held_out=False)
 
     @cached_property
     def holdout(self) -> pd.DataFrame | None:
-        """The held-out rows of the training table, without the columns of folds; None where nothing is held out."""
+        """The held-out rows of the training table, without the columns of folds; None if nothing is held out."""
         if not self.folds.held_out:
             return None
         return self._rows(is_held_out=True).drop(columns=[split_column(split) for split in range(self.folds.splits)])
@@ -70,7 +68,7 @@ class Workspace:
 
     @cached_property
     def targets(self) -> np.ndarray:
-        """(N, K) what `table` is scored on: `label_targets` with NaN for the labels that the metric does not count."""
+        """(N, K) `label_targets` with NaN for the labels that the competition does not score."""
         return _read_only(headline_targets(self.competition, self.label_targets))
 
     @cached_property
@@ -79,7 +77,7 @@ class Workspace:
         return self.table["group"].to_numpy(str)
 
     def part(self, name: str) -> pd.DataFrame:
-        """The table of "test", "official_validation" or "holdout". Raises ValueError where there is no such part."""
+        """The table of "test", "official_validation" or "holdout". Raises ValueError if there is no such part."""
         if name not in self._parts:
             table = self.holdout if name == "holdout" else read_part(self.competition, self.data_dir, name)
             if table is None:
@@ -89,31 +87,30 @@ class Workspace:
 
     @cached_property
     def predicted_parts(self) -> dict[str, pd.DataFrame]:
-        """The tables a run predicts besides its own folds: those of "test", "official_validation", "holdout" there are.
-        """
+        """The tables that a run predicts besides its folds: "test", "official_validation" and "holdout", if present."""
         names = [name for name in ("test", "official_validation") if getattr(self.competition, name)]
         return {name: self.part(name) for name in (*names, *(["holdout"] if self.folds.held_out else []))}
 
     @cached_property
     def reported_parts(self) -> dict[str, pd.DataFrame]:
-        """The labelled parts that are reported and choose nothing: "official_validation" and "holdout", if any."""
+        """The labelled parts that are only reported: "official_validation" and "holdout", if present."""
         validation = self.competition.official_validation
         names = ["official_validation"] if validation and validation.labelled else []
         return {name: self.part(name) for name in (*names, *(["holdout"] if self.folds.held_out else []))}
 
     @cached_property
     def solution(self) -> pd.DataFrame | None:
-        """The labels of the submitted part with their `usage`; None where they are not known."""
+        """The labels of the submitted part with their `usage`; None if they are not known."""
         return read_solution(self.competition, self.data_dir)
 
     @property
     def test_solution(self) -> pd.DataFrame | None:
-        """The labels of the test part with their `usage`; None where they are not known or there is no test part."""
+        """The labels of the test part with their `usage`; None if they are not known or there is no test part."""
         return self.solution if self.competition.test else None
 
     @cached_property
     def sample(self) -> pd.DataFrame | None:
-        """The sample submission as text; None where there is none."""
+        """The sample submission as text; None if there is none."""
         return read_sample(self.competition, self.data_dir)
 
     def store(self, part: str, experiment: Experiment, unreadable: str = "error") -> PixelStore:
@@ -130,13 +127,13 @@ class Workspace:
         return list_runs(self.competition)
 
     def oof(self, name: str) -> Oof:
-        """The out-of-fold predictions of a run or a blend. Raises ValueError where they are of other folds."""
+        """The out-of-fold predictions of a run or a blend. Raises ValueError if they are from other folds."""
         if name not in self._oofs:
             self._oofs[name] = read_oof(self.competition, name, self.table, self.folds.hash, self.oof)
         return self._oofs[name]
 
     def decisions(self, name: str) -> dict:
-        """What decide.py wrote about a run or a blend, decisions.json; {} where it wrote nothing."""
+        """decisions.json of a run or a blend, as decide.py wrote it; {} if there is none."""
         if name not in self._decisions:
             path = decisions_path(self.competition, name)
             self._decisions[name] = read_json(path) if path.exists() else {}
@@ -152,6 +149,6 @@ class Workspace:
 
 
 def _read_only(array: np.ndarray) -> np.ndarray:
-    """The array itself, which raises ValueError when it is written to: all callers share it."""
+    """Makes the array read-only, because all callers share it; returns it."""
     array.setflags(write=False)
     return array

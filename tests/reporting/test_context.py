@@ -72,7 +72,7 @@ def read_part_probs(name: str, part: str) -> pd.DataFrame:
     return pd.read_csv(run_folder(MINE, name) / f"{part}.csv").set_index("image_id")
 
 
-def test_experts_and_holdout_are_predicted_and_reported_and_the_experts_part_is_submitted(mine, capsys):
+def test_official_validation_and_holdout_are_predicted_and_reported(mine, capsys):
     make_folds.main([*WHERE, "--folds", "2", "--holdout", "0.25"])
     fabricate(mine, "small")
     paths = predict.main([*WHERE, "--experiment", "small"])
@@ -87,15 +87,15 @@ def test_experts_and_holdout_are_predicted_and_reported_and_the_experts_part_is_
         assert row[f"{part}_low"] <= row[part] <= row[f"{part}_high"]
         assert row[f"{part}_auc_b"] == pytest.approx(roc_auc_score(truth["b"], probs["b"]))
     assert set(read_part_probs("small", "holdout").index) == set(folds.index[folds == -1])
-    said = capsys.readouterr().out
-    assert "official_validation: 20 images" in said and "holdout: 20 images" in said
-    assert "2 of 3 labels are scored: a, c" in said
+    printed = capsys.readouterr().out
+    assert "official_validation: 20 images" in printed and "holdout: 20 images" in printed
+    assert "2 of 3 labels are scored: a, c" in printed
     before = paths[0].stat().st_mtime_ns
     assert predict.main([*WHERE, "--experiment", "small"]) == paths and paths[0].stat().st_mtime_ns == before
     assert "predicted" not in capsys.readouterr().out.replace("were predicted", "")
 
 
-def test_the_cross_validation_score_counts_the_scored_labels_and_no_held_out_image(mine):
+def test_cross_validation_uses_scored_labels_and_no_holdout(mine):
     make_folds.main([*WHERE, "--folds", "2", "--holdout", "0.25"])
     fabricate(mine, "small")
     workspace = Workspace(MINE, mine)
@@ -107,7 +107,7 @@ def test_the_cross_validation_score_counts_the_scored_labels_and_no_held_out_ima
     assert row["cv"] == pytest.approx((by_label[0] + by_label[2]) / 2) and row["auc_b"] == pytest.approx(by_label[1])
 
 
-def test_a_blend_of_runs_on_two_splits_is_blended_everywhere(mine):
+def test_every_part_is_blended_from_runs_on_two_splits(mine):
     make_folds.main([*WHERE, "--folds", "2", "--holdout", "0.25", "--repeats", "1"])
     fabricate(mine, "small"), fabricate(mine, "small1", split=1)
     assert blend.main([*WHERE, "--experiment", "small", "small1"])  # before anything is predicted
@@ -133,16 +133,16 @@ def test_a_blend_of_runs_on_two_splits_is_blended_everywhere(mine):
         assert ranks[row, 0] == pytest.approx(np.mean(shares))
 
 
-def test_predictions_of_weights_that_changed_are_not_reported(mine):
+def test_outdated_predictions_are_not_reported(mine):
     make_folds.main([*WHERE, "--folds", "2", "--holdout", "0.25"])
     fabricate(mine, "small")
     predict.main([*WHERE, "--experiment", "small"])
     path = run_folder(MINE, "small") / "fold1" / "result.json"
-    write_json(path, {**read_json(path), "weights_sha256": "trained again"})
+    write_json(path, {**read_json(path), "weights_sha256": "retrained"})
     assert leaderboard.main(WHERE).set_index("run").loc["small", ["official_validation", "holdout"]].isna().all()
 
 
-def test_without_a_part_to_submit_the_holdout_is_predicted_all_the_same(mine, monkeypatch, capsys):
+def test_the_holdout_is_predicted_without_a_submitted_part(mine, monkeypatch, capsys):
     monkeypatch.setitem(COMPETITIONS, "mine", replace(MINE, official_validation=None))
     make_folds.main([*WHERE, "--folds", "2", "--holdout", "0.25"])
     fabricate(mine, "small", competition=COMPETITIONS["mine"])
@@ -154,24 +154,24 @@ def test_without_a_part_to_submit_the_holdout_is_predicted_all_the_same(mine, mo
         submit.main([*WHERE, "--check", "some.csv"])
 
 
-def test_with_nothing_to_predict_that_is_said(mine, monkeypatch, capsys):
+def test_predicting_without_any_part_prints_a_message(mine, monkeypatch, capsys):
     monkeypatch.setitem(COMPETITIONS, "mine", replace(MINE, official_validation=None))
     make_folds.main([*WHERE, "--folds", "2"])
     assert predict.main([*WHERE, "--experiment", "small"]) == []
     assert "there is nothing to predict" in capsys.readouterr().out
 
 
-def test_some_folds_predict_the_submitted_part_only(mine):
+def test_an_incomplete_run_predicts_only_the_submitted_part(mine):
     make_folds.main([*WHERE, "--folds", "2", "--holdout", "0.25"])
     fabricate(mine, "small")
     path, = predict.main([*WHERE, "--experiment", "small", "--fold", "1"])
     assert path.name == "mine-small-fold1.csv" and not list(run_folder(MINE, "small").glob("*.csv"))
 
 
-def test_other_columns_are_stratified_by_and_reported(mine, capsys):
+def test_stratification_by_other_columns_is_reported(mine, capsys):
     make_folds.main([*WHERE, "--folds", "2", "--stratify", "age", "site"])
-    said = capsys.readouterr().out
-    assert "columns that were stratified by" in said and "site" in said
+    printed = capsys.readouterr().out
+    assert "columns that were stratified by" in printed and "site" in printed
     make_folds.main(WHERE)
     assert "columns that were stratified by" in capsys.readouterr().out
 
@@ -181,13 +181,13 @@ def test_other_columns_are_stratified_by_and_reported(mine, capsys):
     (["empty"], "the column 'empty' is 'blank' for every image"),
     (["a"], "no column 'a'"),
 ])
-def test_a_column_that_cannot_be_stratified_by_is_named(mine, columns, message):
+def test_an_unusable_stratification_column_raises(mine, columns, message):
     with pytest.raises(ValueError, match=message):
         make_folds.main([*WHERE, "--stratify", *columns])
     assert not make_folds.folds_path(MINE).exists()
 
 
-def test_flags_that_the_file_does_not_have_are_refused(mine):
+def test_flags_that_disagree_with_the_folds_file_raise(mine):
     make_folds.main([*WHERE, "--folds", "3"])
     make_folds.main([*WHERE, "--folds", "3", "--repeats", "0", "--seed", "0"])
     with pytest.raises(ValueError, match="--folds 4, but .*mine.csv has folds 3"):

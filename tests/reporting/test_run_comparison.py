@@ -1,4 +1,4 @@
-"""What a person is told of several runs, on fabricated runs: verdicts, seeds, forecasts, and what is refused."""
+"""Comparisons and forecasts of simulated runs: verdicts, files, plots and error messages."""
 
 from dataclasses import replace
 from types import SimpleNamespace
@@ -37,7 +37,7 @@ def table(home) -> pd.DataFrame:
 
 def fabricate(table: pd.DataFrame, name: str, skill: float, folds: int = FOLDS, seed: int = 0,
               competition: Competition = MINE) -> np.ndarray:
-    """A run whose out-of-fold probabilities tell the labels as well as `skill` says; returns them."""
+    """A run whose out-of-fold probabilities separate the labels as well as `skill` asks; returns them."""
     rng = np.random.default_rng([seed, round(10 * skill)])
     truth = np.nan_to_num(table[["a", "b"]].to_numpy())
     probs = 1 / (1 + np.exp(-(skill * (truth - 0.5) + rng.normal(size=truth.shape))))
@@ -49,17 +49,17 @@ def fabricate(table: pd.DataFrame, name: str, skill: float, folds: int = FOLDS, 
     return probs
 
 
-def test_the_better_run_is_named_and_noise_is_called_noise(table, capsys):
+def test_the_better_run_wins_and_noise_has_no_winner(table, capsys):
     fabricate(table, "good", 3), fabricate(table, "bad", 0.5), fabricate(table, "alike", 3, seed=1)
     frame = show_comparison(filled_workspace(MINE, table, HASH), ["good", "bad", "alike"]).set_index("against")
-    said = capsys.readouterr().out
+    printed = capsys.readouterr().out
     assert frame.loc["bad", "winner"] == 1 and frame.loc["alike", "winner"] == 0
-    assert "good is better" in said and "no difference beyond noise" in said and "more patients" in said
+    assert "good is better" in printed and "no difference beyond noise" in printed and "more patients" in printed
     assert show_comparison(filled_workspace(MINE, table, HASH), ["bad", "good"])["winner"].tolist() == [-1]
-    assert "p (Holm)" in said and "p (Holm)" not in capsys.readouterr().out
+    assert "p (Holm)" in printed and "p (Holm)" not in capsys.readouterr().out
 
 
-def test_a_run_that_is_not_there_or_not_whole_is_named(table):
+def test_comparing_an_unknown_or_incomplete_run_raises(table):
     fabricate(table, "whole", 2), fabricate(table, "part", 2, folds=2, seed=1)
     with pytest.raises(ValueError, match="two runs or more"):
         show_comparison(filled_workspace(MINE, table, HASH), ["whole", "whole"])
@@ -70,7 +70,7 @@ def test_a_run_that_is_not_there_or_not_whole_is_named(table):
 
 
 @pytest.mark.parametrize("metric", ["roc_auc", "log_loss", "f1_macro"])
-def test_a_forecast_is_written_drawn_and_told_best_first(table, home, capsys, metric):
+def test_a_forecast_is_printed_written_and_plotted(table, home, capsys, metric):
     mine = replace(NO_TEST, metric=metric)
     for seed, (name, skill) in enumerate((("bad", 0.5), ("good", 3), ("middling", 2))):
         fabricate(table, name, skill, seed=seed)
@@ -79,13 +79,13 @@ def test_a_forecast_is_written_drawn_and_told_best_first(table, home, capsys, me
     assert (frame["public_low"] < frame["cv"]).all() and (frame["cv"] < frame["public_high"]).all()
     assert (frame["private_high"] - frame["private_low"] < frame["public_high"] - frame["public_low"]).all()
     assert frame["is_best"].sum() == pytest.approx(1) and frame["is_best"].is_monotonic_decreasing
-    said = capsys.readouterr().out
-    assert METRICS[metric].title in said and "n 100" in said and "n 300" in said and "Select good and middling" in said
+    printed = capsys.readouterr().out
+    assert METRICS[metric].title in printed and "n 100" in printed and "n 300" in printed and "Select good and middling" in printed
     assert (run_folder(mine, "") / "forecast.png").stat().st_size > 10_000
     assert pd.read_csv(run_folder(mine, "") / "forecast.csv")["run"].tolist() == frame["run"].tolist()
 
 
-def test_known_scores_stand_beside_the_forecast_and_change_nothing_in_it(table, home):
+def test_known_scores_do_not_change_the_forecast(table, home):
     fabricate(table, "good", 3)
     without = show_forecast(filled_workspace(NO_TEST, table, HASH, solution=None), [100, 0.5])
     rng = np.random.default_rng(1)
@@ -103,22 +103,22 @@ def test_known_scores_stand_beside_the_forecast_and_change_nothing_in_it(table, 
 
 
 @pytest.mark.parametrize(("numbers", "message"), [
-    ([], "say how many images"), ([1], "2 or more"), ([0.3], "2 or more"), ([100, 3], "needs an image"),
+    ([], "give the number of images"), ([1], "2 or more"), ([0.3], "2 or more"), ([100, 3], "needs an image"),
     ([100, 0.3, 1], "takes the number of test images")])
-def test_sizes_that_cannot_be_are_refused(table, home, numbers, message):
+def test_impossible_sizes_raise(table, home, numbers, message):
     fabricate(table, "good", 3)
     with pytest.raises(ValueError, match=message):
         show_forecast(filled_workspace(NO_TEST, table, HASH, solution=None), numbers)
 
 
-def test_a_forecast_without_a_whole_run_says_what_to_do(table, home, capsys):
+def test_a_forecast_without_a_complete_run_raises(table, home, capsys):
     fabricate(table, "part", 2, folds=2)
     with pytest.raises(ValueError, match="python src/train.py --competition mine"):
         show_forecast(filled_workspace(NO_TEST, table, HASH, solution=None), [100])
     assert "lacks the folds [2]" in capsys.readouterr().out
 
 
-def test_the_leaderboard_compares_and_forecasts_when_asked(table, home, monkeypatch, capsys):
+def test_the_leaderboard_compares_and_forecasts_on_request(table, home, monkeypatch, capsys):
     fabricate(table, "good", 3), fabricate(table, "bad", 0.5)
     monkeypatch.setattr(leaderboard, "load_workspace", lambda args: filled_workspace(NO_TEST, table, HASH))
     assert leaderboard.main(["--compare", "good", "bad"])["winner"].tolist() == [1]

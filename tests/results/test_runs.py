@@ -61,7 +61,7 @@ def finish(name: str = "smoke", folds: tuple[int, ...] = (0, 1, 2), competition:
 # ---- one recipe a folder
 
 
-def test_a_run_is_opened_once_and_then_taken_up(home):
+def test_opening_a_run_twice_gives_the_same_run(home):
     first = open_run(SMALL, "smoke", 0, SMOKE, HASH)
     assert open_run(SMALL, "smoke", 0, SMOKE, HASH) == first == read_run(first.folder)
     assert first.folder == home / "runs" / "small" / "smoke" / "fold0"
@@ -76,7 +76,7 @@ def test_a_run_is_opened_once_and_then_taken_up(home):
     ({"competition": replace(SMALL, channels=3)}, "another channels (1 there, 3 now)"),
     ({"competition": replace(SMALL, task="multiclass")}, "another task (multilabel there, multiclass now)"),
 ])
-def test_a_folder_with_another_recipe_is_refused_and_left_as_it_is(home, change, message):
+def test_another_recipe_raises_and_leaves_the_folder_unchanged(home, change, message):
     run = open_run(SMALL, "smoke", 0, SMOKE, HASH)
     before = (run.folder / "recipe.json").read_bytes()
     wanted = {"competition": SMALL, "experiment": SMOKE, "folds_hash": HASH, **change}
@@ -87,17 +87,17 @@ def test_a_folder_with_another_recipe_is_refused_and_left_as_it_is(home, change,
     assert (run.folder / "recipe.json").read_bytes() == before
 
 
-def test_what_a_network_is_not_made_for_may_change(home):
+def test_description_and_metric_of_a_competition_may_change(home):
     open_run(SMALL, "smoke", 0, SMOKE, HASH)
-    open_run(replace(SMALL, about="told better", metric="f1_macro"), "smoke", 0, SMOKE, HASH)
+    open_run(replace(SMALL, about="another text", metric="f1_macro"), "smoke", 0, SMOKE, HASH)
 
 
-def test_a_folder_without_a_run_says_so(home):
+def test_a_folder_without_a_run_raises(home):
     with pytest.raises(FileNotFoundError, match="there is no run in .*smoke"):
         read_run(run_folder(SMALL, "smoke"))
 
 
-def test_a_broken_recipe_is_named(home):
+def test_a_broken_recipe_raises_with_its_path(home):
     run = open_run(SMALL, "smoke", 0, SMOKE, HASH)
     (run.folder / "recipe.json").write_text("{")
     with pytest.raises(ValueError, match="recipe.json is not valid JSON"):
@@ -107,7 +107,7 @@ def test_a_broken_recipe_is_named(home):
 # ---- out-of-fold predictions
 
 
-def test_predictions_of_all_folds_are_put_together_by_id(home):
+def test_predictions_of_all_folds_are_joined_by_id(home):
     finish()
     shuffled = TABLE.iloc[[4, 2, 5, 0, 3, 1]].reset_index(drop=True)
     oof = read_oof(SMALL, "smoke", shuffled, HASH)
@@ -115,7 +115,7 @@ def test_predictions_of_all_folds_are_put_together_by_id(home):
     np.testing.assert_array_equal(oof.probs.astype(np.float32), PROBS[[4, 2, 5, 0, 3, 1]])
 
 
-def test_folds_that_are_missing_are_told_and_not_filled(home):
+def test_missing_folds_are_listed_and_not_filled(home):
     finish(folds=(0, 2))
     open_run(SMALL, "smoke", 1, SMOKE, HASH)  # begun, not done
     oof = read_oof(SMALL, "smoke", TABLE, HASH)
@@ -124,13 +124,13 @@ def test_folds_that_are_missing_are_told_and_not_filled(home):
     assert read_oof(SMALL, "lite0", TABLE, HASH).folds_missing == (0, 1, 2)
 
 
-def test_a_name_of_no_run_and_no_experiment_is_an_error(home):
+def test_an_unknown_run_raises(home):
     finish()
     with pytest.raises(FileNotFoundError, match="no run 'nothing' of 'small'; the runs are: smoke"):
         read_oof(SMALL, "nothing", TABLE, HASH)
 
 
-def test_a_run_on_another_split_is_put_together_by_its_own_folds(home):
+def test_a_run_on_another_split_is_joined_by_that_split(home):
     finish("other", experiment=replace(SMOKE, split=1))
     oof = read_oof(SMALL, "other", TABLE, HASH)
     assert oof.is_whole and oof.split == 1
@@ -140,26 +140,26 @@ def test_a_run_on_another_split_is_put_together_by_its_own_folds(home):
     assert missing.tolist() == (TABLE["fold_1"] != 0).tolist()
 
 
-def test_a_run_on_a_split_that_the_folds_file_lacks_is_refused_with_the_command(home):
+def test_a_missing_split_raises_with_the_command(home):
     finish("other", experiment=replace(SMOKE, split=1))
     with pytest.raises(ValueError, match=r"split=1: the folds file has the splits 0 to 0 only.*\.py --repeats 1"):
         read_oof(SMALL, "other", TABLE.drop(columns="fold_1"), HASH)
 
 
-def test_a_run_is_on_one_split_only(home):
+def test_folds_of_one_run_cannot_use_two_splits(home):
     finish("mixed", folds=(0,))
     with pytest.raises(ValueError, match=r"another recipe \(split: 0 there, 1 now\)"):
         open_run(SMALL, "mixed", 1, replace(SMOKE, split=1), HASH)
 
 
-def test_a_blend_of_several_splits_goes_by_the_first(home):
+def test_a_blend_of_several_splits_has_split_zero(home):
     finish("one"), finish("two", experiment=replace(SMOKE, split=1))
     runs = tuple(run for name in ("one", "two") for run in read_oof(SMALL, name, TABLE, HASH).runs)
     assert Oof("both", PROBS, runs, (), ("one", "two"), "mean").split == 0
     assert Oof("two twice", PROBS, runs[3:], (), ("two", "two"), "mean").split == 1
 
 
-def test_predictions_of_another_split_are_refused(home):
+def test_predictions_of_another_folds_file_raise(home):
     finish()
     with pytest.raises(ValueError, match=r"fold0 was trained on another folds file than folds/small\.csv; delete"):
         read_oof(SMALL, "smoke", TABLE, "0" * 64)
@@ -170,20 +170,20 @@ def test_predictions_of_another_split_are_refused(home):
     ({"labels": ("a",), "task": "binary"}, "task (multilabel there, binary now)"),
     ({"channels": 3}, "channels (1 there, 3 now)"),
 ])
-def test_predictions_for_another_description_are_refused(home, change, message):
+def test_predictions_for_another_competition_raise(home, change, message):
     finish()
     with pytest.raises(ValueError, match="fold0 was trained with another " + re.escape(message)):
         read_oof(replace(SMALL, **change), "smoke", TABLE, HASH)
 
 
-def test_another_fold_with_another_recipe_is_refused_before_it_is_trained(home):
+def test_a_new_fold_with_another_recipe_raises_before_training(home):
     finish(folds=(0,))
     with pytest.raises(ValueError, match=r"fold0 holds a run with another recipe \(lr: 0\.001 there, 0\.5 now\)"):
         open_run(SMALL, "smoke", 1, override(SMOKE, ["lr=0.5"]), HASH)
     assert not (run_folder(SMALL, "smoke") / "fold1").exists()
 
 
-def test_folds_of_different_recipes_are_not_mixed(home):
+def test_reading_folds_of_different_recipes_raises(home):
     other = finish()[2].folder / "recipe.json"
     other.write_text(other.read_text().replace('"lr": 0.001', '"lr": 0.5'))
     with pytest.raises(ValueError, match=r"fold2 was trained with another recipe \(lr: 0\.5 there, 0\.001 now\); del"):
@@ -191,7 +191,7 @@ def test_folds_of_different_recipes_are_not_mixed(home):
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "../other", "a/b", "/a", "a\\b", ".hidden", "two words", "naïve"])
-def test_a_run_has_a_name_that_is_one_folder(home, name):
+def test_an_invalid_run_name_raises(home, name):
     with pytest.raises(ValueError, match="a run cannot be called .*use letters, digits and"):
         open_run(SMALL, name, 0, SMOKE, HASH)
     assert not (home / "runs").exists()
@@ -204,14 +204,14 @@ def read(path, labels: tuple[str, ...], image_ids: pd.Series, subset: bool = Fal
     return read_probs(path, replace(SMALL, labels=labels), image_ids, subset).astype(np.float32)
 
 
-def test_probabilities_of_single_precision_come_back_as_they_were_by_id_and_name(tmp_path):
+def test_single_precision_probabilities_survive_a_round_trip(tmp_path):
     path = write_probs(tmp_path / "probs.csv", probs_frame(SMALL, TABLE["image_id"], PROBS))
     np.testing.assert_array_equal(read(path, ("a", "b"), TABLE["image_id"][::-1]), PROBS[::-1])
     np.testing.assert_array_equal(read(path, ("b", "a"), TABLE["image_id"]), PROBS[:, ::-1])
     assert path.read_text().splitlines()[0] == "image_id,a,b"
 
 
-def test_a_part_of_the_images_is_only_read_when_asked_for(tmp_path):
+def test_a_subset_of_images_is_read_only_on_request(tmp_path):
     path = write_probs(tmp_path / "probs.csv", probs_frame(SMALL, TABLE["image_id"], PROBS))
     np.testing.assert_array_equal(read(path, ("a", "b"), TABLE["image_id"][1:3], subset=True), PROBS[1:3])
     with pytest.raises(ValueError, match="4 ids differ"):
@@ -219,7 +219,7 @@ def test_a_part_of_the_images_is_only_read_when_asked_for(tmp_path):
 
 
 @pytest.mark.parametrize("edit, message", [
-    (lambda text: text.replace("007,", "7,"), "is not about the same images: 2 ids differ, for example ['007', '7']"),
+    (lambda text: text.replace("007,", "7,"), "does not hold the same images: 2 ids differ, for example ['007', '7']"),
     (lambda text: text + "99,0.1,0.1\n", "1 ids differ, for example ['99']"),
     (lambda text: text + "NA,0.1,0.1\n", "has the image 'NA' more than once"),
     (lambda text: text.replace("image_id,a", "image_id,c"), "has no column 'a'"),
@@ -228,7 +228,7 @@ def test_a_part_of_the_images_is_only_read_when_asked_for(tmp_path):
     (lambda text: re.sub("12,[^,]*,", "12,1.5,", text), "'1.5' for image '12' is not a probability"),
     (lambda text: text[:-15], "the file is cut off or damaged"),
 ], ids=["other id", "strange id", "id twice", "column", "blank", "nan", "above 1", "cut off"])
-def test_a_damaged_file_is_named_with_what_to_do(tmp_path, edit, message):
+def test_a_damaged_file_raises_with_path_and_hint(tmp_path, edit, message):
     path = write_probs(tmp_path / "oof.csv", probs_frame(SMALL, TABLE["image_id"], PROBS))
     path.write_text(edit(path.read_text()))
     with pytest.raises(ValueError, match=re.escape(message)) as caught:
@@ -239,7 +239,7 @@ def test_a_damaged_file_is_named_with_what_to_do(tmp_path, edit, message):
 # ---- blends and lists
 
 
-def test_a_blend_is_read_with_its_members_runs(home):
+def test_a_blend_is_read_with_the_runs_of_its_members(home):
     finish("one"), finish("two")
     runs = tuple(run for name in ("one", "two") for run in read_oof(SMALL, name, TABLE, HASH).runs)
     write_blend(SMALL, Oof("blend_mean", PROBS, runs, (), ("one", "two"), "mean"), TABLE["image_id"], HASH)
@@ -248,23 +248,23 @@ def test_a_blend_is_read_with_its_members_runs(home):
     assert oof.members == ("one", "two") and len(oof.runs) == 6 and oof.is_whole and oof.made_of == made_of
     with pytest.raises(ValueError, match="blend_mean was blended on another folds file"):
         read_oof(SMALL, "blend_mean", TABLE, "0" * 64)
-    write_json(run_folder(SMALL, "two") / "fold1" / "result.json", {"weights_sha256": "trained again"})
+    write_json(run_folder(SMALL, "two") / "fold1" / "result.json", {"weights_sha256": "retrained"})
     with pytest.raises(ValueError, match="from other models than its members have now"):
         read_oof(SMALL, "blend_mean", TABLE, HASH)
 
 
-def test_test_predictions_of_other_models_are_not_read(home):
+def test_outdated_test_predictions_are_not_read(home):
     finish()
     oof, ids = read_oof(SMALL, "smoke", TABLE, HASH), TABLE["image_id"]
     assert read_predictions(SMALL, oof, "test", ids) is None
     write_predictions(SMALL, oof, "test", ids, PROBS)
     np.testing.assert_allclose(read_predictions(SMALL, oof, "test", ids[::-1]), PROBS[::-1], rtol=1e-7)
     assert read_predictions(SMALL, oof, "holdout", ids) is None
-    write_json(run_folder(SMALL, "smoke") / "fold0" / "result.json", {"weights_sha256": "trained again"})
+    write_json(run_folder(SMALL, "smoke") / "fold0" / "result.json", {"weights_sha256": "retrained"})
     assert read_predictions(SMALL, read_oof(SMALL, "smoke", TABLE, HASH), "test", ids) is None
 
 
-def test_predictions_of_other_images_of_the_same_ids_are_not_read(home):
+def test_predictions_of_other_images_with_equal_ids_are_not_read(home):
     finish()
     oof, ids = read_oof(SMALL, "smoke", TABLE, HASH), TABLE["image_id"]
     write_predictions(SMALL, oof, "official_validation", ids, PROBS, "store-1")
@@ -273,15 +273,7 @@ def test_predictions_of_other_images_of_the_same_ids_are_not_read(home):
     assert read_predictions(SMALL, oof, "official_validation", ids, "store-2") is None
 
 
-def test_test_predictions_from_before_the_images_were_noted_are_read(home):
-    finish()
-    oof, ids = read_oof(SMALL, "smoke", TABLE, HASH), TABLE["image_id"]
-    write_predictions(SMALL, oof, "test", ids, PROBS)
-    write_json(run_folder(SMALL, "smoke") / "test.json", oof.made_of)
-    np.testing.assert_allclose(read_predictions(SMALL, oof, "test", ids, "a store"), PROBS, rtol=1e-7)
-
-
-def test_a_recipe_from_before_a_field_existed_is_read_with_its_default(home):
+def test_a_field_missing_in_an_older_recipe_gets_its_default(home):
     run = open_run(SMALL, "smoke", 0, SMOKE, HASH)
     recipe = read_json(run.folder / "recipe.json")
     del recipe["experiment"]["tta"]
@@ -289,7 +281,7 @@ def test_a_recipe_from_before_a_field_existed_is_read_with_its_default(home):
     assert open_run(SMALL, "smoke", 0, SMOKE, HASH).experiment == SMOKE
 
 
-def test_all_runs_and_blends_of_a_competition_are_listed_and_nothing_else(home):
+def test_all_runs_and_blends_of_a_competition_are_listed(home):
     assert list_runs(SMALL) == []
     finish("b", folds=(1,))
     open_run(SMALL, "a", 0, SMOKE, HASH)
@@ -303,7 +295,7 @@ def test_all_runs_and_blends_of_a_competition_are_listed_and_nothing_else(home):
 # ---- networks on disk
 
 
-def test_a_network_comes_back_from_its_folder_alone(home):
+def test_a_network_is_loaded_from_its_folder_alone(home):
     (run,) = finish(folds=(0,))
     torch.manual_seed(1)
     model = build_network(run).eval()
@@ -316,13 +308,13 @@ def test_a_network_comes_back_from_its_folder_alone(home):
     assert logits.std(dim=0).min() > 0
 
 
-def test_a_fold_that_is_not_finished_is_named_with_its_command(home):
+def test_loading_an_unfinished_fold_raises_with_its_command(home):
     run = open_run(SMALL, "smoke", 2, SMOKE, HASH, command="python src/train.py --experiment smoke")
     with pytest.raises(FileNotFoundError, match=r"fold2 is not finished; run: python src/train\.py --experiment smoke"):
         load_model(run)
 
 
-def test_weights_of_another_network_are_refused(home):
+def test_weights_of_another_network_raise(home):
     (run,) = finish(folds=(0,))
     save_weights(run, build_network(replace(run, recipe={**run.recipe, "labels": ["a", "b", "c"]})))
     with pytest.raises(ValueError, match=r"weights\.safetensors does not fit the network that .*recipe\.json names"):
@@ -330,7 +322,7 @@ def test_weights_of_another_network_are_refused(home):
 
 
 @pytest.mark.parametrize("spoil", ["cut off", "empty", "missing"])
-def test_weights_that_cannot_be_read_are_named(home, spoil):
+def test_unreadable_weights_raise_with_their_path(home, spoil):
     (run,) = finish(folds=(0,))
     path = run.folder / "weights.safetensors"
     save_weights(run, build_network(run))
@@ -340,7 +332,7 @@ def test_weights_that_cannot_be_read_are_named(home, spoil):
         load_model(run)
 
 
-def test_a_checkpoint_that_cannot_be_read_is_named_with_what_to_do(home):
+def test_an_unreadable_checkpoint_raises_with_path_and_hint(home):
     run = open_run(SMALL, "smoke", 0, SMOKE, HASH)
     assert load_checkpoint(run) is None
     save_checkpoint(run, {"epoch": 1, "model": {"weight": torch.ones(1000)}})
@@ -370,7 +362,7 @@ def trained(name: str = "source", experiment=SMOKE, competition: Competition = S
 
 def start(change: tuple[str, ...] = (), name: str = "source", fold: int = 0, competition: Competition = SMALL,
           experiment=SMOKE, folds_hash: str = HASH) -> tuple[torch.nn.Module, dict[str, str]]:
-    """The network that training of another run starts with, and what is told of its start."""
+    """The network that training of another run starts with, and the hash of the weights it starts from."""
     experiment = override(replace(experiment, weights=f"run:{name}"), change)
     run = open_run(competition, "new", fold, experiment, folds_hash)
     model = build_network(run)
@@ -379,19 +371,19 @@ def start(change: tuple[str, ...] = (), name: str = "source", fold: int = 0, com
 
 @pytest.mark.parametrize("change", [["network=cnn_d"], ["network=test_resnet"], ["network=cnn_d", "per_task=true"],
                                     ["network=cnn_d", "colour=rgb"]])
-def test_a_run_starts_from_what_the_same_fold_of_another_has_learned_and_says_which(home, change):
+def test_a_run_starts_from_the_same_fold_of_another(home, change):
     experiment = override(SMOKE, change)
     for fold in (0, 1):
         there = trained(experiment=experiment, fold=fold)
-        model, told = start(fold=fold, experiment=experiment)
+        model, hashes = start(fold=fold, experiment=experiment)
         assert model.left_out == []
         for name, value in there.state_dict().items():  # mean and std are among them
             assert torch.equal(model.state_dict()[name], value), name
         raw = (run_folder(SMALL, "source") / f"fold{fold}" / "weights.safetensors").read_bytes()
-        assert told == {f"source/fold{fold}": sha256(raw)}
+        assert hashes == {f"source/fold{fold}": sha256(raw)}
 
 
-def test_another_recipe_of_the_same_network_may_start_from_a_run(home):
+def test_another_recipe_with_the_same_network_may_start_from_a_run(home):
     there = trained()
     model, _ = start(("lr=0.1", "augmentation=warp", "epochs=3"))
     assert torch.equal(model.network.conv1.weight, there.network.conv1.weight)
@@ -399,7 +391,7 @@ def test_another_recipe_of_the_same_network_may_start_from_a_run(home):
 
 @pytest.mark.parametrize("labels", [("a", "b", "c"), ("b", "a")])
 @pytest.mark.parametrize("network, head", [("cnn_d", "output"), ("test_resnet", "fc"), ("test_vit", "head")])
-def test_a_head_for_other_labels_starts_at_zero_and_is_told(home, network, head, labels):
+def test_a_head_for_other_labels_starts_at_zero(home, network, head, labels):
     experiment = override(SMOKE, [f"network={network}"])
     there = trained(experiment=experiment, competition=replace(SMALL, labels=labels))
     model, _ = start(experiment=experiment)
@@ -416,15 +408,15 @@ def test_a_head_for_other_labels_starts_at_zero_and_is_told(home, network, head,
     (["colour=rgb"], [], "that run has channels 3, this one 1"),
     (["image_size=96"], [], r"weights\.safetensors does not hold the weights of .*'network\.hidden\.weight'"),
 ])
-def test_a_run_that_saw_other_images_or_has_another_network_is_refused(home, there, now, message):
+def test_starting_from_another_split_or_network_raises(home, there, now, message):
     trained(experiment=override(SMOKE, there))
     with pytest.raises(ValueError, match=message):
         start(tuple(now))
 
 
-def test_a_run_on_another_folds_file_is_refused(home):
+def test_starting_from_another_folds_file_raises(home):
     trained()
-    with pytest.raises(ValueError, match=r"another folds file than folds/small\.csv; delete .*source and train it"):
+    with pytest.raises(ValueError, match=r"another folds file than folds/small\.csv; delete .*source and retrain it"):
         start(folds_hash="0" * 64)
 
 
@@ -433,7 +425,7 @@ def test_a_run_cannot_start_from_itself(home):
         start(name="new")
 
 
-def test_a_run_that_is_not_there_or_not_finished_is_named_with_its_command(home):
+def test_starting_from_an_unfinished_run_raises_with_its_command(home):
     with pytest.raises(FileNotFoundError, match="run:source: there is no .*fold0; first run: python src/train.py "
                                                 "--competition small --experiment source"):
         start()
@@ -442,14 +434,14 @@ def test_a_run_that_is_not_there_or_not_finished_is_named_with_its_command(home)
         start()
 
 
-def test_a_blend_starts_nothing(home):
+def test_starting_from_a_blend_raises(home):
     write_json(run_folder(SMALL, "both") / "blend.json", {})
     with pytest.raises(FileNotFoundError, match="run:both: that is a blend and has no weights; name one of its runs"):
         start(name="both")
 
 
 @pytest.mark.parametrize("spoil", ["cut off", "another's"])
-def test_weights_that_are_not_those_of_the_result_start_nothing(home, spoil):
+def test_weights_that_differ_from_the_result_raise(home, spoil):
     trained()
     path = run_folder(SMALL, "source") / "fold0" / "weights.safetensors"
     if spoil == "cut off":

@@ -111,14 +111,14 @@ def test_a_pickled_workspace_keeps_what_was_read(demo, counts):
     assert counts["tables"]["train"] == 1
 
 
-def test_arrays_that_all_callers_share_cannot_be_written_to(demo):
+def test_shared_arrays_are_read_only(demo):
     workspace = Workspace(DEMO, demo / "data" / "demo")
     for array in (workspace.cells, workspace.label_targets, workspace.targets):
         with pytest.raises(ValueError, match="read-only"):
             array[0, 0] = 0
 
 
-def test_parts_are_the_test_part_the_official_validation_and_the_holdout(demo, monkeypatch):
+def test_predicted_parts_are_test_official_validation_and_holdout(demo, monkeypatch):
     competition = replace(DEMO, name="mine", test=None, official_validation=DEMO.test)
     data = demo / "data" / "demo"
     monkeypatch.setitem(COMPETITIONS, "mine", competition)

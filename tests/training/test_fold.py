@@ -213,7 +213,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_last_one_whole(demo, hom
 
     real, calls = torch.save, []
     monkeypatch.setattr(torch, "save", lambda *args: (fill_the_disk if calls else real)(*args) or calls.append(1))
-    with pytest.raises(OSError, match=r"checkpoint.pt could not be written .* MB are free.*last whole checkpoint"):
+    with pytest.raises(OSError, match=r"checkpoint.pt could not be written .* MB are free.*last complete checkpoint"):
         train.main(["--experiment", "cnn_d", "--fold", "0", *TINY])
     monkeypatch.undo()
     monkeypatch.setenv("STARTER_HOME", str(home))

@@ -92,7 +92,7 @@ def test_snapshots_are_runs_to_load_and_to_blend(demo):
 def test_another_run_in_a_snapshots_folder_raises_before_training(demo, monkeypatch):
     run_tiny("run_epoch1", "epochs=1")
     monkeypatch.setattr(fold, "_train_epoch", None)
-    with pytest.raises(ValueError, match="run_epoch1.fold0 holds something else than epoch 1 of run as it is trained"):
+    with pytest.raises(ValueError, match="run_epoch1.fold0 holds something other than epoch 1 of run as it is trained"):
         run_tiny("run", "epochs=2", "snapshots=1")
 
 
