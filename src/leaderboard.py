@@ -24,6 +24,7 @@ from data.tables import label_cells, scored_targets
 from reporting.forecast import show_forecast
 from reporting.run_comparison import show_comparison
 from results.adopted_rules import rule_for, untuned_rule
+from results.evaluation import REPORTED_SCORES
 from results.runs import Oof, read_predictions
 from results.workspace import Workspace
 from scoring.confidence_intervals import score_interval
@@ -41,12 +42,9 @@ from scoring.metrics import (
 from scoring.thresholds import crossfit_decisions
 from submitting.cv_lb import report_agreement
 
-PARTS = {"public": "public", "private": "private", "test": "test", "official_validation": "official\nvalidation",
-         "holdout": "holdout"}  # columns of reported scores, and their headers
-
 
 def main(argv: list[str] | None = None) -> pd.DataFrame:
-    """Prints the leaderboard and returns it: one row a run, best first, incomplete runs last.
+    """Prints the leaderboard and returns it: one row for each run, best first, incomplete runs last.
 
     With --compare or --forecast, prints and returns that table instead.
     """
@@ -200,12 +198,12 @@ def show_board(competition: Competition, board: pd.DataFrame, counts: np.ndarray
     counts: (K, 2) certain cells and positives of every label.
     """
     console, metric, rows = make_console(), METRICS[competition.metric], board.to_dict("records")
-    parts = [part for part in PARTS if part in board and board[part].notna().any()]
+    parts = [part for part in REPORTED_SCORES if part in board and board[part].notna().any()]
     scores = {"w/o constant\nimages": "cv_without_constant", "F1\ncross-fit": "f1_crossfit", "F1 at .5": "f1_at_half",
               "Brier": "brier"}
     scores = {header: key for header, key in scores.items() if key in board}
-    ranking = Table("", f"CV {metric.title}", "run", "95 % interval", *(PARTS[part] for part in parts), "folds",
-                    *scores, "s a fold", "parameters",
+    headers = [part.replace("_", "\n") for part in parts]
+    ranking = Table("", f"CV {metric.title}", "run", "95 % interval", *headers, "folds", *scores, "s a fold", "parameters",
                     title=f"{competition.name}: {metric.title} over {int(board['images'].max())} images")
     for row in rows:
         if row["status"] != "whole":

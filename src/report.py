@@ -25,6 +25,7 @@ from reporting.image_sections import anomalies_section, errors_section, explain_
 from reporting.run_sections import board_section, gains_section, learning_section, read_board
 from reporting.score_sections import calibration_section, confusion_section, curves_section, thresholds_section
 from reporting.submission_sections import forecast_section, submissions_section
+from results.evaluation import REPORTED_SCORES
 from results.workspace import Workspace
 from scoring.metrics import METRICS
 
@@ -144,7 +145,7 @@ def summarise(context: ReportContext) -> list[SummaryTile]:
                               of),
                   SummaryTile(f"CV {context.metric}", number(cv), f"95 % interval {interval(low, high)}")]
         tiles += [SummaryTile(usage, number(row[usage]), f"{context.metric}, reported only")
-                  for usage in ("public", "private", "test", "official_validation", "holdout") if row.get(usage)]
+                  for usage in REPORTED_SCORES if row.get(usage)]
         single = next((name for name, oof in context.oofs.items() if not oof.members), best)
         if single != best:
             tiles.append(SummaryTile("best single run", single, f"{number(context.scores[single][0])}, "

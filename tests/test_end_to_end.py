@@ -77,7 +77,7 @@ def test_every_image_is_predicted_by_its_held_out_model(trained):
 
 
 def test_a_recipe_without_defaults_runs_from_training_to_submission(trained):
-    """Labels of a first run, one network for each label, sampled, weighted, constant images, colour, shape, preprocessing."""
+    """Labels from another run, one network for each label, and no default for sampling, loss, colour and shape."""
     train_quickly("mlp_a", "own", settings=(
         "uncertain=self:cnn,effusion=uniform:0.5:0.9", "missing_labels=zeros,effusion=ignore",
         "constant_images=one_per_label_vector", "sampler=label_repeats", "label_repeats=cardiomegaly=3,effusion=2",

@@ -620,10 +620,11 @@ def test_a_browser_shows_the_page_without_errors_or_requests(full, scheme, tmp_p
             messages, requests = [], []
             page.on("console", lambda message, messages=messages: messages.append(message.text))
             page.on("pageerror", lambda error, messages=messages: messages.append(str(error)))
-            page.on("request", lambda request, asked=asked: asked.append(request.url))
+            page.on("request", lambda request, requests=requests: requests.append(request.url))
             page.goto(path.as_uri())
             page.evaluate("document.querySelectorAll('details').forEach(each => { each.open = true })")
-            assert messages == [] and {address for address in requests if not address.startswith("data:")} == {path.as_uri()}
+            assert messages == []
+            assert {address for address in requests if not address.startswith("data:")} == {path.as_uri()}
             sizes = page.evaluate("[...document.images].map(image => image.complete && image.naturalWidth)")
             assert len(sizes) == 11 and all(sizes)
             assert page.evaluate("document.documentElement.scrollWidth") == width, "the page is wider than the screen"

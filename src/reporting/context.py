@@ -92,10 +92,6 @@ class ReportContext:
                 found.setdefault(member, tuple(run for run in oof.runs if run.folder.parent.name == member))
         return found
 
-    def read(self, name: str) -> Oof:
-        """The out-of-fold predictions of any run or blend. Raises ValueError if they cannot be read."""
-        return self.workspace.oof(name)
-
     def folder(self, name: str = "") -> Path:
         """runs/<competition>/<name>."""
         return run_folder(self.competition, name)
@@ -194,7 +190,8 @@ def note_errors(section: Section, path: Path, command: str = "") -> Iterator[Non
     except BROKEN as error:
         message = str(error) if isinstance(error, (ValueError, OSError)) else (
             f"the file has an unexpected format: {type(error).__name__} {error}")
-        named = message if path.name in message else f"{shorten(path)}: {message}"
+        shown = path.relative_to(home()) if path.is_relative_to(home()) else path
+        named = message if path.name in message else f"{shown}: {message}"
         section.notes.append(named + (f". To recreate it: {command}" if command and command not in named else ""))
 
 
@@ -217,11 +214,6 @@ def add_picture(section: Section, path: Path, caption: str, command: str) -> Non
     """Adds a PNG to a section; a missing or damaged file becomes a note."""
     with note_errors(section, path, command):
         section.blocks.append(ReportFigure(check_picture(path), caption, (command,)))
-
-
-def shorten(path: Path) -> str:
-    """A path relative to the home folder, if it is in it."""
-    return str(path.relative_to(home())) if path.is_relative_to(home()) else str(path)
 
 
 def compact(value: float | str | None) -> str:

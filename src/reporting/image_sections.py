@@ -53,7 +53,7 @@ def _add_sheets(context: ReportContext, section: Section, name: str, method: str
         "" if method == "gradcam" else f" --method {method}"))
     with note_errors(section, folder / f"{method}.json", command):
         record = read_json(folder / f"{method}.json")
-        if record["made_from"]["weights"] != context.read(name).made_of:
+        if record["made_from"]["weights"] != context.workspace.oof(name).made_of:
             section.notes.append(f"{name}: the {METHODS[method].title} sheets are from other models than the run has "
                                  f"now. To recreate them: {command}")
         files = [str(file) for file in record["files"]]
@@ -126,7 +126,7 @@ def map_section(context: ReportContext) -> Section | None:
 def _add_map(context: ReportContext, section: Section, name: str, folder: Path, command: str) -> None:
     if (path := folder / "neighbours.json").exists():
         with note_errors(section, path, command):
-            if read_json(path)["made_from"]["weights"] != context.read(name).made_of:
+            if read_json(path)["made_from"]["weights"] != context.workspace.oof(name).made_of:
                 section.notes.append(f"{name}: the map is from other models than the run has now. To recreate it: "
                                      f"{command}")
     add_picture(section, folder / "neighbours.png", "t-SNE of the run's features, one panel for each colouring. The "
@@ -211,7 +211,7 @@ def _add_shortcuts(context: ReportContext, section: Section, name: str, folder: 
                                            f"the {NEAR} signals nearest to one; shortcuts.csv has all. Attribution: "
                                            "share of heat divided by share of area. Alone: AUC of that region or "
                                            "column alone. Filled in: loss of AUC when the region is painted over. "
-                                           "Follows: AUC of predicting that column from the scores, as distance from 0.5.",
+                                           "Follows: AUC of predicting that column from the scores, minus 0.5 (absolute).",
                                            (command,)))
         if alarms:
             section.warning += f"{', ' if section.warning else ''}{name}: {summary}"

@@ -76,10 +76,11 @@ def _show_comparisons(competition: Competition, names: list[str], comparisons: l
     for name, each in zip(names[1:], comparisons, strict=True):
         if each.winner == 0 and np.isfinite(each.groups_needed):
             print(f"{names[0]} against {name}: if the true difference is {abs(each.difference):.4f}, as observed, "
-                  f"about {max(0, each.groups_needed - each.groups):,.0f} more patients in addition to these {each.groups:,} "
-                  f"are needed to detect it (80 % power at 5 %)")
+                  f"about {max(0, each.groups_needed - each.groups):,.0f} more patients in addition to these "
+                  f"{each.groups:,} are needed to detect it (80 % power at 5 %)")
     print(f"Paired over {comparisons[0].groups:,} groups: both runs are scored on the same resampled patients. The "
-          "test does not include the variation over seeds of training: train with another seed to see it (--set seed=1).")
+          "test does not include the variation over seeds of training: train with another seed to see it "
+          "(--set seed=1).")
 
 
 def _format_p(p: float) -> str:

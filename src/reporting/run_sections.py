@@ -9,6 +9,7 @@ from competition import Competition
 from reporting.context import SAME, ReportContext, add_picture, compact, note_errors, read_rows
 from reporting.html import COLOURS, Markup, ReportFigure, Section, code, heading, legend, panels, paragraph, table
 from reporting.svg import Chart, interval_bar, nice_ticks
+from results.evaluation import REPORTED_SCORES
 from scoring.metrics import METRICS
 
 
@@ -47,8 +48,7 @@ def board_section(context: ReportContext) -> Section:
 
 def _board_table(context: ReportContext, rows: list[dict], command: str) -> list[Markup | ReportFigure]:
     metric = METRICS[context.competition.metric]
-    usages = [usage for usage in ("public", "private", "test", "official_validation", "holdout")
-              if any(row.get(usage) for row in rows)]
+    usages = [usage for usage in REPORTED_SCORES if any(row.get(usage) for row in rows)]
     colours = dict(zip(usages, COLOURS[1:], strict=False))
     ends = np.array([[float(row[key] or "nan") for key in ("low", "high", "cv", *usages)] for row in rows
                      if not row["run"].startswith("floor")] or [[0.0, 1.0]])

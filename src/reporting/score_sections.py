@@ -235,7 +235,7 @@ def _read_decisions(context: ReportContext, section: Section, rows_of: Callable[
         with note_errors(section, path, command):
             record = read_json(path)
             found = rows_of(name, record)
-            if record["made_from"] != made_from(context.competition, context.read(name)):
+            if record["made_from"] != made_from(context.competition, context.workspace.oof(name)):
                 section.notes.append(f"{path.parent.name}/{path.name} is from other predictions than {name} has now. "
                                      f"To recreate it: {command}")
             rows += found

@@ -6,6 +6,9 @@ from results.workspace import Workspace
 from scoring.confidence_intervals import score_interval
 from scoring.metrics import METRICS
 
+# columns of the leaderboard with scores that are only reported
+REPORTED_SCORES = ("public", "private", "test", "official_validation", "holdout")
+
 
 def cross_validated(workspace: Workspace, oof: Oof) -> tuple[float, float, float]:
     """The competition's metric on the out-of-fold predictions of a complete run, and its 95 % interval over groups.

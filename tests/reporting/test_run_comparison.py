@@ -80,7 +80,7 @@ def test_a_forecast_is_printed_written_and_plotted(table, home, capsys, metric):
     assert (frame["private_high"] - frame["private_low"] < frame["public_high"] - frame["public_low"]).all()
     assert frame["is_best"].sum() == pytest.approx(1) and frame["is_best"].is_monotonic_decreasing
     printed = capsys.readouterr().out
-    assert METRICS[metric].title in printed and "n 100" in printed and "n 300" in printed and "Select good and middling" in printed
+    assert all(text in printed for text in (METRICS[metric].title, "n 100", "n 300", "Select good and middling"))
     assert (run_folder(mine, "") / "forecast.png").stat().st_size > 10_000
     assert pd.read_csv(run_folder(mine, "") / "forecast.csv")["run"].tolist() == frame["run"].tolist()
 
