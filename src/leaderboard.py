@@ -203,7 +203,8 @@ def show_board(competition: Competition, board: pd.DataFrame, counts: np.ndarray
               "Brier": "brier"}
     scores = {header: key for header, key in scores.items() if key in board}
     headers = [part.replace("_", "\n") for part in parts]
-    ranking = Table("", f"CV {metric.title}", "run", "95 % interval", *headers, "folds", *scores, "s a fold", "parameters",
+    ranking = Table("", f"CV {metric.title}", "run", "95 % interval", *headers, "folds", *scores, "s a fold",
+                    "parameters",
                     title=f"{competition.name}: {metric.title} over {int(board['images'].max())} images")
     for row in rows:
         if row["status"] != "whole":

@@ -211,7 +211,7 @@ def _add_shortcuts(context: ReportContext, section: Section, name: str, folder: 
                                            f"the {NEAR} signals nearest to one; shortcuts.csv has all. Attribution: "
                                            "share of heat divided by share of area. Alone: AUC of that region or "
                                            "column alone. Filled in: loss of AUC when the region is painted over. "
-                                           "Follows: AUC of predicting that column from the scores, minus 0.5 (absolute).",
+                                           "Follows: |AUC - 0.5| of predicting that column from the scores.",
                                            (command,)))
         if alarms:
             section.warning += f"{', ' if section.warning else ''}{name}: {summary}"

@@ -61,7 +61,7 @@ def test_the_better_run_wins_and_noise_has_no_winner(table, capsys):
 
 def test_comparing_an_unknown_or_incomplete_run_raises(table):
     fabricate(table, "whole", 2), fabricate(table, "part", 2, folds=2, seed=1)
-    with pytest.raises(ValueError, match="two runs or more"):
+    with pytest.raises(ValueError, match="at least two runs"):
         show_comparison(filled_workspace(MINE, table, HASH), ["whole", "whole"])
     with pytest.raises(ValueError, match=r"no run 'whol'.*part, whole"):
         show_comparison(filled_workspace(MINE, table, HASH), ["whole", "whol"])
