@@ -170,7 +170,7 @@ def test_an_edited_record_raises(table, edit, message):
     write_json(path, said)
     with pytest.raises(ValueError, match=message) as caught:
         read_oof(COMPETITION, "blend_weights", table, HASH)
-    assert str(path.parent) in str(caught.value) and "delete that folder and blend again" in str(caught.value)
+    assert str(path.parent) in str(caught.value) and "delete that folder and blend the runs anew" in str(caught.value)
 
 
 def test_a_record_from_before_blends_were_fitted_is_read(table):

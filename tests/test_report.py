@@ -114,7 +114,6 @@ def full(small) -> Path:
         "findings": [{"severity": "note", "what": "a small thing", "todo": "", "examples": []},
                      {"severity": "error", "what": HOSTILE, "todo": "mend it", "examples": [HOSTILE]}],
         "inputs": {"parts": {"train": {"images": 60}}}, "plots": ["label_prevalence.png", "column_age.png"]})
-    noise(runs / "blend_gains.png")
     for name in ("gradcam.png", "neighbours.png", "label_errors.png", "look_img_1.png"):
         noise(runs / "one" / name)
     rows_to(runs / "one" / "pointing.csv", [{"label": "all", "images": 9, "empty": 0, "low": 0.1, "high": 0.3,
@@ -208,8 +207,8 @@ def test_all_results_are_on_the_page(full):
     page, text = read_page()
     assert page.parts() >= (ALWAYS - {"missing"}) | MADE
     images = [attributes for tag, attributes in page.tags if tag == "img"]
-    assert len(images) == 11 and all(image["src"].startswith("data:image/") and image["alt"] for image in images)
-    assert "img_1: by every method" in page.text
+    assert len(images) == 10 and all(image["src"].startswith("data:image/") and image["alt"] for image in images)
+    assert "img_1: maps of every method" in page.text
     linked = {attributes["href"][1:] for tag, attributes in page.tags if tag == "a" and attributes["href"][0] == "#"}
     assert linked <= page.parts() and linked >= MADE
     assert "one: 1 of 2 signals raises an alarm" in page.text
@@ -313,7 +312,7 @@ def test_a_changed_picture_is_read_anew(full):
 INPUTS = [  # each list is damaged at once; a file and the section that must name it
     [("audit/audit.json", "audit"), ("one/gradcam.json", "explanations"),
      ("one/measures.csv", "explanations"), ("one/neighbours.png", "map"), ("one/label_errors.csv", "label-errors"),
-     ("anomaly/detection.json", "anomalies"), ("forecast.csv", "forecast"), ("blend_gains.png", "ensembles"),
+     ("anomaly/detection.json", "anomalies"), ("forecast.csv", "forecast"),
      ("one/fold0/log.csv", "learning"), ("one/shortcuts.csv", "shortcuts"),
      ("../../submissions/demo-one.json", "submissions")],
     [("audit/label_prevalence.png", "audit"), ("one/gradcam.png", "explanations"), ("one/pointing.csv", "explanations"),
@@ -626,7 +625,7 @@ def test_a_browser_shows_the_page_without_errors_or_requests(full, scheme, tmp_p
             assert messages == []
             assert {address for address in requests if not address.startswith("data:")} == {path.as_uri()}
             sizes = page.evaluate("[...document.images].map(image => image.complete && image.naturalWidth)")
-            assert len(sizes) == 11 and all(sizes)
+            assert len(sizes) == 10 and all(sizes)
             assert page.evaluate("document.documentElement.scrollWidth") == width, "the page is wider than the screen"
             page.locator(".card").first.click()
             assert page.locator(".card.near").count() == 1

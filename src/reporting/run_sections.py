@@ -6,7 +6,7 @@ import pandas as pd
 from common.console import interval, number
 from common.files import home, read_json
 from competition import Competition
-from reporting.context import SAME, ReportContext, add_picture, compact, note_errors, read_rows
+from reporting.context import SAME, ReportContext, compact, note_errors, read_rows
 from reporting.html import COLOURS, Markup, ReportFigure, Section, code, heading, legend, panels, paragraph, table
 from reporting.svg import Chart, interval_bar, nice_ticks
 from results.evaluation import REPORTED_SCORES
@@ -151,13 +151,12 @@ def _learning_chart(name: str, logs: list[pd.DataFrame]) -> str:
 
 
 def gains_section(context: ReportContext) -> Section | None:
-    """Gains of blending: the plots of blend.py, and each blend next to its best member; None without blends."""
-    pictures = sorted(context.folder().glob("*_gains.png"))
+    """The CV score of each blend next to that of its best member; None without blends."""
     blends = [name for name in context.ranked if (context.folder(name) / "blend.json").exists()]
-    if not pictures and not blends:
+    if not blends:
         return None
-    section = Section("ensembles", "Ensemble gains", "Whether a blend is better than the plain mean of its members and "
-                      "than the best member, on images that the blend was not fitted on.")
+    section = Section("ensembles", "Ensemble gains", "Whether a blend is better than its best member, on images that "
+                      "the blend was not fitted on.")
     read = {}
     for name in blends:
         path = context.folder(name) / "blend.json"
@@ -166,14 +165,6 @@ def gains_section(context: ReportContext) -> Section | None:
             if record["folds_sha256"] != context.folds.hash:
                 section.notes.append(f"{name} was blended on another folds file than the current one")
             read[name] = record["kind"], [str(member) for member in record["members"]]
-    for path in pictures:
-        stem = path.name.removesuffix("_gains.png")
-        members = next((members for name, (kind, members) in read.items() if name == f"{stem}_{kind}"), [])
-        flags = ([f"--experiment {' '.join(members)}"] if members else []) + (
-            [] if stem == "blend" else [f"--name {stem}"])
-        add_picture(section, path, "Filled: the gain on held-out folds, with its 95 % interval. Red diamond: the gain "
-                    "on the images used for fitting, which is optimistic. Only a green gain is credible.",
-                    context.command("blend", " ".join(flags)))
     cv = {} if context.board is None else {row["run"]: float(row["cv"]) for row in context.board.to_dict("records")
                                            if row["cv"]}
     better, rows = (max if METRICS[context.competition.metric].greater_is_better else min), []
