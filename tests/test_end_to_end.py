@@ -1,4 +1,4 @@
-"""The whole way, small: phantoms, folds, training, prediction, blend, leaderboard, pictures; and the real sets."""
+"""The whole pipeline on the demo and on real data: folds, training, prediction, blend, leaderboard, heat maps."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""The report: one page that needs nothing else, holds what there is, says what is broken, and a browser agrees."""
+"""The report: one self-contained page with all results, notes on damaged files, and a check in a browser."""
 
 import importlib.util
 import json
@@ -149,7 +149,7 @@ def full(small) -> Path:
 
 
 class Page(HTMLParser):
-    """What a page consists of; raises where tags do not close each other."""
+    """The text and tags of a page; raises if tags are not closed in order."""
 
     EMPTY = {"meta", "link", "img", "wbr", "br", "line", "circle", "polyline", "polygon"}
 
@@ -391,7 +391,7 @@ def test_a_changed_submission_is_noted(full):
 # ---- many labels, many runs, large pictures
 
 
-def a_large_one(labels: int = 14, images: int = 1000, runs: int = 200) -> ReportContext:
+def large_context(labels: int = 14, images: int = 1000, runs: int = 200) -> ReportContext:
     names = tuple(f"label {k}" for k in range(labels - 1)) + (HOSTILE,)
     competition = Competition(name="large", about=HOSTILE, task="multilabel", labels=names, metric="roc_auc",
                               train=Part(table="t.csv", images="{image_id}.png"))
@@ -411,7 +411,7 @@ def a_large_one(labels: int = 14, images: int = 1000, runs: int = 200) -> Report
 
 def test_a_large_report_stays_below_the_size_limit(home, monkeypatch):
     draw_few(monkeypatch)
-    shown = a_large_one()
+    shown = large_context()
     parts = [part for _, part, _ in report.make_sections(shown) if part is not None]
     about = report.describe(shown.competition, "command")
     text = render("large", about, report.summarise(shown), [], parts)
@@ -438,7 +438,7 @@ def test_large_pictures_shrink_or_are_left_out(tmp_path, monkeypatch, side):
 
 
 def test_a_multiclass_competition_has_one_matrix_for_each_run(home):
-    shown = a_large_one(labels=4, images=400, runs=3)
+    shown = large_context(labels=4, images=400, runs=3)
     competition = Competition(name="classes", about="", task="multiclass", labels=("a", "b", "c", "d"),
                               metric="accuracy", train=Part(table="t.csv", images="{image_id}.png"))
     truth = np.random.default_rng(1).integers(0, 4, len(shown.table))
@@ -456,7 +456,7 @@ def test_a_multiclass_competition_has_one_matrix_for_each_run(home):
 
 @pytest.mark.parametrize("cells", [np.zeros((6, 1)), np.full((6, 1), np.nan)])
 def test_labels_with_one_class_have_no_curve_in_the_report(home, cells):
-    shown = a_large_one(labels=2, images=6, runs=1)
+    shown = large_context(labels=2, images=6, runs=1)
     table = shown.table.assign(**{shown.competition.labels[0]: cells[:, 0],
                                   shown.competition.labels[1]: [0, 1, 0, 1, 1, 0.0]})
     workspace = filled_workspace(shown.competition, table, folds=shown.folds)
@@ -597,7 +597,7 @@ def test_the_best_runs_include_a_single_run(small):
 
 
 def chromium(playwright):
-    """A headless browser; skips where none is installed. CHROMIUM names another one's executable."""
+    """A headless browser; skips if none is installed. CHROMIUM names another executable."""
     from playwright.sync_api import Error
 
     try:

@@ -1,4 +1,4 @@
-"""The expert part and what is held out: predicted, blended and reported beside the cross-validation, and no more."""
+"""The official validation part and the holdout are predicted, blended and reported, but not used for selection."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""Run folders: nothing is mixed that does not belong together, and what differs is named."""
+"""Run folders: recipes, out-of-fold predictions, blends and weights, with the errors if they do not agree."""
 
 import re
 from dataclasses import replace
