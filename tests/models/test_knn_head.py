@@ -72,7 +72,7 @@ def test_classes_share_the_votes():
 
 def test_k_and_distance_minimise_log_loss_by_inner_grouped_folds():
     given = examples()
-    parts = fitted_heads.inner_parts(given.targets, given.groups, 0)
+    parts = fitted_heads.inner_folds(given.targets, given.groups, 0)
     losses = {}
     for space in ("euclidean", "standardised", "cosine"):
         for k in fitted_heads.NEIGHBOURS:
