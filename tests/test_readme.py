@@ -183,8 +183,8 @@ def test_names_in_code_spans_occur_in_the_code(name):
     for span in spans(TEXTS[name]):
         if re.fullmatch(r"[A-Za-z]\w*(?:\.\w+)*(?:\(\))?", span) and not span.isupper() and "." not in span:
             word = span.removesuffix("()")
-            known = word.removeprefix("blend_") in WORDS or word in ("mine", "lite0_slow", "src", "tests", "slow")
-            assert known, f"{name} names {span}"
+            word = word.removeprefix("blend_")
+            assert word in {*WORDS, *EXPERIMENTS, "mine", "lite0_slow", "src", "tests", "slow"}, f"{name} names {span}"
         for flag in re.findall(r"^--[a-z-]+", span):
             assert f'"{flag}"' in SOURCES, f"{name}: no script has {flag}"
 

@@ -142,7 +142,8 @@ def test_a_run_on_another_split_is_joined_by_that_split(home):
 
 def test_a_missing_split_raises_with_the_command(home):
     finish("other", experiment=replace(SMOKE, split=1))
-    with pytest.raises(ValueError, match=r"split=1: the folds file has the splits 0 to 0 only.*make_folds\.py .*--repeats 1;"):
+    message = r"split=1: the folds file has the splits 0 to 0 only.*make_folds\.py .*--repeats 1;"
+    with pytest.raises(ValueError, match=message):
         read_oof(SMALL, "other", TABLE.drop(columns="fold_1"), HASH)
 
 
