@@ -17,6 +17,7 @@ from tqdm import tqdm
 from commandline import add_experiment, add_set, load_workspace, make_parser, named_experiments, run_script
 from common.figures import save_figure
 from common.hardware import tune_process
+from common.settings import read_value
 from competition import Competition
 from data.pixel_store import pixel_settings, stored_image
 from data.tables import label_cells
@@ -121,7 +122,7 @@ def _summary(experiment: Experiment, effect: Effect) -> str:
 
 def _warnings(competition: Competition, experiment: Experiment, effect: Effect) -> Iterator[str]:
     name = experiment.augmentation
-    if competition.laterality and AUGMENTATIONS[name].mirrors:
+    if competition.laterality and read_value("augmentation", name, AUGMENTATIONS).choice.mirrors:
         yield f"{name!r} mirrors or turns images, and in {competition.name} left and right differ"
     if effect.destroyed > MUCH or effect.often > OFTEN:
         yield (f"{name!r} destroys {100 * effect.destroyed:.0f} % of an image on average, and more than half of it in "

@@ -63,12 +63,15 @@ def add_entries(patch: pytest.MonkeyPatch, calls: set[str]) -> None:
     entries = {
         "loss": (LOSSES, Loss(build=noted("loss", squared), arguments=("POWER",))),
         "augmentation": (AUGMENTATIONS, Augmentation(
-            build=lambda size: noted("augmentation", lambda image, seed: np.roll(image, seed % 5, axis=1)))),
+            build=lambda size, most: noted("augmentation", lambda image, seed: np.roll(image, seed % int(most), 1)),
+            arguments=("MOST",))),
         "mix": (MIXES, Choice(build=noted("mix", lambda images, others, rng: ((images + others) / 2, 0.5)))),
         "schedule": (SCHEDULES, Schedule(build=noted("schedule", lambda step, steps, an_epoch, warmup: 0.5))),
         "optimizer": (OPTIMIZERS, Choice(build=noted("optimizer", lambda groups, lr: torch.optim.RMSprop(groups, lr)))),
-        "sampler": (SAMPLERS, Sampler(build=noted("sampler", lambda positive, repeats: np.full(len(positive), 2.0)))),
-        "tta": (VIEWS, View(build=noted("tta", lambda images: images.roll(1, 3)))),
+        "sampler": (SAMPLERS, Sampler(
+            arguments=("TIMES",),
+            build=noted("sampler", lambda positive, repeats, times: np.full(len(positive), times)))),
+        "tta": (VIEWS, View(build=noted("tta", lambda images, by: images.roll(int(by), 3)), arguments=("BY",))),
         "uncertain": (UNCERTAIN_POLICIES, Policy(build=noted("uncertain", lambda certain, predicted: 0.3))),
     }
     for registry, entry in entries.values():
@@ -78,8 +81,8 @@ def add_entries(patch: pytest.MonkeyPatch, calls: set[str]) -> None:
     make_augmentation.cache_clear()
 
 
-OWN = ["network=own", "loss=own:1.5", "augmentation=own", "mix=own", "schedule=own", "optimizer=own", "sampler=own",
-       "tta=identity,own", "uncertain=own", "preprocessing=own", "epochs=1", "image_size=16"]
+OWN = ["network=own", "loss=own:1.5", "augmentation=own:5", "mix=own", "schedule=own", "optimizer=own",
+       "sampler=own:2", "tta=identity,own:3", "uncertain=own", "preprocessing=own", "epochs=1", "image_size=16"]
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from tqdm import tqdm
 
+from common.settings import read_value
 from training.distributed import rank, sum_gradients, sum_over_all, whole_batch_norm, world
 from training.mixup import UNMIXED, Mix
 from training.optimization import EMA, freeze_modes
@@ -113,8 +114,8 @@ def predict_logits(model: nn.Module, loader: Iterable, views: tuple[str, ...], l
     """
     model.eval()
     device = next(model.parameters()).device
-    logits = []
+    changes, logits = [read_value("tta", view, VIEWS) for view in views], []
     for images, _, _ in tqdm(loader, desc=label, unit="batch", leave=False, disable=None if label else True):
         images = images.to(device, non_blocking=True)
-        logits.append(torch.stack([model(VIEWS[view](images)) for view in views]).mean(dim=0).float().cpu())
+        logits.append(torch.stack([model(change(images)) for change in changes]).mean(dim=0).float().cpu())
     return torch.cat(logits)

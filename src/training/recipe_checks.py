@@ -78,7 +78,7 @@ def check_values(experiment: Experiment) -> None:
     repeats = by_label("label_repeats", experiment.label_repeats, REPEATS)
     if "" in repeats:
         raise ValueError(f"label_repeats: {repeats['']!r} names no label; an entry is Label=NUMBER")
-    if SAMPLERS[experiment.sampler].repeats != bool(repeats):
+    if read_value("sampler", experiment.sampler, SAMPLERS).choice.repeats != bool(repeats):
         raise ValueError(f"sampler={experiment.sampler} with label_repeats="
                          f"{','.join(experiment.label_repeats) or '(none)'}: set sampler=label_repeats and at least "
                          "one Label=NUMBER, or neither")
@@ -107,8 +107,9 @@ def check_experiment(experiment: Experiment, competition: Competition) -> list[s
     if experiment.snapshots and uses_features(experiment):
         raise ValueError("snapshots are of whole networks, and here heads learn on frozen features; set snapshots=")
     notes = _check_labels(experiment, competition)
-    mirrors = [name for name in (experiment.augmentation,) if AUGMENTATIONS[name].mirrors]
-    mirrors += [name for name in experiment.tta if VIEWS[name].mirrors]
+    augmentation = read_value("augmentation", experiment.augmentation, AUGMENTATIONS)
+    mirrors = [augmentation.text] if augmentation.choice.mirrors else []
+    mirrors += [view for view in experiment.tta if read_value("tta", view, VIEWS).choice.mirrors]
     if competition.laterality and mirrors:
         notes.append(f"{', '.join(mirrors)} mirrors images, and in {competition.name} left and right differ")
     return notes
