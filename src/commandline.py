@@ -19,7 +19,7 @@ from competition import COMPETITIONS, Competition
 from data.folds import folds_path, make_folds
 from data.pixel_store import open_store, pixel_settings
 from experiment import EXPERIMENTS, Experiment
-from results.runs import run_folder
+from results.runs import list_runs, run_folder
 from results.workspace import Workspace
 from scoring.metrics import METRICS
 
@@ -161,12 +161,17 @@ def trained_names(args: argparse.Namespace, all_folds: int = 0) -> list[str]:
     competition, names = pick_competition(args.competition), run_names(args)
     if args.experiment:
         return names
-    finished = {name: len(list(run_folder(competition, name).glob("fold*/result.json"))) for name in names}
-    if trained := [name for name in names if finished[name] >= max(all_folds, 1)]:
+
+    def is_trained(name: str) -> bool:
+        return len(list(run_folder(competition, name).glob("fold*/result.json"))) >= max(all_folds, 1)
+
+    if trained := [name for name in names if is_trained(name)]:
         return trained
     lacking = f"all {all_folds} folds" if all_folds else "a fold"
+    others = [name for name in list_runs(competition) if is_trained(name)]
+    hint = f"name another run with --experiment: {', '.join(others)}; or " if others else ""
     raise FileNotFoundError(f"no experiment of {competition.name!r} has {lacking} trained yet ({', '.join(names)}); "
-                            f"run: {command_line('train', competition)}")
+                            f"{hint}run: {command_line('train', competition)}")
 
 
 def add_set(parser: argparse.ArgumentParser) -> None:

@@ -1,5 +1,6 @@
 """How scripts end: a mistake is one line on stderr and exit code 2, a failure 1, and a bug keeps its traceback."""
 
+import argparse
 import errno
 import importlib
 import json
@@ -15,7 +16,7 @@ import pytest
 
 import make_demo
 import make_folds
-from commandline import is_deliberate, list_fields, list_names, run_name, run_script
+from commandline import is_deliberate, list_fields, list_names, run_name, run_script, trained_names
 from common.commands import command_line
 from competition import COMPETITIONS
 from data.folds import folds_path
@@ -280,3 +281,17 @@ def write_untrained_here(competition, data: Path) -> None:
         recipe["command"] = command_line("train", competition, data_dir=data, experiment="cnn_b", set=["seed=3"],
                                          name="part")
         (folder / f"fold{fold}" / "recipe.json").write_text(json.dumps(recipe))
+
+
+def test_trained_runs_beside_the_list_are_named(home, mini):
+    args = argparse.Namespace(competition="mini", experiment=None)
+    with pytest.raises(FileNotFoundError, match=r"lite0, .*\); run: python src/train.py --competition mini$"):
+        trained_names(args)
+    folder = home / "runs" / "mini" / "lite0_epochs=1" / "fold0"
+    folder.mkdir(parents=True)
+    for name in ("recipe.json", "result.json"):
+        (folder / name).touch()
+    with pytest.raises(FileNotFoundError, match="name another run with --experiment: lite0_epochs=1; or run: python"):
+        trained_names(args)
+    with pytest.raises(FileNotFoundError, match=r"all 2 folds .*\); run: python"):
+        trained_names(args, all_folds=2)
