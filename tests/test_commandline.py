@@ -17,7 +17,7 @@ import pytest
 import make_demo
 import make_folds
 from commandline import is_deliberate, list_fields, list_names, run_name, run_script, trained_names
-from common.commands import command_line
+from common.commands import GIVEN_DATA_DIRS, command_line
 from competition import COMPETITIONS
 from data.folds import folds_path
 from experiment import EXPERIMENTS, Experiment
@@ -49,6 +49,7 @@ def mini(home, monkeypatch):
     """The demo under another name: nothing of it is made without being asked for."""
     competition = replace(DEMO, name="mini")
     monkeypatch.setitem(COMPETITIONS, "mini", competition)
+    monkeypatch.delitem(GIVEN_DATA_DIRS, "mini", raising=False)  # of a script that ran before in this process
     return competition
 
 
@@ -285,7 +286,7 @@ def write_untrained_here(competition, data: Path) -> None:
 
 def test_trained_runs_beside_the_list_are_named(home, mini):
     args = argparse.Namespace(competition="mini", experiment=None)
-    with pytest.raises(FileNotFoundError, match=r"lite0, .*\); run: python src/train.py --competition mini"):
+    with pytest.raises(FileNotFoundError, match=r"lite0, .*\); run: python src/train.py --competition mini$"):
         trained_names(args)
     folder = home / "runs" / "mini" / "lite0_epochs=1" / "fold0"
     folder.mkdir(parents=True)
